@@ -1,0 +1,168 @@
+"""The `scemae` command: one dispatcher over every entry point; what a command needs is imported when it runs."""
+
+import sys
+from collections.abc import Callable
+
+from scemae.errors import ConfigError, ScemaeError
+
+HELP = """\
+scemae: self-supervised landmark estimation with SCE-MAE (CVPR 2024), from shards to landmark errors
+
+usage: scemae COMMAND [ARGUMENTS]     (scemae COMMAND --help teaches each)
+
+  demo         all of the below on generated faces, to a report, in a few minutes on two cores
+  faces        generate faces with exact landmarks, in CelebA's own layout
+  shards       build, verify and describe WebDataset shards of CelebA, MAFL, AFLW, 300W or any folder of images
+  pretrain     stage 1: a masked autoencoder on unlabelled faces (DeepSpeed ZeRO, resumes by default)
+  correspond   stage 2: freeze it, train CARB's projector with the Locality-Constrained Repellence loss
+  evaluate     landmark matching and landmark detection
+  report       one HTML page and one JSON file with everything a run has to show
+
+In that order each reads what the one before it wrote:
+
+  scemae faces faces && scemae shards build celeba faces shards/celeba
+  scemae pretrain   run_dir=runs/mae  data.shards=shards/celeba/train
+  scemae correspond run_dir=runs/carb backbone=runs/mae data.shards=shards/celeba/train
+  scemae evaluate   run_dir=runs/eval backbone=runs/mae projector=runs/carb matching.shards=shards/celeba/mafl-test
+  scemae report runs/eval
+"""
+
+PRETRAIN = """\
+scemae pretrain [KEY=VALUE ...] [--cfg]: stage 1, MAE pretraining (paper 3.1)
+
+  scemae pretrain run_dir=runs/mae data.shards=shards/celeba/train
+  scemae pretrain run_dir=runs/tiny model=deit_tiny decoder=light optim.epochs=20 optim.warmup_epochs=2
+  torchrun --nproc-per-node 8 -m scemae pretrain run_dir=runs/mae runtime.zero_stage=2
+  deepspeed --module scemae pretrain run_dir=runs/mae            (and srun, with RANK and friends set)
+
+The same command goes on where the run folder's newest checkpoint stands. What to set most often:
+
+  run_dir              where checkpoints, metrics and the resolved config go
+  data.shards          a folder (or URL) of shards made by `scemae shards build`
+  model                deit_tiny, deit_small or deit_base; decoder: mae (the paper's) or light
+  optim.epochs, optim.global_batch_size, optim.lr, mask_ratio, norm_pix
+  probe_shards, loop.probe_every   a small matching test on faces with landmarks, every so many steps
+  runtime.zero_stage   0 to 3; runtime.offload, runtime.precision (fp32, bf16), runtime.micro_batch_size
+  experiment           a named set of values in configs/experiment
+"""
+
+CORRESPOND = """\
+scemae correspond [KEY=VALUE ...] [--cfg]: stage 2, CARB's projector on a frozen backbone (paper 3.2, 3.3)
+
+  scemae correspond run_dir=runs/carb backbone=runs/mae data.shards=shards/celeba/train
+  scemae correspond run_dir=runs/carb64 backbone=runs/tiny carb.dim=64 carb.tau=0.125
+
+  backbone             a run folder of `scemae pretrain`, or one of its checkpoints
+  carb.eta             share of attentive tokens (paper: 0.1 for T and S, 0.25 for B); carb.clusters: K_c (4)
+  carb.r_att_att, carb.r_att_inatt, carb.r_inatt_inatt   repellence of Eq. 6 (5, 5, 2)
+  carb.tau, carb.dim, carb.projector   temperature of Eq. 4, projected dimension, projector (linear, ...)
+"""
+
+EVALUATE = """\
+scemae evaluate [KEY=VALUE ...] [--cfg]: landmark matching (paper 4.1) and detection (paper 4.2)
+
+  scemae evaluate run_dir=runs/eval backbone=runs/mae projector=runs/carb matching.shards=shards/celeba/mafl-test
+  scemae evaluate ... detection.train=shards/celeba/mafl-train detection.test=shards/celeba/mafl-test
+
+Compares, on the same pairs: no motion, raw pixels, a random encoder, MAE features, and + CARB; results go to
+run_dir/results.json, the pairs with their hash to run_dir/pairs.npz.
+
+  matching.couples     couples of images; each gives one same and one different pair (500)
+  stride               of cover-and-stride in pixels: 2 (48x48 features), 4 is four times faster
+  detection.benchmark  mafl, aflw_m, aflw_r or 300w; detection.epochs: 200
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; what is the user's to mend is told in one sentence on stderr, with a non-zero status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return
+    command = COMMANDS.get(argv[0])
+    try:
+        if command is None:
+            raise ConfigError(f"found no command `{argv[0]}`, there are {', '.join(COMMANDS)}; see `scemae --help`")
+        command(argv[1:])
+    except ScemaeError as error:
+        print(f"scemae {argv[0]}: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:  # `scemae ... | head`
+        sys.exit(1)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        print(f"scemae {argv[0]}: {error.filename or 'the disk'}: {error.strerror}; nothing finished was lost, make room "
+              "or mend it and run the same command again", file=sys.stderr)
+        sys.exit(1)
+
+
+def _pretrain(argv: list[str]) -> None:
+    if config := _config("pretrain", PRETRAIN, argv):
+        from scemae import pretrain
+
+        pretrain.main(config)
+
+
+def _correspond(argv: list[str]) -> None:
+    if config := _config("correspond", CORRESPOND, argv):
+        from scemae import correspond
+
+        correspond.main(config)
+
+
+def _evaluate(argv: list[str]) -> None:
+    if config := _config("evaluate", EVALUATE, argv):
+        from scemae import evaluate
+
+        evaluate.main(config)
+
+
+def _faces(argv: list[str]) -> None:
+    from scemae.faces import write
+
+    write.main(argv)
+
+
+def _shards(argv: list[str]) -> None:
+    from scemae.shards import build
+
+    build.main(argv)
+
+
+def _report(argv: list[str]) -> None:
+    from scemae import report
+
+    report.main(argv)
+
+
+def _demo(argv: list[str]) -> None:
+    from scemae import demo
+
+    demo.main(argv)
+
+
+def _config(name: str, text: str, argv: list[str]):
+    """The checked config of a command; None where --help or --cfg was all that was asked."""
+    if "-h" in argv or "--help" in argv:
+        print(text)
+        return None
+    from scemae import config
+
+    # The launcher of deepspeed adds --local_rank=N; LOCAL_RANK says the same.
+    overrides = [part for part in argv if part != "--cfg" and not part.startswith("--local_rank")]
+    if stray := [part for part in overrides if part.startswith("-")]:
+        raise ConfigError(f"found {stray[0]}, which is no option; give key=value pairs, --cfg or --help")
+    if "--cfg" in argv:
+        print(config.compose(name, overrides))
+        return None
+    return config.load(name, overrides)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "demo": _demo, "faces": _faces, "shards": _shards, "pretrain": _pretrain, "correspond": _correspond,
+    "evaluate": _evaluate, "report": _report,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Ranks, device and process group, read from the environment that torchrun, deepspeed and srun wrappers set."""
+
+import ctypes
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+from scemae.errors import LaunchError
+
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass
+class Place:
+    """Where this process stands: rank of world_size, and its device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def choose_device(asked: str, local_rank: int = 0) -> torch.device:
+    """auto, cpu or cuda to a device. Raises LaunchError where cuda is asked for and absent."""
+    available = torch.cuda.is_available()
+    if asked == "cuda" and not available:
+        raise LaunchError("runtime.device=cuda: found no CUDA device that torch can use; run on a GPU node, or set "
+                          "runtime.device=cpu")
+    if asked == "cpu" or not available:
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise LaunchError(f"LOCAL_RANK={local_rank}: found {torch.cuda.device_count()} CUDA devices on "
+                          f"{socket.gethostname()}; start at most that many ranks per node")
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[Place]:
+    """Join the process group named by the environment, or make one of a single rank; leave it at the end.
+
+    Raises LaunchError if only a part of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT is set.
+    """
+    present = [name for name in NAMES if name in os.environ]
+    if not present:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+    elif len(present) < len(NAMES):
+        absent = ", ".join(name for name in NAMES if name not in present)
+        raise LaunchError(f"found {', '.join(present)} set but not {absent}; start with torchrun, deepspeed, or srun "
+                          "with all five set")
+    chosen = choose_device(device, int(os.environ["LOCAL_RANK"]))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    else:
+        keep_freed_memory()
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it compiles one for 40 s, and needs a compiler
+    deepspeed.init_distributed("nccl" if chosen.type == "cuda" else "gloo", verbose=False)
+    try:
+        yield Place(distributed.get_rank(), distributed.get_world_size(), chosen)
+    finally:
+        distributed.destroy_process_group()
+        if not present:
+            for name in NAMES:
+                del os.environ[name]
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    distributed.barrier()
+
+
+def agree(text: str | None) -> str | None:
+    """Rank 0's text, on every rank: what all must act on together."""
+    box = [text]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory: returning it at every step costs a CPU run a quarter of its speed."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block of its own for large tensors
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-2, 256 << 20)  # M_TOP_PAD
+
+
+def _free_port() -> str:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return str(server.getsockname()[1])

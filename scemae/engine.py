@@ -1,0 +1,68 @@
+"""From config to a DeepSpeed engine: ZeRO stage, precision, accumulation, clipping and optimizer."""
+
+import logging
+
+import deepspeed
+import torch
+from deepspeed.runtime.zero import GatheredParameters
+from deepspeed.utils import logger, safe_get_full_fp32_param
+from torch import Tensor, nn
+
+from scemae import schedule
+from scemae.config import Optim, Runtime
+from scemae.distributed import Place
+
+logger.setLevel(logging.WARNING)
+
+
+def deepspeed_settings(optim: Optim, runtime: Runtime, place: Place, accumulation_steps: int) -> dict:
+    """DeepSpeed's own configuration. The micro-batch size there is nominal: ours may be uneven and weighted."""
+    zero: dict = {"stage": runtime.zero_stage}
+    if runtime.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": place.device.type == "cuda"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": accumulation_steps,
+        "gradient_clipping": optim.clip_grad,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": precision(runtime, place) == torch.bfloat16},
+        "steps_per_print": 2**31,
+    }
+
+
+def precision(runtime: Runtime, place: Place) -> torch.dtype:
+    """bf16 on CUDA and fp32 on the CPU unless the config says otherwise (a CPU without AMX is slower in bf16)."""
+    wanted = runtime.precision
+    if wanted == "auto":
+        wanted = "bf16" if place.device.type == "cuda" else "fp32"
+    return torch.bfloat16 if wanted == "bf16" else torch.float32
+
+
+def start(module: nn.Module, optim: Optim, runtime: Runtime, place: Place, accumulation_steps: int) -> deepspeed.DeepSpeedEngine:
+    """Wrap `module` and its optimizer. All ranks call it together."""
+    groups = schedule.parameter_groups(module, optim.weight_decay)
+    kind = torch.optim.AdamW if optim.decoupled else torch.optim.Adam
+    fused = place.device.type == "cuda" and not runtime.offload
+    optimizer = kind(groups, lr=optim.lr, betas=tuple(optim.betas), fused=fused)
+    settings = deepspeed_settings(optim, runtime, place, accumulation_steps)
+    return deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
+
+
+def set_learning_rate(engine: deepspeed.DeepSpeedEngine, lr: float) -> None:
+    """Give every parameter group the rate of this step."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+
+
+def full_weights(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
+    """The whole module's parameters in fp32 on the CPU, put together from all ranks. All ranks call it."""
+    weights = {}
+    for name, parameter in engine.module.named_parameters():
+        whole = safe_get_full_fp32_param(parameter)
+        if whole is None:
+            with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+                whole = parameter.detach().float().clone()
+        weights[name] = whole.detach().cpu().clone().contiguous()
+    return weights

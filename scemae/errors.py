@@ -1,0 +1,54 @@
+"""Everything that a user, a disk or a cluster can get wrong, as one tree of exceptions.
+
+    ScemaeError
+    |-- ConfigError          a key, a type or a combination of settings that cannot work
+    |-- DataError            a source of images or annotations that is missing, malformed or inconsistent
+    |   `-- ShardError       a shard, index or manifest that is missing, truncated or altered
+    |-- CheckpointError      no checkpoint, a damaged one, or one of another model
+    |-- RunFolderError       a run folder in use, or holding another run
+    |-- LaunchError          ranks, devices or the process group cannot be set up as asked
+    |-- NonFiniteLossError   the loss stopped being a number
+    `-- Preempted            asked to stop; everything is saved
+
+Each message says what was found, what was needed and what to do. `exit_status` is what the shell sees.
+"""
+
+
+class ScemaeError(Exception):
+    """Base of all errors that are reported as one sentence, without a traceback."""
+
+    exit_status = 1
+
+
+class ConfigError(ScemaeError):
+    """A key, a type or a combination of settings that cannot work."""
+
+
+class DataError(ScemaeError):
+    """A source of images or annotations that is missing, malformed or inconsistent."""
+
+
+class ShardError(DataError):
+    """A shard, index or manifest that is missing, truncated or altered."""
+
+
+class CheckpointError(ScemaeError):
+    """No checkpoint, a damaged one, or one of another model."""
+
+
+class RunFolderError(ScemaeError):
+    """A run folder that another process uses, or that holds another run."""
+
+
+class LaunchError(ScemaeError):
+    """Ranks, devices or the process group cannot be set up as asked."""
+
+
+class NonFiniteLossError(ScemaeError):
+    """The loss stopped being a number."""
+
+
+class Preempted(ScemaeError):
+    """Asked to stop; everything is saved. The job script requeues on this status (EX_TEMPFAIL)."""
+
+    exit_status = 75

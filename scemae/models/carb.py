@@ -1,0 +1,157 @@
+"""Selective correspondence (paper 3.2) and the Correspondence Approximation and Refinement Block (paper 3.3).
+
+The frozen backbone gives a `Selection`: which tokens are attentive (Eq. 1), which inattentive ones are cluster
+centres (Eq. 2 and 3), and the feature map in which each discarded token is substituted by its centre. `CARB` projects
+that map and scores it with the LCR loss (Eq. 4 to 7, in losses.py). All of it is batched; equal scores go to the lower
+index, so that every device and rank chooses alike.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from scemae.models import losses
+from scemae.models.vit import FIRST_BLOCKS, Encoder, take
+
+
+@dataclass
+class Selection:
+    """What stage 2 learns from: T = T_att + T_inatt' (paper 3.3), of k = round(eta n) + K_c tokens.
+
+    feature_map (b, d, h, w); ids (b, k) positions of T in the map, attentive ones first; is_attentive (b, k);
+    cluster (b, n): for each token the position of the token that stands for it (its own, or its centre's).
+    """
+
+    feature_map: Tensor
+    ids: Tensor
+    is_attentive: Tensor
+    cluster: Tensor
+
+
+def cls_similarity(block: nn.Module, tokens: Tensor, heads: str = "mean") -> Tensor:
+    """Eq. 1: Sim_cls = Softmax(K q_cls / sqrt(d)) over the patch tokens, (b, 1 + n, d) to (b, n).
+
+    q and K are those of `block`. heads="mean": a softmax per head, then the mean over heads (EViT's convention);
+    "joint": one head of full width, the letter of Eq. 1 (PROTOCOL 1.6 [U]).
+    """
+    attention = block.attn
+    q, k, _ = attention.qkv(block.norm1(tokens)).chunk(3, dim=-1)
+    h = attention.num_heads if heads == "mean" else 1
+    q_cls = rearrange(q[:, 0], "b (h d) -> b h d", h=h).float()
+    keys = rearrange(k[:, 1:], "b n (h d) -> b h n d", h=h).float()
+    logits = torch.einsum("bhnd,bhd->bhn", keys, q_cls) / keys.shape[-1] ** 0.5
+    return logits.softmax(-1).mean(1)
+
+
+def split(similarity: Tensor, eta: float) -> tuple[Tensor, Tensor]:
+    """The round(eta n) tokens most similar to CLS are attentive, the rest inattentive (paper 3.2).
+
+    similarity (b, n). Returns positions (b, eta n) and (b, n - eta n), each in ascending order.
+    """
+    count = round(eta * similarity.shape[1])
+    ranked = similarity.argsort(dim=1, descending=True, stable=True)
+    return ranked[:, :count].sort(dim=1).values, ranked[:, count:].sort(dim=1).values
+
+
+def log_density(squared: Tensor, neighbours: int | None = None) -> Tensor:
+    """Eq. 2 in the log domain: ln rho_i = - mean_j ||t_i - t_j||^2 / C, (b, n, n) squared distances / C to (b, n).
+
+    Printed with a plus sign and as a sum, rho overflows and calls outliers dense; sign and mean are those of DPC-KNN
+    (PROTOCOL 6). The mean is over all other tokens, or over the `neighbours` nearest, itself among them (DPC-KNN).
+    """
+    if neighbours is None:
+        return -squared.sum(-1) / max(squared.shape[-1] - 1, 1)
+    return -squared.topk(min(neighbours, squared.shape[-1]), dim=-1, largest=False).values.mean(-1)
+
+
+def distance_to_denser(distance: Tensor, log_rho: Tensor) -> Tensor:
+    """Eq. 3: delta_i, the distance to the nearest denser token, or to the farthest of all where none is denser.
+
+    distance (b, n, n), log_rho (b, n). "Denser" is a higher ln rho, or an equal one at a lower index (PROTOCOL 6).
+    """
+    order = torch.arange(log_rho.shape[1], device=log_rho.device)
+    mine, other = log_rho.unsqueeze(2), log_rho.unsqueeze(1)
+    denser = (other > mine) | ((other == mine) & (order.unsqueeze(0) < order.unsqueeze(1)))
+    nearest = distance.masked_fill(~denser, torch.inf).amin(-1)
+    return torch.where(denser.any(-1), nearest, distance.amax(-1))
+
+
+def density_peak_clustering(tokens: Tensor, clusters: int, neighbours: int | None = None) -> tuple[Tensor, Tensor]:
+    """Cluster tokens (b, n, d): the K_c with the highest rho * delta are centres, each token joins its nearest.
+
+    Returns centres (b, K_c), ascending positions among the n, and assignment (b, n), 0..K_c-1. Computed in fp32.
+    """
+    tokens = tokens.float()
+    distance = torch.cdist(tokens, tokens, compute_mode="donot_use_mm_for_euclid_dist") / tokens.shape[-1] ** 0.5
+    log_rho = log_density(distance.square(), neighbours)
+    log_score = log_rho + distance_to_denser(distance, log_rho).clamp_min(1e-12).log()
+    centres = log_score.argsort(dim=1, descending=True, stable=True)[:, :clusters].sort(dim=1).values
+    to_centres = distance.gather(2, centres.unsqueeze(1).expand(-1, distance.shape[1], -1))  # b n K_c
+    assignment = to_centres.argmin(-1)
+    return centres, assignment.scatter(1, centres, torch.arange(clusters, device=tokens.device).expand_as(centres))
+
+
+def substitute(tokens: Tensor, cluster: Tensor, aggregate: bool = False) -> Tensor:
+    """Each token of (b, n, d) replaced by the one that stands for it, cluster (b, n); or by its members' mean."""
+    if not aggregate:
+        return take(tokens, cluster)
+    index = cluster.unsqueeze(-1).expand_as(tokens)
+    mean = torch.zeros_like(tokens).scatter_reduce(1, index, tokens, "mean", include_self=False)
+    return take(mean, cluster)
+
+
+@torch.no_grad()
+def select(encoder: Encoder, images: Tensor, *, eta: float, clusters: int, heads: str = "mean",
+           layer: str = "after", density: str = "mean", remaining: str = "selected",
+           aggregate: bool = False) -> Selection:
+    """The backbone's part of stage 2 (paper figure 2), for normalised images (b, 3, 96, 96).
+
+    layer: q and K of Eq. 1 from the block "after" the third, or "inside" the third. density: Eq. 2 over all tokens
+    ("mean") or the 5 nearest ("knn"). remaining: "selected" sends CLS and T alone through the other blocks, "all"
+    every token. aggregate: a centre is its members' mean (not the paper's). All choices of PROTOCOL 1.6 [U].
+    """
+    before = encoder.run(encoder.embed(images), stop=FIRST_BLOCKS - 1)
+    tokens = encoder.run(before, FIRST_BLOCKS - 1, FIRST_BLOCKS)
+    block, given = (FIRST_BLOCKS, tokens) if layer == "after" else (FIRST_BLOCKS - 1, before)
+    attentive, inattentive = split(cls_similarity(encoder.blocks[block], given, heads), eta)
+    patches = tokens[:, 1:]
+    centres, assignment = density_peak_clustering(take(patches, inattentive), clusters, 5 if density == "knn" else None)
+    proxies = inattentive.gather(1, centres)  # positions in the map
+    cluster = torch.arange(patches.shape[1], device=images.device).repeat(len(images), 1)
+    cluster = cluster.scatter(1, inattentive, proxies.gather(1, assignment))
+    patches = substitute(patches, cluster, aggregate) if aggregate else patches
+    ids = torch.cat([attentive, proxies], dim=1)
+    final = _final_tokens(encoder, tokens[:, :1], patches, ids, remaining)
+    grid = encoder.grid
+    is_attentive = torch.arange(ids.shape[1], device=ids.device) < attentive.shape[1]
+    return Selection(rearrange(substitute(final, cluster), "b (h w) d -> b d h w", h=grid), ids,
+                     is_attentive.expand_as(ids), cluster)
+
+
+def _final_tokens(encoder: Encoder, cls: Tensor, patches: Tensor, ids: Tensor, remaining: str) -> Tensor:
+    """Tokens after the last block, (b, n, d); where only T went through, the other places are zero."""
+    if remaining == "all":
+        return encoder.run(torch.cat([cls, patches], dim=1), FIRST_BLOCKS)[:, 1:]
+    chosen = encoder.run(torch.cat([cls, take(patches, ids)], dim=1), FIRST_BLOCKS)[:, 1:]
+    return torch.zeros_like(patches).scatter(1, ids.unsqueeze(-1).expand_as(chosen), chosen)
+
+
+class CARB(nn.Module):
+    """The trained part of stage 2: the projector Phi under the LCR loss (paper 3.3)."""
+
+    def __init__(self, projector: nn.Module, *, tau: float, coefficients: tuple[float, float, float],
+                 place_unit: float = 1.0, reduction: str = "mean") -> None:
+        """`place_unit` is the length of one grid cell in f_loc: 1 (grid units) or 8 (input pixels)."""
+        super().__init__()
+        self.projector, self.tau, self.coefficients = projector, tau, coefficients
+        self.place_unit, self.reduction = place_unit, reduction
+
+    def forward(self, feature_map: Tensor, ids: Tensor, is_attentive: Tensor, weights: Tensor) -> Tensor:
+        """The sum over images of weight * LCR loss, a scalar; arguments as in `Selection`, weights (b,)."""
+        grid = feature_map.shape[-1]
+        projected = rearrange(self.projector(feature_map), "b d h w -> b (h w) d")
+        places = torch.stack([ids % grid, ids // grid], dim=-1) * self.place_unit
+        per_image = losses.lcr(take(projected, ids), places, is_attentive, self.tau, self.coefficients, self.reduction)
+        return (per_image * weights).sum()

@@ -1,0 +1,64 @@
+"""Stage 1: the masked autoencoder (paper 3.1, PROTOCOL 2.2)."""
+
+import torch
+from torch import Tensor, nn
+
+from scemae.models import losses
+from scemae.models.vit import Encoder, blocks, initialise, patchify, sincos_positions, take
+
+
+def random_mask(noise: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Hide all but `keep` patches of each image, ranked by `noise`.
+
+    noise (b, n) in [0, 1). Returns ids_keep (b, k), ids_restore (b, n), the inverse of the whole ranking, and
+    masked (b, n), True where hidden.
+    """
+    ids_shuffle = noise.argsort(dim=1, stable=True)
+    ids_restore = ids_shuffle.argsort(dim=1)
+    return ids_shuffle[:, :keep], ids_restore, ids_restore >= keep
+
+
+class Decoder(nn.Module):
+    """Visible tokens to predicted patches: mask tokens, fixed positions, blocks, one linear map (PROTOCOL 2.2)."""
+
+    def __init__(self, encoder_width: int, width: int, depth: int, heads: int, *, grid: int, patch_size: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(encoder_width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.register_buffer("positions", sincos_positions(width, grid), persistent=False)
+        self.blocks = blocks(width, depth, heads)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.predict = nn.Linear(width, 3 * patch_size**2)
+        self.apply(initialise)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, tokens: Tensor, ids_restore: Tensor) -> Tensor:
+        """CLS and visible tokens (b, 1 + k, d), with the ranking's inverse (b, n), to patches (b, n, p*p*c)."""
+        tokens = self.embed(tokens)
+        b, n = ids_restore.shape
+        hidden = self.mask_token.expand(b, n + 1 - tokens.shape[1], -1)  # f_p = f^_p + [MASK] * (1 - M), paper 3.1
+        patches = take(torch.cat([tokens[:, 1:], hidden], dim=1), ids_restore)
+        tokens = torch.cat([tokens[:, :1], patches], dim=1) + self.positions
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.predict(self.norm(tokens[:, 1:]))
+
+
+class MaskedAutoencoder(nn.Module):
+    """Encoder and decoder; a call gives the reconstruction loss of each image."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, *, mask_ratio: float = 0.75, norm_pix: bool = False) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.norm_pix = encoder, decoder, norm_pix
+        self.keep = int(encoder.grid**2 * (1 - mask_ratio))  # 144 patches at 0.75: 36 visible
+
+    def reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicted patches (b, n, p*p*c) and masked (b, n), for normalised images and noise (b, n)."""
+        ids_keep, ids_restore, masked = random_mask(noise, self.keep)
+        return self.decoder(self.encoder(images, ids_keep), ids_restore), masked
+
+    def forward(self, images: Tensor, noise: Tensor, weights: Tensor) -> Tensor:
+        """The sum over images of weight * loss, a scalar; weights (b,) make uneven slices one global mean."""
+        predicted, masked = self.reconstruct(images, noise)
+        per_image = losses.reconstruction(predicted, patchify(images, self.encoder.patch_size), masked, self.norm_pix)
+        return (per_image * weights).sum()

@@ -1,0 +1,31 @@
+"""The light projector Phi of stage 2. Its architecture is not printed; each here is a choice (PROTOCOL 1.6 [U])."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PROJECTORS = ("linear", "spatial_softmax", "conv3", "mlp")
+
+
+class Projector(nn.Module):
+    """A feature map (b, d, h, w) to an L2-normalised one (b, out, h, w), at any h and w.
+
+    linear: a 1x1 convolution. spatial_softmax: the same, then for each channel a softmax of 7 times the response over
+    all places (CL's FeatDistiller, PROTOCOL 4.3; 6.5 for 64 channels). conv3: a 3x3 convolution. mlp: two 1x1
+    convolutions with GELU between.
+    """
+
+    def __init__(self, kind: str, width: int, out: int) -> None:
+        super().__init__()
+        self.kind, self.out = kind, out
+        self.multiplier = 6.5 if out == 64 else 7.0
+        if kind == "mlp":
+            self.map = nn.Sequential(nn.Conv2d(width, width, 1), nn.GELU(), nn.Conv2d(width, out, 1))
+        else:
+            size = 3 if kind == "conv3" else 1
+            self.map = nn.Conv2d(width, out, size, padding=size // 2)
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        projected = self.map(feature_map.to(next(self.parameters()).dtype))
+        if self.kind == "spatial_softmax":
+            projected = (self.multiplier * projected).flatten(2).softmax(-1).view_as(projected)
+        return F.normalize(projected.float(), dim=1)

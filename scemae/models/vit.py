@@ -1,0 +1,99 @@
+"""The encoder: a DeiT-sized Vision Transformer with fixed sin-cos positions (paper 3.1, PROTOCOL 2.2)."""
+
+from functools import partial
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+import scemae.torchvision_cpu  # noqa: F401  before timm, which imports torchvision
+from timm.models.vision_transformer import Block
+
+FIRST_BLOCKS = 3  # "we apply clustering after the third encoder layer" (paper 4)
+
+
+def sincos_positions(width: int, grid: int) -> Tensor:
+    """The fixed 2-D table of positions (PROTOCOL 2.2), (1 + grid * grid, width); the row of CLS is zero.
+
+    The first half of the channels encodes x, the second y; each half is [sin(all w), cos(all w)].
+    """
+    omega = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    y, x = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
+    angles = [place.reshape(-1, 1) * omega for place in (x, y)]
+    table = torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
+    return torch.cat([torch.zeros(1, width, dtype=torch.float64), table]).float()
+
+
+def patchify(images: Tensor, p: int) -> Tensor:
+    """Cut (b, c, h, w) into patches (b, n, p*p*c), row by row."""
+    return rearrange(images, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p)
+
+
+def unpatchify(patches: Tensor, p: int) -> Tensor:
+    """The inverse of `patchify` for square images."""
+    return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", p=p, q=p, h=int(patches.shape[1] ** 0.5))
+
+
+def take(tokens: Tensor, ids: Tensor) -> Tensor:
+    """The tokens (b, n, d) at positions ids (b, k), as (b, k, d)."""
+    return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def initialise(module: nn.Module) -> None:
+    """MAE's initialisation (PROTOCOL 2.2): Xavier-uniform matrices, zero biases, LayerNorm at one and zero."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
+    """Pre-LN transformer blocks with qkv bias, MLP ratio 4 and LayerNorm eps 1e-6 (PROTOCOL 2.2)."""
+    norm = partial(nn.LayerNorm, eps=1e-6)
+    return nn.ModuleList(Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+
+
+class Encoder(nn.Module):
+    """Images to tokens. CLS is token 0 and is never masked (paper 3.1)."""
+
+    def __init__(self, width: int, depth: int, heads: int, patch_size: int = 8, image_size: int = 96) -> None:
+        super().__init__()
+        self.patch_size, self.grid = patch_size, image_size // patch_size
+        self.patch_embed = nn.Linear(3 * patch_size**2, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.register_buffer("positions", sincos_positions(width, self.grid), persistent=False)
+        self.blocks = blocks(width, depth, heads)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.apply(initialise)
+        nn.init.normal_(self.cls_token, std=0.02)
+
+    @property
+    def width(self) -> int:
+        return self.norm.normalized_shape[0]
+
+    def count_parameters(self) -> int:
+        """Parameters with the table of positions, as papers count them (PROTOCOL 1.3)."""
+        return sum(p.numel() for p in self.parameters()) + self.positions.numel()
+
+    def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Normalised images (b, 3, 96, 96) to CLS and patch tokens with positions; only patches ids_keep (b, k)."""
+        patches = patchify(images.to(self.patch_embed.weight.dtype), self.patch_size)
+        positions = self.positions[1:].expand(len(images), -1, -1)
+        if ids_keep is not None:  # before the projection: a hidden patch costs nothing
+            patches, positions = take(patches, ids_keep), take(positions, ids_keep)
+        tokens = self.patch_embed(patches) + positions
+        cls = (self.cls_token + self.positions[:1]).expand(len(tokens), -1, -1)
+        return torch.cat([cls, tokens], dim=1)
+
+    def run(self, tokens: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Pass tokens (b, 1 + k, d) through blocks start..stop-1; the final LayerNorm follows the last block."""
+        for block in self.blocks[start:stop]:
+            tokens = block(tokens)
+        return self.norm(tokens) if stop is None or stop >= len(self.blocks) else tokens
+
+    def forward(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Normalised images (b, 3, 96, 96) to tokens (b, 1 + n, d), or (b, 1 + k, d) of the patches ids_keep."""
+        return self.run(self.embed(images, ids_keep))

@@ -1,0 +1,97 @@
+"""A run's folder: one process group at a time, and everything needed to know what made it."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from scemae.config import to_yaml
+from scemae.data.manifest import write_json
+from scemae.distributed import Place, agree
+from scemae.errors import RunFolderError
+
+PACKAGES = ("scemae", "torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "simplejpeg")
+
+
+@contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Hold the run folder for this process. Raises RunFolderError where another holds it, or it cannot be made."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = open(run_dir / ".lock", "a+", encoding="utf8")
+    except OSError as error:
+        raise RunFolderError(f"{run_dir}: cannot be written ({error.strerror}); choose another run_dir") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise RunFolderError(f"{run_dir}: in use by process {file.read().strip() or 'unknown'}; wait for it, stop it, "
+                                 "or choose another run_dir") from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+@contextmanager
+def hold(run_dir: Path, place: Place) -> Iterator[None]:
+    """Lock the run folder on rank 0 for all ranks; where that fails, every rank raises RunFolderError."""
+    with ExitStack() as stack:
+        refused = None
+        if place.is_first:
+            try:
+                stack.enter_context(lock(run_dir))
+            except RunFolderError as error:
+                refused = str(error)
+        refused = agree(refused)
+        if refused:
+            raise RunFolderError(refused)
+        yield
+
+
+def describe(run_dir: Path, config: Any, **facts: Any) -> None:
+    """Write config.yaml and provenance.json: command, commit, versions, hardware and the facts given."""
+    (run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf8")
+    write_json(run_dir / "provenance.json", {
+        "command": " ".join(["scemae", *sys.argv[1:]]), "commit": commit(), "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES}, "hardware": hardware(), **facts})
+
+
+def provenance(run_dir: Path) -> dict:
+    """What `describe` wrote, or nothing."""
+    path = run_dir / "provenance.json"
+    return json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
+
+
+def commit() -> str:
+    """The checkout's commit, marked where it has changes; "unknown" for an installed package."""
+    here = Path(__file__).resolve().parent
+    try:
+        git = ["git", "-C", str(here)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + (" with changes" if changed.strip() else "")
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory in GiB and GPUs of this machine."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(memory, 1), "gpus": gpus}

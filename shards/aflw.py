@@ -1,0 +1,141 @@
+"""AFLW in the two forms of the benchmark, five landmarks each (PROTOCOL 3.2).
+
+AFLW_M, splits `aflw-train` and `aflw-test`:
+
+    ROOT/**/facedata_cropped.csv           training crops, 150x150: rows with set == 1, columns 4-13 = x y interleaved
+    ROOT/MTFL/testing.txt                  test crops, 150x150: columns 1-10 = x1...x5 y1...y5
+    ROOT/MTFL/AFLW/*.jpg                   (MTFL may be ROOT itself)
+
+AFLW_R, splits `aflwr-train` and `aflwr-test`, in the layout of lmdis-rep:
+
+    ROOT/aflw_{train,test}_images.txt      names below ROOT/output
+    ROOT/aflw_{train,test}_keypoints.mat   gt (n, 5, 2), stored y before x; hw (n, 2), height and width
+"""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from scemae.errors import DataError
+from scemae.shards.image import ENCODING
+from scemae.shards.source import Sample, Split, file_place, needed_folder, read_lines, unique_keys
+
+OFFICIAL = {"aflw-train": 10_122, "aflw-test": 2_995, "aflwr-train": 10_122, "aflwr-test": 2_991}  # PROTOCOL 3.2
+
+
+def splits_m(root: Path) -> list[Split]:
+    """List AFLW_M's samples: both splits, or the one whose list is there. Landmarks are Matlab's, from 1, as stored.
+
+    Raises DataError, also if a training photograph is among the test photographs.
+    """
+    needed_folder(root)
+    table = next(iter(sorted(root.rglob("facedata_cropped.csv"))), None)
+    folder = next((folder for folder in (root / "MTFL", root) if (folder / "testing.txt").is_file()), None)
+    if table is None and folder is None:
+        raise DataError(f"{root}: found neither facedata_cropped.csv nor MTFL/testing.txt; give the folder that holds "
+                        "AFLW's training crops, MTFL, or both")
+    result = []
+    if table:
+        result.append(_training_crops(table))
+    if folder:
+        result.append(_mtfl(folder))
+    if len(result) == 2:
+        _check_apart(table, result[1])
+    return result
+
+
+def splits_r(root: Path) -> list[Split]:
+    """List AFLW_R's samples of both splits, landmarks turned to (x, y); `size` is [width, height] as `hw` gives it.
+
+    The official test list repeats 132 images; repetitions stay. Raises DataError.
+    """
+    needed_folder(root)
+    return [_recropped(root, part) for part in ("train", "test")]
+
+
+def _training_crops(table: Path) -> Split:
+    rows = list(csv.reader(line for _, line in read_lines(table)))
+    header = [name.strip() for name in rows[0]] if rows else []
+    if not {"set", "crop_file"} <= set(header) or len(header) < 14:
+        raise DataError(f"{table}: found the columns {', '.join(header[:6]) or '(none)'} ..., needed set, crop_file "
+                        "and five points in columns 4-13; copy it again from the data set")
+    if short := next((number for number, row in enumerate(rows, start=1) if len(row) != len(header)), None):
+        raise DataError(f"{table}, row {short}: found {len(rows[short - 1])} columns, the header has {len(header)}; "
+                        "copy it again from the data set")
+    chosen = [row for row in rows[1:] if row[header.index("set")].strip() == "1"]
+    names = [row[header.index("crop_file")].strip().replace("\\", "/") for row in chosen]
+    points = _numbers(table, [row[4:14] for row in chosen]).reshape(-1, 5, 2)
+    excluded = {"set is not 1": len(rows) - 1 - len(chosen)}
+    return _split("aflw_m", "aflw-train", table.parent, names, points, excluded=excluded)
+
+
+def _mtfl(folder: Path) -> Split:
+    rows = _mtfl_rows(folder / "testing.txt")
+    aflw = [row for row in rows if row[0].startswith("AFLW/")]
+    excluded = Counter({"in MTFL's test list, not AFLW": len(rows) - len(aflw)})
+    if (folder / "training.txt").is_file():
+        excluded["in MTFL's training list (LFW and web images)"] = len(_mtfl_rows(folder / "training.txt"))
+    points = _numbers(folder / "testing.txt", [row[1:11] for row in aflw]).reshape(-1, 2, 5).transpose(0, 2, 1)
+    return _split("aflw_m", "aflw-test", folder, [row[0] for row in aflw], points, excluded=excluded)
+
+
+def _mtfl_rows(path: Path) -> list[list[str]]:
+    rows = []
+    for line, text in read_lines(path):
+        fields = text.split()
+        if len(fields) < 11:
+            raise DataError(f"{path}, line {line}: found {len(fields)} columns, needed a name and ten numbers; "
+                            "copy it again from MTFL")
+        rows.append([fields[0].replace("\\", "/"), *fields[1:]])
+    return rows
+
+
+def _check_apart(table: Path, test: Split) -> None:
+    """DVE's check: MTFL calls AFLW's photograph image20752.jpg `0008-image20752.jpg`."""
+    with open(table, encoding="utf8", newline="") as file:
+        trained = {row["image_file"].strip() for row in csv.DictReader(file, skipinitialspace=True)
+                   if row.get("image_file") and row["set"].strip() == "1"}
+    if both := sorted(trained & {sample.annotation["file"].split("-")[-1] for sample in test.samples}):
+        raise DataError(f"{table}: {len(both):,} of its training photographs (first {both[0]}) are in MTFL's test "
+                        "list; use the official lists")
+
+
+def _recropped(root: Path, part: str) -> Split:
+    listing, mat = root / f"aflw_{part}_images.txt", root / f"aflw_{part}_keypoints.mat"
+    names = [text.replace("\\", "/") for _, text in read_lines(listing)]
+    try:
+        with open(mat, "rb") as file:
+            stored = loadmat(file)
+        points, sizes = np.asarray(stored["gt"], float), np.asarray(stored["hw"])
+    except (OSError, MatReadError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{mat}: found no `gt` and `hw` ({error}); copy it again from lmdis-rep's data") from error
+    if points.shape != (len(names), 5, 2) or sizes.shape != (len(names), 2):
+        raise DataError(f"{mat}: found gt {points.shape} and hw {sizes.shape}, {listing.name} has {len(names):,} "
+                        "names, so (n, 5, 2) and (n, 2) were needed; use files of the same release")
+    split = _split("aflw_r", f"aflwr-{part}", root / "output", names, points[:, :, ::-1], sizes=sizes[:, ::-1])
+    split.options["repeated_images"] = len(names) - len(set(names))
+    return split
+
+
+def _split(dataset: str, name: str, folder: Path, files: list[str], points: np.ndarray, *,
+           sizes: np.ndarray | None = None, excluded: dict[str, int] | None = None) -> Split:
+    samples = []
+    for i, (key, file) in enumerate(zip(unique_keys(files), files)):
+        annotation = {"file": file, "landmarks": points[i].tolist()}
+        if sizes is not None:
+            annotation["size"] = [int(side) for side in sizes[i]]
+        samples.append(Sample(key, annotation, file_place(folder / file)))
+    options = {"subset": len(samples) != OFFICIAL[name], "official_samples": OFFICIAL[name], "other_formats": ENCODING}
+    kept = {reason: count for reason, count in (excluded or {}).items() if count}
+    return Split(dataset, name, samples, kept, options, accept_other_formats=True)
+
+
+def _numbers(path: Path, rows: list[list[str]]) -> np.ndarray:
+    try:
+        return np.array(rows, dtype=np.float64).reshape(-1, 10)
+    except ValueError as error:
+        raise DataError(f"{path}: a coordinate is not a number ({error}); copy it again from the data set") from error

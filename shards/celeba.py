@@ -1,0 +1,267 @@
+"""CelebA and MAFL: the pretraining splits `train` and `val`, and the benchmark splits `mafl-train` and `mafl-test`.
+
+    ROOT/img_align_celeba/NNNNNN.jpg                 or img_align_celeba.zip, or tars that hold the same names
+    ROOT/Eval/list_eval_partition.txt                needed
+    ROOT/Anno/list_landmarks_align_celeba.txt        without it: no landmarks and no MAFL splits
+    ROOT/Anno/identity_CelebA.txt                    without it: no identities
+    ROOT/MAFL/training.txt, ROOT/MAFL/testing.txt    without them: no MAFL splits
+
+Images may also lie under ROOT/Img, and the lists directly under ROOT.
+"""
+
+import os
+import re
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scemae.errors import DataError
+from scemae.shards.image import QUALITY, Frame
+from scemae.shards.source import Place, Sample, Split, needed_folder, read_lines
+
+FULL = 202_599        # images of the whole CelebA
+FULL_TRAIN = 162_770  # of them in partition 0
+FULL_MAFL = (19_000, 1_000)  # MAFL's training and test images (PROTOCOL 3.2)
+VAL_IMAGES = 2_000    # PROTOCOL 3.2: the first of partition 2 without MAFL
+
+MEMBER = re.compile(r"(?:.*/)?img_align_celeba/(\d{6}\.jpg)")
+
+
+@dataclass(frozen=True)
+class Mafl:
+    """The names of MAFL's images; both sets are empty where MAFL's lists are absent."""
+
+    train: frozenset[str] = field(default_factory=frozenset)
+    test: frozenset[str] = field(default_factory=frozenset)
+
+
+def splits(root: Path, *, exclude_mafl_train: bool = True, resize: int | None = None, quality: int = QUALITY
+           ) -> list[Split]:
+    """List CelebA's samples by split, each in the order of the file names, with landmarks as the file gives them.
+
+    train is partition 0 without MAFL's test images (always) and without MAFL's training images (the default, which
+    leaves 146,501 of 162,770: PROTOCOL 1.4 [D]); val is the first 2,000 of partition 2 without MAFL (PROTOCOL 3.2).
+    `resize` stores the 178x178 frame (rows 30..207) scaled to resize x resize as a JPEG of `quality`, landmarks moved
+    with it: for small shards that travel; a choice of ours, lossy, named in the manifest. Raises DataError.
+    """
+    images = find_images(needed_folder(root))
+    partition = read_partition(_needed_list(root, "Eval", "list_eval_partition.txt"), images)
+    landmarks = read_landmarks(path, images) if (path := _list(root, "Anno", "list_landmarks_align_celeba.txt")) else {}
+    identities = read_identities(path, images) if (path := _list(root, "Anno", "identity_CelebA.txt")) else {}
+    mafl = read_mafl(root, partition)
+    if len(images) == FULL:
+        _check_official(partition, mafl)
+    frame = Frame("celeba-178", (178, 218), (0, 30, 178, 208), resize, quality) if resize else None
+    options = {"subset": len(images) != FULL, "exclude_mafl_train": exclude_mafl_train}
+    if frame:
+        options |= frame.options()
+    if notes := _notes(landmarks, identities, mafl):
+        options["notes"] = notes
+    result = []
+    for name, (chosen, excluded) in _choose(partition, mafl, exclude_mafl_train).items():
+        if not name.startswith("mafl") or (landmarks and mafl.test):
+            samples = [_sample(image, images[image], landmarks, identities, frame) for image in chosen]
+            result.append(Split("celeba", name, samples, excluded, options, frame))
+    return result
+
+
+def find_images(root: Path) -> dict[str, Place]:
+    """Find every img_align_celeba/NNNNNN.jpg in a folder, else in a zip, else in tars, of `root` or `root`/Img.
+
+    Members of other folders in the same tars are passed over. Raises DataError if there is no image, or one twice.
+    """
+    for base in (root, root / "Img"):
+        for find in (_in_folder, _in_zip, _in_tars):
+            if images := find(base):
+                return images
+    raise DataError(f"{root}: found no img_align_celeba/NNNNNN.jpg (in a folder, img_align_celeba.zip or *.tar); "
+                    "give the folder that holds CelebA's aligned JPEG images, or use the source `folder`")
+
+
+def read_partition(path: Path, images: Iterable[str]) -> dict[str, int]:
+    """Read rows `000001.jpg 0`, where 0, 1, 2 are CelebA's train, validation and test. Raises DataError."""
+    rows = {fields[0]: _whole(path, line, fields[1]) for line, fields in _rows(path, 2)}
+    if wrong := {name: value for name, value in rows.items() if value not in (0, 1, 2)}:
+        name, value = next(iter(wrong.items()))
+        raise DataError(f"{path}: found partition {value} for {name}, needed 0, 1 or 2; copy the list again")
+    return _agree(path, rows, images)
+
+
+def read_landmarks(path: Path, images: Iterable[str]) -> dict[str, list[list[int]]]:
+    """Read the count line, the header and rows `000001.jpg x y x y ...` of five points. Raises DataError."""
+    head = [text for _, text in zip(range(2), (text for _, text in read_lines(path)))]
+    rows = {}
+    for line, fields in _rows(path, 11, skip=2):
+        numbers = [_whole(path, line, text) for text in fields[1:]]
+        rows[fields[0]] = [numbers[i:i + 2] for i in range(0, 10, 2)]
+    if not head or not head[0].isdigit() or int(head[0]) != len(rows):
+        raise DataError(f"{path}: its first line says {head[0] if head else 'nothing'}, but {len(rows):,} different "
+                        "images follow; copy the list again from the data set")
+    return _agree(path, rows, images)
+
+
+def read_identities(path: Path, images: Iterable[str]) -> dict[str, int]:
+    """Read rows `000001.jpg 2880`. Raises DataError."""
+    return _agree(path, {fields[0]: _whole(path, line, fields[1]) for line, fields in _rows(path, 2)}, images)
+
+
+def read_mafl(root: Path, partition: dict[str, int]) -> Mafl:
+    """Read MAFL's two lists of names; empty sets if both are absent. Raises DataError."""
+    paths = [_list(root, "MAFL", name) for name in ("training.txt", "testing.txt")]
+    if not any(paths):
+        return Mafl()
+    if not all(paths):
+        raise DataError(f"{root}/MAFL: found only one of training.txt and testing.txt; give both or neither")
+    train, test = (frozenset(text for _, text in read_lines(path)) for path in paths)
+    if strangers := sorted((train | test) - partition.keys()):
+        raise DataError(f"{root}/MAFL: {len(strangers):,} of its names (first {strangers[0]}) are not in CelebA's "
+                        "partition list; give the MAFL lists that belong to these images")
+    if both := sorted(train & test):
+        raise DataError(f"{root}/MAFL: {len(both):,} names (first {both[0]}) are in training.txt and in testing.txt; "
+                        "copy the official lists again")
+    return Mafl(train, test)
+
+
+def _choose(partition: dict[str, int], mafl: Mafl, exclude_mafl_train: bool
+            ) -> dict[str, tuple[list[str], dict[str, int]]]:
+    """For each split, the names that belong to it and how many others were excluded for which reason."""
+    def train(name: str) -> str:
+        if partition[name] != 0:
+            return "not in partition 0 (train)"
+        if name in mafl.test:
+            return "in MAFL's test list"
+        return "in MAFL's training list" if exclude_mafl_train and name in mafl.train else ""
+
+    def val(name: str) -> str:
+        if partition[name] != 2:
+            return "not in partition 2 (test)"
+        return "in one of MAFL's lists" if name in mafl.train or name in mafl.test else ""
+
+    chosen = {
+        "train": _part(partition, train),
+        "val": _part(partition, val),
+        "mafl-train": _part(partition, lambda name: "" if name in mafl.train else "not in MAFL's training list"),
+        "mafl-test": _part(partition, lambda name: "" if name in mafl.test else "not in MAFL's test list"),
+    }
+    names, excluded = chosen["val"]
+    if len(names) > VAL_IMAGES:
+        chosen["val"] = names[:VAL_IMAGES], excluded | {f"after the first {VAL_IMAGES:,}": len(names) - VAL_IMAGES}
+    return chosen
+
+
+def _part(names: Iterable[str], reason: Callable[[str], str]) -> tuple[list[str], dict[str, int]]:
+    reasons = {name: reason(name) for name in sorted(names)}
+    excluded = Counter(why for why in reasons.values() if why)
+    return [name for name, why in reasons.items() if not why], dict(excluded)
+
+
+def _sample(name: str, place: Place, landmarks: dict, identities: dict, frame: Frame | None) -> Sample:
+    annotation: dict = {"file": name}
+    if landmarks:
+        annotation["landmarks"] = frame.move(landmarks[name]) if frame else landmarks[name]
+    if identities:
+        annotation["identity"] = identities[name]
+    return Sample(name.removesuffix(".jpg"), annotation, place)
+
+
+def _notes(landmarks: dict, identities: dict, mafl: Mafl) -> list[str]:
+    notes = {
+        "no landmark list: no annotations and no MAFL splits": not landmarks,
+        "no identity list": not identities,
+        "no MAFL lists: no MAFL splits, and MAFL's images could not be taken out of train and val": not mafl.test,
+    }
+    return [note for note, applies in notes.items() if applies]
+
+
+def _check_official(partition: dict[str, int], mafl: Mafl) -> None:
+    found = sum(part == 0 for part in partition.values())
+    if found != FULL_TRAIN:
+        raise DataError(f"list_eval_partition.txt: found {found:,} images in partition 0, the full CelebA has "
+                        f"{FULL_TRAIN:,}; copy the official list again")
+    if mafl.test and (len(mafl.train), len(mafl.test)) != FULL_MAFL:
+        raise DataError(f"MAFL: found {len(mafl.train):,} training and {len(mafl.test):,} test names, MAFL has "
+                        f"{FULL_MAFL[0]:,} and {FULL_MAFL[1]:,}; copy the official lists again")
+
+
+def _list(root: Path, folder: str, name: str) -> Path | None:
+    return next((path for path in (root / folder / name, root / name) if path.is_file()), None)
+
+
+def _needed_list(root: Path, folder: str, name: str) -> Path:
+    path = _list(root, folder, name)
+    if path is None:
+        raise DataError(f"{root}: found no {folder}/{name}, which says what is train and test; put CelebA's list "
+                        "there, or use the source `folder` for images without lists")
+    return path
+
+
+def _rows(path: Path, columns: int, skip: int = 0) -> Iterable[tuple[int, list[str]]]:
+    for order, (line, text) in enumerate(read_lines(path)):
+        fields = text.split()
+        if order >= skip and len(fields) != columns:
+            raise DataError(f"{path}, line {line}: found {len(fields)} columns, needed {columns}; "
+                            "copy the list again from the data set")
+        if order >= skip:
+            yield line, fields
+
+
+def _whole(path: Path, line: int, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise DataError(f"{path}, line {line}: found {text!r}, needed a whole number; "
+                        "copy the list again from the data set") from error
+
+
+def _agree(path: Path, rows: dict, images: Iterable[str]) -> dict:
+    unlisted, absent = sorted(set(images) - rows.keys()), sorted(rows.keys() - set(images))
+    if unlisted or absent:
+        counts = [f"{len(names):,} {what} (first {names[0]})" for names, what in
+                  ((unlisted, "images are not in it"), (absent, "names have no image")) if names]
+        raise DataError(f"{path}: does not belong to these images: {' and '.join(counts)}; "
+                        "give the list of the same data set, and all of its images")
+    return rows
+
+
+def _in_folder(base: Path) -> dict[str, Place]:
+    folder = base / "img_align_celeba"
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        return {entry.name: Place(entry.path, entry.stat().st_size)
+                for entry in entries if re.fullmatch(r"\d{6}\.jpg", entry.name)}
+
+
+def _in_zip(base: Path) -> dict[str, Place]:
+    path = base / "img_align_celeba.zip"
+    if not path.is_file():
+        return {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {match[1]: Place(str(path), info.file_size, info.filename)
+                    for info in archive.infolist() if (match := MEMBER.fullmatch(info.filename))}
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: not a whole zip file ({error}); download it again") from error
+
+
+def _in_tars(base: Path) -> dict[str, Place]:
+    images: dict[str, Place] = {}
+    for path in sorted(base.glob("*.tar")):
+        try:
+            with tarfile.open(path, "r:") as archive:
+                for member in archive:
+                    if member.isreg() and (match := MEMBER.fullmatch(member.name)):
+                        _once(images, match[1], Place(str(path), member.size, offset=member.offset_data))
+        except tarfile.TarError as error:
+            raise DataError(f"{path}: not a whole tar file ({error}); copy it again") from error
+    return images
+
+
+def _once(images: dict[str, Place], name: str, place: Place) -> None:
+    if name in images:
+        raise DataError(f"{place.path}: holds {name}, and so does {images[name].path}; "
+                        "keep only the tars of one data set in the folder")
+    images[name] = place

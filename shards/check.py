@@ -1,0 +1,133 @@
+"""Reading finished shards back: `verify` compares every byte with the manifest, `describe` says what a folder holds."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import simplejpeg
+from tqdm import tqdm
+
+from scemae.data.manifest import MANIFEST, Manifest, Shard, read_index, read_manifest
+from scemae.data.reader import open_shards
+from scemae.errors import ShardError
+from scemae.shards.write import BUILD_FOLDER
+
+BLOCK = 1 << 20
+
+
+def find_splits(location: Path) -> list[Path]:
+    """Return the folders of splits at `location`: itself, or those in it. Raises ShardError if there is none."""
+    if (location / MANIFEST).exists() or not location.is_dir():
+        return [location]
+    inside = [folder for folder in sorted(location.iterdir())
+              if (folder / MANIFEST).exists() or (folder / BUILD_FOLDER).is_dir()]
+    return inside or [location]  # read_manifest then says what is missing
+
+
+def verify(location: Path, *, decode: bool = False) -> str:
+    """Read all shards at `location` and compare sizes and digests with the manifests; return a summary.
+
+    With `decode` each image is also decoded and each annotation parsed. Raises ShardError naming every wrong file.
+    """
+    wrong: list[str] = []
+    lines = []
+    for folder in find_splits(location):
+        try:
+            manifest = read_manifest(folder)
+        except ShardError as error:
+            wrong.append(str(error))
+            continue
+        found = _check_split(folder, manifest, decode)
+        wrong += found
+        lines.append(f"{folder}: {_amount(manifest)}, {'whole' if not found else 'NOT whole'}")
+    if wrong:
+        raise ShardError(f"{location}: {len(wrong)} of its parts are wrong: {'; '.join(wrong)}. Copy them again, or "
+                         "delete them and run the same `scemae shards build` again, which writes only what is missing")
+    return "\n".join(lines)
+
+
+def describe(location: Path) -> str:
+    """Say in words what the shards at `location` hold. Raises ShardError."""
+    return "\n\n".join(_describe_split(folder) for folder in find_splits(location))
+
+
+def _check_split(folder: Path, manifest: Manifest, decode: bool) -> list[str]:
+    wrong = []
+    with tqdm(total=sum(shard.bytes for shard in manifest.shards), desc=f"verify {manifest.split}", unit="B",
+              unit_scale=True, disable=None) as bar:
+        for shard in manifest.shards:
+            try:
+                _check_shard(folder, shard, bar, decode)
+            except ShardError as error:
+                wrong.append(str(error))
+    if manifest.samples != sum(shard.samples for shard in manifest.shards):
+        wrong.append(f"{folder / MANIFEST}: says {manifest.samples:,} samples, its shards have "
+                     f"{sum(shard.samples for shard in manifest.shards):,}")
+    listed = {shard.file for shard in manifest.shards}
+    return wrong + [f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in listed]
+
+
+def _check_shard(folder: Path, shard: Shard, bar: tqdm, decode: bool) -> None:
+    path = folder / shard.file
+    try:
+        with open(path, "rb") as file:
+            if (found := os.fstat(file.fileno()).st_size) != shard.bytes:
+                raise ShardError(f"{path}: found {found:,} bytes, the manifest says {shard.bytes:,}")
+            digest = hashlib.sha256()
+            while block := file.read(BLOCK):
+                digest.update(block)
+                bar.update(len(block))
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
+    if digest.hexdigest() != shard.sha256:
+        raise ShardError(f"{path}: its SHA-256 is not the manifest's, so it was altered")
+    index = read_index(folder, shard)
+    if not len(index.keys) == len(index.jpg) == len(index.json) == shard.samples:
+        raise ShardError(f"{folder / shard.index_file}: lists {len(index.keys):,} samples, the manifest says "
+                         f"{shard.samples:,}")
+    if decode:
+        _decode_shard(path, index.keys, index.jpg, index.json)
+
+
+def _decode_shard(path: Path, keys: list[str], jpgs: list[list[int]], jsons: list[list[int]]) -> None:
+    with open(path, "rb") as file:
+        for key, jpg, text in zip(keys, jpgs, jsons):
+            try:
+                file.seek(jpg[0])
+                simplejpeg.decode_jpeg(file.read(jpg[1]), strict=True)
+                file.seek(text[0])
+                json.loads(file.read(text[1]))
+            except ValueError as error:
+                raise ShardError(f"{path}: sample {key} cannot be decoded ({error})") from error
+
+
+def _describe_split(folder: Path) -> str:
+    manifest = read_manifest(folder)
+    shards = open_shards(str(folder))
+    height, width = simplejpeg.decode_jpeg_header(shards.jpeg(0))[:2]
+    first = shards.annotation(0)
+    reasons = Counter(entry["reason"] for entry in manifest.left_out)
+    lines = [
+        f"{folder}: split {manifest.split} of {manifest.dataset}",
+        f"  holds        {_amount(manifest)}",
+        f"  first sample {first['file']}, {width}x{height} pixels",
+        f"  annotations  {', '.join(_annotations(first)) or 'none'}",
+        *(f"  left out     {count:,}: {reason}" for reason, count in reasons.most_common()),
+        *(f"  excluded     {count:,}: {reason}" for reason, count in manifest.excluded.items()),
+        *(f"  option       {name}: {value}" for name, value in manifest.options.items()),
+        f"  digest       {manifest.digest()}",
+    ]
+    return "\n".join(lines)
+
+
+def _annotations(first: dict) -> list[str]:
+    names = {"landmarks": f"{len(first.get('landmarks', []))} landmarks", "identity": "identity", "box": "face box",
+             "size": "size"}
+    return [words for key, words in names.items() if key in first]
+
+
+def _amount(manifest: Manifest) -> str:
+    megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
+    return f"{manifest.samples:,} samples in {len(manifest.shards)} shards, {megabytes:,.1f} MB"

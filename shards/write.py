@@ -1,0 +1,269 @@
+"""Writing the tars of one split: in parallel, byte for byte reproducible, resumable, and never half there.
+
+Each worker writes a whole shard aside, syncs it to the disk and renames it. FOLDER/.build/ keeps what a later run
+needs to go on: plan.json says which build this is, and NAME.json what each finished shard holds. The manifest comes
+last, so that a folder without one is known to be unfinished.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import tarfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from scemae.data.manifest import FORMAT_VERSION, MANIFEST, Index, Manifest, Shard, write_json, write_manifest
+from scemae.errors import DataError, ShardError
+from scemae.shards.image import Frame, UnusableImage, to_jpeg
+from scemae.shards.source import Sample, Split, read_bytes
+
+BUILD_FOLDER = ".build"
+PLAN = "plan.json"
+
+
+@dataclass
+class Written:
+    """What a finished shard holds, which of its images were unusable, and how many were encoded anew."""
+
+    shard: Shard
+    left_out: list[dict[str, str]]
+    encoded: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard to write: a fixed slice of the split's samples, whatever of them turns out unusable."""
+
+    number: int
+    folder: Path
+    name: str
+    samples: list[Sample]
+    frame: Frame | None
+    accept_other_formats: bool
+
+
+def write_split(split: Split, folder: Path, *, samples_per_shard: int = 1000, max_bad_fraction: float = 0.01,
+                workers: int = 1) -> tuple[Manifest, int]:
+    """Write the shards of `split` into `folder`; return the manifest and how many shards an earlier run had finished.
+
+    The same source and options give the same bytes, whatever the number of workers and interruptions. Raises
+    DataError if the split is empty or more than `max_bad_fraction` of its images are unusable, ShardError if `folder`
+    holds another build, is in use, or cannot be written.
+    """
+    if not split.samples:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in split.excluded.items())
+        raise DataError(f"{split.name}: no image is left for this split ({reasons or 'the source lists none'}); "
+                        "check the source's lists, or name the splits to build with --split")
+    tasks = [Task(number, folder, f"{split.name}-{number:06d}", split.samples[start:start + samples_per_shard],
+                  split.frame, split.accept_other_formats)
+             for number, start in enumerate(range(0, len(split.samples), samples_per_shard))]
+    with _claimed(folder, make_plan(split, samples_per_shard)):
+        finished = {task.number: written for task in tasks if (written := _read_finished(task))}
+        kept = len(finished)
+        if kept < len(tasks):
+            (folder / MANIFEST).unlink(missing_ok=True)
+        _write_missing(tasks, finished, split, max_bad_fraction, workers)
+        manifest = _make_manifest(split, samples_per_shard, [finished[task.number] for task in tasks])
+        if not manifest.samples:
+            raise DataError(f"{split.name}: not one of {len(split.samples):,} images is usable "
+                            f"({_first(manifest.left_out)}); check the source")
+        if not (folder / MANIFEST).exists():
+            with _errors_named(folder / MANIFEST):
+                write_manifest(folder, manifest)
+    return manifest, kept
+
+
+def make_plan(split: Split, samples_per_shard: int) -> dict:
+    """Describe a build: in words for the error that refuses another one, and by a digest of all that decides bytes."""
+    digest = hashlib.sha256(json.dumps([split.options, split.excluded, asdict(split.frame) if split.frame else None,
+                                        split.accept_other_formats]).encode())
+    for sample in split.samples:
+        digest.update(json.dumps([sample.key, sample.annotation, sample.place.size]).encode())
+    return {"format_version": FORMAT_VERSION, "dataset": split.dataset, "split": split.name,
+            "images": len(split.samples), "samples_per_shard": samples_per_shard, "source_digest": digest.hexdigest()}
+
+
+@contextmanager
+def _claimed(folder: Path, plan: dict) -> Iterator[None]:
+    """Hold `folder` for this build alone: lock it, compare the plan, remove what a killed run left half written."""
+    try:
+        (folder / BUILD_FOLDER).mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ShardError(f"{folder}: cannot be made or opened ({error.strerror}); give a folder to write to") from error
+    try:
+        _lock(held, folder)
+        _match_plan(folder, plan)
+        for aside in [*folder.glob("*.partial-*"), *folder.glob(f"{BUILD_FOLDER}/*.partial-*")]:
+            aside.unlink()
+        yield
+    finally:
+        os.close(held)  # which gives the lock back
+
+
+def _lock(held: int, folder: Path) -> None:
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ShardError(f"{folder}: another build is writing here; wait for it, or give another folder") from error
+    except OSError as error:
+        raise ShardError(f"{folder}: cannot be locked ({error.strerror}); build on a file system with locks, such as a "
+                         "local disk, and copy the shards from there") from error
+
+
+@contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """Turn what the disk says while `path` is written into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be written ({error.strerror}); free some space or give another folder, then "
+                         "run the same command again (finished shards are kept)") from error
+
+
+def _match_plan(folder: Path, plan: dict) -> None:
+    path = folder / BUILD_FOLDER / PLAN
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf8"))
+        if differences := [f"{key} {found.get(key)}, not {plan[key]}" for key in plan if found.get(key) != plan[key]]:
+            raise ShardError(f"{folder}: holds shards of another build ({'; '.join(differences)}); give another "
+                             "folder, or delete this one")
+    elif any(folder.glob("*.tar")) or (folder / MANIFEST).exists():
+        raise ShardError(f"{folder}: holds shards of unknown origin; give another folder, or delete this one")
+    else:
+        with _errors_named(path):
+            write_json(path, plan)
+
+
+def _read_finished(task: Task) -> Written | None:
+    """What an earlier run finished of this shard; None if it did not, or if the files are not what it wrote."""
+    try:
+        raw = json.loads((task.folder / BUILD_FOLDER / f"{task.name}.json").read_text(encoding="utf8"))
+        written = replace(Written(**raw), shard=Shard(**raw["shard"]))
+        index = (task.folder / written.shard.index_file).read_bytes()
+        size = (task.folder / written.shard.file).stat().st_size
+    except FileNotFoundError:
+        return None
+    same = size == written.shard.bytes and hashlib.sha256(index).hexdigest() == written.shard.index_sha256
+    return written if same else None
+
+
+def _write_missing(tasks: list[Task], finished: dict[int, Written], split: Split, max_bad_fraction: float,
+                   workers: int) -> None:
+    missing = [task for task in tasks if task.number not in finished]
+    before = sum(len(task.samples) for task in tasks) - sum(len(task.samples) for task in missing)
+    _check_bad(finished, split, max_bad_fraction)
+    with tqdm(total=len(split.samples), initial=before, desc=split.name, unit="image", disable=None) as bar:
+        for number, written in _run(missing, workers):
+            finished[number] = written
+            bar.update(len(tasks[number].samples))
+            _check_bad(finished, split, max_bad_fraction)
+
+
+def _check_bad(finished: dict[int, Written], split: Split, max_bad_fraction: float) -> None:
+    left_out = [entry for number in sorted(finished) for entry in finished[number].left_out]
+    if len(left_out) > max_bad_fraction * len(split.samples):
+        raise DataError(f"{split.name}: {len(left_out):,} of {len(split.samples):,} images are unusable so far "
+                        f"({_first(left_out)}), more than the allowed fraction {max_bad_fraction:g}; "
+                        "repair the source, or raise --max-bad-fraction and run again")
+
+
+def _first(left_out: list[dict[str, str]]) -> str:
+    return f"first {left_out[0]['file']}: {left_out[0]['reason']}"
+
+
+def _make_manifest(split: Split, samples_per_shard: int, written: list[Written]) -> Manifest:
+    shards = [part.shard for part in written]
+    options = split.options | {"samples_per_shard": samples_per_shard, "encoded_anew": sum(p.encoded for p in written)}
+    return Manifest(split.dataset, split.name, sum(shard.samples for shard in shards), shards,
+                    [entry for part in written for entry in part.left_out], split.excluded, options)
+
+
+def _run(tasks: list[Task], workers: int) -> Iterator[tuple[int, Written]]:
+    """Write the shards, in this process or in several; the first error stops what has not begun."""
+    if workers == 1 or len(tasks) <= 1:
+        for task in tasks:
+            yield task.number, write_shard(task)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=spawn, initializer=_follow_parent) as pool:
+        futures = {pool.submit(write_shard, task): task.number for task in tasks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise ShardError(f"{tasks[0].folder}: a worker process died, perhaps for lack of memory; run the same "
+                             "command again with fewer --workers (finished shards are kept)") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """In a worker: leave Ctrl-C to the parent, and end when the parent has died (kill -9 tells nobody)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process().sentinel
+    threading.Thread(target=lambda: multiprocessing.connection.wait([parent]) and os._exit(1), daemon=True).start()
+
+
+def write_shard(task: Task) -> Written:
+    """Write one tar, its index and its record, each whole or not at all. Raises ShardError, DataError."""
+    tar = task.folder / f"{task.name}.tar"
+    aside = tar.with_name(f"{tar.name}.partial-{os.getpid()}")
+    try:
+        with _errors_named(tar):
+            index, left_out, encoded = _fill_tar(aside, task)
+            shard = Shard(tar.name, len(index.keys), aside.stat().st_size, _sha256(aside), "")
+            os.replace(aside, tar)
+            write_json(task.folder / shard.index_file, asdict(index))
+            shard.index_sha256 = _sha256(task.folder / shard.index_file)
+            written = Written(shard, left_out, encoded)
+            write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
+    finally:
+        aside.unlink(missing_ok=True)  # gives its space back if the disk is full
+    return written
+
+
+def _fill_tar(path: Path, task: Task) -> tuple[Index, list[dict[str, str]], int]:
+    index, left_out, encoded = Index(), [], 0
+    with open(path, "wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for sample in task.samples:
+                try:
+                    jpeg, anew = to_jpeg(read_bytes(sample.place), task.frame,
+                                         accept_other_formats=task.accept_other_formats)
+                except UnusableImage as reason:
+                    left_out.append({"file": sample.annotation["file"], "reason": str(reason)})
+                    continue
+                encoded += anew
+                index.keys.append(sample.key)
+                index.jpg.append(_add(tar, f"{sample.key}.jpg", jpeg))
+                index.json.append(_add(tar, f"{sample.key}.json", json.dumps(sample.annotation).encode()))
+        file.flush()
+        os.fsync(file.fileno())
+    return index, left_out, encoded
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> list[int]:
+    """Add one member without a date or an owner; return where its bytes start, and how many they are."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o444
+    start = tar.offset + tarfile.BLOCKSIZE  # USTAR: one block of header; keys are short enough for it
+    tar.addfile(member, io.BytesIO(data))
+    return [start, len(data)]
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,149 @@
+"""The landmark regressor against slow versions, and on features that show where the landmarks are."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from scemae.errors import CheckpointError, ConfigError, DataError
+from scemae.landmarks import regression
+from scemae.landmarks.regression import (
+    LandmarkRegressor, RegressionConfig, cache_features, detection_errors, iod_errors, join_stages, learning_rate,
+    mean_face_errors, predict, soft_argmax, train_regressor)
+
+TINY = RegressionConfig(intermediate=4, epochs=12, batch=8, lr=1e-2)
+
+
+def marked_features(n: int, seed: int = 0, side: int = 9):
+    """Features with a bump at each of two landmarks and at nothing else, and the landmarks, normalised."""
+    random = torch.Generator().manual_seed(seed)
+    landmarks = torch.rand(n, 2, 2, generator=random) * torch.tensor([0.7, 1.2]) + torch.tensor([-0.8, -0.6])
+    landmarks[:, 1, 0] += 0.9
+    line = torch.linspace(-1, 1, side)
+    places = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
+    far = (places[None, None] - landmarks[:, :, None, None]).square().sum(-1)
+    return torch.cat([torch.exp(-far / 0.05), torch.rand(n, 4, side, side, generator=random) * 0.1], dim=1), landmarks
+
+
+def test_soft_argmax_equals_the_slow_sum():
+    responses = torch.randn(2, 3, 4, 5) * 3
+    found = soft_argmax(responses)
+    for b in range(2):
+        for c in range(3):
+            weights = responses[b, c].exp() / responses[b, c].exp().sum()
+            x = sum(weights[i, j] * (-1 + 2 * j / 4) for i in range(4) for j in range(5))
+            y = sum(weights[i, j] * (-1 + 2 * i / 3) for i in range(4) for j in range(5))
+            assert torch.allclose(found[b, c], torch.stack([x, y]), atol=1e-6)
+
+
+def test_each_landmark_reads_its_own_heat_maps_only():
+    regressor = LandmarkRegressor(6, 2, TINY)
+    features = torch.randn(3, 6, 12, 12)
+    before = regressor(features)
+    with torch.no_grad():
+        regressor.heatmaps.weight[:4].zero_()
+    after = regressor(features)
+    assert not torch.allclose(before[:, 0], after[:, 0]) and torch.equal(before[:, 1], after[:, 1])
+
+
+def test_regressor_has_the_protocol_shapes_and_initial_weights():
+    regressor = LandmarkRegressor(64, 5, RegressionConfig())
+    assert regressor.heatmaps.weight.shape == (250, 64, 3, 3) and regressor.readout.shape == (5, 100, 2)
+    assert regressor.heatmaps.weight.detach().std() == pytest.approx(1, rel=0.02) and regressor.heatmaps.bias is None
+    assert regressor.readout.abs().max() <= 0.1
+    assert torch.equal(LandmarkRegressor(64, 5, RegressionConfig()).readout, regressor.readout)
+
+
+@pytest.mark.parametrize("settings", [{}, {"kernel": 1, "schedule": "step", "steps": (12,), "amsgrad": True}])
+def test_training_finds_landmarks_that_the_features_show(settings):
+    cfg = RegressionConfig(**{**vars(TINY), "epochs": 20, "intermediate": 8, **settings})
+    losses = []
+    regressor = train_regressor(*marked_features(96), cfg, progress=lambda epoch, loss: losses.append(loss))
+    test, truth = marked_features(40, seed=1)
+    errors = detection_errors(regressor, test, truth, (0, 1), batch=16)
+    mean = iod_errors(torch.zeros_like(truth) + marked_features(96)[1].mean(0), truth, (0, 1)).mean()
+    assert len(losses) == 20 and losses[-1] < losses[0] / 4
+    assert errors.shape == (40,) and errors.mean() < 0.4 * mean
+
+
+def test_training_is_reproducible_and_follows_the_seed():
+    data = marked_features(24)
+    one, again = (train_regressor(*data, TINY).readout for _ in range(2))
+    other = train_regressor(*data, RegressionConfig(**{**vars(TINY), "seed": 1})).readout
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_fewer_images_than_a_batch_are_one_batch():
+    features, landmarks = marked_features(3)
+    regressor = train_regressor(features.half(), landmarks, TINY)
+    assert predict(regressor, features).shape == (3, 2, 2)
+
+
+def test_learning_rates_end_where_the_protocol_says():
+    cosine, step = RegressionConfig(), RegressionConfig(schedule="step", epochs=300)
+    assert learning_rate(0, cosine) == 1e-3 and learning_rate(100, cosine) == pytest.approx(5.004e-4)
+    assert learning_rate(200, cosine) == pytest.approx(8e-7)
+    assert [learning_rate(epoch, step) for epoch in (99, 100, 250)] == pytest.approx([1e-3, 1e-4, 1e-5])
+
+
+def test_iod_errors_equal_the_definition_for_the_outer_corners_of_68_points():
+    random = np.random.default_rng(0)
+    truth, predicted = random.normal(size=(2, 3, 68, 2))
+    found = iod_errors(torch.from_numpy(predicted), torch.from_numpy(truth), (36, 45))
+    for i in range(3):
+        iod = math.dist(truth[i, 36], truth[i, 45])
+        slow = [100 * math.dist(predicted[i, j], truth[i, j]) / iod for j in range(68)]
+        assert np.allclose(found[i], slow)
+
+
+def test_an_image_without_eye_distance_is_refused():
+    truth = torch.rand(3, 5, 2)
+    truth[1, 1] = truth[1, 0]
+    with pytest.raises(DataError, match="image 1 both eyes"):
+        iod_errors(truth, truth, (0, 1))
+
+
+def test_mean_face_errors_are_zero_for_one_face():
+    face = torch.rand(1, 5, 2) * 90 + 20
+    assert mean_face_errors(face.expand(4, 5, 2), face, (0, 1)) == pytest.approx(0, abs=1e-4)
+
+
+def test_joined_stages_have_length_one_each_per_position():
+    first, second = torch.randn(2, 8, 3, 3) * 10, torch.randn(2, 4, 3, 3) * 1e-4
+    joined = join_stages(first, second)
+    assert torch.allclose(joined[:, :8].norm(dim=1), torch.ones(2, 3, 3))
+    assert torch.allclose(joined[:, 8:].norm(dim=1), torch.ones(2, 3, 3))
+    assert torch.equal(join_stages(first, second, normalise=False), torch.cat([first, second], 1))
+
+
+def test_cached_features_equal_those_computed_at_once():
+    images = torch.randint(0, 256, (7, 3, 136, 136), dtype=torch.uint8)
+    kept = cache_features(lambda frames: frames[..., ::8, ::8], images, batch=3, dtype="float32")
+    assert torch.equal(kept, images[..., ::8, ::8].float() / 255)
+    assert cache_features(lambda frames: frames[..., ::8, ::8], images).dtype == torch.float16
+
+
+def test_features_that_do_not_fit_into_memory_are_refused_at_the_first_batch(monkeypatch):
+    monkeypatch.setattr(regression, "available_memory", lambda: 10_000)
+    calls = []
+    with pytest.raises(ConfigError, match="larger stride"):
+        images = torch.zeros(4, 3, 136, 136, dtype=torch.uint8)
+        cache_features(lambda frames: calls.append(1) or frames, images, batch=2)
+    assert calls == [1]
+
+
+def test_features_that_are_not_finite_are_refused():
+    with pytest.raises(CheckpointError, match="not finite"):
+        cache_features(lambda frames: frames + 1e6, torch.zeros(1, 3, 136, 136, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("settings, named", [({"kernel": 2}, "kernel"), ({"schedule": "poly"}, "schedule"),
+                                             ({"epochs": 0}, "epochs")])
+def test_settings_that_cannot_work_are_refused(settings, named):
+    with pytest.raises(ConfigError, match=named):
+        train_regressor(*marked_features(2), RegressionConfig(**settings))
+
+
+def test_available_memory_is_positive_and_below_a_petabyte():
+    assert 0 < regression.available_memory() < 1e15
