@@ -70,12 +70,12 @@ def test_celeba_frames_equal_pil_step_by_step(tmp_path):
     assert np.allclose(frames.landmarks[0, 0], [69 * 136 / 178, 81 * 136 / 178])
 
 
-def test_shards_stored_as_celeba_frames_keep_raw_landmarks(tmp_path):
+def test_landmarks_of_resized_shards_are_already_in_their_frame(tmp_path):
     stored = picture(178, 218).crop((0, 30, 178, 208)).resize((136, 136), Image.BILINEAR)
     folder = write_split(tmp_path / "s", [(jpeg(stored), {"landmarks": POINTS})], {"frame": "celeba-178", "size": 136})
     frames = load_frames(open_shards(str(folder)), BENCHMARKS["mafl"])
     assert np.array_equal(frames.images[0].permute(1, 2, 0).numpy(), np.array(Image.open(io.BytesIO(jpeg(stored)))))
-    assert np.allclose(frames.landmarks[0, 4], [105 * 136 / 178, 122 * 136 / 178])
+    assert np.allclose(frames.landmarks[0], POINTS)
     with pytest.raises(ConfigError, match="without resizing"):
         load_frames(open_shards(str(folder)), BENCHMARKS["aflw_m"])
 

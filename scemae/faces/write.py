@@ -153,7 +153,7 @@ def main(argv: list[str]) -> None:
         description="Draw faces with exact landmarks, in CelebA's own layout.\n\n"
                     "Every picture follows from the seed and its number, so the same command gives the same\n"
                     "files with any number of workers. People are split 80/10/10 into train, val and test;\n"
-                    "MAFL's testing list shows people of the test part only, its training list people of the other two.",
+                    "MAFL's testing list shows people of the test part only, its training list the other two.",
         epilog="example:\n  scemae faces faces/ --count 4000 --identities 400 --seed 0 --workers 8\n\n"
                "A picture takes about 10 ms of one core and 7 kB. Make shards of the folder as of CelebA itself.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; new or empty")

@@ -112,7 +112,7 @@ def to_frame(image: Image.Image, landmarks: np.ndarray, benchmark: Benchmark, *,
     """One stored RGB image and its raw landmarks (l, 2) to the 136x136 frame and pixels of that frame.
 
     box [x0, y0, x1, y1], counted from 1, is 300W's; `cropped` says that `image` already is CelebA's 178x178 frame,
-    resized (the landmarks are raw all the same). Raises ValueError if image or box cannot be used.
+    resized, and that the landmarks are in it. Raises ValueError if image or box cannot be used.
     """
     rule: Callable = {"celeba": _celeba_frame, "stretch": _stretched, "box": _box_frame}[benchmark.frame]
     extra = {"celeba": cropped, "stretch": None, "box": box}[benchmark.frame]
@@ -131,10 +131,11 @@ def denormalise_landmarks(landmarks: Tensor) -> Tensor:
 
 def _celeba_frame(image: Image.Image, landmarks: np.ndarray, offset: float, cropped: bool):
     side = CELEBA_SIZE[0]
-    if not cropped:
-        if image.size != CELEBA_SIZE:
-            raise ValueError(f"found an image of {image.size}, needed aligned CelebA's {CELEBA_SIZE}")
-        image = image.crop((0, CELEBA_TOP, side, CELEBA_TOP + side))
+    if cropped:  # `scemae shards build celeba --resize N` moved the landmarks along
+        return _resized(image), landmarks * (FRAME / image.width)
+    if image.size != CELEBA_SIZE:
+        raise ValueError(f"found an image of {image.size}, needed aligned CelebA's {CELEBA_SIZE}")
+    image = image.crop((0, CELEBA_TOP, side, CELEBA_TOP + side))
     return _resized(image), (landmarks + offset - (0, CELEBA_TOP)) * (FRAME / side)
 
 

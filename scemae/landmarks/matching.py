@@ -83,7 +83,7 @@ def matching_errors(extract: Extract, pairs: Pairs, *, heads: dict[str, Head] | 
         points = (pairs.landmarks[start:start + batch, SOURCE] - CROP).to(device)
         features = _checked(extract(views.flatten(0, 1).float() / 255), 3 * len(views))
         for name, head in heads.items():
-            maps = head(features).unflatten(0, (-1, 3))
+            maps = _checked(head(features), 3 * len(views)).unflatten(0, (-1, 3))
             found = [match(maps[:, SOURCE], maps[:, target], points) for target in (SAME, DIFFERENT)]
             answers[name].append(torch.stack(found).cpu())
         if progress is not None:

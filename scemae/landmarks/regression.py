@@ -24,7 +24,12 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass
 class RegressionConfig:
-    """Settings of the regressor. Only `intermediate` is printed in the paper; the rest is CL's or a choice of ours."""
+    """Settings of the regressor. Only `intermediate` is printed in the paper; the rest is CL's or a choice of ours.
+
+    With init_std 1 the softmax of 100 times a 3x3 response starts as a hard arg-max and needs many steps to move:
+    MAFL has 594 per epoch. One trial, one seed, 1,000 images with 144-d gradient histograms, 930 steps: 20.5 %IOD
+    with init_std 1, 15.9 with 0.05, 9.3 for the mean face. Choose init_std on held-out training images only.
+    """
 
     intermediate: int = 50                      # I, heat maps per landmark (paper 4.2 [F])
     kernel: int = 3                             # paper: "spatial context" on all annotations; 1 for few-shot [U]

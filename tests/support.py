@@ -1,0 +1,72 @@
+"""Small shards for tests: generated pictures in real tars, as `scemae shards build` lays them out."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scemae.data.manifest import Index, Manifest, Shard, write_json, write_manifest
+
+REPO = Path(__file__).resolve().parent.parent
+FACES = REPO.parent / "shared" / "faces"
+needs_faces = pytest.mark.skipif(not FACES.is_dir(), reason="no folder of real faces beside the repository")
+
+TINY = ["model.width=48", "model.depth=4", "model.heads=3", "decoder.width=32", "decoder.depth=1", "decoder.heads=2"]
+
+
+def picture(seed: int, size: tuple[int, int] = (178, 218)) -> Image.Image:
+    """A smooth random picture of `size` (width, height)."""
+    noise = np.random.default_rng(seed).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+
+
+def write_shards(folder: Path, count: int, shards: int = 2, size: tuple[int, int] = (178, 218)) -> Path:
+    """`count` pictures with five landmarks each, over `shards` tars."""
+    folder.mkdir(parents=True)
+    listed = []
+    for s, part in enumerate(np.array_split(np.arange(count), shards)):
+        name, index = f"train-{s:06d}.tar", Index()
+        with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for i in part:
+                buffer = io.BytesIO()
+                picture(int(i), size).save(buffer, "JPEG", quality=90)
+                marks = [[70, 111], [108, 111], [88 + int(i) % 5, 135], [72, 152], [105, 152]]
+                note = json.dumps({"file": f"{i:06d}.jpg", "landmarks": marks, "identity": int(i)}).encode()
+                index.keys.append(f"{i:06d}")
+                for suffix, data, places in (("jpg", buffer.getvalue(), index.jpg), ("json", note, index.json)):
+                    info = tarfile.TarInfo(f"{i:06d}.{suffix}")
+                    info.size = len(data)
+                    places.append([tar.offset + 512, len(data)])
+                    tar.addfile(info, io.BytesIO(data))
+        shard = Shard(name, len(part), (folder / name).stat().st_size, digest(folder / name), "")
+        write_json(folder / shard.index_file, vars(index))
+        shard.index_sha256 = digest(folder / shard.index_file)
+        listed.append(shard)
+    write_manifest(folder, Manifest("generated", "train", count, listed))
+    return folder
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def scemae(*arguments: object, ranks: int = 1, check: bool = True) -> subprocess.CompletedProcess:
+    """Run the command in a process of its own, or under torchrun with `ranks` of them."""
+    launcher = [sys.executable, "-m"]
+    if ranks > 1:
+        launcher += ["torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", "-m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, "scemae", *map(str, arguments)], capture_output=True, text=True, timeout=300,
+                          env=environment)
+    if check and done.returncode:
+        raise AssertionError(f"scemae {arguments[0]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return done

@@ -1,0 +1,69 @@
+"""Imports go down the layers only, and each heavy dependency has one owner."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.support import REPO
+
+# Room to layer, 0 lowest; a folder's name stands for its files. A file imports only from lower layers or its own folder.
+LAYERS = {
+    "scemae/errors": 0, "scemae/torchvision_cpu": 0, "scemae/config": 1, "scemae/distributed": 1, "scemae/data": 1,
+    "scemae/run_folder": 2, "scemae/models": 2, "scemae/schedule": 2, "scemae/engine": 2, "scemae/checkpoint": 2,
+    "scemae/metrics": 2, "scemae/faces": 2, "shards": 2, "scemae/loop": 3, "scemae/landmarks": 3, "scemae/pretrain": 4,
+    "scemae/correspond": 5, "scemae/evaluate": 6, "scemae/pictures": 7, "scemae/report": 8, "scemae/demo": 8, "scemae/cli": 9,
+}
+OWNERS = {
+    "deepspeed": {"scemae/engine.py", "scemae/distributed.py"}, "timm": {"scemae/models/vit.py"},
+    "hydra": {"scemae/config.py"}, "omegaconf": {"scemae/config.py"}, "safetensors": {"scemae/checkpoint.py"},
+    "webdataset": {"scemae/data/reader.py"}, "cv2": {"scemae/faces"}, "jinja2": {"scemae/report.py"},
+    "matplotlib": {"scemae/pictures.py"}, "simplejpeg": {"scemae/data/pipeline.py", "scemae/faces", "shards"},
+    "scipy": {"shards"}, "ray": set(), "submitit": set(),
+}
+FILES = sorted(path for folder in ("scemae", "shards") for path in (REPO / folder).rglob("*.py"))
+
+
+def room(module: str) -> str | None:
+    """The room that a dotted import names: the longest that LAYERS knows."""
+    path = module.replace(".", "/").removeprefix("scemae/shards").strip("/")
+    path = path if module.startswith("scemae.shards") is False else "shards"
+    return max((known for known in LAYERS if (path + "/").startswith(known + "/")), key=len, default=None)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPO)))
+def test_imports_go_down(path):
+    name = str(path.relative_to(REPO).with_suffix(""))
+    if name in ("scemae/__init__", "scemae/__main__"):
+        return
+    mine = max((known for known in LAYERS if (name + "/").startswith(known + "/")), key=len, default=None)
+    assert mine is not None, f"{name} has no layer; give it one in LAYERS and a line in the README's tree"
+    for module in imports(path):
+        if module.split(".")[0] != "scemae" or module == "scemae":
+            continue
+        other = room(module)
+        if other is None or other == mine or LAYERS[mine] == 9:
+            continue
+        assert LAYERS[other] < LAYERS[mine], f"{name} (layer {LAYERS[mine]}) imports {module} (layer {LAYERS[other]})"
+
+
+@pytest.mark.parametrize("package", sorted(OWNERS))
+def test_a_heavy_dependency_is_imported_by_its_owner_alone(package):
+    users = {str(path.relative_to(REPO)) for path in FILES if any(m.split(".")[0] == package for m in imports(path))}
+    strangers = {user for user in users if not any(user.startswith(owner) for owner in OWNERS[package])}
+    assert not strangers, f"{package} is imported by {strangers}"
+
+
+def test_scemae_does_not_know_the_cluster():
+    for path in (REPO / "scemae").rglob("*.py"):
+        assert "slurm" not in path.read_text().lower(), path
