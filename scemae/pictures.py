@@ -5,18 +5,22 @@ Colours are Okabe and Ito's, which people of every colour vision can tell apart;
 
 import base64
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib import colormaps, rc_context
+from matplotlib.artist import Artist
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from scemae.landmarks.benchmarks import INPUT
-from scemae.showcase import Attention, Reconstruction
+from scemae.models.carb import Selection
 
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE, YELLOW = (
     "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#f0e442")
@@ -25,27 +29,58 @@ INK, PALE = "#1d2430", "#8a93a3"
 ZOOM, GAP = 2, 10       # pixels of a figure per pixel of a face; between faces
 POINTS = 0.72           # typographic points per pixel of a figure, at 100 dots per inch
 DRAWN = 300             # points of a curve; longer ones are averaged
+CURVES = {"loss": "loss", "lr": "learning rate", "images_per_second": "images per second",
+          "probe_same": "probe, same (px)", "probe_different": "probe, different (px)"}
 
 
-def thin(steps: list[int], values: list[float]) -> tuple[list[float], list[float]]:
-    """A curve of at most `DRAWN` points, each the mean of as many neighbours."""
-    parts = min(len(steps), DRAWN)
-    return tuple([float(part.mean()) for part in np.array_split(np.asarray(line, float), parts)]
-                 for line in (steps, values))
+@dataclass
+class Reconstruction:
+    """What the masked autoencoder makes of b faces; errors are mean squares over the hidden patches, of pixels in
+    units of the data's standard deviation."""
+
+    original: Tensor    # (b, 3, s, s)
+    masked: Tensor      # (b, 3, s, s): hidden patches grey
+    predicted: Tensor   # (b, 3, s, s): hidden patches predicted, the visible ones as they are
+    errors: Tensor      # (b,)
+    flat: Tensor        # (b,): the errors of painting each hidden patch in the mean colour of the visible ones
 
 
-def curves(panels: list[tuple[str, list[float], list[float]]]) -> str:
-    """Small multiples of (title, steps, values) over one axis of steps, as inline SVG."""
+@dataclass
+class Attention:
+    """What stage 2 chooses on b faces (paper 3.2): `similarity` (b, n) of Eq. 1, and the selection of Eq. 2 and 3."""
+
+    original: Tensor    # (b, 3, s, s)
+    similarity: Tensor
+    selection: Selection
+    grid: int
+
+
+def read_curves(rows: list[dict]) -> dict[str, dict]:
+    """The curves that the lines of metrics.jsonl hold: steps and values of at most `DRAWN` points, each the mean of as
+    many neighbours, and the last value as it is."""
+    found = {}
+    for key in CURVES:
+        if points := {row["step"]: row[key] for row in rows if key in row}:
+            steps, values = (np.array_split(np.array(list(part), float), min(len(points), DRAWN))
+                             for part in (points.keys(), points.values()))
+            found[key] = {"steps": [float(part.mean()) for part in steps],
+                          "values": [float(part.mean()) for part in values], "last": list(points.values())[-1]}
+    return found
+
+
+def curves(found: dict[str, dict]) -> str:
+    """Small multiples of what `read_curves` found, as inline SVG; titles give the last value."""
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "scemae", "font.size": 8}):
-        figure = Figure(figsize=(2.3 * len(panels), 1.75), layout="constrained")
-        for axes, (title, steps, values) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels):
-            axes.plot(steps, values, color=BLUE, linewidth=1.4, marker="o" if len(steps) < 12 else None, markersize=3)
-            axes.set_title(title, loc="left", fontsize=8, color=INK)
-            axes.annotate(f"{values[-1]:.3g}", (steps[-1], values[-1]), (0, 5), textcoords="offset points",
-                          ha="right", fontsize=8, color=BLUE)
-            axes.margins(y=0.18)
+        figure = Figure(figsize=(2.3 * len(found), 1.7), layout="constrained")
+        for axes, (key, curve) in zip(np.atleast_1d(figure.subplots(1, len(found))), found.items()):
+            steps = curve["steps"]
+            axes.plot(steps, curve["values"], color=BLUE, linewidth=1.4, marker="o" if len(steps) < 12 else None,
+                      markersize=3)
+            axes.set_title(f"{CURVES[key]}: {curve['last']:.4g}", loc="left", fontsize=8.5, color=INK)
+            axes.margins(y=0.15)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
             axes.tick_params(colors=PALE, labelsize=7, length=2)
             axes.spines[["top", "right"]].set_visible(False)
             axes.spines[["left", "bottom"]].set_color("#c9ced6")
@@ -80,7 +115,7 @@ class Sheet:
         for j, word in enumerate(columns):
             self.axes.text(self.origin(0, j)[0], self.top - 8, word, fontsize=10, color=INK)
         for i, word in enumerate(names):
-            self.axes.text(0, self.origin(i, 0)[1] + self.side / 2, word, fontsize=10, color=INK, va="center")
+            self.axes.text(2, self.origin(i, 0)[1] + self.side / 2, word, fontsize=10, color=INK, va="center")
 
     def origin(self, row: int, column: int) -> tuple[int, int]:
         """The left upper corner of a picture."""
@@ -90,23 +125,31 @@ class Sheet:
         """Landmarks (l, 2) of a picture, pixel centres at whole numbers, as places on the sheet."""
         return np.asarray(landmarks, float) * self.zoom + self.zoom / 2 + self.origin(row, column)
 
+    def within(self, row: int, column: int, artist: Artist) -> None:
+        """Let nothing of `artist` show outside a picture."""
+        artist.set_clip_path(Rectangle(self.origin(row, column), self.side, self.side, transform=self.axes.transData))
+
     def dots(self, row: int, column: int, landmarks: np.ndarray, *, size: float = 10) -> None:
         """Filled, outlined points in the landmarks' colours."""
         x, y = self.points(row, column, landmarks).T
-        self.axes.scatter(x, y, s=(size * POINTS) ** 2, c=colours(len(x)), edgecolors="white", linewidths=1.1, zorder=4)
+        self.within(row, column, self.axes.scatter(x, y, s=(size * POINTS) ** 2, c=colours(len(x)), edgecolors="white",
+                                                   linewidths=1.1, zorder=4))
 
     def rings(self, row: int, column: int, landmarks: np.ndarray, *, size: float = 12) -> None:
         """Open circles in the landmarks' colours, on black so that they show on any skin."""
         x, y = self.points(row, column, landmarks).T
         for colour, width in (("black", 3.0), (colours(len(x)), 1.6)):
-            self.axes.scatter(x, y, s=(size * POINTS) ** 2, facecolors="none", edgecolors=colour, linewidths=width, zorder=3)
+            self.axes.scatter(x, y, s=(size * POINTS) ** 2, facecolors="none", edgecolors=colour, linewidths=width,
+                              zorder=3)
 
     def errors(self, row: int, column: int, predicted: np.ndarray, truth: np.ndarray) -> None:
         """Where each landmark is (ring), where it was predicted (dot), and the error between (line)."""
         ends = np.stack([self.points(row, column, predicted), self.points(row, column, truth)], axis=1)
         large = len(truth) <= len(FIVE)
         for colour, width in (("black", 2.6), (colours(len(truth)), 1.4)):
-            self.axes.add_collection(LineCollection(ends, colors=colour, linewidths=width, zorder=2))
+            lines = LineCollection(ends, colors=colour, linewidths=width, zorder=2)
+            self.axes.add_collection(lines)
+            self.within(row, column, lines)
         self.rings(row, column, truth, size=12 if large else 4)
         self.dots(row, column, predicted, size=9 if large else 3)
 
@@ -118,7 +161,8 @@ class Sheet:
         lines = [((j - 1, i), (j, i)) for i, j in across] + [((j, i - 1), (j, i)) for i, j in down]
         ends = np.array(lines, float).reshape(-1, 2, 2) * cell + (x, y)
         for ink, width in (("black", 3.0), (colour, 1.4)):
-            self.axes.add_collection(LineCollection(ends, colors=ink, linewidths=width, zorder=3, capstyle="projecting"))
+            self.axes.add_collection(LineCollection(ends, colors=ink, linewidths=width, zorder=3,
+                                                    capstyle="projecting"))
 
     def squares(self, row: int, column: int, cells: np.ndarray, grid: int, fill: list[str]) -> None:
         """Squares at the centres of cells (k,) of a grid, in the paper's figure 2 the mark of a cluster's centre."""
@@ -135,7 +179,7 @@ class Sheet:
     def uri(self) -> str:
         """The sheet as a PNG data URI."""
         file = io.BytesIO()
-        self.figure.savefig(file, format="png", pil_kwargs={"optimize": True})
+        self.figure.savefig(file, format="png")
         return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -185,7 +229,7 @@ def _cluster_colours(count: int) -> list[str]:
 def _clusters(image: Tensor, cluster: Tensor, attentive: Tensor, centres: Tensor) -> Tensor:
     """One face, grey, with each inattentive patch tinted in its cluster's colour."""
     grid = int(len(cluster) ** 0.5)
-    tints = torch.tensor([[int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)] for colour in _cluster_colours(len(centres))])
+    tints = torch.tensor([to_rgb(colour) for colour in _cluster_colours(len(centres))])
     which = (cluster[:, None] == centres).float().argmax(1)                                             # n
     tint = F.interpolate(tints[which].T.reshape(1, 3, grid, grid), size=image.shape[1:], mode="nearest")[0]
     seen = F.interpolate(attentive.float().reshape(1, 1, grid, grid), size=image.shape[1:], mode="nearest")[0]
@@ -210,7 +254,7 @@ def similarity(reference: Tensor, target: Tensor, query: np.ndarray, truth: np.n
         for j, (name, value) in enumerate(maps.items(), start=2):
             best = int(value[i].flatten().argmax())
             sheet.errors(i, j, np.array([[best % INPUT, best // INPUT]]), truth[i:i + 1])
-            sheet.note(i, j, f"{value[i].min():.2f} to {value[i].max():.2f}, {shares[name][i]:.0%} above the middle")
+            sheet.note(i, j, f"{value[i].min():.2f} to {value[i].max():.2f}; {shares[name][i]:.0%} of area")
     return sheet.uri()
 
 

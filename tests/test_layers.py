@@ -9,9 +9,9 @@ from tests.support import REPO
 
 # Room to layer, 0 lowest; a folder's name stands for its files. A file imports only from lower layers or its own folder.
 LAYERS = {
-    "scemae/errors": 0, "scemae/torchvision_cpu": 0, "scemae/config": 1, "scemae/distributed": 1, "scemae/data": 1,
-    "scemae/run_folder": 2, "scemae/models": 2, "scemae/schedule": 2, "scemae/engine": 2, "scemae/checkpoint": 2,
-    "scemae/metrics": 2, "scemae/faces": 2, "shards": 2, "scemae/loop": 3, "scemae/landmarks": 3, "scemae/pretrain": 4,
+    "scemae/errors": 0, "scemae/torchvision_cpu": 0, "scemae/config": 1, "scemae/distributed": 1, "scemae/schedule": 1,
+    "scemae/data": 1, "scemae/faces": 1, "scemae/run_folder": 2, "scemae/models": 2, "scemae/engine": 2,
+    "scemae/checkpoint": 2, "scemae/metrics": 2, "shards": 2, "scemae/loop": 3, "scemae/landmarks": 3, "scemae/pretrain": 4,
     "scemae/correspond": 5, "scemae/evaluate": 6, "scemae/pictures": 7, "scemae/report": 8, "scemae/demo": 8, "scemae/cli": 9,
 }
 OWNERS = {
@@ -24,10 +24,9 @@ OWNERS = {
 FILES = sorted(path for folder in ("scemae", "shards") for path in (REPO / folder).rglob("*.py"))
 
 
-def room(module: str) -> str | None:
-    """The room that a dotted import names: the longest that LAYERS knows."""
-    path = module.replace(".", "/").removeprefix("scemae/shards").strip("/")
-    path = path if module.startswith("scemae.shards") is False else "shards"
+def room(path: str) -> str | None:
+    """The room of a file or dotted import, given with slashes: the longest that LAYERS knows."""
+    path = path.removeprefix("scemae/") if path.startswith("scemae/shards") else path
     return max((known for known in LAYERS if (path + "/").startswith(known + "/")), key=len, default=None)
 
 
@@ -46,12 +45,12 @@ def test_imports_go_down(path):
     name = str(path.relative_to(REPO).with_suffix(""))
     if name in ("scemae/__init__", "scemae/__main__"):
         return
-    mine = max((known for known in LAYERS if (name + "/").startswith(known + "/")), key=len, default=None)
+    mine = room(name)
     assert mine is not None, f"{name} has no layer; give it one in LAYERS and a line in the README's tree"
     for module in imports(path):
         if module.split(".")[0] != "scemae" or module == "scemae":
             continue
-        other = room(module)
+        other = room(module.replace(".", "/"))
         if other is None or other == mine or LAYERS[mine] == 9:
             continue
         assert LAYERS[other] < LAYERS[mine], f"{name} (layer {LAYERS[mine]}) imports {module} (layer {LAYERS[other]})"

@@ -1,0 +1,122 @@
+"""A run folder and those it rests on, read again: settings, provenance, results, and the shards they name."""
+
+import json
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scemae import checkpoint, run_folder
+from scemae.data.reader import open_shards
+from scemae.errors import RunFolderError, ScemaeError
+
+
+@dataclass
+class Run:
+    """One run folder: `stage` is evaluate, pretrain or correspond; `step` that of the checkpoint in question."""
+
+    stage: str
+    folder: Path
+    config: dict[str, Any]      # dotted name to value
+    provenance: dict
+    step: int | None = None
+
+    @property
+    def cache_dir(self) -> str | None:
+        """Where shards named by a URL were copied."""
+        return self.config.get("cache_dir") or self.config.get("data.cache_dir")
+
+    @property
+    def images_seen(self) -> int | None:
+        """Images in all steps so far, each counted as often as it came; None where nothing was trained."""
+        return None if self.step is None else self.step * self.config["optim.global_batch_size"]
+
+
+def read_run(folder: Path) -> Run:
+    """The run of a folder. Raises RunFolderError where there is none."""
+    if not (folder / "config.yaml").exists():
+        found = "no config.yaml in it" if folder.is_dir() else "no such folder"
+        raise RunFolderError(f"{folder}: found {found}; give the run_dir of a `scemae evaluate` that has ended, or "
+                             "of a `scemae pretrain` or `scemae correspond`")
+    try:
+        found = flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf8")))
+        provenance = run_folder.provenance(folder)
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise RunFolderError(f"{folder}: its config.yaml or provenance.json cannot be read ({error}); run the command "
+                             "that made it again") from error
+    stage = next((name for name, key in (("evaluate", "matching.couples"), ("correspond", "carb.eta"),
+                                         ("pretrain", "model.width")) if key in found), None)
+    if stage is None:
+        raise RunFolderError(f"{folder}: its config.yaml is of no command that this version of scemae knows; use the "
+                             "version that wrote it")
+    kept = checkpoint.committed(folder)
+    return Run(stage, folder, found, provenance, checkpoint.read_state(kept[-1]).global_step if kept else None)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts or dataclasses as one dict of dotted names."""
+    value = asdict(value) if is_dataclass(value) else value
+    return {name: leaf for key, part in value.items() for name, leaf in
+            (flatten(part, f"{prefix}{key}.") if isinstance(part, dict) else {prefix + key: part}).items()}
+
+
+def related(run: Run) -> tuple[dict[str, Run], dict[str, str]]:
+    """The training runs that `run` rests on, at the steps it used, with itself; and those that are gone, with why."""
+    runs, missing = {}, {}
+    for stage, key in (("pretrain", "backbone"), ("correspond", "projector")):
+        if run.stage == stage:
+            runs[stage] = run
+        elif key in run.provenance:
+            try:
+                folder = locate(run.provenance[key], run.folder)
+                runs[stage] = read_run(folder.parent.parent)
+                runs[stage].step = checkpoint.read_state(folder).global_step
+            except ScemaeError as error:
+                missing[f"the run of {stage}"] = str(error)
+    return runs | {run.stage: run}, missing
+
+
+def locate(location: str, run_dir: Path) -> Path:
+    """A checkpoint that a run used: where it was then, or in a run folder beside `run_dir`. Raises RunFolderError."""
+    beside = run_dir.resolve().parent.joinpath(*Path(location).parts[-3:])
+    for folder in (Path(location), beside):
+        if (folder / checkpoint.STATE).exists():
+            return folder
+    raise RunFolderError(f"{location}: the checkpoint is not there, nor is {beside}; copy its run folder to either")
+
+
+def read_results(run: Run) -> dict:
+    """results.json, or nothing for a run of training. Raises RunFolderError if it is missing or another version's."""
+    if run.stage != "evaluate":
+        return {}
+    path = run.folder / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf8"))
+        for kind, estimates in (("matching", ("same", "different")), ("detection", ("error",))):
+            for score in results.get(kind, {"methods": {}})["methods"].values():
+                [score[name][part] for name in estimates for part in ("mean", "low", "high", "n")]
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path}: cannot be read ({error}); run `scemae evaluate` to its end") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(f"{path}: found no {error}, it is of another version of scemae; run `scemae evaluate` "
+                             "again, or use the version that wrote it") from error
+    return results
+
+
+def data_of(runs: dict[str, Run]) -> list[dict]:
+    """The shards that the runs name: what, how many, whether a subset, and their digest, or why they cannot be read."""
+    rows: dict[str, dict] = {}
+    for one in runs.values():
+        for key in ("data.shards", "probe_shards", "matching.shards", "detection.train", "detection.test"):
+            if not (location := one.config.get(key)):
+                continue
+            row = rows.setdefault(location, {"location": location, "used": []})
+            row["used"].append(f"{one.stage} {key}")
+            try:
+                manifest = open_shards(location, one.cache_dir).manifest
+                row |= {"dataset": manifest.dataset, "split": manifest.split, "samples": manifest.samples,
+                        "subset": bool(manifest.options.get("subset")), "digest": manifest.digest()}
+            except ScemaeError as error:
+                row["missing"] = str(error)
+    return list(rows.values())
