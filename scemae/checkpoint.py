@@ -61,7 +61,7 @@ def read_state(folder: Path) -> TrainState:
     try:
         raw = json.loads((folder / STATE).read_text(encoding="utf8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / STATE}: cannot be read ({error}); use an older checkpoint of the run") from error
+        raise CheckpointError(f"{folder / STATE}: cannot be read ({error}); use an older checkpoint") from error
     if raw.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{folder}: found checkpoint format {raw.get('format_version')}, this version reads "
                               f"{FORMAT_VERSION}; use the version of scemae that wrote it")

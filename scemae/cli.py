@@ -92,8 +92,8 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno is None:
             raise
-        print(f"scemae {argv[0]}: {error.filename or 'the disk'}: {error.strerror}; nothing finished was lost, make room "
-              "or mend it and run the same command again", file=sys.stderr)
+        print(f"scemae {argv[0]}: {error.filename or 'the disk'}: {error.strerror}; nothing finished was lost, make "
+              "room or mend it and run the same command again", file=sys.stderr)
         sys.exit(1)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scemae import checkpoint, engine as engines, run_folder
 from scemae.checkpoint import TrainState
-from scemae.config import Carb, CorrespondConfig
+from scemae.schema import Carb, CorrespondConfig
 from scemae.data.pipeline import Pipeline, correspondence_views
 from scemae.data.reader import open_shards
 from scemae.distributed import process_group
@@ -91,8 +91,8 @@ def load_projector(location: Path, encoder: Encoder) -> tuple[nn.Module, Carb, P
                               "needed; give projector=RUN of stage 2")
     carb = Carb(**state.settings["carb"])
     if state.settings["width"] != encoder.width:
-        raise CheckpointError(f"{folder}: its projector takes features {state.settings['width']} wide, the backbone gives "
-                              f"{encoder.width}; give the backbone it was trained on")
+        raise CheckpointError(f"{folder}: its projector takes features {state.settings['width']} wide, the backbone "
+                              f"gives {encoder.width}; give the backbone it was trained on")
     projector = Projector(carb.projector, encoder.width, carb.dim)
     weights = checkpoint.read_weights(folder)
     projector.load_state_dict({name.removeprefix("projector."): value for name, value in weights.items()})

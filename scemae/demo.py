@@ -2,8 +2,8 @@
 
     scemae demo runs/demo
 
-A small, labelled configuration (configs/experiment/demo_*.yaml), not the paper's; it ends with a report. A demo that was
-interrupted goes on where it stood.
+A small, labelled configuration (configs/experiment/demo_*.yaml), not the paper's; it ends with a report. A demo
+that was interrupted goes on where it stood.
 """
 
 import argparse

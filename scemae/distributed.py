@@ -62,7 +62,8 @@ def process_group(device: str) -> Iterator[Place]:
         keep_freed_memory()
     import deepspeed
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it compiles one for 40 s, and needs a compiler
+    # Else it compiles an extension for 40 s, and fails without a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if chosen.type == "cuda" else "gloo", verbose=False)
     try:
         yield Place(distributed.get_rank(), distributed.get_world_size(), chosen)

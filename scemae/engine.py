@@ -9,7 +9,7 @@ from deepspeed.utils import logger, safe_get_full_fp32_param
 from torch import Tensor, nn
 
 from scemae import schedule
-from scemae.config import Optim, Runtime
+from scemae.schema import Optim, Runtime
 from scemae.distributed import Place
 
 logger.setLevel(logging.WARNING)
@@ -40,7 +40,8 @@ def precision(runtime: Runtime, place: Place) -> torch.dtype:
     return torch.bfloat16 if wanted == "bf16" else torch.float32
 
 
-def start(module: nn.Module, optim: Optim, runtime: Runtime, place: Place, accumulation_steps: int) -> deepspeed.DeepSpeedEngine:
+def start(module: nn.Module, optim: Optim, runtime: Runtime, place: Place,
+          accumulation_steps: int) -> deepspeed.DeepSpeedEngine:
     """Wrap `module` and its optimizer. All ranks call it together."""
     groups = schedule.parameter_groups(module, optim.weight_decay)
     kind = torch.optim.AdamW if optim.decoupled else torch.optim.Adam

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from scemae import run_folder
-from scemae.config import Detection, EvaluateConfig
+from scemae.schema import Detection, EvaluateConfig
 from scemae.correspond import load_encoder, load_projector
 from scemae.data.manifest import write_json
 from scemae.data.reader import open_shards
@@ -96,9 +96,9 @@ def evaluate_matching(config: EvaluateConfig, encoder: Encoder | None, projector
         if projector is not None:
             heads[CARB] = projector
         found |= errors(MAE, features.backbone(encoder, config.stride), heads)
-    np.savez_compressed(run_dir / "matches.npz", **{f"{name}/{part}": getattr(value, part) for name, value in found.items()
-                                                    for part in ("same", "different", "same_predicted",
-                                                                 "different_predicted")})
+    parts = ("same", "different", "same_predicted", "different_predicted")
+    np.savez_compressed(run_dir / "matches.npz", **{f"{name}/{part}": getattr(value, part)
+                                                    for name, value in found.items() for part in parts})
     return {"shards": test.shards, "data_digest": shards.manifest.digest(), "couples": len(pairs),
             "couples_of_one_identity": pairs.same_identity, "pairs_hash": pairs.hash, "stride": config.stride,
             "methods": {name: asdict(scores.score_matching(value)) for name, value in found.items()},
@@ -108,7 +108,7 @@ def evaluate_matching(config: EvaluateConfig, encoder: Encoder | None, projector
 def _comparisons(found: dict[str, matching.MatchingErrors]) -> list[dict]:
     """Each method against each that stands before it in the ladder, on the same pairs."""
     names = list(found)
-    return [{"first": first, "second": second, "kind": kind, **asdict(comparison), "is_decided": comparison.is_decided}
+    return [{"methods": [first, second], "kind": kind, **asdict(comparison), "is_decided": comparison.is_decided}
             for i, first in enumerate(names) for second in names[:i]
             for kind, comparison in scores.compare_matching(found[first], found[second]).items()]
 
@@ -117,8 +117,9 @@ def evaluate_detection(config: EvaluateConfig, encoder: Encoder | None, projecto
                        device: torch.device, run_dir: Path) -> dict:
     """Landmark regression on all annotations, per method: mean error in % of the inter-ocular distance."""
     test, benchmark = config.detection, find_benchmark(config.detection.benchmark)
-    train_set, test_set = (load_frames(open_shards(place, config.cache_dir), benchmark, limit=limit)
-                           for place, limit in ((test.train, test.limit), (test.test, None)))
+    test_shards = open_shards(test.test, config.cache_dir)
+    test_set = load_frames(test_shards, benchmark)
+    train_set = load_frames(open_shards(test.train, config.cache_dir), benchmark, limit=test.limit)
     settings = regression.RegressionConfig(epochs=test.epochs, batch=test.batch_size, lr=test.lr, seed=config.seed)
     found = {MEAN_FACE: regression.mean_face_errors(train_set.landmarks, test_set.landmarks, benchmark.eyes)}
     drawn: dict[str, Tensor] = {}
@@ -134,8 +135,8 @@ def evaluate_detection(config: EvaluateConfig, encoder: Encoder | None, projecto
     np.savez_compressed(run_dir / "detections.npz", keys=np.array(test_set.keys),
                         **{f"{name}/predicted": value.numpy() for name, value in drawn.items()})
     return {"benchmark": benchmark.name, "train_images": len(train_set), "test_images": len(test_set),
-            "test_shards": test.test, "stride": test.stride, "schedule": asdict(settings),
-            "paper_targets": benchmark.targets,
+            "test_shards": test.test, "is_subset": test_shards.manifest.options.get("subset"), "stride": test.stride,
+            "schedule": asdict(settings), "paper_targets": benchmark.targets,
             "methods": {name: asdict(scores.score_detection(value, benchmark)) for name, value in found.items()}}
 
 
@@ -186,8 +187,8 @@ def table(results: dict) -> str:
         lines += [f"  {name:16} {show(score['same']):>22} {show(score['different']):>22}"
                   for name, score in found["methods"].items()]
     if found := results.get("detection"):
-        lines += [f"detection: {found['benchmark']}, {found['train_images']} training and {found['test_images']} test images, "
-                  f"{found['schedule']['epochs']} epochs, % of the inter-ocular distance"]
+        lines += [f"detection: {found['benchmark']}, {found['train_images']} training and {found['test_images']} test "
+                  f"images, {found['schedule']['epochs']} epochs, % of the inter-ocular distance"]
         lines += [f"  {name:16} {show(score['error']):>22}" for name, score in found["methods"].items()]
     return "\n".join(lines)
 

@@ -69,7 +69,8 @@ def train(engine: Any, batches: Iterator[tuple], waited: Callable[[], float], st
         if beat.stop or last or global_step % steps.save_every == 0:
             save(global_step)  # before the probe: it may be killed for time
         if beat.stop and not last:
-            raise Preempted(f"asked to stop at step {global_step} of {steps.total}; all is saved, the same command goes on")
+            raise Preempted(f"asked to stop at step {global_step} of {steps.total}; all is saved, the same command "
+                            "goes on")
         if steps.probe_every and (last or global_step % steps.probe_every == 0):
             writer.write(global_step, **probe())
         meter.skip()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scemae import checkpoint, engine as engines, run_folder, schedule
 from scemae.checkpoint import TrainState
-from scemae.config import Data, Decoder, Loop, Model, Optim, PretrainConfig, Runtime
+from scemae.schema import Data, Decoder, Loop, Model, Optim, PretrainConfig, Runtime
 from scemae.data.order import Order, accumulation_steps
 from scemae.data.pipeline import Pipeline, pretraining_views
 from scemae.data.reader import ShardSet, open_shards
@@ -96,8 +96,8 @@ def plan(shards: ShardSet, optim: Optim, loop: Loop, runtime: Runtime, place: Pl
     """Steps of this run. Raises ConfigError where the images or the ranks do not fit the global batch."""
     size = optim.global_batch_size
     if len(shards) < size:
-        raise ConfigError(f"optim.global_batch_size={size}: found only {len(shards)} images in {shards.folder}; give more "
-                          "images or a smaller batch")
+        raise ConfigError(f"optim.global_batch_size={size}: found only {len(shards)} images in {shards.folder}; give "
+                          "more images or a smaller batch")
     if size < place.world_size:
         raise ConfigError(f"optim.global_batch_size={size}: found {place.world_size} ranks, each needs at least one "
                           "image; raise the batch or start fewer ranks")

@@ -36,16 +36,17 @@ also beside RUN. What is gone is named on the page, with the command that gives 
 SIZES = {192: "T", 384: "S", 768: "B"}     # DeiT's letters by width
 NAMES = {"evaluate": "Evaluation", "pretrain": "Stage 1, pretraining", "correspond": "Stage 2, correspondence"}
 REQUIRED = {"pretrain": ["run_dir=-"], "correspond": ["run_dir=-", "backbone=-"], "evaluate": ["run_dir=-"]}
+PAPER = "paper, section 4"
 FULL_IMAGES = 146_501       # CelebA's training set without MAFL's faces (PROTOCOL 1.4); the paper prints 162,770
 FULL = {  # the settings of the full recipe that decide most; its values are the defaults in configs/
-    "pretrain": (("optim.epochs", "epochs", "paper 4"), ("optim.global_batch_size", "batch", "paper 4"),
-                 ("optim.lr", "peak learning rate", "paper 4"),
+    "pretrain": (("optim.epochs", "epochs", PAPER), ("optim.global_batch_size", "batch", PAPER),
+                 ("optim.lr", "peak learning rate", PAPER),
                  ("mask_ratio", "hidden share of patches", "PROTOCOL 2.1"),
                  ("decoder.width", "decoder width", "our choice, PROTOCOL 1.6"),
                  ("decoder.depth", "decoder blocks", "our choice, PROTOCOL 1.6")),
     "correspond": (("optim.epochs", "epochs", "our choice after CL, PROTOCOL 4.3"),
                    ("optim.global_batch_size", "batch", "our choice after CL, PROTOCOL 4.3"),
-                   ("carb.eta", "attentive share η", "paper 4"), ("carb.clusters", "clusters K_c", "paper 4"),
+                   ("carb.eta", "attentive share η", PAPER), ("carb.clusters", "clusters K_c", PAPER),
                    ("carb.projector", "projector", "our choice, PROTOCOL 1.6")),
     "evaluate": (("matching.couples", "couples matched", "PROTOCOL 3.4"), ("stride", "stride of matching, px",
                  "our choice, PROTOCOL 5.2"), ("detection.epochs", "epochs of the regressor", "CL's, PROTOCOL 4.4"),
@@ -157,15 +158,15 @@ def recipe(runs: dict[str, Run], results: dict, defaults: dict[str, dict]) -> li
         full = defaults[stage] | ({"carb.eta": 0.25} if size_of(runs) == "B" else {})
         if stage == "pretrain":
             add(stage, "images in the training set", one.provenance.get("images"), FULL_IMAGES,
-                "PROTOCOL 1.4; paper 4 prints 162,770, with MAFL's faces")
-            add(stage, "images seen in all steps", one.images_seen, int(FULL_IMAGES * full["optim.epochs"]), "paper 4")
+                "PROTOCOL 1.4; the paper prints 162,770, with MAFL's faces")
+            add(stage, "images seen in all steps", one.images_seen, int(FULL_IMAGES * full["optim.epochs"]), PAPER)
         for key, what, source in FULL[stage]:
             if stage != "evaluate" or key.split(".")[0] in results or key == "stride" and "matching" in results:
                 add(stage, what, one.config.get(key), full[key], source)
     if found := results.get("detection"):
         official = find_benchmark(found["benchmark"]).official
         for split in ("train", "test"):
-            add("evaluate", f"annotated faces, {split}", found[f"{split}_images"], official[split], "paper 4")
+            add("evaluate", f"annotated faces, {split}", found[f"{split}_images"], official[split], PAPER)
     return rows
 
 

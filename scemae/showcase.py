@@ -16,7 +16,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from scemae import pictures
-from scemae.config import Carb
+from scemae.schema import Carb
 from scemae.correspond import load_projector, selection_options
 from scemae.data.pipeline import decode
 from scemae.data.reader import ShardSet, open_shards

@@ -10,7 +10,8 @@ import pytest
 from scemae.cli import COMMANDS
 from tests.support import TINY, scemae, write_shards
 
-COMMON = [*TINY, "optim.global_batch_size=4", "optim.epochs=1", "loop.log_every=1", "loop.save_every=2", "runtime.device=cpu"]
+COMMON = [*TINY, "optim.global_batch_size=4", "optim.epochs=1", "loop.log_every=1", "loop.save_every=2",
+          "runtime.device=cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def test_every_command_teaches_itself(command):
 
 
 def test_help_and_import_load_nothing_heavy():
-    code = "import sys, scemae.cli; scemae.cli.main(['--help']); print([m for m in ('torch', 'deepspeed', 'hydra', 'numpy') if m in sys.modules])"
+    code = ("import sys, scemae.cli; scemae.cli.main(['--help'])\n"
+            "print([m for m in ('torch', 'deepspeed', 'hydra', 'numpy') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
@@ -59,7 +61,8 @@ def test_missing_shards(tmp_path):
 
 
 def test_a_folder_without_shards(tmp_path):
-    assert "found no manifest.json" in refused("pretrain", *COMMON, f"data.shards={tmp_path}", f"run_dir={tmp_path / 'run'}")
+    assert "found no manifest.json" in refused("pretrain", *COMMON, f"data.shards={tmp_path}",
+                                               f"run_dir={tmp_path / 'run'}")
 
 
 def test_a_truncated_shard_is_found_at_the_start(tmp_path):
@@ -76,8 +79,8 @@ def test_fewer_images_than_a_global_batch(shards, tmp_path):
 
 
 def test_a_global_batch_smaller_than_the_number_of_ranks(shards, tmp_path):
-    done = scemae("pretrain", *COMMON, "optim.global_batch_size=1", f"data.shards={shards}", f"run_dir={tmp_path / 'run'}",
-                  ranks=2, check=False)
+    done = scemae("pretrain", *COMMON, "optim.global_batch_size=1", f"data.shards={shards}",
+                  f"run_dir={tmp_path / 'run'}", ranks=2, check=False)
     assert done.returncode != 0 and "optim.global_batch_size=1: found 2 ranks" in done.stderr
 
 

@@ -12,7 +12,10 @@ def test_every_default_config_composes(name):
     assert config.load(name, required)
 
 
-@pytest.mark.parametrize("path", sorted((config.configs_dir() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+EXPERIMENTS = sorted((config.configs_dir() / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_composes(path):
     name = path.stem.split("_")[-1]
     required = [f"{key}=x" for key in ("run_dir", "backbone") if key in config.keys(config.SCHEMAS[name])]
@@ -35,7 +38,8 @@ def test_a_group_is_chosen_by_name_and_a_value_set_beside_it():
 
 @pytest.mark.parametrize(("override", "sentence"), [
     ("optim.epoch=3", "did you mean 'optim.epochs'"), ("optim.epochs=many", "optim.epochs: Value 'many'"),
-    ("model=deit_huge", "deit_base; deit_small; deit_tiny"), ("runtime.zero_stage=4", "runtime.zero_stage: found 4, one of"),
+    ("model=deit_huge", "deit_base; deit_small; deit_tiny"),
+    ("runtime.zero_stage=4", "runtime.zero_stage: found 4, one of"),
     ("mask_ratio=1.5", "a number between 0 and 1"), ("model.depth=3", "at least 4"), ("model.heads=5", "multiple of 4"),
     ("optim.global_batch_size=0", "a number above 0"), ("loop.save_every=15", "multiples of log_every"),
     ("run_dir", "key=value was needed")])

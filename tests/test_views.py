@@ -9,7 +9,10 @@ from scemae.data import views
 from tests.support import picture
 
 
-@pytest.mark.parametrize(("kernel", "pil"), [("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)])
+KERNELS = [("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)]
+
+
+@pytest.mark.parametrize(("kernel", "pil"), KERNELS)
 def test_resized_crop_equals_pil_within_two_grey_levels(kernel, pil):
     random = np.random.default_rng(0)
     pictures = [Image.fromarray(random.integers(0, 256, (178, 178, 3), dtype=np.uint8)) for _ in range(3)]
@@ -25,7 +28,7 @@ def test_resized_crop_equals_pil_within_two_grey_levels(kernel, pil):
 
 
 def test_flip_mirrors_the_crop():
-    images = torch.from_numpy(np.asarray(picture(1, (178, 178)))).permute(2, 0, 1)[None].repeat(2, 1, 1, 1)
+    images = torch.from_numpy(np.array(picture(1, (178, 178)))).permute(2, 0, 1)[None].repeat(2, 1, 1, 1)
     boxes = views.Boxes(*(np.array([v, v]) for v in (10, 20, 100, 90)))
     plain, mirrored = views.resized_crop(images, boxes, 96, "bicubic", torch.tensor([False, True]))
     assert torch.equal(plain.flip(-1), mirrored)
@@ -50,8 +53,9 @@ def test_a_box_that_never_fits_becomes_the_whole_image():
 def test_jitter_equals_pil_in_the_given_order():
     image = picture(3, (64, 64))
     factors, order = torch.tensor([[1.3, 0.7, 1.2]]), torch.tensor([[2, 0, 1]])
-    ours = views.jitter(torch.from_numpy(np.asarray(image)).permute(2, 0, 1)[None] / 255, factors, order)
-    slow = ImageEnhance.Contrast(ImageEnhance.Brightness(ImageEnhance.Color(image).enhance(1.2)).enhance(1.3)).enhance(0.7)
+    ours = views.jitter(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255, factors, order)
+    slow = ImageEnhance.Brightness(ImageEnhance.Color(image).enhance(1.2)).enhance(1.3)
+    slow = ImageEnhance.Contrast(slow).enhance(0.7)
     difference = (ours[0].permute(1, 2, 0) * 255 - torch.from_numpy(np.array(slow)).float()).abs()
     assert difference.max() <= 3  # PIL rounds after each of the three
 
@@ -60,4 +64,5 @@ def test_lighting_adds_one_colour_per_image():
     images, alpha = torch.full((2, 3, 4, 4), 0.5), torch.tensor([[0.0, 0, 0], [1.0, 0, 0]])
     lit = views.lighting(images, alpha)
     assert torch.equal(lit[0], images[0])
-    assert lit[1, :, 0, 0].tolist() == pytest.approx([0.5 - 0.5675 * 0.2175, 0.5 - 0.5808 * 0.2175, 0.5 - 0.5836 * 0.2175])
+    slow = [0.5 - 0.5675 * 0.2175, 0.5 - 0.5808 * 0.2175, 0.5 - 0.5836 * 0.2175]
+    assert lit[1, :, 0, 0].tolist() == pytest.approx(slow)

@@ -36,7 +36,8 @@ class Order:
 
     def global_batch(self, global_step: int) -> tuple[np.ndarray, np.ndarray]:
         """Samples and epochs of global batch number `global_step`, each (global_batch_size,)."""
-        epochs, places = np.divmod(np.arange(self.global_batch_size) + global_step * self.global_batch_size, self.samples)
+        line = np.arange(self.global_batch_size) + global_step * self.global_batch_size
+        epochs, places = np.divmod(line, self.samples)
         touched = range(epochs[0], epochs[-1] + 1)
         known = self._permutations
         self._permutations = {e: known[e] if e in known else permutation(self.seed, e, self.samples) for e in touched}

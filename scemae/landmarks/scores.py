@@ -60,7 +60,6 @@ class DetectionScore:
 
     benchmark: str
     error: Estimate
-    official: bool          # the test set has the official number of images
     unit: str = "% of the inter-ocular distance"
 
 
@@ -107,8 +106,7 @@ def compare_matching(first: MatchingErrors, second: MatchingErrors, *, seed: int
 
 def score_detection(errors: np.ndarray, benchmark: Benchmark, *, seed: int = 0, draws: int = 10_000) -> DetectionScore:
     """Mean over the images of errors (n,) in %IOD; images are what is resampled."""
-    return DetectionScore(benchmark.name, bootstrap(errors, seed=seed, draws=draws),
-                          len(errors) == benchmark.official.get("test"))
+    return DetectionScore(benchmark.name, bootstrap(errors, seed=seed, draws=draws))
 
 
 def to_json(score: Estimate | Comparison | MatchingScore | DetectionScore) -> str:

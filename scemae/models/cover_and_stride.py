@@ -23,6 +23,7 @@ def expand(encode: Callable[[Tensor], Tensor], frames: Tensor, stride: int, crop
     (the 136 frame has a margin of 20, at most 4 are needed).
     """
     shifts, margin = SHIFTS[stride], (frames.shape[-1] - crop) // 2
-    moved = [frames[..., margin + dy:margin + dy + crop, margin + dx:margin + dx + crop] for dy in shifts for dx in shifts]
+    moved = [frames[..., margin + dy:margin + dy + crop, margin + dx:margin + dx + crop]
+             for dy in shifts for dx in shifts]
     tokens = encode(torch.stack(moved, dim=1).flatten(0, 1))
     return rearrange(tokens, "(b s r) d h w -> b d (h s) (w r)", b=len(frames), s=len(shifts))
