@@ -15,7 +15,10 @@
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 
-srun --kill-on-bad-exit=1 bash -c '
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK   # srun does not inherit it
+
+# --wait: once a rank has ended, the others have a minute to do so too.
+srun --wait=60 bash -c '
     export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
     exec scemae pretrain "$@"' scemae "$@"
 status=$?

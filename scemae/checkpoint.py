@@ -12,6 +12,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -61,7 +62,8 @@ def read_state(folder: Path) -> TrainState:
     try:
         raw = json.loads((folder / STATE).read_text(encoding="utf8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / STATE}: cannot be read ({error}); use an older checkpoint") from error
+        raise CheckpointError(f"{folder / STATE}: cannot be read ({error}); give an older checkpoint, or "
+                              "remove this folder to go on from the one before") from error
     if raw.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{folder}: found checkpoint format {raw.get('format_version')}, this version reads "
                               f"{FORMAT_VERSION}; use the version of scemae that wrote it")
@@ -73,7 +75,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     try:
         return load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read ({error}); use an older checkpoint") from error
+        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read ({error}); give an older checkpoint, or "
+                              "remove this folder to go on from the one before") from error
 
 
 def weights_digest(folder: Path) -> str:
@@ -89,7 +92,7 @@ def save(engine, weights: dict[str, Tensor], state: TrainState, run_dir: Path, p
     if place.is_first and aside.exists():
         shutil.rmtree(aside)
     barrier()
-    engine.save_checkpoint(str(aside), tag=SHARDED, save_latest=False, exclude_frozen_parameters=True)
+    engine.save_checkpoint(str(aside), tag=SHARDED, save_latest=False)
     if place.is_first:
         save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
         write_json(aside / STATE, asdict(state))
@@ -97,7 +100,9 @@ def save(engine, weights: dict[str, Tensor], state: TrainState, run_dir: Path, p
     if place.is_first:
         os.replace(aside, final)
         for old in committed(run_dir)[:-keep]:
-            shutil.rmtree(old)
+            doomed = old.with_name(old.name + ".partial")  # a kill half-way must not leave what looks whole
+            os.replace(old, doomed)
+            shutil.rmtree(doomed)
     barrier()
     return final
 
@@ -105,13 +110,20 @@ def save(engine, weights: dict[str, Tensor], state: TrainState, run_dir: Path, p
 def resume(engine, folder: Path, wanted: TrainState) -> int:
     """Load weights and optimizer from `folder` and return its global step. Raises CheckpointError on a mismatch."""
     state = read_state(folder)
-    for name, what in (("stage", "stage"), ("settings", "model settings"), ("seed", "seed"),
+    for name, what in (("stage", "stage"), ("settings", "settings"), ("seed", "seed"),
                        ("data_digest", "shards"), ("world_size", "number of ranks"), ("zero_stage", "ZeRO stage")):
         found, needed = getattr(state, name), getattr(wanted, name)
         if found != needed:
             raise CheckpointError(f"{folder}: its {what} was {_difference(found, needed)}; go on with what it was, or "
                                   "choose another run_dir")
-    engine.load_checkpoint(str(folder), tag=SHARDED)
+    try:
+        loaded, _ = engine.load_checkpoint(str(folder), tag=SHARDED)
+    except (RuntimeError, AssertionError, KeyError, OSError, EOFError, UnpicklingError) as error:
+        raise CheckpointError(f"{folder / SHARDED}: cannot be read ({type(error).__name__}: {error}); remove "
+                              f"{folder} to go on from the checkpoint before") from error
+    if loaded is None:
+        raise CheckpointError(f"{folder / SHARDED}: DeepSpeed found nothing to load; remove {folder} to go on from the "
+                              "checkpoint before")
     return state.global_step
 
 

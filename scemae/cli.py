@@ -1,5 +1,6 @@
 """The `scemae` command: one dispatcher over every entry point; what a command needs is imported when it runs."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -76,6 +77,7 @@ run_dir/results.json, the pairs with their hash to run_dir/pairs.npz.
 def main(argv: list[str] | None = None) -> None:
     """Run one command; what is the user's to mend is told in one sentence on stderr, with a non-zero status."""
     argv = sys.argv[1:] if argv is None else argv
+    argv = [part for part in argv if not part.startswith("--local_rank")]  # deepspeed's launcher puts it first
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP)
         return
@@ -149,14 +151,16 @@ def _config(name: str, text: str, argv: list[str]):
         return None
     from scemae import config
 
-    # The launcher of deepspeed adds --local_rank=N; LOCAL_RANK says the same.
-    overrides = [part for part in argv if part != "--cfg" and not part.startswith("--local_rank")]
+    overrides = [part for part in argv if part != "--cfg"]
     if stray := [part for part in overrides if part.startswith("-")]:
         raise ConfigError(f"found {stray[0]}, which is no option; give key=value pairs, --cfg or --help")
     if "--cfg" in argv:
         print(config.compose(name, overrides))
         return None
-    return config.load(name, overrides)
+    loaded = config.load(name, overrides)
+    if loaded.runtime.device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported; else it takes any GPU it finds
+    return loaded
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scemae.errors import ConfigError
-from scemae.schema import Carb, CorrespondConfig, EvaluateConfig, PretrainConfig
-
+from scemae.schema import CorrespondConfig, EvaluateConfig, PretrainConfig
 
 SCHEMAS = {"pretrain": PretrainConfig, "correspond": CorrespondConfig, "evaluate": EvaluateConfig}
 
@@ -56,7 +55,7 @@ def _merge(name: str, overrides: list[str]) -> Any:
         with hydra.initialize_config_dir(str(configs_dir()), version_base="1.3"):
             composed = hydra.compose(name, overrides=overrides)
         return OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), composed)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(name, error)) from error
 
 
@@ -94,27 +93,15 @@ def check(config: Any) -> None:
     """Refuse settings that contradict each other. Raises ConfigError."""
     one_of("runtime.device", config.runtime.device, ("auto", "cpu", "cuda"))
     one_of("runtime.precision", config.runtime.precision, ("auto", "fp32", "bf16"))
-    one_of("runtime.zero_stage", config.runtime.zero_stage, (0, 1, 2, 3))
+    at_least("seed", config.seed, 0)
     if isinstance(config, EvaluateConfig):
-        one_of("stride", config.stride, (1, 2, 4, 8))
-        one_of("detection.stride", config.detection.stride, (1, 2, 4, 8))
-        if config.projector and not config.backbone:
-            raise ConfigError("evaluate: found a projector without a backbone; give backbone=RUN of stage 1 as well")
+        _check_evaluation(config)
         return
-    positive = {"optim.global_batch_size": config.optim.global_batch_size, "optim.epochs": config.optim.epochs,
-                "runtime.micro_batch_size": config.runtime.micro_batch_size, "loop.log_every": config.loop.log_every,
-                "loop.save_every": config.loop.save_every, "loop.keep": config.loop.keep,
-                "runtime.workers": config.runtime.workers}
-    for key, value in positive.items():
-        if value <= 0:
-            raise ConfigError(f"{key}: found {value}, a number above 0 was needed")
-    if config.loop.save_every % config.loop.log_every or config.loop.probe_every % config.loop.log_every:
-        raise ConfigError(f"loop: save_every {config.loop.save_every} and probe_every {config.loop.probe_every} must "
-                          f"be multiples of log_every {config.loop.log_every}, so that each save follows a checked loss")
+    _check_training(config)
     if isinstance(config, PretrainConfig):
         _check_model(config)
     else:
-        _check_carb(config.carb)
+        _check_carb(config)
 
 
 def one_of(key: str, found: Any, allowed: tuple) -> None:
@@ -123,21 +110,80 @@ def one_of(key: str, found: Any, allowed: tuple) -> None:
         raise ConfigError(f"{key}: found {found}, one of {', '.join(map(str, allowed))} was needed")
 
 
+def at_least(key: str, found: float, least: float) -> None:
+    """Raise ConfigError unless `found` is a number of `least` or more."""
+    if not found >= least:
+        raise ConfigError(f"{key}: found {found}, a number of at least {least} was needed")
+
+
+def above_0(key: str, found: float) -> None:
+    """Raise ConfigError unless `found` is a finite number above 0."""
+    if not 0 < found < float("inf"):
+        raise ConfigError(f"{key}: found {found}, a number above 0 was needed")
+
+
+def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
+    data, optim, loop, runtime = config.data, config.optim, config.loop, config.runtime
+    one_of("runtime.zero_stage", runtime.zero_stage, (0, 1, 2, 3))
+    if runtime.offload and not runtime.zero_stage:
+        raise ConfigError("runtime: found offload=true with zero_stage=0, which keeps no state apart; give "
+                          "zero_stage 1, 2 or 3, or offload=false")
+    for key, value in {"optim.global_batch_size": optim.global_batch_size, "optim.epochs": optim.epochs,
+                       "optim.lr": optim.lr, "runtime.micro_batch_size": runtime.micro_batch_size,
+                       "runtime.workers": runtime.workers, "loop.log_every": loop.log_every,
+                       "loop.save_every": loop.save_every, "loop.keep": loop.keep,
+                       "loop.probe_pairs": loop.probe_pairs}.items():
+        above_0(key, value)
+    for key, value in {"optim.warmup_epochs": optim.warmup_epochs, "optim.min_lr": optim.min_lr,
+                       "optim.weight_decay": optim.weight_decay, "optim.clip_grad": optim.clip_grad,
+                       "loop.probe_every": loop.probe_every}.items():
+        at_least(key, value, 0)
+    at_least("data.frame", data.frame, 96)
+    if len(data.scale) != 2 or not 0 < data.scale[0] <= data.scale[1] <= 1:
+        raise ConfigError(f"data.scale: found {data.scale}, two shares 0 < low <= high <= 1 were needed")
+    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
+        raise ConfigError(f"optim.betas: found {optim.betas}, two numbers from 0 to below 1 were needed")
+    if loop.save_every % loop.log_every or loop.probe_every % loop.log_every:
+        raise ConfigError(f"loop: save_every {loop.save_every} and probe_every {loop.probe_every} must be multiples of "
+                          f"log_every {loop.log_every}, so that each save follows a checked loss")
+
+
+def _check_evaluation(config: EvaluateConfig) -> None:
+    one_of("stride", config.stride, (1, 2, 4, 8))
+    one_of("detection.stride", config.detection.stride, (1, 2, 4, 8))
+    above_0("runtime.batch_size", config.runtime.batch_size)
+    for name in ("epochs", "batch_size", "lr", "init_std"):
+        above_0(f"detection.{name}", getattr(config.detection, name))
+    above_0("matching.couples", config.matching.couples)
+    if config.projector and not config.backbone:
+        raise ConfigError("found a projector without a backbone; give backbone=RUN of stage 1 as well")
+    if bool(config.detection.train) != bool(config.detection.test):
+        raise ConfigError("found only one of detection.train and detection.test; give both, or neither")
+    if not config.matching.shards and not config.detection.train:
+        raise ConfigError("found neither matching.shards nor detection.train and detection.test; give the shards of at "
+                          "least one test")
+
+
 def _check_model(config: PretrainConfig) -> None:
-    for name, part in (("model", config.model), ("decoder", config.decoder)):
-        if part.width % (4 * part.heads):
+    model = config.model
+    for name, part in (("model", model), ("decoder", config.decoder)):
+        above_0(f"{name}.depth", part.depth)
+        above_0(f"{name}.heads", part.heads)
+        if part.width <= 0 or part.width % (4 * part.heads):
             raise ConfigError(f"{name}: width {part.width} must be a multiple of 4 times heads {part.heads}")
-    if config.model.depth < 4:
-        raise ConfigError(f"model.depth: found {config.model.depth}; clustering follows the third block and reads the "
-                          "fourth, so at least 4 are needed")
-    if config.model.image_size % config.model.patch_size:
-        raise ConfigError(f"model: image_size {config.model.image_size} must be a multiple of patch_size "
-                          f"{config.model.patch_size}")
-    if not 0 < config.mask_ratio < 1:
-        raise ConfigError(f"mask_ratio: found {config.mask_ratio}, a number between 0 and 1 was needed")
+    if model.depth < 4:
+        raise ConfigError(f"model.depth: found {model.depth}; clustering follows the third block and reads the fourth, "
+                          "so at least 4 are needed")
+    if (model.patch_size, model.image_size) != (8, 96):
+        raise ConfigError(f"model: found patch_size {model.patch_size} and image_size {model.image_size}; the "
+                          "protocols and cover-and-stride are those of patch 8 at 96 pixels")
+    if not 1 / 144 <= config.mask_ratio <= 143 / 144:
+        raise ConfigError(f"mask_ratio: found {config.mask_ratio}, a number between 0 and 1 that hides and keeps at "
+                          "least one of 144 patches was needed")
 
 
-def _check_carb(carb: Carb) -> None:
+def _check_carb(config: CorrespondConfig) -> None:
+    carb = config.carb
     one_of("carb.projector", carb.projector, ("linear", "spatial_softmax", "conv3", "mlp"))
     one_of("carb.place_unit", carb.place_unit, ("grid", "pixels"))
     one_of("carb.reduction", carb.reduction, ("mean", "sum"))
@@ -145,7 +191,10 @@ def _check_carb(carb: Carb) -> None:
     one_of("carb.layer", carb.layer, ("after", "inside"))
     one_of("carb.density", carb.density, ("mean", "knn"))
     one_of("carb.remaining", carb.remaining, ("selected", "all"))
-    if not 0 < carb.eta < 1 or carb.tau <= 0 or carb.clusters < 1:
+    above_0("carb.dim", carb.dim)
+    for name in ("r_att_att", "r_att_inatt", "r_inatt_inatt"):
+        at_least(f"carb.{name}", getattr(carb, name), 0)
+    if not 0 < carb.eta < 1 or not carb.tau > 0 or carb.clusters < 1:
         raise ConfigError(f"carb: found eta {carb.eta}, tau {carb.tau}, clusters {carb.clusters}; needed are "
                           "0 < eta < 1, tau > 0 and at least 1 cluster")
 

@@ -42,6 +42,13 @@ def choose_device(asked: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def precision(asked: str, device: torch.device) -> torch.dtype:
+    """auto, fp32 or bf16 to a dtype: auto is bf16 on CUDA and fp32 on the CPU (slower in bf16 without AMX)."""
+    if asked == "auto":
+        asked = "bf16" if device.type == "cuda" else "fp32"
+    return torch.bfloat16 if asked == "bf16" else torch.float32
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[Place]:
     """Join the process group named by the environment, or make one of a single rank; leave it at the end.
@@ -49,13 +56,13 @@ def process_group(device: str) -> Iterator[Place]:
     Raises LaunchError if only a part of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT is set.
     """
     present = [name for name in NAMES if name in os.environ]
-    if not present:
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
-    elif len(present) < len(NAMES):
+    if 0 < len(present) < len(NAMES):
         absent = ", ".join(name for name in NAMES if name not in present)
         raise LaunchError(f"found {', '.join(present)} set but not {absent}; start with torchrun, deepspeed, or srun "
                           "with all five set")
-    chosen = choose_device(device, int(os.environ["LOCAL_RANK"]))
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    if not present:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     else:

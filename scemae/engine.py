@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from scemae import schedule
 from scemae.schema import Optim, Runtime
-from scemae.distributed import Place
+from scemae.distributed import Place, precision
 
 logger.setLevel(logging.WARNING)
 
 
 def deepspeed_settings(optim: Optim, runtime: Runtime, place: Place, accumulation_steps: int) -> dict:
     """DeepSpeed's own configuration. The micro-batch size there is nominal: ours may be uneven and weighted."""
-    zero: dict = {"stage": runtime.zero_stage}
+    is_bf16 = precision(runtime.precision, place.device) == torch.bfloat16
+    # DeepSpeed's stage 0 has no fp32 master weights under bf16; one rank's stage 1 has, and is the same otherwise.
+    zero: dict = {"stage": max(runtime.zero_stage, 1) if is_bf16 else runtime.zero_stage}
     if runtime.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": place.device.type == "cuda"}
     return {
@@ -27,17 +29,10 @@ def deepspeed_settings(optim: Optim, runtime: Runtime, place: Place, accumulatio
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": precision(runtime, place) == torch.bfloat16},
+        "bf16": {"enabled": is_bf16},
+        **({"data_types": {"grad_accum_dtype": "fp32"}} if is_bf16 else {}),
         "steps_per_print": 2**31,
     }
-
-
-def precision(runtime: Runtime, place: Place) -> torch.dtype:
-    """bf16 on CUDA and fp32 on the CPU unless the config says otherwise (a CPU without AMX is slower in bf16)."""
-    wanted = runtime.precision
-    if wanted == "auto":
-        wanted = "bf16" if place.device.type == "cuda" else "fp32"
-    return torch.bfloat16 if wanted == "bf16" else torch.float32
 
 
 def start(module: nn.Module, optim: Optim, runtime: Runtime, place: Place,

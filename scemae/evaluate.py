@@ -14,17 +14,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scemae import run_folder
-from scemae.schema import Detection, EvaluateConfig
-from scemae.correspond import load_encoder, load_projector
+from scemae import restore, run_folder
 from scemae.data.manifest import write_json
-from scemae.data.reader import open_shards
-from scemae.distributed import Place, choose_device, keep_freed_memory
-from scemae.engine import precision
-from scemae.errors import ConfigError
+from scemae.data.reader import ShardSet, open_shards
+from scemae.distributed import choose_device, keep_freed_memory, precision
 from scemae.landmarks import features, matching, pairs as pair_protocol, regression, scores
 from scemae.landmarks.benchmarks import Frames, find_benchmark, load_frames, normalise_landmarks
 from scemae.models.vit import Encoder
+from scemae.schema import EvaluateConfig
 
 NO_MOTION, PIXELS, PATCHES, RANDOM = "no motion", "raw pixels", "raw 9x9 patches", "random encoder"
 MAE, CARB = "MAE", "MAE + CARB"
@@ -32,35 +29,37 @@ MEAN_FACE = "mean face"
 
 
 def main(config: EvaluateConfig) -> None:
-    """Evaluate what the config names and write the results into its run folder."""
+    """Evaluate what the config names; each test's results are in the run folder as soon as it is done."""
     run_dir, device = Path(config.run_dir), choose_device(config.runtime.device)
     if device.type == "cpu":
         keep_freed_memory()
-    if not config.matching.shards and not (config.detection.train and config.detection.test):
-        raise ConfigError("evaluate: found neither matching.shards nor detection.train and detection.test; give the "
-                          "shards of at least one test")
-    with run_folder.lock(run_dir):
-        dtype = precision(config.runtime, Place(0, 1, device))
+    dtype = precision(config.runtime.precision, device)
+    with run_folder.lock(run_dir, "evaluate"):
+        shards = open_tests(config)
         encoder = projector = None
         facts: dict = {"seed": config.seed}
         if config.backbone:
-            encoder, facts["backbone"] = _encoder(config.backbone, device, dtype)
-        if config.projector:
-            projector, carb, folder = load_projector(Path(config.projector), encoder)
-            projector, facts["projector"], facts["carb"] = projector.to(device), str(folder), asdict(carb)
-        results: dict = {}
-        if config.matching.shards:
-            results["matching"] = evaluate_matching(config, encoder, projector, device, run_dir)
-        if config.detection.train and config.detection.test:
-            results["detection"] = evaluate_detection(config, encoder, projector, device, run_dir)
-        write_json(run_dir / "results.json", results)
-        run_folder.describe(run_dir, config, **facts)
+            encoder, folder = restore.load_encoder(Path(config.backbone))
+            encoder, facts["backbone"] = encoder.to(device, dtype), str(folder)
+            if config.projector:
+                projector, carb, place = restore.load_projector(Path(config.projector), folder)
+                projector, facts["projector"], facts["carb"] = projector.to(device), str(place), asdict(carb)
+        run_folder.describe(run_dir, "evaluate", config, **facts)
+        results: dict = {"precision": str(dtype).removeprefix("torch.")}
+        if "matching" in shards:
+            results["matching"] = evaluate_matching(config, shards["matching"], encoder, projector, device)
+            write_json(run_dir / "results.json", results)
+        if "test" in shards:
+            results["detection"] = evaluate_detection(config, shards, encoder, projector, device)
+            write_json(run_dir / "results.json", results)
     print(table(results))
 
 
-def _encoder(location: str, device: torch.device, dtype: torch.dtype) -> tuple[Encoder, str]:
-    encoder, folder = load_encoder(Path(location))
-    return encoder.to(device, dtype), str(folder)
+def open_tests(config: EvaluateConfig) -> dict[str, ShardSet]:
+    """The shards of every test, opened and checked before the first begins. Raises ShardError or ConfigError."""
+    find_benchmark(config.detection.benchmark)
+    places = {"matching": config.matching.shards, "train": config.detection.train, "test": config.detection.test}
+    return {name: open_shards(place, config.cache_dir) for name, place in places.items() if place}
 
 
 def random_like(encoder: Encoder, seed: int) -> Encoder:
@@ -72,11 +71,10 @@ def random_like(encoder: Encoder, seed: int) -> Encoder:
     return fresh.to(weight.device, weight.dtype).eval().requires_grad_(False)
 
 
-def evaluate_matching(config: EvaluateConfig, encoder: Encoder | None, projector: nn.Module | None,
-                      device: torch.device, run_dir: Path) -> dict:
+def evaluate_matching(config: EvaluateConfig, shards: ShardSet, encoder: Encoder | None,
+                      projector: nn.Module | None, device: torch.device) -> dict:
     """The ladder on the pairs of PROTOCOL 3.4: scores, and comparisons of each rung with the others."""
-    test = config.matching
-    shards = open_shards(test.shards, config.cache_dir)
+    test, run_dir = config.matching, Path(config.run_dir)
     couples = min(test.couples, len(shards) // 2)
     frames = load_frames(shards, find_benchmark("mafl"), limit=2 * couples)
     pairs = pair_protocol.build_pairs(frames, seed=test.seed, couples=couples)
@@ -84,7 +82,8 @@ def evaluate_matching(config: EvaluateConfig, encoder: Encoder | None, projector
 
     def errors(name: str, extract: matching.Extract, heads: dict[str, matching.Head] | None = None):
         with tqdm(total=len(pairs), desc=f"matching, {name}", unit="couple", dynamic_ncols=True) as bar:
-            return matching.matching_errors(extract, pairs, heads=heads, batch=8, device=device,
+            return matching.matching_errors(extract, pairs, heads=heads, device=device,
+                                            batch=max(config.runtime.batch_size // 3, 1),
                                             progress=lambda done, _: bar.update(done - bar.n))
 
     found = {NO_MOTION: matching.no_motion(pairs), PIXELS: errors(PIXELS, matching.pixels)["features"],
@@ -99,8 +98,9 @@ def evaluate_matching(config: EvaluateConfig, encoder: Encoder | None, projector
     parts = ("same", "different", "same_predicted", "different_predicted")
     np.savez_compressed(run_dir / "matches.npz", **{f"{name}/{part}": getattr(value, part)
                                                     for name, value in found.items() for part in parts})
-    return {"shards": test.shards, "data_digest": shards.manifest.digest(), "couples": len(pairs),
-            "couples_of_one_identity": pairs.same_identity, "pairs_hash": pairs.hash, "stride": config.stride,
+    return {"shards": test.shards, "data_digest": shards.manifest.digest(), "seed": test.seed, "couples": len(pairs),
+            "source_options": shards.manifest.options, "couples_of_one_identity": pairs.same_identity,
+            "pairs_hash": pairs.hash, "stride": config.stride,
             "methods": {name: asdict(scores.score_matching(value)) for name, value in found.items()},
             "comparisons": _comparisons(found)}
 
@@ -113,29 +113,30 @@ def _comparisons(found: dict[str, matching.MatchingErrors]) -> list[dict]:
             for kind, comparison in scores.compare_matching(found[first], found[second]).items()]
 
 
-def evaluate_detection(config: EvaluateConfig, encoder: Encoder | None, projector: nn.Module | None,
-                       device: torch.device, run_dir: Path) -> dict:
+def evaluate_detection(config: EvaluateConfig, shards: dict[str, ShardSet], encoder: Encoder | None,
+                       projector: nn.Module | None, device: torch.device) -> dict:
     """Landmark regression on all annotations, per method: mean error in % of the inter-ocular distance."""
     test, benchmark = config.detection, find_benchmark(config.detection.benchmark)
-    test_shards = open_shards(test.test, config.cache_dir)
-    test_set = load_frames(test_shards, benchmark)
-    train_set = load_frames(open_shards(test.train, config.cache_dir), benchmark, limit=test.limit)
-    settings = regression.RegressionConfig(epochs=test.epochs, batch=test.batch_size, lr=test.lr, seed=config.seed)
+    test_set = load_frames(shards["test"], benchmark)
+    train_set = load_frames(shards["train"], benchmark, limit=test.limit)
+    settings = regression.RegressionConfig(epochs=test.epochs, batch=test.batch_size, lr=test.lr, kernel=test.kernel,
+                                           init_std=test.init_std, seed=config.seed)
     found = {MEAN_FACE: regression.mean_face_errors(train_set.landmarks, test_set.landmarks, benchmark.eyes)}
     drawn: dict[str, Tensor] = {}
     if encoder is not None:
         for name, extract, widths in _detection_ladder(config, encoder, projector):
-            known = [_cached(name, extract, part, device) for part in (train_set, test_set)]
+            known = [_cached(name, extract, part, device, config.runtime.batch_size) for part in (train_set, test_set)]
             for rung, width in widths.items():
                 train_maps, test_maps = (maps[:, :width] for maps in known)
                 regressor = _fit(rung, train_maps, train_set, settings, device)
                 drawn[rung] = regression.predict(regressor, test_maps, device=device)
                 truth = normalise_landmarks(test_set.landmarks)
                 found[rung] = regression.iod_errors(drawn[rung], truth, benchmark.eyes).mean(axis=1)
-    np.savez_compressed(run_dir / "detections.npz", keys=np.array(test_set.keys),
+            del known, train_maps, test_maps  # before the next are made: gigabytes
+    np.savez_compressed(Path(config.run_dir) / "detections.npz", keys=np.array(test_set.keys),
                         **{f"{name}/predicted": value.numpy() for name, value in drawn.items()})
     return {"benchmark": benchmark.name, "train_images": len(train_set), "test_images": len(test_set),
-            "test_shards": test.test, "is_subset": test_shards.manifest.options.get("subset"), "stride": test.stride,
+            "test_shards": test.test, "is_subset": shards["test"].manifest.options.get("subset"), "stride": test.stride,
             "schedule": asdict(settings), "paper_targets": benchmark.targets,
             "methods": {name: asdict(scores.score_detection(value, benchmark)) for name, value in found.items()}}
 
@@ -161,9 +162,9 @@ def _unit(maps: Tensor) -> Tensor:
     return nn.functional.normalize(maps, dim=1)
 
 
-def _cached(name: str, extract: matching.Extract, frames: Frames, device: torch.device) -> Tensor:
+def _cached(name: str, extract: matching.Extract, frames: Frames, device: torch.device, batch: int) -> Tensor:
     with tqdm(total=len(frames), desc=f"features, {name}", unit="image", dynamic_ncols=True) as bar:
-        return regression.cache_features(extract, frames.images, batch=32, device=device,
+        return regression.cache_features(extract, frames.images, batch=batch, device=device,
                                          progress=lambda done, _: bar.update(done - bar.n))
 
 

@@ -1,6 +1,7 @@
 """The training loop of both stages; it knows no model, no config file and no DeepSpeed setting."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,13 +30,15 @@ class StopRequest:
     """True once SIGTERM, SIGINT or SIGUSR2 has come: the handler only sets a flag."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested, self._asked = False, 0.0
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self._set)
 
     def _set(self, number: int, frame: object) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends it at once
+        # A second Ctrl-C ends it at once; a launcher repeats the first within a moment.
+        if number == signal.SIGINT and self.requested and time.monotonic() - self._asked > 3:
+            raise KeyboardInterrupt
+        self.requested, self._asked = True, time.monotonic()
 
 
 def train(engine: Any, batches: Iterator[tuple], waited: Callable[[], float], steps: Steps, place: Place, *,
@@ -61,7 +64,7 @@ def train(engine: Any, batches: Iterator[tuple], waited: Callable[[], float], st
         beat = meter.heartbeat(waited(), stop.requested)  # the one reduction: loss, stop, waiting
         if not beat.is_finite:
             raise NonFiniteLossError(f"the loss became {beat.loss} in the {steps.log_every} steps up to {global_step}; "
-                                     "nothing was saved since: lower optim.lr, or resume with another seed")
+                                     "nothing was saved since: lower optim.lr in a new run_dir with init_from, say")
         writer.write(global_step, loss=beat.loss, lr=lr, images_per_second=beat.images_per_second,
                      data_wait=beat.data_wait, memory_gib=beat.memory)
         bar.set_postfix(loss=f"{beat.loss:.4f}", img_s=f"{beat.images_per_second:.0f}", wait=f"{beat.data_wait:.1%}")

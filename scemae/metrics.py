@@ -1,6 +1,8 @@
 """What a run says of itself: a meter on the device, one reduction per heartbeat, JSON lines and TensorBoard."""
 
 import json
+import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ class Heartbeat:
 
     @property
     def is_finite(self) -> bool:
-        return self.loss - self.loss == 0
+        return math.isfinite(self.loss)
 
 
 class Meter:
@@ -113,4 +115,6 @@ def read_metrics(run_dir: Path) -> list[dict]:
 def drop_after(path: Path, global_step: int) -> None:
     """Forget lines past `global_step`: a resumed run writes them again."""
     kept = [row for row in read_metrics(path.parent) if row["step"] <= global_step]
-    path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf8")
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf8")
+    os.replace(aside, path)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ PACKAGES = ("scemae", "torch", "torchvision", "deepspeed", "timm", "webdataset",
 
 
 @contextmanager
-def lock(run_dir: Path) -> Iterator[None]:
-    """Hold the run folder for this process. Raises RunFolderError where another holds it, or it cannot be made."""
+def lock(run_dir: Path, stage: str) -> Iterator[None]:
+    """Hold the run folder for this process and one stage ("pretrain", "correspond" or "evaluate").
+
+    Raises RunFolderError where another process holds it, where it is another stage's, or where it cannot be made.
+    """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         file = open(run_dir / ".lock", "a+", encoding="utf8")
@@ -31,10 +35,16 @@ def lock(run_dir: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             raise RunFolderError(f"{run_dir}: in use by process {file.read().strip() or 'unknown'}; wait for it, "
                                  "stop it, or choose another run_dir") from error
+        except OSError as error:
+            raise RunFolderError(f"{run_dir}: cannot be locked ({error.strerror}); put it on a file system with locks, "
+                                 "or choose another run_dir") from error
+        other = provenance(run_dir).get("stage", stage)
+        if other != stage:
+            raise RunFolderError(f"{run_dir}: found a run of `scemae {other}` in it; choose another run_dir")
         file.truncate(0)
         file.write(f"{os.getpid()} on {platform.node()}")
         file.flush()
@@ -42,13 +52,13 @@ def lock(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def hold(run_dir: Path, place: Place) -> Iterator[None]:
+def hold(run_dir: Path, place: Place, stage: str) -> Iterator[None]:
     """Lock the run folder on rank 0 for all ranks; where that fails, every rank raises RunFolderError."""
     with ExitStack() as stack:
         refused = None
         if place.is_first:
             try:
-                stack.enter_context(lock(run_dir))
+                stack.enter_context(lock(run_dir, stage))
             except RunFolderError as error:
                 refused = str(error)
         refused = agree(refused)
@@ -57,12 +67,15 @@ def hold(run_dir: Path, place: Place) -> Iterator[None]:
         yield
 
 
-def describe(run_dir: Path, config: Any, **facts: Any) -> None:
-    """Write config.yaml and provenance.json: command, commit, versions, hardware and the facts given."""
+def describe(run_dir: Path, stage: str, config: Any, **facts: Any) -> None:
+    """Write config.yaml and provenance.json: the facts given, and for each start its command, commit and machine."""
     (run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf8")
+    start = {"command": " ".join(["scemae", *sys.argv[1:]]), "commit": commit(), "hardware": hardware(),
+             "time": datetime.now(UTC).isoformat(timespec="seconds")}
+    starts = [*provenance(run_dir).get("starts", []), start]
     write_json(run_dir / "provenance.json", {
-        "command": " ".join(["scemae", *sys.argv[1:]]), "commit": commit(), "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES}, "hardware": hardware(), **facts})
+        "stage": stage, **start, "python": platform.python_version(), "starts": starts,
+        "packages": {name: version(name) for name in PACKAGES}, **facts})
 
 
 def provenance(run_dir: Path) -> dict:

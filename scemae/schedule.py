@@ -14,9 +14,9 @@ def learning_rate(global_step: int, *, peak: float, floor: float, warmup_steps: 
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: matrices decay, biases and other 1-D parameters (and CLS and mask tokens' single rows) as MAE has it.
+    """Two groups: biases and what has one dimension (LayerNorm) do not decay, all else does.
 
-    MAE's rule is by number of dimensions: what has one, or is a bias, does not decay.
+    That is MAE's rule (PROTOCOL 2.1); by it the CLS and mask tokens, stored with three dimensions, decay.
     """
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     still = [p for name, p in trained if p.ndim <= 1 or name.endswith(".bias")]

@@ -15,9 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from scemae import pictures
-from scemae.schema import Carb
-from scemae.correspond import load_projector, selection_options
+from scemae import config, pictures
 from scemae.data.pipeline import decode
 from scemae.data.reader import ShardSet, open_shards
 from scemae.data.views import MEAN, STD, normalise
@@ -33,7 +31,8 @@ from scemae.models.carb import cls_similarity, select
 from scemae.models.mae import MaskedAutoencoder
 from scemae.models.vit import FIRST_BLOCKS, Encoder, patchify, unpatchify
 from scemae.pictures import Attention, Reconstruction
-from scemae.pretrain import load_autoencoder
+from scemae.restore import load_autoencoder, load_projector, selection_options
+from scemae.schema import Carb
 
 FACES = 6           # shown of reconstructions and attention
 OTHER_SAMPLES = ("{}: holds other samples than those that were evaluated; put those back, or run `scemae evaluate` "
@@ -67,12 +66,15 @@ class Source:
         """The backbone's features as they are, and projected where there is a projector."""
         heads: dict[str, nn.Module] = {MAE: nn.Identity()}
         if self.projector is not None:
-            heads[CARB] = load_projector(self.projector, self.autoencoder.encoder)[0]
+            heads[CARB] = load_projector(self.projector, self.backbone)[0]
         return heads
 
     @cached_property
     def settings(self) -> Carb:
-        return Carb(**self.carb) if self.carb else Carb(eta=0.25 if self.autoencoder.encoder.width == 768 else 0.1)
+        if self.carb:
+            return Carb(**self.carb)
+        eta = 0.25 if self.autoencoder.encoder.width == 768 else 0.1  # paper 4: B, and T and S
+        return config.load("correspond", ["run_dir=-", "backbone=-", f"carb.eta={eta}"]).carb
 
     @cached_property
     def faces(self) -> tuple[Tensor, list[str]]:

@@ -12,8 +12,8 @@ LAYERS = {
     "scemae/errors": 0, "scemae/torchvision_cpu": 0, "scemae/schema": 0, "scemae/config": 1, "scemae/distributed": 1, "scemae/schedule": 1,
     "scemae/data": 1, "scemae/faces": 1, "scemae/run_folder": 2, "scemae/models": 2, "scemae/engine": 2,
     "scemae/checkpoint": 2, "scemae/metrics": 2, "shards": 2, "scemae/loop": 3, "scemae/landmarks": 3,
-    "scemae/pretrain": 4,
-    "scemae/correspond": 5, "scemae/evaluate": 6, "scemae/lineage": 3,
+    "scemae/restore": 3, "scemae/stage": 4, "scemae/pretrain": 5,
+    "scemae/correspond": 5, "scemae/evaluate": 5, "scemae/lineage": 3,
     "scemae/pictures": 6, "scemae/showcase": 7, "scemae/report": 8, "scemae/demo": 8, "scemae/cli": 9,
 }
 OWNERS = {

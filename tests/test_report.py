@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from scemae import checkpoint, config, correspond, evaluate, pretrain, report, run_folder, showcase
+from scemae import checkpoint, config, correspond, evaluate, report, restore, run_folder, showcase
 from scemae.checkpoint import TrainState
 from scemae.data.manifest import write_json
 from scemae.data.views import MEAN, STD, normalise
@@ -31,7 +31,7 @@ def save_run(folder, settings, stage, module, state, **facts):
     step.mkdir(parents=True)
     save_file({name: value.contiguous() for name, value in module.state_dict().items()}, step / checkpoint.WEIGHTS)
     write_json(step / checkpoint.STATE, asdict(TrainState(7, 0, 1, 0, stage, state, "digest")))
-    run_folder.describe(folder, settings, seed=0, data_digest="digest", images=8, **facts)
+    run_folder.describe(folder, stage, settings, seed=0, data_digest="digest", images=8, **facts)
     rows = [{"step": step, "loss": 2 / step, "lr": 1e-3, "images_per_second": 10.0} for step in range(1, 8)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -42,12 +42,13 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("report")
     shards, mae, carb = write_shards(root / "shards", 8), root / "mae", root / "carb"
     first = config.load("pretrain", [*TINY, f"run_dir={mae}", f"data.shards={shards}", "optim.global_batch_size=4"])
-    model = pretrain.build(first.model, first.decoder, mask_ratio=0.75, norm_pix=False, seed=0)
+    model = restore.build_autoencoder(first.model, first.decoder, mask_ratio=0.75, norm_pix=False, seed=0)
     save_run(mae, first, "pretrain", model, {"model": asdict(first.model), "decoder": asdict(first.decoder),
                                              "mask_ratio": 0.75, "norm_pix": False})
     second = config.load("correspond", [f"run_dir={carb}", f"backbone={mae}", f"data.shards={shards}", "carb.dim=16"])
     save_run(carb, second, "correspond", correspond.build(second.carb, model.encoder),
-             {"carb": asdict(second.carb), "width": 48}, backbone=str(mae / "checkpoints" / "step-00000007"))
+             {"carb": asdict(second.carb), "width": 48,
+              "backbone": checkpoint.weights_digest(mae / "checkpoints" / "step-00000007")}, backbone=str(mae / "checkpoints" / "step-00000007"))
     evaluate.main(config.load("evaluate", [
         f"run_dir={root / 'eval'}", f"backbone={mae}", f"projector={carb}", f"matching.shards={shards}", "stride=8",
         f"detection.train={shards}", f"detection.test={shards}", "detection.stride=8", "detection.epochs=1",

@@ -75,7 +75,8 @@ def test_stage_2_resumes_too(shards, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "what"), [
-    ("model.width=96", "model settings was model width 48, asked for is 96"), ("seed=1", "seed was 0, asked for is 1"),
+    ("model.width=96", "settings was model width 48, asked for is 96"), ("seed=1", "seed was 0, asked for is 1"),
+    ("optim.lr=1", "settings was optim lr 0.0003, asked for is 1.0"),
     ("runtime.zero_stage=2", "ZeRO stage was 1, asked for is 2")])
 def test_a_checkpoint_of_another_model_is_refused(shards, tmp_path, change, what):
     command = ["pretrain", *COMMON, f"data.shards={shards}", f"run_dir={tmp_path / 'run'}", "optim.epochs=1"]

@@ -13,7 +13,7 @@ import numpy as np
 class Slice:
     """What one rank draws for one micro-step: samples and their epochs, and the weight of each in the global mean.
 
-    All three have `micro_batch_size` rows or fewer, the same on every rank; where a rank has less to do, the last
+    All three have `micro_batch_size` rows or fewer, the same on every rank; where a rank has less to do, a
     sample is repeated with weight 0.
     """
 

@@ -1,8 +1,10 @@
 """Random access to samples of a folder of shards, local or behind a URL: one positioned read per sample."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -72,14 +74,16 @@ def fetch(url: str, cache_dir: Path) -> Path:
 
     A file that is already there in the right size is kept; each arrives under its name only when whole.
     """
-    folder = cache_dir / url.split("://")[-1].strip("/").replace("/", "_")
+    folder = cache_dir / quote(url.rstrip("/"), safe="")
     folder.mkdir(parents=True, exist_ok=True)
-    _copy(f"{url.rstrip('/')}/{MANIFEST}", folder / MANIFEST)
-    for shard in read_manifest(folder).shards:
-        for name, size in ((shard.index_file, None), (shard.file, shard.bytes)):
-            here = folder / name
-            if not here.exists() or (size is not None and here.stat().st_size != size):
-                _copy(f"{url.rstrip('/')}/{name}", here)
+    with open(folder / ".lock", "w", encoding="utf8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one rank of a node copies, the others wait and find it done
+        _copy(f"{url.rstrip('/')}/{MANIFEST}", folder / MANIFEST)
+        for shard in read_manifest(folder).shards:
+            for name, size in ((shard.index_file, None), (shard.file, shard.bytes)):
+                here = folder / name
+                if not here.exists() or (size is not None and here.stat().st_size != size):
+                    _copy(f"{url.rstrip('/')}/{name}", here)
     return folder
 
 

@@ -41,9 +41,6 @@ class RegressionConfig:
     lr: float = 1e-3
     betas: tuple[float, float] = (0.5, 0.999)   # DVE: (0.9, 0.999), amsgrad, 300 epochs, steps at 100 and 250
     weight_decay: float = 5e-4
-    amsgrad: bool = False
-    schedule: str = "cosine"                    # or "step": lr / 10 from each of `steps` on
-    steps: tuple[int, ...] = (100, 250)
     seed: int = 0
 
 
@@ -122,7 +119,7 @@ def train_regressor(features: Tensor, landmarks: Tensor, cfg: RegressionConfig, 
     _check_config(cfg, len(features))
     regressor = LandmarkRegressor(features.shape[1], landmarks.shape[1], cfg).to(device)
     optimizer = torch.optim.Adam(regressor.parameters(), lr=cfg.lr, betas=tuple(cfg.betas),
-                                 weight_decay=cfg.weight_decay, amsgrad=cfg.amsgrad)
+                                 weight_decay=cfg.weight_decay)
     batch = min(cfg.batch, len(features))
     for epoch in range(cfg.epochs):
         for group in optimizer.param_groups:
@@ -144,8 +141,6 @@ def train_regressor(features: Tensor, landmarks: Tensor, cfg: RegressionConfig, 
 
 def learning_rate(epoch: int, cfg: RegressionConfig) -> float:
     """The learning rate of one epoch. Cosine ends at lr * 0.2^3 * 0.1, as CL's does (PROTOCOL 4.3 [F])."""
-    if cfg.schedule == "step":
-        return cfg.lr * 0.1 ** sum(epoch >= step for step in cfg.steps)
     floor = cfg.lr * 0.2 ** 3 * 0.1
     return floor + (cfg.lr - floor) * (1 + math.cos(math.pi * epoch / cfg.epochs)) / 2
 
@@ -214,8 +209,6 @@ def _check_memory(images: int, shape: torch.Size, dtype: torch.dtype) -> None:
 
 
 def _check_config(cfg: RegressionConfig, images: int) -> None:
-    if cfg.schedule not in ("cosine", "step"):
-        raise ConfigError(f"detection.schedule: found {cfg.schedule!r}, needed cosine or step")
     if cfg.kernel % 2 == 0:
         raise ConfigError(f"detection.kernel: found {cfg.kernel}, needed an odd number so that maps keep their size")
     if min(cfg.epochs, cfg.batch, cfg.intermediate) < 1 or images < 1:

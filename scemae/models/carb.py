@@ -98,8 +98,9 @@ def substitute(tokens: Tensor, cluster: Tensor, aggregate: bool = False) -> Tens
     if not aggregate:
         return take(tokens, cluster)
     index = cluster.unsqueeze(-1).expand_as(tokens)
-    mean = torch.zeros_like(tokens).scatter_reduce(1, index, tokens, "mean", include_self=False)
-    return take(mean, cluster)
+    mean = torch.zeros_like(tokens, dtype=torch.float32)
+    mean = mean.scatter_reduce(1, index, tokens.float(), "mean", include_self=False)
+    return take(mean.to(tokens.dtype), cluster)
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ class Decoder(nn.Module):
         b, n = ids_restore.shape
         hidden = self.mask_token.expand(b, n + 1 - tokens.shape[1], -1)  # f_p = f^_p + [MASK] * (1 - M), paper 3.1
         patches = take(torch.cat([tokens[:, 1:], hidden], dim=1), ids_restore)
-        tokens = torch.cat([tokens[:, :1], patches], dim=1) + self.positions
+        tokens = torch.cat([tokens[:, :1], patches], dim=1) + self.positions.to(tokens.dtype)
         for block in self.blocks:
             tokens = block(tokens)
         return self.predict(self.norm(tokens[:, 1:]))

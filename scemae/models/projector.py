@@ -27,5 +27,5 @@ class Projector(nn.Module):
     def forward(self, feature_map: Tensor) -> Tensor:
         projected = self.map(feature_map.to(next(self.parameters()).dtype))
         if self.kind == "spatial_softmax":
-            projected = (self.multiplier * projected).flatten(2).softmax(-1).view_as(projected)
+            projected = (self.multiplier * projected.float()).flatten(2).softmax(-1).view_as(projected)
         return F.normalize(projected.float(), dim=1)

@@ -81,11 +81,12 @@ class Encoder(nn.Module):
     def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Normalised images (b, 3, 96, 96) to CLS and patch tokens with positions; only patches ids_keep (b, k)."""
         patches = patchify(images.to(self.patch_embed.weight.dtype), self.patch_size)
-        positions = self.positions[1:].expand(len(images), -1, -1)
+        table = self.positions.to(patches.dtype)  # DeepSpeed's bf16 casts parameters, not buffers
+        positions = table[1:].expand(len(images), -1, -1)
         if ids_keep is not None:  # before the projection: a hidden patch costs nothing
             patches, positions = take(patches, ids_keep), take(positions, ids_keep)
         tokens = self.patch_embed(patches) + positions
-        cls = (self.cls_token + self.positions[:1]).expand(len(tokens), -1, -1)
+        cls = (self.cls_token + table[:1]).expand(len(tokens), -1, -1)
         return torch.cat([cls, tokens], dim=1)
 
     def run(self, tokens: Tensor, start: int = 0, stop: int | None = None) -> Tensor:

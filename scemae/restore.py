@@ -1,0 +1,82 @@
+"""From settings and checkpoints to networks: the masked autoencoder, its encoder, the projector."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from scemae import checkpoint
+from scemae.errors import CheckpointError
+from scemae.models.mae import Decoder as MaeDecoder
+from scemae.models.mae import MaskedAutoencoder
+from scemae.models.projector import Projector
+from scemae.models.vit import Encoder
+from scemae.schema import Carb, Decoder, Model
+
+
+def build_autoencoder(model: Model, decoder: Decoder, *, mask_ratio: float, norm_pix: bool,
+                      seed: int) -> MaskedAutoencoder:
+    """A freshly initialised masked autoencoder; the same weights for the same seed on every rank."""
+    torch.manual_seed(seed)
+    encoder = Encoder(model.width, model.depth, model.heads, model.patch_size, model.image_size)
+    head = MaeDecoder(model.width, decoder.width, decoder.depth, decoder.heads, grid=encoder.grid,
+                      patch_size=model.patch_size)
+    return MaskedAutoencoder(encoder, head, mask_ratio=mask_ratio, norm_pix=norm_pix)
+
+
+def load_into(model: nn.Module, location: Path) -> None:
+    """Start from another run's weights. Raises CheckpointError where they are of another model."""
+    folder = checkpoint.newest(location)
+    weights, own = checkpoint.read_weights(folder), model.state_dict()
+    wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    if wrong:
+        found = tuple(weights[wrong[0]].shape) if wrong[0] in weights else "nothing"
+        raise CheckpointError(f"{folder}: holds another model ({wrong[0]}: found {found}, needed "
+                              f"{tuple(own[wrong[0]].shape)}); give the model's settings it was trained with")
+    model.load_state_dict({name: weights[name] for name in own})
+
+
+def load_autoencoder(location: Path) -> tuple[MaskedAutoencoder, Path]:
+    """The masked autoencoder of a stage-1 run folder or checkpoint, and the checkpoint it came from."""
+    folder = checkpoint.newest(location)
+    state = checkpoint.read_state(folder)
+    if state.stage != "pretrain":
+        raise CheckpointError(f"{folder}: found a checkpoint of `scemae {state.stage}`, one of `scemae pretrain` was "
+                              "needed; give backbone=RUN of stage 1")
+    kept = state.settings
+    model = build_autoencoder(Model(**kept["model"]), Decoder(**kept["decoder"]), mask_ratio=kept["mask_ratio"],
+                  norm_pix=kept["norm_pix"], seed=0)
+    load_into(model, folder)
+    return model, folder
+
+
+def selection_options(carb: Carb) -> dict:
+    """The part of the settings that `select` takes."""
+    return {name: getattr(carb, name) for name in
+            ("eta", "clusters", "heads", "layer", "density", "remaining", "aggregate")}
+
+
+def load_encoder(location: Path) -> tuple[Encoder, Path]:
+    """The frozen encoder of a stage-1 run folder or checkpoint, and the checkpoint it came from."""
+    model, folder = load_autoencoder(location)
+    return model.encoder.eval().requires_grad_(False), folder
+
+
+def load_projector(location: Path, backbone: Path) -> tuple[nn.Module, Carb, Path]:
+    """The projector of a stage-2 run folder or checkpoint, trained on the checkpoint `backbone`.
+
+    Raises CheckpointError where it was trained on another one: its features would mean nothing.
+    """
+    folder = checkpoint.newest(location)
+    state = checkpoint.read_state(folder)
+    if state.stage != "correspond":
+        raise CheckpointError(f"{folder}: found a checkpoint of `scemae {state.stage}`, one of `scemae correspond` was "
+                              "needed; give projector=RUN of stage 2")
+    carb = Carb(**state.settings["carb"])
+    if state.settings["backbone"] != checkpoint.weights_digest(backbone):
+        raise CheckpointError(f"{folder}: its projector was trained on other weights than {backbone} holds; give the "
+                              "backbone checkpoint it was trained on (provenance.json names it)")
+    projector = Projector(carb.projector, state.settings["width"], carb.dim)
+    weights = checkpoint.read_weights(folder)
+    projector.load_state_dict({name.removeprefix("projector."): value for name, value in weights.items()})
+    return projector.eval().requires_grad_(False), carb, folder
