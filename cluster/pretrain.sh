@@ -1,7 +1,7 @@
 #!/bin/bash
 # Stage 1 on a Slurm cluster: N nodes x M ranks, resumed by the same line.
 #
-#   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 cluster/pretrain.sh run_dir=runs/mae data.shards=shards/celeba/train
+#   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 cluster/pretrain.sh run_dir=runs/mae data.shards=data/celeba/train
 #
 # Everything after the script's name goes to `scemae pretrain` as key=value. Without GPUs leave --gpus-per-node out.
 #SBATCH --job-name=scemae-pretrain

@@ -21,17 +21,17 @@ usage: scemae COMMAND [ARGUMENTS]     (scemae COMMAND --help teaches each)
 
 In that order each reads what the one before it wrote:
 
-  scemae faces faces && scemae shards build celeba faces shards/celeba
-  scemae pretrain   run_dir=runs/mae  data.shards=shards/celeba/train
-  scemae correspond run_dir=runs/carb backbone=runs/mae data.shards=shards/celeba/train
-  scemae evaluate   run_dir=runs/eval backbone=runs/mae projector=runs/carb matching.shards=shards/celeba/mafl-test
+  scemae faces faces && scemae shards build celeba faces data/celeba
+  scemae pretrain   run_dir=runs/mae  data.shards=data/celeba/train
+  scemae correspond run_dir=runs/carb backbone=runs/mae data.shards=data/celeba/train
+  scemae evaluate   run_dir=runs/eval backbone=runs/mae projector=runs/carb matching.shards=data/celeba/mafl-test
   scemae report runs/eval
 """
 
 PRETRAIN = """\
 scemae pretrain [KEY=VALUE ...] [--cfg]: stage 1, MAE pretraining (paper 3.1)
 
-  scemae pretrain run_dir=runs/mae data.shards=shards/celeba/train
+  scemae pretrain run_dir=runs/mae data.shards=data/celeba/train
   scemae pretrain run_dir=runs/tiny model=deit_tiny decoder=light optim.epochs=20 optim.warmup_epochs=2
   torchrun --nproc-per-node 8 -m scemae pretrain run_dir=runs/mae runtime.zero_stage=2
   deepspeed --module scemae pretrain run_dir=runs/mae            (and srun, with RANK and friends set)
@@ -50,7 +50,7 @@ The same command goes on where the run folder's newest checkpoint stands. What t
 CORRESPOND = """\
 scemae correspond [KEY=VALUE ...] [--cfg]: stage 2, CARB's projector on a frozen backbone (paper 3.2, 3.3)
 
-  scemae correspond run_dir=runs/carb backbone=runs/mae data.shards=shards/celeba/train
+  scemae correspond run_dir=runs/carb backbone=runs/mae data.shards=data/celeba/train
   scemae correspond run_dir=runs/carb64 backbone=runs/tiny carb.dim=64 carb.tau=0.125
 
   backbone             a run folder of `scemae pretrain`, or one of its checkpoints
@@ -62,8 +62,8 @@ scemae correspond [KEY=VALUE ...] [--cfg]: stage 2, CARB's projector on a frozen
 EVALUATE = """\
 scemae evaluate [KEY=VALUE ...] [--cfg]: landmark matching (paper 4.1) and detection (paper 4.2)
 
-  scemae evaluate run_dir=runs/eval backbone=runs/mae projector=runs/carb matching.shards=shards/celeba/mafl-test
-  scemae evaluate ... detection.train=shards/celeba/mafl-train detection.test=shards/celeba/mafl-test
+  scemae evaluate run_dir=runs/eval backbone=runs/mae projector=runs/carb matching.shards=data/celeba/mafl-test
+  scemae evaluate ... detection.train=data/celeba/mafl-train detection.test=data/celeba/mafl-test
 
 Compares, on the same pairs: no motion, raw pixels, a random encoder, MAE features, and + CARB; results go to
 run_dir/results.json, the pairs with their hash to run_dir/pairs.npz.
@@ -158,8 +158,10 @@ def _config(name: str, text: str, argv: list[str]):
         print(config.compose(name, overrides))
         return None
     loaded = config.load(name, overrides)
-    if loaded.runtime.device == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported; else it takes any GPU it finds
+    from scemae.distributed import choose_device
+
+    # Read when deepspeed is imported; without it, deepspeed takes any GPU it finds, whatever was asked for.
+    os.environ["DS_ACCELERATOR"] = choose_device(loaded.runtime.device).type
     return loaded
 
 

@@ -1,6 +1,6 @@
 """Stage 2, `scemae correspond`: freeze the backbone and train CARB's projector under the LCR loss.
 
-    scemae correspond run_dir=runs/small-carb backbone=runs/small data.shards=shards/celeba/train
+    scemae correspond run_dir=runs/small-carb backbone=runs/small data.shards=data/celeba/train
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """From config to a DeepSpeed engine: ZeRO stage, precision, accumulation, clipping and optimizer."""
 
 import logging
+import warnings
 
 import deepspeed
 import torch
@@ -13,6 +14,7 @@ from scemae.schema import Optim, Runtime
 from scemae.distributed import Place, precision
 
 logger.setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*is deprecated", category=FutureWarning, module="torch.distributed")
 
 
 def deepspeed_settings(optim: Optim, runtime: Runtime, place: Place, accumulation_steps: int) -> dict:

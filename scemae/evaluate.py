@@ -1,6 +1,6 @@
 """`scemae evaluate`: landmark matching (paper 4.1) and detection (paper 4.2) for the whole ladder of features.
 
-    scemae evaluate run_dir=runs/eval backbone=runs/mae projector=runs/carb matching.shards=shards/celeba/mafl-test
+    scemae evaluate run_dir=runs/eval backbone=runs/mae projector=runs/carb matching.shards=data/celeba/mafl-test
 
 The ladder: no motion, raw pixels, a random encoder, MAE features, + CARB; all on the same pairs and the same images.
 Writes results.json, pairs.npz (the pairs and their hash), matches.npz and detections.npz (predictions, for pictures).

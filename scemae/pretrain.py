@@ -1,6 +1,6 @@
 """Stage 1, `scemae pretrain`: a masked autoencoder on shards of unlabelled faces, driven by DeepSpeed.
 
-    scemae pretrain run_dir=runs/small data.shards=shards/celeba/train
+    scemae pretrain run_dir=runs/small data.shards=data/celeba/train
     torchrun --nproc-per-node 8 -m scemae pretrain run_dir=...
 """
 

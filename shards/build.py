@@ -11,8 +11,8 @@ from scemae.shards.source import Split
 from scemae.shards.write import write_split
 
 EXAMPLES = """examples:
-  scemae shards build celeba /data/celeba /data/shards/celeba --workers 16
-  scemae shards build celeba /data/celeba /data/shards/celeba136 --resize 136 --split train --split val
+  scemae shards build celeba /datasets/CelebA /data/shards/celeba --workers 16
+  scemae shards build celeba /datasets/CelebA /data/shards/celeba136 --resize 136 --split train --split val
   scemae shards build aflw_m /data/aflw-mtfl /data/shards/aflw
   scemae shards build w300 /data/300w /data/shards/300w --boxes landmarks
   scemae shards build folder /data/photographs /data/shards/own
