@@ -1,35 +1,40 @@
-"""Sharded checkpoints in a run folder: saved aside by all ranks, committed by one rename, found by the highest step.
+"""Checkpoints of a run: what is in one, which ones count, whether they are whole, and what other commands read of them.
 
-    run_dir/checkpoints/step-00000500/
-        deepspeed/...            each rank's share of weights and optimizer state, as DeepSpeed writes it
-        weights.safetensors      the whole module in fp32: what stage 2 and evaluation read
-        state.json               `TrainState`; its presence after the rename means that all is there
+    run_dir/checkpoints/step-00000500.g0007/        committed by one rename; .g0007: the generation it belongs to
+        weights.safetensors                         the whole module in fp32: what travels
+        moments-0001-of-0004.safetensors            each rank's stretches of Adam's moments, by parameter name
+        manifest.json                               `TrainState`, with size and SHA-256 of every file
+
+No file is a pickle. Any number of ranks and any ZeRO stage can go on from it (fragments.py). saver.py writes them,
+loader.py gives them back to an engine.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from scemae.data.manifest import write_json
-from scemae.distributed import Place, barrier
+from scemae import generations
 from scemae.errors import CheckpointError
+from scemae.generations import Generation
+from scemae.tensor_file import Written, digest_of, sync_folder
 
-FORMAT_VERSION = 1
-CHECKPOINTS, STATE, WEIGHTS, SHARDED = "checkpoints", "state.json", "weights.safetensors", "deepspeed"
+FORMAT_VERSION = 2
+CHECKPOINTS, MANIFEST, WEIGHTS = "checkpoints", "manifest.json", "weights.safetensors"
+NAME = re.compile(r"step-(\d{8})\.g(\d{4,})")
 
 
 @dataclass
 class TrainState:
-    """What a checkpoint is of. Data position follows from seed and global step; `settings` are those a module is
-    built from."""
+    """What a checkpoint is of. Data position follows from seed and global step; `skips` are the steps left out for good,
+    as text, each with the reason; `settings` are all those that change results, and `config_hash` is theirs."""
 
     global_step: int
     seed: int
@@ -38,97 +43,183 @@ class TrainState:
     stage: str  # "pretrain" or "correspond"
     settings: dict
     data_digest: str
+    order_version: int
+    generation: int = 0
+    skips: dict[str, str] = field(default_factory=dict)
+    files: list[dict] = field(default_factory=list)
+    config_hash: str = ""
     format_version: int = FORMAT_VERSION
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps taken: all but those left out."""
+        return self.global_step - sum(int(step) <= self.global_step for step in self.skips)
+
+
+def hash_of(settings: dict) -> str:
+    """SHA-256 of settings, the same for the same values in any order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def path_of(run_dir: Path, step: int, generation: int) -> Path:
+    """Where a generation keeps the checkpoint of a step."""
+    return run_dir / CHECKPOINTS / f"step-{step:08d}.g{generation:04d}"
+
+
+def place_of(folder: Path) -> tuple[int, int]:
+    """(step, generation) of a checkpoint's folder."""
+    step, generation = NAME.fullmatch(folder.name).groups()
+    return int(step), int(generation)
+
+
+def present(run_dir: Path) -> list[Path]:
+    """Every committed checkpoint in a run folder, by step and generation, whether it counts or not."""
+    found = (path for path in (run_dir / CHECKPOINTS).glob("step-*") if NAME.fullmatch(path.name))
+    return sorted((path for path in found if (path / MANIFEST).exists()), key=place_of)
 
 
 def committed(run_dir: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
-    return sorted(path.parent for path in (run_dir / CHECKPOINTS).glob(f"step-????????/{STATE}"))
+    """The checkpoints that count, oldest first: of a superseded generation only those up to where it was superseded."""
+    bases = generations.base_steps(run_dir)
+    counting = [path for path in present(run_dir)
+                if place_of(path)[0] <= generations.upper_step(bases, place_of(path)[1])]
+    return list({place_of(path)[0]: path for path in counting}.values())  # of one step, the latest generation's
 
 
 def newest(location: Path) -> Path:
     """The newest checkpoint of a run folder, or `location` itself if it is one. Raises CheckpointError."""
-    if (location / STATE).exists():
+    if (location / MANIFEST).exists() and NAME.fullmatch(location.name):
         return location
-    found = committed(location)
+    refuse_old_format(location)
+    found = [path for path in committed(location) if place_of(path)[0] > 0]  # step 0 has learnt nothing
     if not found:
         raise CheckpointError(f"{location}: found no finished checkpoint in it; give a run folder or one of its "
                               f"{CHECKPOINTS}/step-* folders")
     return found[-1]
 
 
+def refuse_old_format(location: Path) -> None:
+    """Raise CheckpointError for a checkpoint, or a run folder with checkpoints, of format 1."""
+    if old := [*location.glob("state.json"), *location.glob(f"{CHECKPOINTS}/step-*/state.json")]:
+        raise CheckpointError(f"{old[0].parent}: found checkpoint format 1, this version reads {FORMAT_VERSION}; use the "
+                              "version of scemae that wrote it, or another run_dir")
+
+
 def read_state(folder: Path) -> TrainState:
     """The state of one checkpoint. Raises CheckpointError where it is unreadable or of another format."""
     try:
-        raw = json.loads((folder / STATE).read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / STATE}: cannot be read ({error}); give an older checkpoint, or "
+        raw = json.loads((folder / MANIFEST).read_text(encoding="utf8"))
+        found = raw["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        refuse_old_format(folder)
+        raise CheckpointError(f"{folder / MANIFEST}: cannot be read ({error}); give an older checkpoint, or "
                               "remove this folder to go on from the one before") from error
-    if raw.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(f"{folder}: found checkpoint format {raw.get('format_version')}, this version reads "
-                              f"{FORMAT_VERSION}; use the version of scemae that wrote it")
-    return TrainState(**raw)
+    if found != FORMAT_VERSION:
+        raise CheckpointError(f"{folder}: found checkpoint format {found}, this version reads {FORMAT_VERSION}; use the "
+                              "version of scemae that wrote it")
+    try:
+        return TrainState(**raw)
+    except TypeError as error:
+        raise CheckpointError(f"{folder / MANIFEST}: a field is missing or unknown ({error}); give an older checkpoint"
+                              ) from error
+
+
+def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
+    """The first thing wrong with files number part, part + parts, ... of a checkpoint: size or SHA-256; None if whole."""
+    try:
+        files = [Written(**entry) for entry in read_state(folder).files]
+    except CheckpointError as error:
+        return str(error)
+    if not files:
+        return f"{folder / MANIFEST}: lists no files"
+    for entry in files[part::parts]:
+        path = folder / entry.file
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+        if size != entry.bytes:
+            return f"{path}: found {size:,} bytes, its manifest says {entry.bytes:,}"
+        if digest_of(path) != entry.sha256:
+            return f"{path}: its SHA-256 is not its manifest's"
+    return None
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The whole weights of one checkpoint. Raises CheckpointError where they are missing or damaged."""
+    needed = {entry["file"]: entry["sha256"] for entry in read_state(folder).files}.get(WEIGHTS)
     try:
-        return load_file(folder / WEIGHTS)
+        weights = load_file(folder / WEIGHTS)
+        problem = None if weights_digest(folder) == needed else "its SHA-256 is not its manifest's"
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read ({error}); give an older checkpoint, or "
-                              "remove this folder to go on from the one before") from error
+        problem = error
+    if problem:
+        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read ({problem}); give an older checkpoint, or "
+                              "remove this folder to go on from the one before")
+    return weights
 
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 of a checkpoint's weights: which backbone a projector belongs to."""
-    with open(folder / WEIGHTS, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_of(folder / WEIGHTS)
 
 
-def save(engine, weights: dict[str, Tensor], state: TrainState, run_dir: Path, place: Place, keep: int) -> Path:
-    """Write one checkpoint and prune to the newest `keep`. All ranks call it; whole or not there at all."""
-    final = run_dir / CHECKPOINTS / f"step-{state.global_step:08d}"
-    aside = final.with_name(final.name + ".partial")
-    if place.is_first and aside.exists():
-        shutil.rmtree(aside)
-    barrier()
-    engine.save_checkpoint(str(aside), tag=SHARDED, save_latest=False)
-    if place.is_first:
-        save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
-        write_json(aside / STATE, asdict(state))
-    barrier()  # every rank has written
-    if place.is_first:
-        os.replace(aside, final)
-        for old in committed(run_dir)[:-keep]:
-            doomed = old.with_name(old.name + ".partial")  # a kill half-way must not leave what looks whole
-            os.replace(old, doomed)
-            shutil.rmtree(doomed)
-    barrier()
-    return final
+def adopt(folder: Path, run_dir: Path, generation: Generation) -> Path:
+    """Make a checkpoint this generation's own: hard links to its files under its name, which no other one deletes.
+
+    From then on, later steps of earlier generations no longer count. Raises CheckpointError where it is gone.
+    """
+    step, _ = place_of(folder)
+    mine = path_of(run_dir, step, generation.number)
+    if not mine.exists():
+        copy_by_links(folder, mine)
+    generation.record_base(step)
+    return mine
 
 
-def resume(engine, folder: Path, wanted: TrainState) -> int:
-    """Load weights and optimizer from `folder` and return its global step. Raises CheckpointError on a mismatch."""
-    state = read_state(folder)
-    for name, what in (("stage", "stage"), ("settings", "settings"), ("seed", "seed"),
-                       ("data_digest", "shards"), ("world_size", "number of ranks"), ("zero_stage", "ZeRO stage")):
-        found, needed = getattr(state, name), getattr(wanted, name)
-        if found != needed:
-            raise CheckpointError(f"{folder}: its {what} was {_difference(found, needed)}; go on with what it was, or "
-                                  "choose another run_dir")
+def copy_by_links(folder: Path, target: Path) -> None:
+    """Another name for a checkpoint, at once whole: hard links, or copies where the file system has none."""
+    aside = target.with_name(target.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
     try:
-        loaded, _ = engine.load_checkpoint(str(folder), tag=SHARDED)
-    except (RuntimeError, AssertionError, KeyError, OSError, EOFError, UnpicklingError) as error:
-        raise CheckpointError(f"{folder / SHARDED}: cannot be read ({type(error).__name__}: {error}); remove "
-                              f"{folder} to go on from the checkpoint before") from error
-    if loaded is None:
-        raise CheckpointError(f"{folder / SHARDED}: DeepSpeed found nothing to load; remove {folder} to go on from the "
-                              "checkpoint before")
-    return state.global_step
+        aside.mkdir(parents=True)
+        for path in folder.iterdir():
+            try:
+                os.link(path, aside / path.name)
+            except OSError:
+                shutil.copyfile(path, aside / path.name)
+        sync_folder(aside)
+        os.replace(aside, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made this run's own ({error.strerror}); start again") from error
 
 
-def _difference(found: object, needed: object) -> str:
-    if isinstance(found, dict) and isinstance(needed, dict):
-        keys = [key for key in needed if found.get(key) != needed[key]]
-        return "; ".join(f"{key} {_difference(found.get(key), needed[key])}" for key in keys)
-    return f"{found}, asked for is {needed}"
+def remove(folder: Path) -> None:
+    """Delete a checkpoint so that a kill half-way leaves nothing that looks whole."""
+    doomed = folder if folder.name.endswith(".partial") else folder.with_name(folder.name + ".partial")
+    try:
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed)
+    except FileNotFoundError:  # a zombie of this run and we clean up alike
+        pass
+
+
+def tidy(run_dir: Path, generation: Generation, keep: int, keep_every: int) -> None:
+    """Delete what is not wanted: all but the newest `keep` that count and every `keep_every`-th step (0: none).
+
+    Only what bears this generation's number, or an earlier one's, which is dead or fenced.
+    """
+    counting = committed(run_dir)
+    kept = {path for path in counting if keep_every and place_of(path)[0] % keep_every == 0} | set(counting[-keep:])
+    for path in present(run_dir):
+        if path not in kept and place_of(path)[1] <= generation.number:
+            remove(path)
+
+
+def clear_partial(run_dir: Path, generation: Generation) -> None:
+    """Delete what earlier generations left half written or half deleted."""
+    for path in (run_dir / CHECKPOINTS).glob("step-*.partial"):
+        known = NAME.fullmatch(path.name.removesuffix(".partial"))
+        if known and int(known[2]) < generation.number:
+            shutil.rmtree(path, ignore_errors=True)

@@ -18,6 +18,7 @@ usage: scemae COMMAND [ARGUMENTS]     (scemae COMMAND --help teaches each)
   correspond   stage 2: freeze it, train CARB's projector with the Locality-Constrained Repellence loss
   evaluate     landmark matching and landmark detection
   report       one HTML page and one JSON file with everything a run has to show
+  submit       the stages as a chain of jobs on a cluster, from a snapshot; and how they are doing
 
 In that order each reads what the one before it wrote:
 
@@ -138,6 +139,12 @@ def _report(argv: list[str]) -> None:
     report.main(argv)
 
 
+def _submit(argv: list[str]) -> None:
+    from scemae.cluster import submit
+
+    submit.main(argv)
+
+
 def _demo(argv: list[str]) -> None:
     from scemae import demo
 
@@ -167,7 +174,7 @@ def _config(name: str, text: str, argv: list[str]):
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo, "faces": _faces, "shards": _shards, "pretrain": _pretrain, "correspond": _correspond,
-    "evaluate": _evaluate, "report": _report,
+    "evaluate": _evaluate, "report": _report, "submit": _submit,
 }
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from scemae.errors import ConfigError
-from scemae.schema import CorrespondConfig, EvaluateConfig, PretrainConfig
+from scemae.schema import CorrespondConfig, EvaluateConfig, PretrainConfig, SubmitConfig
 
-SCHEMAS = {"pretrain": PretrainConfig, "correspond": CorrespondConfig, "evaluate": EvaluateConfig}
+SCHEMAS = {"pretrain": PretrainConfig, "correspond": CorrespondConfig, "evaluate": EvaluateConfig,
+           "submit": SubmitConfig}
 
 
 def configs_dir() -> Path:
@@ -91,6 +92,9 @@ def to_yaml(config: Any) -> str:
 
 def check(config: Any) -> None:
     """Refuse settings that contradict each other. Raises ConfigError."""
+    if isinstance(config, SubmitConfig):
+        _check_submission(config)
+        return
     one_of("runtime.device", config.runtime.device, ("auto", "cpu", "cuda"))
     one_of("runtime.precision", config.runtime.precision, ("auto", "fp32", "bf16"))
     at_least("seed", config.seed, 0)
@@ -132,11 +136,13 @@ def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
                        "optim.lr": optim.lr, "runtime.micro_batch_size": runtime.micro_batch_size,
                        "runtime.workers": runtime.workers, "loop.log_every": loop.log_every,
                        "loop.save_every": loop.save_every, "loop.keep": loop.keep,
-                       "loop.probe_pairs": loop.probe_pairs}.items():
+                       "loop.probe_pairs": loop.probe_pairs, "runtime.hang_seconds": runtime.hang_seconds}.items():
         above_0(key, value)
     for key, value in {"optim.warmup_epochs": optim.warmup_epochs, "optim.min_lr": optim.min_lr,
                        "optim.weight_decay": optim.weight_decay, "optim.clip_grad": optim.clip_grad,
-                       "loop.probe_every": loop.probe_every}.items():
+                       "loop.probe_every": loop.probe_every, "loop.keep_every": loop.keep_every,
+                       "loop.spike_factor": loop.spike_factor, "loop.max_skips": loop.max_skips,
+                       "data.max_bad_fraction": data.max_bad_fraction}.items():
         at_least(key, value, 0)
     at_least("data.frame", data.frame, 96)
     if len(data.scale) != 2 or not 0 < data.scale[0] <= data.scale[1] <= 1:
@@ -146,6 +152,20 @@ def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
     if loop.save_every % loop.log_every or loop.probe_every % loop.log_every:
         raise ConfigError(f"loop: save_every {loop.save_every} and probe_every {loop.probe_every} must be multiples of "
                           f"log_every {loop.log_every}, so that each save follows a checked loss")
+
+
+def _check_submission(config: SubmitConfig) -> None:
+    cluster = config.cluster
+    one_of("cluster.kind", cluster.kind, ("batch", "local"))
+    for name in ("nodes", "ranks_per_node", "cpus_per_task", "time", "signal"):
+        above_0(f"cluster.{name}", getattr(cluster, name))
+    for name in ("gpus_per_node", "max_restarts"):
+        at_least(f"cluster.{name}", getattr(cluster, name), 0)
+    if cluster.kind == "local" and cluster.nodes > 1:
+        raise ConfigError(f"cluster.nodes: found {cluster.nodes} with cluster=local, which has this machine alone; give 1")
+    if 60 * cluster.time <= cluster.signal:
+        raise ConfigError(f"cluster: found time {cluster.time} minutes and signal {cluster.signal} seconds before its "
+                          "end, so a job would be stopped at its start; give more time")
 
 
 def _check_evaluation(config: EvaluateConfig) -> None:

@@ -11,21 +11,25 @@ import torch
 from torch import Tensor
 
 from scemae import checkpoint, engine as engines, restore, run_folder, stage
-from scemae.checkpoint import TrainState
 from scemae.data.pipeline import Pipeline, correspondence_views
 from scemae.data.reader import open_shards
 from scemae.distributed import precision, process_group
 from scemae.errors import ConfigError
 from scemae.landmarks.probe import Probe
+from scemae.loop import StopRequest
 from scemae.models.carb import CARB, select
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
 from scemae.schema import Carb, CorrespondConfig
+from scemae.watchdog import watch
 
 
 def main(config: CorrespondConfig) -> None:
     """Train the projector, or go on where the run folder's newest checkpoint stands."""
-    with process_group(config.runtime.device) as place, run_folder.hold(Path(config.run_dir), place, "correspond"):
+    stop = StopRequest()
+    with (process_group(config.runtime.device) as place,
+          run_folder.hold(Path(config.run_dir), place, "correspond") as generation,
+          watch(generation.folder, place, config.runtime.hang_seconds) as dog):
         shards = open_shards(config.data.shards, config.data.cache_dir)
         steps = stage.plan(shards, config.optim, config.loop, config.runtime, place)
         probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
@@ -35,9 +39,7 @@ def main(config: CorrespondConfig) -> None:
         torch.manual_seed(config.seed)
         module = build(config.carb, encoder)
         parts = {"carb": asdict(config.carb), "width": encoder.width, "backbone": checkpoint.weights_digest(folder)}
-        state = TrainState(0, config.seed, place.world_size, config.runtime.zero_stage, "correspond",
-                           stage.settings(parts, config.data, config.optim, config.runtime, place),
-                           shards.manifest.digest())
+        state = stage.state_of(config, "correspond", parts, place, shards)
         facts = {"images": len(shards), "backbone": str(folder)}
         size, scale = encoder.grid * encoder.patch_size, (config.data.scale[0], config.data.scale[1])
         chosen = restore.selection_options(config.carb)
@@ -48,8 +50,8 @@ def main(config: CorrespondConfig) -> None:
                 yield selection.feature_map, selection.ids, selection.is_attentive, batch.tensor(batch.slice.weights)
 
         engine = engines.start(module, config.optim, config.runtime, place, steps.accumulation)
-        stage.run(config, place, engine, steps, state, shards, batches, facts,
-                  probe=lambda: probe.errors(encoder, place.device, engine.module.projector))
+        stage.Run(config, place, generation, engine, steps, state, shards, batches, facts,
+                  lambda: probe.errors(encoder, place.device, engine.module.projector), stop, dog).go()
 
 
 def build(carb: Carb, encoder: Encoder) -> CARB:

@@ -6,11 +6,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import distributed
 
-from scemae.errors import LaunchError
+from scemae.errors import LaunchError, LostRankError
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -72,10 +73,15 @@ def process_group(device: str) -> Iterator[Place]:
     # Else it compiles an extension for 40 s, and fails without a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if chosen.type == "cuda" else "gloo", verbose=False)
+    lost = False
     try:
         yield Place(distributed.get_rank(), distributed.get_world_size(), chosen)
+    except LostRankError:
+        lost = True  # leaving the group would wait for a rank that is gone
+        raise
     finally:
-        distributed.destroy_process_group()
+        if not lost:
+            distributed.destroy_process_group()
         if not present:
             for name in NAMES:
                 del os.environ[name]
@@ -86,9 +92,14 @@ def barrier() -> None:
     distributed.barrier()
 
 
-def agree(text: str | None) -> str | None:
-    """Rank 0's text, on every rank: what all must act on together."""
-    box = [text]
+def is_lost_rank(error: Exception) -> bool:
+    """True where a collective failed because another rank is gone (gloo says so in a plain RuntimeError)."""
+    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+
+
+def agree(word: Any) -> Any:
+    """Rank 0's word, on every rank: what all must act on together."""
+    box = [word]
     distributed.broadcast_object_list(box, src=0)
     return box[0]
 

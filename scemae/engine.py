@@ -54,13 +54,14 @@ def set_learning_rate(engine: deepspeed.DeepSpeedEngine, lr: float) -> None:
         group["lr"] = lr
 
 
-def full_weights(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
-    """The whole module's parameters in fp32 on the CPU, put together from all ranks. All ranks call it."""
+def full_weights(engine: deepspeed.DeepSpeedEngine, keep: bool) -> dict[str, Tensor]:
+    """The whole module's parameters in fp32 on the CPU, put together from all ranks, where `keep`. All ranks call it."""
     weights = {}
     for name, parameter in engine.module.named_parameters():
         whole = safe_get_full_fp32_param(parameter)
         if whole is None:
             with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
                 whole = parameter.detach().float().clone()
-        weights[name] = whole.detach().cpu().clone().contiguous()
+        if keep:
+            weights[name] = whole.detach().to("cpu", copy=True).contiguous()
     return weights

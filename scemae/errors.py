@@ -7,7 +7,8 @@
     |-- CheckpointError      no checkpoint, a damaged one, or one of another model
     |-- RunFolderError       a run folder in use, or holding another run
     |-- LaunchError          ranks, devices or the process group cannot be set up as asked
-    |-- NonFiniteLossError   the loss stopped being a number
+    |-- BadStepError         a step whose loss or gradients are no numbers, or far from those before
+    |-- LostRankError        another rank died or hangs; the job starts again
     `-- Preempted            asked to stop; everything is saved
 
 Each message says what was found, what was needed and what to do. `exit_status` is what the shell sees.
@@ -44,8 +45,21 @@ class LaunchError(ScemaeError):
     """Ranks, devices or the process group cannot be set up as asked."""
 
 
-class NonFiniteLossError(ScemaeError):
-    """The loss stopped being a number."""
+class BadStepError(ScemaeError):
+    """A step whose loss or gradients are no numbers, or far from those before, found by all ranks together.
+
+    `steps` are the global steps to leave out; `rank` is the one whose loss was bad, or None.
+    """
+
+    def __init__(self, message: str, steps: list[int], rank: int | None) -> None:
+        super().__init__(message)
+        self.steps, self.rank = steps, rank
+
+
+class LostRankError(ScemaeError):
+    """Another rank died, or does not answer: what is saved stays, and the job script requeues on this status."""
+
+    exit_status = 75
 
 
 class Preempted(ScemaeError):

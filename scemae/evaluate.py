@@ -34,7 +34,7 @@ def main(config: EvaluateConfig) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     dtype = precision(config.runtime.precision, device)
-    with run_folder.lock(run_dir, "evaluate"):
+    with run_folder.own(run_dir, "evaluate"):
         shards = open_tests(config)
         encoder = projector = None
         facts: dict = {"seed": config.seed}

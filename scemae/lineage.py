@@ -81,7 +81,7 @@ def locate(location: str, run_dir: Path) -> Path:
     """A checkpoint that a run used: where it was then, or in a run folder beside `run_dir`. Raises RunFolderError."""
     beside = run_dir.resolve().parent.joinpath(*Path(location).parts[-3:])
     for folder in (Path(location), beside):
-        if (folder / checkpoint.STATE).exists():
+        if (folder / checkpoint.MANIFEST).exists():
             return folder
     raise RunFolderError(f"{location}: the checkpoint is not there, nor is {beside}; copy its run folder to either")
 

@@ -3,14 +3,20 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
 
+from scemae import faults
+from scemae.checkpoint import TrainState
 from scemae.distributed import Place
-from scemae.errors import NonFiniteLossError, Preempted
-from scemae.metrics import Meter, Writer
+from scemae.errors import Preempted, RunFolderError
+from scemae.health import Health
+from scemae.ledger import Ledger
+from scemae.metrics import Heartbeat, Meter, Word, Writer
+from scemae.saver import Saver
+from scemae.watchdog import Watchdog
 
 
 @dataclass
@@ -26,12 +32,28 @@ class Steps:
     images: int  # per global step
 
 
+@dataclass
+class Watch:
+    """Who looks on: what the loop tells of each step, and asks at heartbeats."""
+
+    saver: Saver
+    ledger: Ledger
+    health: Health
+    dog: Watchdog
+    writer: Writer
+
+
 class StopRequest:
-    """True once SIGTERM, SIGINT or SIGUSR2 has come: the handler only sets a flag."""
+    """True once SIGTERM, SIGINT or SIGUSR2 has come: the handler only sets a flag. NCCL's SIGUSR1 is left alone.
+
+    A process that this one forks gets the default handlers back: only ranks save.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.requested, self._asked = False, 0.0
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        for number in self.SIGNALS:
             signal.signal(number, self._set)
 
     def _set(self, number: int, frame: object) -> None:
@@ -40,41 +62,91 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested, self._asked = True, time.monotonic()
 
+    @classmethod
+    def forget(cls) -> None:
+        """Give the signals their default meaning."""
+        for number in cls.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
 
-def train(engine: Any, batches: Iterator[tuple], waited: Callable[[], float], steps: Steps, place: Place, *,
-          set_lr: Callable[[int], float], save: Callable[[int], None], probe: Callable[[], dict[str, float]],
-          writer: Writer) -> None:
+
+def train(engine: Any, batches: Iterator[tuple], waited: Callable[[], float], steps: Steps, state: TrainState,
+          place: Place, *, watch: Watch, stop: StopRequest, set_lr: Callable[[int], float],
+          probe: Callable[[], dict[str, float]]) -> None:
     """Train from steps.start to steps.total; all ranks act together at heartbeats.
 
-    batches yields the engine's arguments for each micro-step; waited() is the seconds spent on data so far. Raises
-    NonFiniteLossError, or Preempted once asked to stop and saved.
+    batches yields the engine's arguments for each micro-step but those of state.skips; waited() is the seconds spent
+    on data so far. Raises BadStepError; Preempted once asked to stop and saved; RunFolderError once superseded.
     """
-    meter, stop = Meter(place), StopRequest()
+    meter = Meter(place, min(steps.log_every, steps.total), steps.images)
     bar = tqdm(total=steps.total, initial=steps.start, unit="step", disable=not place.is_first, dynamic_ncols=True)
     for global_step in range(steps.start + 1, steps.total + 1):
         lr = set_lr(global_step - 1)
-        for _ in range(steps.accumulation):
-            loss = engine(*next(batches))
-            engine.backward(loss)  # the engine divides by the accumulation steps
-            engine.step()  # moves weights at the accumulation boundary only
-            meter.add(loss.detach(), steps.images / steps.accumulation / place.world_size)
+        if str(global_step) in state.skips:
+            meter.skip_step(global_step)
+        else:
+            train_step(engine, batches, global_step, steps.accumulation, meter, watch.dog, place.rank)
+        state.global_step = global_step
         bar.update()
         if global_step % steps.log_every and global_step != steps.total:
             continue
-        beat = meter.heartbeat(waited(), stop.requested)  # the one reduction: loss, stop, waiting
-        if not beat.is_finite:
-            raise NonFiniteLossError(f"the loss became {beat.loss} in the {steps.log_every} steps up to {global_step}; "
-                                     "nothing was saved since: lower optim.lr in a new run_dir with init_from, say")
-        writer.write(global_step, loss=beat.loss, lr=lr, images_per_second=beat.images_per_second,
-                     data_wait=beat.data_wait, memory_gib=beat.memory)
+        beat = heartbeat(meter, watch, state, waited(), stop.requested)
+        watch.writer.write(global_step, loss=beat.loss, lr=lr, grad_norm=max(beat.norms), seconds=beat.seconds,
+                           images_per_second=beat.images_per_second, data_wait=beat.data_wait, memory_gib=beat.memory)
         bar.set_postfix(loss=f"{beat.loss:.4f}", img_s=f"{beat.images_per_second:.0f}", wait=f"{beat.data_wait:.1%}")
         last = global_step == steps.total
         if beat.stop or last or global_step % steps.save_every == 0:
-            save(global_step)  # before the probe: it may be killed for time
+            save(engine, state, watch, wait=beat.stop or last)  # before the probe: it may be killed for time
         if beat.stop and not last:
-            raise Preempted(f"asked to stop at step {global_step} of {steps.total}; all is saved, the same command "
-                            "goes on")
+            raise Preempted(f"asked to stop at step {global_step} of {steps.total}; "
+                            + ("all is saved" if watch.saver.last_step == global_step else "the last save failed")
+                            + ", the same command goes on")
         if steps.probe_every and (last or global_step % steps.probe_every == 0):
-            writer.write(global_step, **probe())
-        meter.skip()
+            watch.dog.note(global_step, "probe")
+            started = time.perf_counter()
+            watch.writer.write(global_step, **probe(), probe_seconds=time.perf_counter() - started)
+        meter.skip_time()
     bar.close()
+
+
+def train_step(engine: Any, batches: Iterator[tuple], global_step: int, accumulation: int, meter: Meter,
+               dog: Watchdog, rank: int) -> None:
+    """One optimizer step."""
+    for _ in range(accumulation):
+        dog.note(global_step, "data")
+        faults.at("data", step=global_step, rank=rank)
+        arguments = next(batches)
+        dog.note(global_step, "forward")
+        loss = engine(*arguments)
+        if faults.at("loss", step=global_step, rank=rank):
+            loss = loss * float("nan")
+        engine.backward(loss)  # the engine divides by the accumulation steps
+        engine.step()  # moves weights at the accumulation boundary only
+        meter.add(loss.detach())
+    meter.end_step(global_step, engine.get_global_grad_norm())
+
+
+def heartbeat(meter: Meter, watch: Watch, state: TrainState, waited: float, stop: bool) -> Heartbeat:
+    """What all ranks know together; commits a save that is written, and raises what they must act on together."""
+    watch.dog.note(state.global_step, "heartbeat")
+    saver, ledger = watch.saver, watch.ledger
+    word = Word(waited, stop, saver.generation.is_superseded if saver.place.is_first else False, saver.is_done)
+    beat = meter.heartbeat(word, ledger.sums(meter.steps), ledger.replaced())
+    if beat.superseded:
+        raise RunFolderError(f"{saver.run_dir}: another start of this run has taken it over; this one, generation "
+                             f"{saver.generation.number}, ends and has touched nothing of its")
+    if beat.saved:
+        saver.commit()
+        watch.writer.write(state.global_step, save_stall=saver.stall, save_seconds=saver.write_seconds)
+    if bad := watch.health.judge(beat, state.skips):
+        raise bad
+    ledger.write(beat.steps, beat.losses, beat.digests, state.skips, beat.replaced)
+    return beat
+
+
+def save(engine: Any, state: TrainState, watch: Watch, *, wait: bool) -> None:
+    """Start a save; where it has to be the last, wait for it."""
+    watch.dog.note(state.global_step, "save")
+    watch.saver.begin(engine, replace(state, skips=dict(state.skips)))
+    if wait:
+        watch.saver.finish()
+        watch.writer.write(state.global_step, save_stall=watch.saver.stall, save_seconds=watch.saver.write_seconds)

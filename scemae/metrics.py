@@ -1,64 +1,113 @@
-"""What a run says of itself: a meter on the device, one reduction per heartbeat, JSON lines and TensorBoard."""
+"""What a run says of itself: a meter on the device, one exchange per heartbeat, JSON lines and TensorBoard."""
 
 import json
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 
+from scemae import generations
 from scemae.distributed import Place
+from scemae.generations import Generation
+from scemae.ledger import to_text
+
+METRICS = "metrics.jsonl"
+
+
+NO_NORM = -1.0  # of a step whose gradient norm the engine does not tell
 
 
 @dataclass
 class Heartbeat:
-    """What all ranks know together at the end of an interval."""
+    """What all ranks know together at the end of an interval; losses and norms by step."""
 
-    loss: float  # mean over the images of the interval
+    steps: list[int]
+    trained: int  # of the steps: the others were left out, with loss and norm 0
+    losses: list[float]  # the global batch's mean
+    norms: list[float]  # of the gradients; NO_NORM where it is not known
+    culprits: list[int | None]  # for each step, the rank whose own loss was no number
+    digests: list[str]  # of the samples consumed (ledger.py)
+    replaced: int  # samples that were no whole JPEG
     stop: bool
+    superseded: bool
+    saved: bool  # every rank's part of a pending save is done
+    seconds: float
     images_per_second: float
     data_wait: float  # share of the interval spent waiting for data, of the rank that waited most
     memory: float  # peak, in GiB, of the rank that used most
 
     @property
-    def is_finite(self) -> bool:
-        return math.isfinite(self.loss)
+    def loss(self) -> float:
+        """Mean over the steps that were trained."""
+        return sum(self.losses) / self.trained if self.trained else math.nan
+
+
+@dataclass
+class Word:
+    """What one rank has to say at a heartbeat."""
+
+    waited: float  # seconds spent waiting for data, since the pipeline began
+    stop: bool
+    superseded: bool
+    saved: bool
 
 
 class Meter:
-    """Sums losses on the device; every micro-step counts, and nothing is synchronised between heartbeats."""
+    """Losses and gradient norms on the device, one row per step; nothing is synchronised between heartbeats."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self._loss = torch.zeros((), device=place.device, dtype=torch.float64)
-        self._micro_steps = self._images = 0
+    def __init__(self, place: Place, most_steps: int, images_per_step: int) -> None:
+        self.place, self._images_per_step = place, images_per_step
+        self._loss, self._norm = torch.zeros(2, most_steps, device=place.device, dtype=torch.float64)
+        self._micro_steps = self._row = 0
+        self.steps: list[int] = []  # of the interval so far
+        self._trained = 0
         self._started, self._waited_before = time.perf_counter(), 0.0
 
-    def add(self, loss: Tensor, images: float) -> None:
+    def add(self, loss: Tensor) -> None:
         """Count one micro-step's loss, already weighted to be a mean over ranks and micro-steps."""
-        self._loss += loss.double()
+        self._loss[self._row] += loss.double()
         self._micro_steps += 1
-        self._images += images
 
-    def heartbeat(self, waited: float, stop: bool) -> Heartbeat:
-        """Reduce over ranks and begin anew. `waited` is the pipeline's running total in seconds. All ranks call it."""
-        elapsed = time.perf_counter() - self._started
-        mean = (self._loss / self._micro_steps / self.place.world_size).reshape(1)
-        most = torch.tensor([float(stop), (waited - self._waited_before) / elapsed, peak_memory(self.place)],
-                            dtype=torch.float64, device=self.place.device)
-        distributed.all_reduce(mean)
-        distributed.all_reduce(most, distributed.ReduceOp.MAX)
-        loss, (stop_now, wait, memory) = mean.item(), most.tolist()
-        beat = Heartbeat(loss, stop_now > 0, self._images * self.place.world_size / elapsed, wait, memory)
+    def end_step(self, global_step: int, norm: Tensor | float | None) -> None:
+        """Close a step that was trained."""
+        self._loss[self._row] /= self._micro_steps
+        self._norm[self._row] = NO_NORM if norm is None else norm
+        self._trained += 1
+        self.skip_step(global_step)
+
+    def skip_step(self, global_step: int) -> None:
+        """Close a step; one that was left out has loss and norm 0."""
+        self.steps.append(global_step)
+        self._micro_steps, self._row = 0, self._row + 1
+
+    def heartbeat(self, word: Word, sums: np.ndarray, replaced: int) -> Heartbeat:
+        """The one exchange between ranks; begins a new interval. sums (steps, 8): the ledger's. All ranks call it."""
+        elapsed, count = time.perf_counter() - self._started, len(self.steps)
+        told = [word.stop, word.superseded, word.saved, replaced, (word.waited - self._waited_before) / elapsed,
+                peak_memory(self.place)]
+        mine = torch.cat([self._loss[:count], self._norm[:count],
+                          torch.from_numpy(np.append(sums.ravel(), told).astype(np.float64)).to(self.place.device)])
+        parts = [torch.empty_like(mine) for _ in range(self.place.world_size)]
+        distributed.all_gather(parts, mine)
+        table = torch.stack(parts).cpu().numpy()  # ranks x all that was told: the only wait for the device
+        losses, norms = table[:, :count], table[:, count:2 * count]
+        limbs, (stop, superseded, saved, bad, wait, memory) = table[:, 2 * count:-6], table[:, -6:].T
+        culprit = [next(iter(np.flatnonzero(~np.isfinite(column)).tolist()), None) for column in losses.T]
+        beat = Heartbeat(self.steps, self._trained, losses.mean(0).tolist(), norms.max(0).tolist(), culprit,
+                         [to_text(row) for row in limbs.sum(0).reshape(count, -1)], int(bad.sum()), stop.any(),
+                         superseded.any(), saved.all(), elapsed, self._trained * self._images_per_step / elapsed,
+                         wait.max(), memory.max())
         self._loss.zero_()
-        self._micro_steps = self._images = 0
-        self._started, self._waited_before = time.perf_counter(), waited
+        self._norm.zero_()
+        self.steps, self._row, self._trained = [], 0, 0
+        self._started, self._waited_before = time.perf_counter(), word.waited
         return beat
 
-    def skip(self) -> None:
+    def skip_time(self) -> None:
         """Leave the time since the last heartbeat (a save, a probe) out of the next one's images per second."""
         self._started = time.perf_counter()
 
@@ -73,48 +122,32 @@ def peak_memory(place: Place) -> float:
 
 
 class Writer:
-    """metrics.jsonl and TensorBoard events of a run folder; rank 0 has one, the others write nowhere."""
+    """metrics.jsonl of this generation and TensorBoard events of the run; rank 0 has one, the others write nowhere."""
 
-    def __init__(self, run_dir: Path, place: Place, start_step: int) -> None:
+    def __init__(self, run_dir: Path, generation: Generation, place: Place, start_step: int) -> None:
         self._events = self._lines = None
         if place.is_first:
             from torch.utils.tensorboard import SummaryWriter
 
-            path = run_dir / "metrics.jsonl"
-            drop_after(path, start_step)
-            self._lines = open(path, "a", encoding="utf8")
+            self._lines = open(generation.folder / METRICS, "a", encoding="utf8")
             self._events = SummaryWriter(run_dir / "tensorboard", purge_step=start_step + 1)
 
     def write(self, global_step: int, **values: float) -> None:
         """One line, and one point per value."""
         if self._lines is None:
             return
-        self._lines.write(json.dumps({"step": global_step, **values}) + "\n")
+        self._lines.write(json.dumps({"step": global_step, "time": round(time.time(), 3), **values}) + "\n")
         self._lines.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, global_step)
 
     def close(self) -> None:
+        """Close both."""
         if self._lines is not None:
             self._lines.close()
             self._events.close()
 
 
 def read_metrics(run_dir: Path) -> list[dict]:
-    """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
-    path = run_dir / "metrics.jsonl"
-    rows = []
-    for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
-def drop_after(path: Path, global_step: int) -> None:
-    """Forget lines past `global_step`: a resumed run writes them again."""
-    kept = [row for row in read_metrics(path.parent) if row["step"] <= global_step]
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf8")
-    os.replace(aside, path)
+    """The lines of metrics.jsonl that count, of all generations."""
+    return generations.rows(run_dir, METRICS)

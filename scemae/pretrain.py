@@ -11,18 +11,21 @@ from pathlib import Path
 from torch import Tensor
 
 from scemae import engine as engines, restore, run_folder, stage
-from scemae.checkpoint import TrainState
 from scemae.data.pipeline import Pipeline, pretraining_views
 from scemae.data.reader import open_shards
 from scemae.distributed import process_group
 from scemae.landmarks.probe import Probe
+from scemae.loop import StopRequest
 from scemae.schema import PretrainConfig
+from scemae.watchdog import watch
 
 
 def main(config: PretrainConfig) -> None:
     """Train, or go on where the run folder's newest checkpoint stands."""
     run_dir = Path(config.run_dir)
-    with process_group(config.runtime.device) as place, run_folder.hold(run_dir, place, "pretrain"):
+    stop = StopRequest()
+    with (process_group(config.runtime.device) as place, run_folder.hold(run_dir, place, "pretrain") as generation,
+          watch(generation.folder, place, config.runtime.hang_seconds) as dog):
         shards = open_shards(config.data.shards, config.data.cache_dir)
         steps = stage.plan(shards, config.optim, config.loop, config.runtime, place)
         probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
@@ -32,9 +35,7 @@ def main(config: PretrainConfig) -> None:
             restore.load_into(model, start)
         parts = {"model": asdict(config.model), "decoder": asdict(config.decoder), "mask_ratio": config.mask_ratio,
                  "norm_pix": config.norm_pix}
-        state = TrainState(0, config.seed, place.world_size, config.runtime.zero_stage, "pretrain",
-                           stage.settings(parts, config.data, config.optim, config.runtime, place),
-                           shards.manifest.digest())
+        state = stage.state_of(config, "pretrain", parts, place, shards)
         facts = {"images": len(shards), "encoder_parameters": model.encoder.count_parameters()}
         size, patches = config.model.image_size, model.encoder.grid**2
         scale = (config.data.scale[0], config.data.scale[1])
@@ -44,5 +45,5 @@ def main(config: PretrainConfig) -> None:
                 yield *pretraining_views(batch, size, scale, patches), batch.tensor(batch.slice.weights)
 
         engine = engines.start(model, config.optim, config.runtime, place, steps.accumulation)
-        stage.run(config, place, engine, steps, state, shards, batches, facts,
-                  probe=lambda: probe.errors(engine.module.encoder, place.device))
+        stage.Run(config, place, generation, engine, steps, state, shards, batches, facts,
+                  lambda: probe.errors(engine.module.encoder, place.device), stop, dog).go()

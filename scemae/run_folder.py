@@ -1,11 +1,11 @@
 """A run's folder: one process group at a time, and everything needed to know what made it."""
 
-import fcntl
 import json
 import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -15,56 +15,77 @@ from typing import Any
 
 from scemae.config import to_yaml
 from scemae.data.manifest import write_json
-from scemae.distributed import Place, agree
-from scemae.errors import RunFolderError
+from scemae.distributed import Place, agree, is_lost_rank
+from scemae.errors import LaunchError, LostRankError, RunFolderError, ScemaeError
+from scemae.generations import Generation, beating, claim, path_of
 
 PACKAGES = ("scemae", "torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "simplejpeg")
 
 
 @contextmanager
-def lock(run_dir: Path, stage: str) -> Iterator[None]:
-    """Hold the run folder for this process and one stage ("pretrain", "correspond" or "evaluate").
+def own(run_dir: Path, stage: str) -> Iterator[Generation]:
+    """Own the run folder in this process, for one stage ("pretrain", "correspond" or "evaluate").
 
-    Raises RunFolderError where another process holds it, where it is another stage's, or where it cannot be made.
+    SCEMAE_JOB and SCEMAE_SUBMITTED in the environment: the scheduler's identity of this job, and when it was queued (unix
+    time). Raises RunFolderError where another process owns it, where it is another stage's, or cannot be made.
     """
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file = open(run_dir / ".lock", "a+", encoding="utf8")
-    except OSError as error:
-        raise RunFolderError(f"{run_dir}: cannot be written ({error.strerror}); choose another run_dir") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise RunFolderError(f"{run_dir}: in use by process {file.read().strip() or 'unknown'}; wait for it, "
-                                 "stop it, or choose another run_dir") from error
-        except OSError as error:
-            raise RunFolderError(f"{run_dir}: cannot be locked ({error.strerror}); put it on a file system with locks, "
-                                 "or choose another run_dir") from error
-        other = provenance(run_dir).get("stage", stage)
-        if other != stage:
-            raise RunFolderError(f"{run_dir}: found a run of `scemae {other}` in it; choose another run_dir")
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {platform.node()}")
-        file.flush()
-        yield
+    other = provenance(run_dir).get("stage", stage)
+    if other != stage:
+        raise RunFolderError(f"{run_dir}: found a run of `scemae {other}` in it; choose another run_dir")
+    queued = os.environ.get("SCEMAE_SUBMITTED", "")
+    generation = claim(run_dir, os.environ.get("SCEMAE_JOB") or None, float(queued) if queued.isdigit() else None)
+    with beating(generation):
+        yield generation
 
 
 @contextmanager
-def hold(run_dir: Path, place: Place, stage: str) -> Iterator[None]:
-    """Lock the run folder on rank 0 for all ranks; where that fails, every rank raises RunFolderError."""
+def hold(run_dir: Path, place: Place, stage: str) -> Iterator[Generation]:
+    """Own the run folder for all ranks, through rank 0; where that fails, every rank raises RunFolderError.
+
+    A rank that fails alone leaves word, so that the others, who only see it gone, end for the same reason: raises
+    LaunchError there, or LostRankError where a rank died without a word.
+    """
     with ExitStack() as stack:
-        refused = None
+        refused = generation = None
         if place.is_first:
             try:
-                stack.enter_context(lock(run_dir, stage))
-            except RunFolderError as error:
+                generation = stack.enter_context(own(run_dir, stage))
+            except (RunFolderError, LaunchError) as error:
                 refused = str(error)
-        refused = agree(refused)
+        refused, number = agree((refused, generation and generation.number))
         if refused:
             raise RunFolderError(refused)
-        yield
+        generation = generation or Generation(number, path_of(run_dir, number))
+        try:
+            yield generation
+        except ScemaeError as error:
+            if error.exit_status == 1:
+                leave_word(generation.folder, place.rank, str(error))
+            raise
+        except Exception as error:
+            if not is_lost_rank(error):
+                leave_word(generation.folder, place.rank, f"{type(error).__name__}: {error}")
+                raise
+            raise find_reason(generation.folder, place.rank, error) from error
+
+
+def leave_word(folder: Path, rank: int, text: str) -> None:
+    """Say why this rank ends for good."""
+    try:
+        (folder / f"failed-{rank:04d}.txt").write_text(text, encoding="utf8")
+    except OSError as error:
+        print(f"scemae: {folder}: {error.strerror}", file=sys.stderr)
+
+
+def find_reason(folder: Path, rank: int, error: Exception, patience: float = 5.0) -> ScemaeError:
+    """Why another rank is gone: what it left as its last word, or nothing."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        for path in folder.glob("failed-*.txt"):
+            return LaunchError(f"rank {int(path.stem[-4:])} failed: {path.read_text(encoding='utf8')}")
+        time.sleep(0.2)
+    return LostRankError(f"rank {rank} lost another rank, which left no word ({' '.join(str(error).split())[:200]}); the job "
+                         "ends and goes on from its last checkpoint")
 
 
 def describe(run_dir: Path, stage: str, config: Any, **facts: Any) -> None:

@@ -38,6 +38,7 @@ class Data:
     frame: int  # side of the square frame that crops are taken from, in pixels
     scale: list[float]  # RandomResizedCrop's share of the area
     jpeg_noise: bool
+    max_bad_fraction: float  # of an epoch's images that may be replaced for being no whole JPEG
 
 
 @dataclass
@@ -62,8 +63,12 @@ class Loop:
     log_every: int
     save_every: int
     keep: int  # newest checkpoints that stay
+    keep_every: int  # steps whose multiples stay as well; 0: none
     probe_every: int  # 0: never
     probe_pairs: int
+    spike_factor: float  # a loss above so many times the median of the last 100 steps is left out; 0: never
+    max_skips: int  # steps that may be left out for a bad loss
+    ledger_keys: bool  # the keys of every sample in the ledger too
 
 
 @dataclass
@@ -76,6 +81,7 @@ class Runtime:
     offload: bool  # optimizer state in host memory
     micro_batch_size: int  # images per rank and micro-step, at most
     workers: int  # decoding threads per rank
+    hang_seconds: float  # a rank that makes no progress for so long ends, and the job starts again
 
 
 @dataclass
@@ -179,3 +185,37 @@ class EvaluateConfig:
     matching: Matching
     detection: Detection
     runtime: EvaluateRuntime
+
+
+@dataclass
+class Cluster:
+    """What `scemae submit` asks for each job."""
+
+    kind: str  # batch: jobs of the cluster's scheduler; local: one after the other on this machine
+    account: str | None
+    partition: str | None
+    qos: str | None
+    nodes: int  # of a training stage; shards and evaluate take one node and one rank
+    ranks_per_node: int
+    gpus_per_node: int  # 0: none is asked for
+    cpus_per_task: int
+    mem: str | None  # per node, as the scheduler writes it: 64G
+    time: int  # minutes until a job is stopped and queues again
+    signal: int  # seconds before that at which the ranks are told: they must save in this time
+    max_restarts: int
+    container: str | None  # put before the program: "apptainer exec --nv image.sif"
+    setup: list[str]  # shell lines before the ranks start: module loads
+    options: dict[str, str]  # any other option of the scheduler
+
+
+@dataclass
+class SubmitConfig:
+    """The chain of `scemae submit`; pretrain, correspond and evaluate are lists of key=value for that command."""
+
+    run_dir: str  # of the chain; each stage has a folder of its own in it
+    stages: list[str]
+    shards: list[str]  # arguments of `scemae shards build`
+    pretrain: list[str]
+    correspond: list[str]
+    evaluate: list[str]
+    cluster: Cluster

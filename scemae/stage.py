@@ -1,19 +1,27 @@
-"""What both stages of training do once their parts are built: plan, resume, describe, train, save."""
+"""What both stages of training do once their parts are built: plan, go on, describe, train, roll back."""
 
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from scemae import checkpoint, engine as engines, run_folder, schedule
+from scemae import capsule, checkpoint, engine as engines, generations, loader, run_folder, schedule
 from scemae.checkpoint import TrainState
-from scemae.data.order import Order, accumulation_steps
+from scemae.data.order import ORDER_VERSION, Order, accumulation_steps
 from scemae.data.pipeline import Pipeline
 from scemae.data.reader import ShardSet
 from scemae.distributed import Place, agree, precision
-from scemae.errors import ConfigError
-from scemae.loop import Steps, train
+from scemae.errors import BadStepError, ConfigError
+from scemae.generations import Generation
+from scemae.health import WINDOW, Health
+from scemae.ledger import FILE as LEDGER
+from scemae.ledger import Ledger
+from scemae.loop import Steps, StopRequest, Watch, train
 from scemae.metrics import Writer
+from scemae.saver import Saver, save_now
 from scemae.schema import CorrespondConfig, Data, Loop, Optim, PretrainConfig, Runtime
+from scemae.watchdog import Watchdog
 
 Batches = Callable[[Pipeline], Iterator[tuple]]  # a pipeline's batches to the engine's arguments
 
@@ -34,59 +42,129 @@ def plan(shards: ShardSet, optim: Optim, loop: Loop, runtime: Runtime, place: Pl
 
 def settings(parts: dict, data: Data, optim: Optim, runtime: Runtime, place: Place) -> dict:
     """What a resumed run must have in common with its checkpoint: all that changes results, and the precision."""
-    recipe = {name: value for name, value in asdict(data).items() if name not in ("shards", "cache_dir")}
+    recipe = {name: value for name, value in asdict(data).items() if name not in ("shards", "cache_dir", "max_bad_fraction")}
     return {**parts, "data": recipe, "optim": asdict(optim),
             "precision": str(precision(runtime.precision, place.device)).removeprefix("torch.")}
 
 
-def newest(run_dir: Path) -> Path | None:
-    """The run's newest checkpoint as rank 0 sees it, on every rank (a shared file system may lag)."""
-    found = checkpoint.committed(run_dir)
-    name = agree(str(found[-1]) if found else None)
-    return Path(name) if name else None
+def state_of(config: PretrainConfig | CorrespondConfig, stage: str, parts: dict, place: Place,
+             shards: ShardSet) -> TrainState:
+    """What this run's checkpoints are of, before the first step."""
+    return TrainState(0, config.seed, place.world_size, config.runtime.zero_stage, stage,
+                      settings(parts, config.data, config.optim, config.runtime, place), shards.manifest.digest(),
+                      ORDER_VERSION)
 
 
-def run(config: PretrainConfig | CorrespondConfig, place: Place, engine, steps: Steps, state: TrainState,
-        shards: ShardSet, batches: Batches, facts: dict, *, probe: Callable[[], dict[str, float]]) -> None:
-    """Resume where the run folder's newest checkpoint stands, then train to the last step."""
-    run_dir = Path(config.run_dir)
-    found = newest(run_dir)
-    if found:
-        steps.start = checkpoint.resume(engine, found, state)
-    if place.is_first:
-        print(f"{len(shards):,} images in {config.data.shards}; {steps.total:,} steps of {steps.images}; "
-              f"{place.world_size} x {place.device.type}, ZeRO {config.runtime.zero_stage}"
-              + (f"; resumed at step {steps.start:,} from {found}" if found else ""), flush=True)
-        if steps.start < steps.total:
-            run_folder.describe(run_dir, state.stage, config, seed=config.seed, data_digest=state.data_digest,
-                                world_size=place.world_size, total_steps=steps.total, **facts)
-    pipeline = Pipeline(shards, Order(len(shards), config.seed, steps.images), rank=place.rank,
-                        world_size=place.world_size, accumulation_steps=steps.accumulation, start_step=steps.start,
-                        device=place.device, frame=config.data.frame, noisy_jpeg=config.data.jpeg_noise,
-                        workers=config.runtime.workers)
-    writer = Writer(run_dir, place, steps.start)
-    optim = config.optim
-    warmup = optim.warmup_epochs * len(shards) / optim.global_batch_size
+@dataclass
+class Run:
+    """One start of a run: its settings, place, engine and state, and how it feeds and judges the engine."""
 
-    def set_lr(global_step: int) -> float:
+    config: PretrainConfig | CorrespondConfig
+    place: Place
+    generation: Generation
+    engine: Any
+    steps: Steps
+    state: TrainState
+    shards: ShardSet
+    batches: Batches
+    facts: dict
+    probe: Callable[[], dict[str, float]]
+    stop: StopRequest
+    dog: Watchdog
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.config.run_dir)
+
+    def go(self) -> None:
+        """Go on where the run's newest whole checkpoint stands and train to the last step; roll back where a step is
+        bad. Raises BadStepError once loop.max_skips steps have been left out."""
+        found = loader.go_on(self.run_dir, self.place, self.generation, self.state, self.steps.total)
+        if found is None:
+            self._start_from_scratch()
+        else:
+            self.state = loader.resume(self.engine, found, self.state, self.place)
+        self._announce(found)
+        while self.state.global_step < self.steps.total:
+            try:
+                self._train()
+            except BadStepError as bad:
+                self._roll_back(bad)
+
+    def _start_from_scratch(self) -> None:
+        if self.place.is_first:
+            checkpoint.refuse_old_format(self.run_dir)
+            self.generation.record_base(0)
+        save_now(self._saver(), self.engine, self.state)  # what a roll-back needs; and a disk that is full shows now
+
+    def _announce(self, found: Path | None) -> None:
+        if not self.place.is_first:
+            return
+        config, steps, start = self.config, self.steps, self.state.global_step
+        print(f"{len(self.shards):,} images in {config.data.shards}; {steps.total:,} steps of {steps.images}; "
+              f"{self.place.world_size} x {self.place.device.type}, ZeRO {config.runtime.zero_stage}"
+              + (f"; resumed at step {start:,} from {found}" if found else ""), flush=True)
+        if start < steps.total:
+            checkpoint.clear_partial(self.run_dir, self.generation)
+            run_folder.describe(self.run_dir, self.state.stage, config, seed=config.seed,
+                                data_digest=self.state.data_digest, world_size=self.place.world_size,
+                                total_steps=steps.total, **self.facts)
+
+    def _saver(self) -> Saver:
+        return Saver(self.run_dir, self.place, self.generation, keep=self.config.loop.keep,
+                     keep_every=self.config.loop.keep_every, whole_weights=engines.full_weights)
+
+    def _train(self) -> None:
+        config, steps, place = self.config, self.steps, self.place
+        steps.start = self.state.global_step
+        most_bad = config.data.max_bad_fraction * len(self.shards)
+        ledger = Ledger(self.shards.keys, self.generation.folder, is_first=place.is_first,
+                        with_keys=config.loop.ledger_keys, most_bad=most_bad)
+        pipeline = Pipeline(self.shards, Order(len(self.shards), config.seed, steps.images), rank=place.rank,
+                            world_size=place.world_size, accumulation_steps=steps.accumulation, start_step=steps.start,
+                            device=place.device, frame=config.data.frame, noisy_jpeg=config.data.jpeg_noise,
+                            workers=config.runtime.workers, skips={int(step) for step in self.state.skips},
+                            consumed=ledger.add)
+        writer = Writer(self.run_dir, self.generation, place, steps.start)
+        losses = [row["loss"] for row in generations.rows(self.run_dir, LEDGER)[-WINDOW:] if "loss" in row]
+        watch = Watch(self._saver(), ledger, Health(config.loop.spike_factor, losses), self.dog, writer)
+        batches = self.batches(pipeline)
+        try:
+            train(self.engine, batches, lambda: pipeline.waited, steps, self.state, place, watch=watch, stop=self.stop,
+                  set_lr=self._set_lr, probe=self.probe)
+        finally:
+            batches.close()
+            ledger.close()
+            writer.close()
+
+    def _set_lr(self, global_step: int) -> float:
+        optim = self.config.optim
+        warmup = optim.warmup_epochs * len(self.shards) / optim.global_batch_size
         lr = schedule.learning_rate(global_step, peak=optim.lr, floor=optim.min_lr, warmup_steps=warmup,
-                                    total_steps=steps.total)
-        engines.set_learning_rate(engine, lr)
+                                    total_steps=self.steps.total)
+        engines.set_learning_rate(self.engine, lr)
         return lr
 
-    def save(global_step: int) -> None:
-        state.global_step = global_step
-        checkpoint.save(engine, engines.full_weights(engine), state, run_dir, place, config.loop.keep)
-
-    try:
-        train(engine, batches(pipeline), lambda: pipeline.waited, steps, place, set_lr=set_lr, save=save, probe=probe,
-              writer=writer)
-    finally:
-        writer.close()
+    def _roll_back(self, bad: BadStepError) -> None:
+        skips = {**self.state.skips, **{str(step): str(bad) for step in bad.steps}}
+        if len(skips) > self.config.loop.max_skips:
+            raise BadStepError(f"{bad}; {len(self.state.skips)} steps were left out before, loop.max_skips allows "
+                               f"{self.config.loop.max_skips}: lower optim.lr in a new run_dir with init_from, say", bad.steps,
+                               bad.rank) from bad
+        folder = loader.newest_whole(self.run_dir, self.place)
+        if self.place.is_first:
+            kept = capsule.keep(self.run_dir, folder, bad, self.config, self.shards, self.steps.images)
+            print(f"scemae: {bad}; back to {folder.name}, without {', '.join(map(str, bad.steps))}, kept in {kept}",
+                  file=sys.stderr, flush=True)
+        self.dog.log(f"{bad}; rolling back to {folder.name}")
+        self.generation.advance(self.place.is_first)
+        found = loader.go_on(self.run_dir, self.place, self.generation, self.state, self.steps.total)
+        self.state = loader.resume(self.engine, found, self.state, self.place)
+        self.state.skips = skips
 
 
 def weights_folder(location: str | None, run_dir: Path) -> Path | None:
     """The checkpoint to start from, unless the run has its own to go on from. Raises CheckpointError."""
-    if location is None or newest(run_dir):
+    if location is None or agree(bool(checkpoint.committed(run_dir))):
         return None
     return checkpoint.newest(Path(location))

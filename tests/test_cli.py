@@ -1,12 +1,13 @@
 """The command as a user meets it: help, quick starts, and one sentence for each thing that is wrong."""
 
-import fcntl
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 
+from scemae import run_folder
 from scemae.cli import COMMANDS
 from tests.support import TINY, scemae, write_shards
 
@@ -91,13 +92,9 @@ def test_cuda_where_there_is_none(shards, tmp_path, monkeypatch):
 
 
 def test_a_run_folder_in_use(shards, tmp_path):
-    (tmp_path / "run").mkdir()
-    with open(tmp_path / "run" / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write("12345 on node7")
-        lock.flush()
-        assert "in use by process 12345 on node7" in refused("pretrain", *COMMON, f"data.shards={shards}",
-                                                             f"run_dir={tmp_path / 'run'}")
+    with run_folder.own(tmp_path / "run", "pretrain"):
+        assert f"in use by process {os.getpid()} on" in refused("pretrain", *COMMON, f"data.shards={shards}",
+                                                                f"run_dir={tmp_path / 'run'}")
 
 
 def test_half_an_environment_of_a_launcher(shards, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ def shards(tmp_path_factory):
 
 def run(shards, folder, *options):
     scemae("pretrain", *COMMON, f"data.shards={shards}", f"run_dir={folder}", *options)
-    return [row["loss"] for row in read_metrics(folder)]
+    return [row["loss"] for row in read_metrics(folder) if "loss" in row]
 
 
 @pytest.mark.slow
@@ -49,4 +49,5 @@ def test_the_deepspeed_launcher_starts_it_too(shards, tmp_path):
     done = subprocess.run([*launcher, *command], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "2 x cpu" in done.stdout
-    assert len(read_metrics(tmp_path / "run")) == 3 and torch.isfinite(torch.tensor(read_metrics(tmp_path / "run")[-1]["loss"]))
+    losses = [row["loss"] for row in read_metrics(tmp_path / "run") if "loss" in row]
+    assert len(losses) == 3 and torch.isfinite(torch.tensor(losses)).all()

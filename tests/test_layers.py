@@ -11,7 +11,7 @@ from tests.support import REPO
 LAYERS = {
     "scemae/errors": 0, "scemae/torchvision_cpu": 0, "scemae/schema": 0, "scemae/config": 1, "scemae/distributed": 1, "scemae/schedule": 1,
     "scemae/data": 1, "scemae/faces": 1, "scemae/run_folder": 2, "scemae/models": 2, "scemae/engine": 2,
-    "scemae/checkpoint": 2, "scemae/metrics": 2, "shards": 2, "scemae/loop": 3, "scemae/landmarks": 3,
+    "scemae/checkpoint": 2, "scemae/metrics": 2, "shards": 2, "cluster": 3, "scemae/loop": 3, "scemae/landmarks": 3,
     "scemae/restore": 3, "scemae/stage": 4, "scemae/pretrain": 5,
     "scemae/correspond": 5, "scemae/evaluate": 5, "scemae/lineage": 3,
     "scemae/pictures": 6, "scemae/showcase": 7, "scemae/report": 8, "scemae/demo": 8, "scemae/cli": 9,
@@ -21,14 +21,14 @@ OWNERS = {
     "hydra": {"scemae/config.py"}, "omegaconf": {"scemae/config.py"}, "safetensors": {"scemae/checkpoint.py"},
     "webdataset": {"scemae/data/reader.py"}, "cv2": {"scemae/faces"}, "jinja2": {"scemae/report.py"},
     "matplotlib": {"scemae/pictures.py"}, "simplejpeg": {"scemae/data/pipeline.py", "scemae/faces", "shards"},
-    "scipy": {"shards"}, "ray": set(), "submitit": set(),
+    "scipy": {"shards"}, "ray": set(), "submitit": {"cluster/submit.py"},
 }
-FILES = sorted(path for folder in ("scemae", "shards") for path in (REPO / folder).rglob("*.py"))
+FILES = sorted(path for folder in ("scemae", "shards", "cluster") for path in (REPO / folder).rglob("*.py"))
 
 
 def room(path: str) -> str | None:
     """The room of a file or dotted import, given with slashes: the longest that LAYERS knows."""
-    path = path.removeprefix("scemae/") if path.startswith("scemae/shards") else path
+    path = path.removeprefix("scemae/") if path.startswith(("scemae/shards", "scemae/cluster")) else path
     return max((known for known in LAYERS if (path + "/").startswith(known + "/")), key=len, default=None)
 
 

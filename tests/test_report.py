@@ -8,7 +8,6 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from scemae import checkpoint, config, correspond, evaluate, report, restore, run_folder, showcase
 from scemae.checkpoint import TrainState
@@ -18,8 +17,10 @@ from scemae.errors import RunFolderError
 from scemae.landmarks import features
 from scemae.landmarks.matching import match
 from scemae.landmarks.pairs import DIFFERENT, SOURCE, load_pairs
+from scemae.metrics import METRICS
 from scemae.models.losses import reconstruction
 from scemae.models.vit import patchify
+from scemae.tensor_file import write_tensors
 from tests.support import TINY, write_shards
 
 FACES = ["reconstructions", "attention", "similarity", "matches", "detections"]
@@ -27,13 +28,16 @@ FACES = ["reconstructions", "attention", "similarity", "matches", "detections"]
 
 def save_run(folder, settings, stage, module, state, **facts):
     """A run folder with one checkpoint of `module`, as training leaves it."""
-    step = folder / "checkpoints" / "step-00000007"
+    step = checkpoint.path_of(folder, 7, 1)
     step.mkdir(parents=True)
-    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, step / checkpoint.WEIGHTS)
-    write_json(step / checkpoint.STATE, asdict(TrainState(7, 0, 1, 0, stage, state, "digest")))
+    arrays = {name: value.detach().numpy() for name, value in module.state_dict().items()}
+    written = write_tensors(step / checkpoint.WEIGHTS, arrays, {"format": "pt"})
+    write_json(step / checkpoint.MANIFEST, asdict(TrainState(7, 0, 1, 0, stage, state, "digest", 1, files=[asdict(written)])))
     run_folder.describe(folder, stage, settings, seed=0, data_digest="digest", images=8, **facts)
     rows = [{"step": step, "loss": 2 / step, "lr": 1e-3, "images_per_second": 10.0} for step in range(1, 8)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with run_folder.own(folder, stage) as generation:
+        generation.record_base(0)
+        (generation.folder / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def folder(tmp_path_factory):
     second = config.load("correspond", [f"run_dir={carb}", f"backbone={mae}", f"data.shards={shards}", "carb.dim=16"])
     save_run(carb, second, "correspond", correspond.build(second.carb, model.encoder),
              {"carb": asdict(second.carb), "width": 48,
-              "backbone": checkpoint.weights_digest(mae / "checkpoints" / "step-00000007")}, backbone=str(mae / "checkpoints" / "step-00000007"))
+              "backbone": checkpoint.weights_digest(checkpoint.path_of(mae, 7, 1))}, backbone=str(checkpoint.path_of(mae, 7, 1)))
     evaluate.main(config.load("evaluate", [
         f"run_dir={root / 'eval'}", f"backbone={mae}", f"projector={carb}", f"matching.shards={shards}", "stride=8",
         f"detection.train={shards}", f"detection.test={shards}", "detection.stride=8", "detection.epochs=1",

@@ -1,6 +1,5 @@
 """A resumed run is the uninterrupted run, bit for bit, under every ZeRO stage."""
 
-import json
 import shutil
 
 import pytest
@@ -20,13 +19,13 @@ def shards(tmp_path_factory):
 
 
 def losses(run_dir):
-    return {row["step"]: row["loss"] for row in read_metrics(run_dir)}
+    return {row["step"]: row["loss"] for row in read_metrics(run_dir) if "loss" in row}
 
 
 def resumed_from_the_middle(whole, again):
     """A copy of the run as it stood after step 3."""
     shutil.copytree(whole, again)
-    for folder in committed(again)[1:]:
+    for folder in committed(again)[2:]:
         shutil.rmtree(folder)
     return again
 
@@ -59,9 +58,9 @@ def test_the_number_of_ranks_does_not_change_the_losses(shards, tmp_path):
 def test_a_finished_run_stays_as_it_is(shards, tmp_path):
     command = ["pretrain", *COMMON, f"data.shards={shards}", f"run_dir={tmp_path / 'run'}", "optim.epochs=1"]
     scemae(*command)
-    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    before = read_metrics(tmp_path / "run"), committed(tmp_path / "run")
     scemae(*command)
-    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+    assert (read_metrics(tmp_path / "run"), committed(tmp_path / "run")) == before
 
 
 def test_stage_2_resumes_too(shards, tmp_path):
@@ -76,8 +75,7 @@ def test_stage_2_resumes_too(shards, tmp_path):
 
 @pytest.mark.parametrize(("change", "what"), [
     ("model.width=96", "settings was model width 48, asked for is 96"), ("seed=1", "seed was 0, asked for is 1"),
-    ("optim.lr=1", "settings was optim lr 0.0003, asked for is 1.0"),
-    ("runtime.zero_stage=2", "ZeRO stage was 1, asked for is 2")])
+    ("optim.lr=1", "settings was optim lr 0.0003, asked for is 1.0")])
 def test_a_checkpoint_of_another_model_is_refused(shards, tmp_path, change, what):
     command = ["pretrain", *COMMON, f"data.shards={shards}", f"run_dir={tmp_path / 'run'}", "optim.epochs=1"]
     scemae(*command)
@@ -103,5 +101,4 @@ def test_a_stop_signal_saves_and_ends_with_status_75(shards, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75 and "all is saved" in stderr
-    saved = json.loads((committed(run)[-1] / "state.json").read_text())["global_step"]
-    assert saved == read_metrics(run)[-1]["step"]
+    assert read_state(committed(run)[-1]).global_step == read_metrics(run)[-1]["step"]

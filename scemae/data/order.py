@@ -8,18 +8,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+ORDER_VERSION = 1  # another order of the same seed would be another version: a run cannot go on under it
+
 
 @dataclass
 class Slice:
-    """What one rank draws for one micro-step: samples and their epochs, and the weight of each in the global mean.
+    """What one rank draws for one micro-step: samples and their epochs, the weight of each in the global mean, and its
+    place in the global batch of `global_step` (the step that trains on it, 1 for the first).
 
-    All three have `micro_batch_size` rows or fewer, the same on every rank; where a rank has less to do, a
+    All four have `micro_batch_size` rows or fewer, the same on every rank; where a rank has less to do, a
     sample is repeated with weight 0.
     """
 
+    global_step: int
     samples: np.ndarray
     epochs: np.ndarray
     weights: np.ndarray
+    places: np.ndarray
 
 
 def permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
@@ -61,7 +66,7 @@ class Order:
         for part in parts[rank * accumulation_steps:(rank + 1) * accumulation_steps]:
             filled = np.resize(part, rows) if len(part) else np.zeros(rows, dtype=np.int64)
             weights = np.where(np.arange(rows) < len(part), weight, 0.0).astype(np.float32)
-            mine.append(Slice(samples[filled], epochs[filled], weights))
+            mine.append(Slice(global_step + 1, samples[filled], epochs[filled], weights, filled))
         return mine
 
 

@@ -7,7 +7,7 @@ A batch depends on (seed, epoch, sample) alone, so any number of ranks and threa
 import io
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from scemae.data.order import Order, Slice
 from scemae.data.reader import ShardSet
 from scemae.errors import ShardError
 
+STAND_INS = 8  # samples tried for one place in a batch
 ROWS = slice(30, 208)  # CelebA's aligned 178x218 image to its 178x178 frame (PROTOCOL 2.4)
 
 
@@ -77,16 +78,21 @@ def jpeg_noise(image: np.ndarray, u: float, z: float) -> np.ndarray:
     return resize(simplejpeg.decode_jpeg(buffer.getvalue()), width)
 
 
+Consumed = Callable[[Slice, np.ndarray, np.ndarray], None]  # a slice, the samples really in it, their pixels
+
+
 class Pipeline:
     """An endless iterator of micro-batches from a global step on; `waited` sums the seconds spent waiting for data."""
 
     def __init__(self, shards: ShardSet, order: Order, *, rank: int, world_size: int, accumulation_steps: int,
-                 start_step: int, device: torch.device, frame: int, noisy_jpeg: bool = False, workers: int = 2) -> None:
+                 start_step: int, device: torch.device, frame: int, noisy_jpeg: bool = False, workers: int = 2,
+                 skips: Container[int] = (), consumed: Consumed = lambda *_: None) -> None:
+        """`skips`: global steps to leave out. `consumed` is told of every micro-batch as it is handed over."""
         self.shards, self.order, self.device, self.noisy_jpeg = shards, order, device, noisy_jpeg
-        self.waited = 0.0
+        self.waited, self._consumed = 0.0, consumed
         # The 178 frame of CelebA shrinks to 136 before JPEG noise and crops of stage 2 (PROTOCOL 4.3).
         self._decode = partial(decode, size=frame)
-        self._slices = (part for step in _count(start_step)
+        self._slices = (part for step in _count(start_step) if step + 1 not in skips
                         for part in order.slices(step, rank, world_size, accumulation_steps))
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._chunk, self._ahead = 16, 3
@@ -99,9 +105,11 @@ class Pipeline:
                     queue.append(self._submit(next(self._slices)))
                 part, futures = queue.popleft()
                 started = time.perf_counter()
-                arrays = [future.result() for future in futures]
+                samples, frames = zip(*(future.result() for future in futures))
                 self.waited += time.perf_counter() - started
-                images = torch.from_numpy(np.concatenate(arrays)).permute(0, 3, 1, 2)
+                collated = np.concatenate(frames)
+                self._consumed(part, np.concatenate(samples), collated)
+                images = torch.from_numpy(collated).permute(0, 3, 1, 2)
                 yield Batch(images.to(self.device, non_blocking=True), part, self.order.seed)
         finally:
             self._threads.shutdown(cancel_futures=True)
@@ -110,21 +118,25 @@ class Pipeline:
         rows = range(0, len(part.samples), self._chunk)
         return part, [self._threads.submit(self._frames, part, slice(row, row + self._chunk)) for row in rows]
 
-    def _frames(self, part: Slice, rows: slice) -> np.ndarray:
+    def _frames(self, part: Slice, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         samples, epochs = part.samples[rows], part.epochs[rows]
-        frames = [self._frame(sample) for sample in samples]
+        found, frames = zip(*(self._frame(sample) for sample in samples))
         if self.noisy_jpeg:
             u = randomness.uniform(self.order.seed, epochs, samples, randomness.JPEG_QUALITY, 1)[:, 0]
             z = randomness.normal(self.order.seed, epochs, samples, randomness.JPEG_SIZE, 1)[:, 0]
             frames = [jpeg_noise(*each) for each in zip(frames, u, z)]
-        return np.stack(frames)
+        return np.array(found), np.stack(frames)
 
-    def _frame(self, sample: int) -> np.ndarray:
-        try:
-            return self._decode(self.shards.jpeg(sample))
-        except ValueError as error:
-            raise ShardError(f"{self.shards.folder}: sample {self.shards.keys[sample]} is no whole JPEG ({error}); "
-                             "run `scemae shards verify` and rebuild the shards") from error
+    def _frame(self, sample: int) -> tuple[int, np.ndarray]:
+        """The frame of a sample, and whose it is: where one is no JPEG the next of the shards stands in for it, so
+        that the batch keeps its size and order on any number of ranks."""
+        for stand_in in range(sample, sample + STAND_INS):
+            try:
+                return stand_in % len(self.shards), self._decode(self.shards.jpeg(stand_in % len(self.shards)))
+            except ValueError as error:
+                reason = error
+        raise ShardError(f"{self.shards.folder}: sample {self.shards.keys[sample]} is no whole JPEG ({reason}), nor are "
+                         f"the {STAND_INS - 1} after it; run `scemae shards verify` and rebuild the shards")
 
 
 def _count(start: int) -> Iterator[int]:

@@ -1,0 +1,103 @@
+"""The stages of a run as a chain of jobs: what each runs, the snapshot it runs from, and chain.json, the record of it."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import scemae
+import scemae.cluster
+import scemae.shards
+from scemae import config as settings
+from scemae.errors import ConfigError
+from scemae.schema import SubmitConfig
+
+STAGES = ("shards", "pretrain", "correspond", "evaluate")
+CODE, CHAIN, JOBS = "code", "chain.json", "jobs"
+
+
+@dataclass
+class Stage:
+    """One job: `scemae` with these arguments, on `nodes` x `ranks` of them; job_id once it is submitted."""
+
+    name: str
+    arguments: list[str]
+    folder: str  # where its results go
+    nodes: int
+    ranks: int  # per node
+    gpus: int  # per node
+    saves: bool  # asked to leave, it saves and ends with 75; otherwise it starts anew
+    job_id: str = ""
+
+
+def plan(config: SubmitConfig) -> list[Stage]:
+    """The stages in order, each reading what the one before it writes. Raises ConfigError where one would fail."""
+    if unknown := sorted(set(config.stages) - set(STAGES)):
+        raise ConfigError(f"stages: found {unknown[0]!r}, there are {', '.join(STAGES)}")
+    if not config.stages:
+        raise ConfigError(f"stages: found none, at least one of {', '.join(STAGES)} was needed")
+    return [_stage(config, name) for name in STAGES if name in config.stages]
+
+
+def _stage(config: SubmitConfig, name: str) -> Stage:
+    cluster = config.cluster
+    if name == "shards":
+        if len(config.shards) < 3:
+            raise ConfigError(f"shards: found {config.shards}; give the arguments of `scemae shards build`, such as "
+                              "shards=[celeba,/data/CelebA,data/celeba], or leave the stage out")
+        return Stage(name, ["shards", "build", *config.shards], config.shards[2], 1, 1, 0, saves=True)
+    folder = Path(config.run_dir).absolute() / name
+    overrides = [*_links(config, name), *getattr(config, name)]
+    settings.load(name, overrides)  # a wrong setting is found now, not when the job starts
+    if name == "evaluate":
+        return Stage(name, [name, *overrides], str(folder), 1, 1, min(cluster.gpus_per_node, 1), saves=False)
+    return Stage(name, [name, *overrides], str(folder), cluster.nodes, cluster.ranks_per_node, cluster.gpus_per_node,
+                 saves=True)
+
+
+def _links(config: SubmitConfig, name: str) -> list[str]:
+    """The run folder of a stage and those it reads: never a checkpoint, a restarted job finds the newest itself."""
+    run_dir = Path(config.run_dir).absolute()
+    links = [f"run_dir={run_dir / name}"]
+    if name in ("correspond", "evaluate") and "pretrain" in config.stages:
+        links.append(f"backbone={run_dir / 'pretrain'}")
+    if name == "evaluate" and "correspond" in config.stages:
+        links.append(f"projector={run_dir / 'correspond'}")
+    return links
+
+
+def snapshot(config: SubmitConfig, stages: list[Stage]) -> None:
+    """Copy code and configs to run_dir/code and write every resolved config: what is edited later reaches no job."""
+    from scemae.run_folder import commit
+
+    run_dir, package = Path(config.run_dir).absolute(), Path(config.run_dir).absolute() / (CODE + ".partial") / "scemae"
+    shutil.rmtree(package.parent, ignore_errors=True)
+    parts = {".": Path(scemae.__file__).parent, "shards": Path(scemae.shards.__file__).parent,
+             "cluster": Path(scemae.cluster.__file__).parent, "configs": settings.configs_dir()}
+    for name, source in parts.items():  # laid out as installed, so that one entry of PYTHONPATH finds all of it
+        shutil.copytree(source, package / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    (package.parent / "COMMIT").write_text(commit() + "\n", encoding="utf8")
+    shutil.rmtree(run_dir / CODE, ignore_errors=True)
+    package.parent.rename(run_dir / CODE)
+    (run_dir / "submit.yaml").write_text(settings.to_yaml(config), encoding="utf8")
+    for stage in stages:
+        if stage.name != "shards":
+            (run_dir / f"{stage.name}.yaml").write_text(settings.compose(stage.name, stage.arguments[1:]), encoding="utf8")
+
+
+def write(run_dir: Path, kind: str, stages: list[Stage]) -> None:
+    """Record the chain in run_dir/chain.json."""
+    aside = run_dir / (CHAIN + ".partial")
+    aside.write_text(json.dumps({"kind": kind, "stages": [asdict(stage) for stage in stages]}, indent=1) + "\n",
+                     encoding="utf8")
+    os.replace(aside, run_dir / CHAIN)
+
+
+def read(run_dir: Path) -> tuple[str, list[Stage]]:
+    """The kind ("batch" or "local") and stages of the chain in run_dir. Raises ConfigError where there is none."""
+    path = run_dir / CHAIN
+    if not path.is_file():
+        raise ConfigError(f"{run_dir}: found no {CHAIN}; give the run_dir of an earlier `scemae submit`")
+    record = json.loads(path.read_text(encoding="utf8"))
+    return record["kind"], [Stage(**stage) for stage in record["stages"]]

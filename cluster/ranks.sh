@@ -1,0 +1,54 @@
+#!/bin/bash
+# The ranks of one stage inside a Slurm job: starts them, and is the one place that says who requeues.
+#
+#   bash cluster/ranks.sh pretrain key=value ...     (how pretrain.sh, correspond.sh and `scemae submit` all end)
+#
+# It meets scemae in a command line, the environment set below, and the exit status of a rank:
+#   0        done
+#   1        failed for good: the next start would fail again
+#   75       asked to stop, or lost a peer; what could be saved is saved
+#   128+n    killed by signal n: a rank was shot, or its node is dying
+#
+# Who requeues. On preemption and on a dead node Slurm does, and it kills this script. On its time limit Slurm does not,
+# nor when a rank dies: then this script does, for any status but 0 and 1, up to SCEMAE_MAX_RESTARTS times (50), and
+# only while Slurm still counts the job as running: after scancel it stays cancelled.
+# Settings from outside: SCEMAE_COMMAND (default: scemae) starts the program, in a container if you like.
+
+field() {                                     # field NAME: one entry of this job's record
+    scontrol show job "$SLURM_JOB_ID" | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1
+}
+
+restarts=${SLURM_RESTART_COUNT:-0}
+queued=$(field $([ "$restarts" -gt 0 ] && echo SubmitTime || echo EligibleTime))
+export SCEMAE_JOB=slurm-$SLURM_JOB_ID         # the same after a requeue: a restart takes over from its dead predecessor
+export SCEMAE_SUBMITTED=$(date -d "$queued" +%s)   # when this start was queued, in unix seconds
+export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Below the ports that outgoing connections take; another one per job and per start, should a socket linger.
+export MASTER_PORT=$((10000 + (SLURM_JOB_ID * 16 + restarts) % 20000))
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}   # srun does not inherit it
+
+trap : TERM USR1 USR2                         # meant for the ranks; this shell waits for them
+
+# A rank that fails for good ends with 99 here: srun reports the highest status, and 99 outranks the 75 of the peers
+# that it left alone, and differs from the 1 of an srun that could not reach a node.
+rank='trap : TERM INT USR1 USR2               # each process of a rank gets the signal: this shell waits for scemae
+      export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
+      ${SCEMAE_COMMAND:-scemae} "$@"
+      status=$?
+      exit $((status == 1 ? 99 : status))'
+
+# --label: every line says whose it is. The other two: once a rank has ended, the others have a minute to save.
+srun --label --kill-on-bad-exit=0 --wait=60 bash -c "$rank" rank "$@"
+status=$?
+
+[ $status -eq 0 ] && exit 0
+[ $status -eq 99 ] && exit 1
+if [ "$restarts" -ge "${SCEMAE_MAX_RESTARTS:-50}" ]; then
+    echo "ranks.sh: ended with status $status after $restarts restarts, not requeued; see above for the cause" >&2
+    exit $status
+fi
+if [ "$(field JobState)" = RUNNING ]; then
+    echo "ranks.sh: ended with status $status, requeued (restart $((restarts + 1)))" >&2
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $status

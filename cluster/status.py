@@ -1,0 +1,83 @@
+"""`scemae submit --status`: the chain's jobs as the scheduler knows them, and what each stage has left in its folder."""
+
+import json
+import pickle
+import subprocess
+from pathlib import Path
+
+from scemae.cluster import chain
+from scemae.cluster.chain import JOBS, Stage
+from scemae.errors import ConfigError
+
+ALIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "PREEMPTED", "RESIZING")
+
+
+def describe(run_dir: Path) -> str:
+    """One line per stage: its job, the job's state, how far it came."""
+    lines = []
+    kind, stages = chain.read(run_dir)
+    for stage in stages:
+        state, note = state_of(run_dir, kind, stage.job_id)
+        lines.append(f"{stage.name:<10}  {stage.job_id or 'not started':<11}  {state:<10}  {progress(stage)}"
+                     + (f"  ({note})" if note else ""))
+    return "\n".join(lines)
+
+
+def refuse_if_alive(run_dir: Path) -> None:
+    """Raise ConfigError where an earlier chain in run_dir still has jobs: two would fight over its folders."""
+    if not (run_dir / chain.CHAIN).is_file():
+        return
+    kind, stages = chain.read(run_dir)
+    for stage in stages:
+        state, _ = state_of(run_dir, kind, stage.job_id)
+        if state in ALIVE:
+            raise ConfigError(f"{run_dir}: found job {stage.job_id} ({stage.name}) {state}; wait for it, `scancel` it, "
+                              "or choose another run_dir")
+
+
+def state_of(run_dir: Path, kind: str, job_id: str) -> tuple[str, str]:
+    """The state of a job and a remark: from the controller, else from accounting, else from what the job left."""
+    if not job_id:
+        return "WAITING", ""
+    if kind == "local":
+        return _left_behind(run_dir / JOBS / f"{job_id}_0_result.pkl", "no result: it is running, or was stopped")
+    record = dict(word.split("=", 1) for word in _ask("scontrol", "show", "job", "-o", job_id).split() if "=" in word)
+    if "JobState" in record:  # it forgets jobs some minutes after their end
+        notes = [f"restarts: {record['Restarts']}"] if record.get("Restarts", "0") != "0" else []
+        if record["JobState"] in ("PENDING", "FAILED", "TIMEOUT", "CANCELLED"):
+            notes.append(f"reason: {record.get('Reason')}")
+        return record["JobState"], ", ".join(notes)
+    words = _ask("sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State").split()
+    return (words[0], "") if words else _left_behind(run_dir / JOBS / f"{job_id}_0_result.pkl",
+                                                        "the scheduler knows no such job, and it left no result")
+
+
+def _left_behind(result: Path, otherwise: str) -> tuple[str, str]:
+    """What submitit's result file says of a job that no scheduler knows (any more)."""
+    if not result.is_file():
+        return "UNKNOWN", otherwise
+    outcome, _ = pickle.loads(result.read_bytes())
+    return {"success": "COMPLETED", "error": "FAILED"}[outcome], ""
+
+
+def progress(stage: Stage) -> str:
+    """How far a stage came, read from its folder."""
+    folder = Path(stage.folder)
+    if stage.name == "shards":
+        ready = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+        return f"{', '.join(ready)} in {folder}" if ready else "no shards yet"
+    if stage.name == "evaluate":
+        return f"{folder / 'results.json'}" if (folder / "results.json").is_file() else "no results yet"
+    saved = [int(path.parent.name.removeprefix("step-")) for path in folder.glob("checkpoints/step-*/state.json")]
+    about = folder / "provenance.json"
+    total = json.loads(about.read_text(encoding="utf8")).get("total_steps") if about.is_file() else None
+    return (f"saved at step {max(saved):,}" if saved else "no checkpoint yet") + (f" of {total:,}" if total else "")
+
+
+def _ask(*command: str) -> str:
+    """What a command of the cluster prints; nothing where it is missing or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,212 @@
+"""`scemae submit`: the stages as one chain of dependent jobs, through submitit, from a snapshot in the run folder."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from scemae import config as settings
+from scemae.cluster import chain, status
+from scemae.cluster.chain import CODE, JOBS, STAGES, Stage
+from scemae.errors import ConfigError, LaunchError, Preempted
+from scemae.schema import SubmitConfig
+
+HELP = """\
+scemae submit run_dir=RUN [KEY=VALUE ...] [--dry-run | --cfg]: shards, pretrain, correspond, evaluate as a chain of jobs
+scemae submit --status RUN                                     what became of it
+
+  scemae submit run_dir=runs/small cluster.nodes=2 cluster.ranks_per_node=8 cluster.gpus_per_node=8 --dry-run
+  scemae submit run_dir=runs/small stages=[pretrain,correspond] pretrain.optim.epochs=200 correspond.carb.dim=64
+  scemae submit run_dir=runs/all stages=[shards,pretrain,correspond,evaluate] shards=[celeba,/data/CelebA,data/celeba]
+  scemae submit run_dir=runs/here cluster=local                  (on a workstation: one after the other)
+
+Each job starts when the one before it has succeeded, from a copy of code and configs in RUN/code; results go to
+RUN/pretrain, RUN/correspond and RUN/evaluate. A job that reaches its time limit, is preempted or loses a node queues
+again under its own id and goes on at its newest checkpoint; one that fails for good ends the chain. Once the chain has
+ended, the same command submits it again, and each stage goes on where it stood.
+
+  stages               which of shards, pretrain, correspond, evaluate
+  STAGE.KEY=VALUE      a setting of that stage: pretrain.model=deit_tiny
+  cluster              a named set of values in configs/cluster: default, local
+  cluster.account, partition, qos, time (minutes), nodes, ranks_per_node, gpus_per_node, cpus_per_task, mem
+  cluster.container    what comes before the program: "apptainer exec --nv image.sif"
+  cluster.setup        shell lines for each job: ["module load cuda"]
+  --dry-run            print the job scripts, submit and write nothing
+"""
+
+
+def main(argv: list[str]) -> None:
+    """Run `scemae submit` with the words after it. Raises ConfigError, LaunchError, Preempted."""
+    if not argv or "-h" in argv or "--help" in argv:
+        print(HELP)
+        return
+    if argv[0] == "--status":
+        if len(argv) != 2:
+            raise ConfigError("--status: one run folder was needed; give `scemae submit --status RUN`")
+        print(status.describe(Path(argv[1])))
+        return
+    flags = {"--dry-run", "--cfg"}
+    overrides = gather([word for word in argv if word not in flags])
+    if "--cfg" in argv:
+        print(settings.compose("submit", overrides))
+        return
+    config = settings.load("submit", overrides)
+    submit(config, chain.plan(config), dry_run="--dry-run" in argv)
+
+
+def gather(words: list[str]) -> list[str]:
+    """Turn `pretrain.optim.epochs=9` and the like into one list per stage, as configs/submit.yaml has them."""
+    found: dict[str, list[str]] = {}
+    rest = []
+    for word in words:
+        stage, dot, setting = word.partition(".")
+        if stage in STAGES[1:] and dot and "=" not in stage:
+            found.setdefault(stage, []).append(setting)
+        elif word.startswith("-"):
+            raise ConfigError(f"found {word}, which is no option; give key=value pairs, --dry-run, --status, --cfg or "
+                              "--help")
+        else:
+            rest.append(word)
+    return rest + [f"{stage}={json.dumps(listed)}" for stage, listed in found.items()]
+
+
+def submit(config: SubmitConfig, stages: list[Stage], *, dry_run: bool) -> None:
+    """Submit the chain and record it, or only print it."""
+    run_dir, local = Path(config.run_dir).absolute(), config.cluster.kind == "local"
+    if dry_run:
+        print(*(_script(config, stages, i) for i in range(len(stages))), sep="\n")
+        return
+    if not local and shutil.which("sbatch") is None:
+        raise LaunchError("found no sbatch on PATH; submit from a login node of the cluster, or give cluster=local")
+    status.refuse_if_alive(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    chain.snapshot(config, stages)
+    (_run_here if local else _queue)(config, stages)
+
+
+def _queue(config: SubmitConfig, stages: list[Stage]) -> None:
+    """Submit each stage to start when the one before it has succeeded; all of them, or none."""
+    run_dir = Path(config.run_dir).absolute()
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    for i, stage in enumerate(stages):
+        try:
+            job = _executor(config, stages, i).submit(run_stage, _command(config, stage))
+        except (FailedJobError, FailedSubmissionError, OSError) as error:
+            for earlier in stages[:i]:
+                subprocess.run(["scancel", earlier.job_id], check=False)
+            raise LaunchError(f"{stage.name}: the cluster refused the job and nothing stays queued: "
+                              f"{' '.join(str(error).split())}") from error
+        stage.job_id = job.job_id
+        chain.write(run_dir, "batch", stages)
+        print(f"{stage.name}: job {stage.job_id}" + (f" after {stages[i - 1].job_id}" if i else "")
+              + f", log {job.paths.stdout}")
+    print(f"`scemae submit --status {config.run_dir}` tells how it goes")
+
+
+def _run_here(config: SubmitConfig, stages: list[Stage]) -> None:
+    """Run the stages one after the other on this machine; stop at the first that fails."""
+    run_dir = Path(config.run_dir).absolute()
+    for i, stage in enumerate(stages):
+        job = _executor(config, stages, i).submit(run_stage, _command(config, stage))
+        stage.job_id = job.job_id
+        chain.write(run_dir, "local", stages)
+        print(f"{stage.name}: log {job.paths.stdout}", flush=True)
+        try:
+            job.results()
+        except KeyboardInterrupt:
+            raise Preempted(f"{stage.name}: asked to stop; its ranks save and end, the same command goes on") from None
+        except Exception as error:  # submitit's own kinds, and none where the job left no result
+            raise LaunchError(f"{stage.name}: failed, the stages after it were not started; see {job.paths.stdout}, "
+                              "mend it and run the same command again") from error
+
+
+def _executor(config: SubmitConfig, stages: list[Stage], i: int) -> Any:
+    """submitit's executor with the options of stage i, which waits for the stage before it."""
+    submitit = _submitit()
+    cluster, stage = config.cluster, stages[i]
+    folder = Path(config.run_dir).absolute() / JOBS
+    if cluster.kind == "local":
+        executor = submitit.LocalExecutor(folder)
+        executor.update_parameters(timeout_min=60 * 24 * 365, tasks_per_node=stage.ranks, gpus_per_node=stage.gpus,
+                                   stderr_to_stdout=True, setup=_setup(config))
+        return executor
+
+    class Batch(submitit.SlurmExecutor):
+        @classmethod
+        def affinity(cls) -> int:  # a dry run works where there is no srun
+            return 1
+
+    executor = Batch(folder)
+    more = {
+        "ntasks-per-node": stage.ranks, "requeue": True, "kill-on-invalid-dep": "yes",
+        # submitit insists on a signal; what cannot save gets one that does nothing, and fails at its limit.
+        "signal": f"TERM@{cluster.signal}" if stage.saves else "B:CONT@1", **cluster.options}
+    named = {"partition": cluster.partition, "account": cluster.account, "qos": cluster.qos, "mem": cluster.mem,
+             "gpus_per_node": stage.gpus or None,
+             "dependency": f"afterok:{stages[i - 1].job_id or 'JOB_OF_' + stages[i - 1].name.upper()}" if i else None}
+    executor.update_parameters(
+        job_name=f"scemae-{stage.name}", nodes=stage.nodes, cpus_per_task=cluster.cpus_per_task, time=cluster.time,
+        use_srun=False, stderr_to_stdout=True, setup=_setup(config), additional_parameters=more,
+        **{key: value for key, value in named.items() if value is not None})
+    return executor
+
+
+def _setup(config: SubmitConfig) -> list[str]:
+    """The shell lines of each job: the user's, then what makes it run the snapshot."""
+    code, cluster = Path(config.run_dir).absolute() / CODE, config.cluster
+    program = f"{cluster.container} env PYTHONPATH={code} python" if cluster.container else sys.executable
+    return [*cluster.setup, f"export PYTHONPATH={shlex.quote(str(code))}",
+            f"export SCEMAE_COMMAND={shlex.quote(program + ' -m scemae')}",
+            f"export SCEMAE_MAX_RESTARTS={cluster.max_restarts}"]
+
+
+def _command(config: SubmitConfig, stage: Stage) -> list[str]:
+    """What a job runs: on the cluster the script that people submit by hand ends with too, here the program itself."""
+    if config.cluster.kind == "local":
+        return [sys.executable, "-m", "scemae", *stage.arguments]
+    return ["bash", str(Path(config.run_dir).absolute() / CODE / "scemae" / "cluster" / "ranks.sh"), *stage.arguments]
+
+
+def _script(config: SubmitConfig, stages: list[Stage], i: int) -> str:
+    """The job of stage i as it would be submitted."""
+    shown = f"# {stages[i].name} runs: {shlex.join(_command(config, stages[i]))}"
+    if config.cluster.kind == "local":
+        return shown
+    executor = _executor(config, stages, i)
+    return f"{shown}\n{executor._make_submission_file_text(executor._submitit_command_str, '')}"
+
+
+def run_stage(command: list[str]) -> None:
+    """Inside a job: run the command and end as it ended; ranks.sh has requeued if that was to be done.
+
+    submitit's own signal handlers would requeue a job that has saved nothing: here signals go to the command.
+    """
+    environment = dict(os.environ)
+    place = _submitit().JobEnvironment()
+    if place.cluster == "local":
+        environment.update(RANK=str(place.global_rank), WORLD_SIZE=str(place.num_tasks),
+                           LOCAL_RANK=str(place.local_rank), MASTER_ADDR="127.0.0.1",
+                           MASTER_PORT=str(10000 + int(place.job_id) % 20000))
+    child = subprocess.Popen(command, env=environment)
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        signal.signal(number, lambda received, _: child.send_signal(received))
+    found = child.wait()
+    if found in (0, 1):
+        if found:
+            raise LaunchError(f"{shlex.join(command)}: failed, see above")  # submitit records it, the job fails
+        return
+    sys.exit(found if found > 0 else 128 - found)
+
+
+def _submitit() -> Any:
+    try:
+        import submitit
+    except ImportError as error:
+        raise LaunchError("found no submitit; install it with `pip install 'scemae[cluster]'`") from error
+    return submitit

@@ -1,0 +1,53 @@
+"""What is kept of a step that was left out: its batch as it was fed, and the checkpoint before it, to look at later.
+
+    run_dir/capsules/step-00000613/
+        batch.safetensors      frames (b, s, s, 3) uint8 and their place in the order: samples, epochs
+        config.yaml            the run's settings
+        capsule.json           step, rank, what was wrong, keys
+        step-00000600.g0002/   the checkpoint before, by hard links
+
+`scemae replay CAPSULE` (replay.py) runs it on one process.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from scemae import checkpoint
+from scemae.config import to_yaml
+from scemae.data.manifest import write_json
+from scemae.data.order import Order
+from scemae.data.pipeline import Pipeline
+from scemae.data.reader import ShardSet
+from scemae.errors import BadStepError, ScemaeError
+from scemae.schema import CorrespondConfig, PretrainConfig
+
+CAPSULES, BATCH, FACTS = "capsules", "batch.safetensors", "capsule.json"
+
+
+def keep(run_dir: Path, folder: Path, bad: BadStepError, config: PretrainConfig | CorrespondConfig, shards: ShardSet,
+         global_batch_size: int) -> Path:
+    """Write the capsule of the last of the bad steps; returns its folder. What cannot be written is left out."""
+    step = bad.steps[-1]
+    capsule = run_dir / CAPSULES / f"step-{step:08d}"
+    try:
+        capsule.mkdir(parents=True, exist_ok=True)
+        order = Order(len(shards), config.seed, global_batch_size)
+        pipeline = Pipeline(shards, order, rank=0, world_size=1, accumulation_steps=1, start_step=step - 1,
+                            device=torch.device("cpu"), frame=config.data.frame, noisy_jpeg=config.data.jpeg_noise)
+        batches = iter(pipeline)
+        batch = next(batches)
+        batches.close()
+        save_file({"frames": batch.images.permute(0, 2, 3, 1).contiguous(),
+                   "samples": torch.from_numpy(batch.slice.samples.astype(np.int64)),
+                   "epochs": torch.from_numpy(batch.slice.epochs.astype(np.int64))}, capsule / BATCH)
+        (capsule / "config.yaml").write_text(to_yaml(config), encoding="utf8")
+        if not (capsule / folder.name).exists():
+            checkpoint.copy_by_links(folder, capsule / folder.name)
+        write_json(capsule / FACTS, {"step": step, "steps": bad.steps, "rank": bad.rank, "what": str(bad),
+                                     "checkpoint": folder.name, "keys": [shards.keys[i] for i in batch.slice.samples]})
+    except (OSError, ScemaeError) as error:
+        print(f"scemae: {capsule}: not kept whole ({error})", flush=True)
+    return capsule

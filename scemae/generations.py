@@ -1,0 +1,238 @@
+"""Starts of a run, numbered: who owns the run folder, and what of all that was ever written in it counts.
+
+    run_dir/generations/0007/        one folder per start (or roll-back), claimed by an atomic mkdir
+        owner.json                   host, process, job, when it was queued and started
+        beat                         rewritten every few seconds while its first rank lives
+        base.json                    the step it went on from, once that checkpoint is its own
+        metrics.jsonl ledger.jsonl   its rows
+        rank-0003.log                what that rank did last; stack dumps of a hang
+
+**Fencing.** When a node is cut off and the job restarts elsewhere, the old ranks may live on and write. Every name that
+a generation writes or deletes bears its own number (checkpoints too), and a later generation first makes the checkpoint
+that it goes on from its own (checkpoint.adopt): no order of events lets an old one touch what a new one uses. What
+counts as the run's is decided on reading: of generation g, only steps up to the base of every later one (`upper_step`).
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from scemae.data.manifest import write_json
+from scemae.errors import LaunchError, RunFolderError
+
+GENERATIONS, BEAT_SECONDS, SILENT_BEATS, FRUITLESS = "generations", 2.0, 5, 5
+BORN = time.time()  # of this process, nearly: imports of heavy packages follow
+
+
+@dataclass
+class Generation:
+    """One start of a run: its number, and its folder."""
+
+    number: int
+    folder: Path
+
+    @property
+    def is_superseded(self) -> bool:
+        """True once a later generation has claimed the run: this one must stop."""
+        return path_of(self.folder.parent.parent, self.number + 1).exists()
+
+    def record_base(self, step: int) -> None:
+        """Declare the step that this generation goes on from: later steps of earlier ones no longer count."""
+        write_json(self.folder / "base.json", {"step": step})
+
+    def advance(self, claimed: bool) -> None:
+        """Become the next generation of the same process, for a roll-back; one rank of them claims it.
+
+        Raises RunFolderError where another process has taken the run over.
+        """
+        following = path_of(self.folder.parent.parent, self.number + 1)
+        if claimed:
+            try:
+                following.mkdir()
+                write_json(following / "owner.json", {**(_read(self.folder / "owner.json") or {}), "rolled_back": True})
+            except OSError as error:
+                raise RunFolderError(f"{following}: cannot be made ({error.strerror}); another process has taken the run "
+                                     "over, or the disk is full") from error
+        self.number, self.folder = self.number + 1, following
+
+
+def path_of(run_dir: Path, number: int) -> Path:
+    """The folder of a generation."""
+    return run_dir / GENERATIONS / f"{number:04d}"
+
+
+def numbers(run_dir: Path) -> list[int]:
+    """The generations of a run so far, oldest first."""
+    try:
+        return sorted(int(name) for name in os.listdir(run_dir / GENERATIONS) if name.isdigit())
+    except FileNotFoundError:
+        return []
+
+
+def base_steps(run_dir: Path) -> dict[int, int]:
+    """For each generation that has begun to train, the step it went on from."""
+    found = {}
+    for number in numbers(run_dir):
+        base = _read(path_of(run_dir, number) / "base.json")
+        if base is not None:
+            found[number] = base["step"]
+    return found
+
+
+def upper_step(bases: dict[int, int], number: int) -> float:
+    """The last step of a generation that counts: later generations went on from there, or from before it."""
+    return min((step for later, step in bases.items() if later > number), default=float("inf"))
+
+
+def rows(run_dir: Path, file: str) -> list[dict]:
+    """The rows of `file` that count, over all generations, each with its "step"; a torn last line is left out."""
+    return [row for row, counts in all_rows(run_dir, file) if counts]
+
+
+def all_rows(run_dir: Path, file: str) -> Iterator[tuple[dict, bool]]:
+    """Every row ever written, and whether it counts; rows of work that was lost and done again do not.
+    Each row gets its "generation"."""
+    bases = base_steps(run_dir)
+    for number, base in bases.items():
+        upper = upper_step(bases, number)
+        path = path_of(run_dir, number) / file
+        for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            row["generation"] = number
+            yield row, base < row["step"] <= upper
+
+
+def refuse_crash_loop(run_dir: Path, job: str | None) -> None:
+    """Raise LaunchError where the same job was started FRUITLESS times in a row without getting any further."""
+    last = numbers(run_dir)[-FRUITLESS:]
+    if job is None or len(last) < FRUITLESS:
+        return
+    bases = [(_read(path_of(run_dir, number) / "base.json") or {}).get("step") for number in last]
+    owners = [_read(path_of(run_dir, number) / "owner.json") or {} for number in last]
+    if len(set(bases)) == 1 and all(owner.get("job") == job and not owner.get("rolled_back") for owner in owners):
+        raise LaunchError(f"{run_dir}: found {FRUITLESS} starts of {job} in a row that got no further than step "
+                          f"{bases[0] or 0}; see the rank-*.log files in {path_of(run_dir, last[-1])}, mend what ends them "
+                          "and submit it anew")
+
+
+def claim(run_dir: Path, job: str | None, queued: float | None) -> Generation:
+    """Become the owner of a run folder. Raises RunFolderError where another process lives in it, or it cannot be made.
+
+    `job` is the scheduler's identity of this job, the same after a restart: a job takes over from itself at once.
+    An owner of whom nothing is known is watched for some seconds: only one whose beat goes on is alive.
+    """
+    try:
+        (run_dir / GENERATIONS).mkdir(parents=True, exist_ok=True)
+        earlier = numbers(run_dir)
+        refuse_crash_loop(run_dir, job)
+        if earlier:
+            refuse_living(run_dir, path_of(run_dir, earlier[-1]), job)
+        number = earlier[-1] + 1 if earlier else 1
+        path_of(run_dir, number).mkdir()
+        owner = {**identity(), "job": job, "queued": queued, "started": BORN}
+        write_json(path_of(run_dir, number) / "owner.json", owner)
+    except FileExistsError as error:
+        raise RunFolderError(f"{run_dir}: another process has just claimed it; wait for it, or choose another "
+                             "run_dir") from error
+    except OSError as error:
+        raise RunFolderError(f"{run_dir}: cannot be written ({error.strerror}); choose another run_dir, or make room "
+                             "there") from error
+    return Generation(number, path_of(run_dir, number))
+
+
+@contextmanager
+def beating(generation: Generation) -> Iterator[None]:
+    """Show that this generation lives, until the block ends; then leave word that it has ended."""
+    over = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not over.wait(BEAT_SECONDS if count else 0):
+            count += 1
+            try:
+                (generation.folder / "beat").write_text(f"{count} {identity()['host']}\n")
+            except OSError:  # a full disk: then others may take this run for dead, which fencing makes harmless
+                pass
+
+    thread = threading.Thread(target=beat, name="beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        try:
+            (generation.folder / "ended").touch()
+        except OSError:
+            pass
+
+
+def refuse_living(run_dir: Path, folder: Path, job: str | None) -> None:
+    """Raise RunFolderError if the owner of the generation in `folder` is alive, and not this job's own past."""
+    owner = _read(folder / "owner.json") or {}
+    if (folder / "ended").exists() or (job is not None and owner.get("job") == job) or _is_dead_here(owner):
+        return
+    if not _is_here(owner):
+        first = _text(folder / "beat")
+        for _ in range(SILENT_BEATS):
+            time.sleep(BEAT_SECONDS)
+            if _text(folder / "beat") != first or (folder / "ended").exists():
+                break
+        else:
+            return
+        if (folder / "ended").exists():
+            return
+    raise RunFolderError(f"{run_dir}: in use by process {owner.get('pid')} on {owner.get('host')}; wait for it, stop "
+                         "it, or choose another run_dir")
+
+
+def identity() -> dict:
+    """This process, as another process of the same machine can look for it."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid()), "namespace": _namespace()}
+
+
+def _is_here(owner: dict) -> bool:
+    return (owner.get("host"), owner.get("namespace")) == (socket.gethostname(), _namespace())
+
+
+def _is_dead_here(owner: dict) -> bool:
+    return _is_here(owner) and _born(owner["pid"]) != owner["born"]
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return "unknown"
+
+
+def _born(pid: int) -> str | None:
+    """When a process started, in clock ticks since boot; None where it is gone."""
+    stat = _text(Path(f"/proc/{pid}/stat"))
+    if not stat:
+        return None
+    state, *fields = stat.rpartition(")")[2].split()
+    return None if state == "Z" else fields[18]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf8")
+    except OSError:
+        return ""
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        return None

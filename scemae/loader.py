@@ -1,0 +1,123 @@
+"""Going on: find the newest whole checkpoint that counts, make it this generation's, give it back to an engine."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor, distributed
+
+from scemae import checkpoint, fragments
+from scemae.checkpoint import WEIGHTS, TrainState
+from scemae.distributed import Place, agree
+from scemae.errors import CheckpointError
+from scemae.fragments import Fragment
+from scemae.generations import Generation
+
+SAME = (("stage", "stage"), ("settings", "settings"), ("seed", "seed"), ("data_digest", "shards"),
+        ("order_version", "order of samples"))
+
+
+def newest_whole(run_dir: Path, place: Place) -> Path | None:
+    """The newest checkpoint whose files are all as their manifest says; each rank checks a part. All ranks call it.
+
+    Names each damaged one in a warning. Raises CheckpointError if there are some but none is whole.
+    """
+    found = agree([str(path) for path in checkpoint.committed(run_dir)] if place.is_first else None)
+    for folder in reversed(found):
+        problems: list = [None] * place.world_size
+        distributed.all_gather_object(problems, checkpoint.damage(Path(folder), place.rank, place.world_size))
+        problem = next(filter(None, problems), None)
+        if problem is None:
+            return Path(folder)
+        if place.is_first:
+            print(f"scemae: warning: {problem}; going back to the checkpoint before", file=sys.stderr, flush=True)
+    if found:
+        raise CheckpointError(f"{run_dir}: found {len(found)} checkpoints and none of them whole ({problem}); restore one "
+                              "from a backup, or choose another run_dir to start from scratch")
+    return None
+
+
+def go_on(run_dir: Path, place: Place, generation: Generation, wanted: TrainState, last_step: int) -> Path | None:
+    """The newest whole checkpoint, now this generation's own; None where the run has none. All ranks call it.
+
+    One of `last_step` stays as it is: that run has ended. Raises CheckpointError where it is of other settings.
+    """
+    for _ in range(3):
+        folder = newest_whole(run_dir, place)
+        if folder is None or check(folder, wanted).global_step >= last_step:
+            return folder
+        mine = None
+        if place.is_first:
+            try:
+                mine = str(checkpoint.adopt(folder, run_dir, generation))
+            except CheckpointError as error:  # an old generation has just pruned it: there is a newer one
+                print(f"scemae: warning: {error}", file=sys.stderr, flush=True)
+        mine = agree(mine)
+        if mine:
+            return Path(mine)
+    raise CheckpointError(f"{folder}: vanishes while it is being read; stop whatever else writes to {run_dir}")
+
+
+def check(folder: Path, wanted: TrainState) -> TrainState:
+    """The state of a checkpoint that a run of `wanted` can go on from. Raises CheckpointError where it cannot."""
+    state = checkpoint.read_state(folder)
+    for name, what in SAME:
+        found, needed = getattr(state, name), getattr(wanted, name)
+        if found != needed:
+            raise CheckpointError(f"{folder}: its {what} was {difference(found, needed)}; go on with what it was, or "
+                                  "choose another run_dir")
+    return state
+
+
+def resume(engine: Any, folder: Path, wanted: TrainState, place: Place) -> TrainState:
+    """Load weights and moments from `folder` into the engine, whatever ranks and ZeRO stage wrote them.
+
+    Returns `wanted` at the step of the checkpoint. Raises CheckpointError where it is incomplete.
+    """
+    state = checkpoint.read_state(folder)
+    mine = fragments.held(engine)
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        for part in mine:
+            part.weights.copy_(file.get_tensor(part.name).view(-1)[part.start:part.start + len(part)])
+    _load_moments(folder, mine, place)
+    fragments.finish_load(engine, state.updates)
+    return replace(wanted, global_step=state.global_step, skips=state.skips)
+
+
+def _load_moments(folder: Path, mine: list[Fragment], place: Place) -> None:
+    left = sum(len(part) for part in mine) * len(fragments.MOMENTS)
+    by_name = {part.name: part for part in mine}
+    files = sorted(folder.glob("moments-*"))
+    first = place.rank % max(len(files), 1)  # a rank of the same number needs its own file alone
+    for path in files[first:] + files[:first]:
+        for name, key, start, values in _stretches(path, by_name) if left else ():
+            part = by_name[name]
+            begin, end = max(start, part.start), min(start + values.numel(), part.start + len(part))
+            if begin < end:
+                target = part.moments[key].narrow(0, begin - part.start, end - begin)
+                target.copy_(values.narrow(0, begin - start, end - begin))
+                left -= end - begin
+    if left:
+        raise CheckpointError(f"{folder}: found no moments for {left:,} numbers of this rank; it is of another model, or "
+                              "incomplete: remove it to go on from the checkpoint before")
+
+
+def _stretches(path: Path, wanted: dict[str, Any]) -> Iterator[tuple[str, str, int, Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        starts = json.loads(file.metadata()["starts"])
+        for entry in file.keys():
+            name, _, key = entry.rpartition("/")
+            if name in wanted:
+                yield name, key, starts[name], file.get_tensor(entry)
+
+
+def difference(found: object, needed: object) -> str:
+    """What was found and what is asked for, down to the setting that differs."""
+    if isinstance(found, dict) and isinstance(needed, dict):
+        keys = [key for key in needed if found.get(key) != needed[key]]
+        return "; ".join(f"{key} {difference(found.get(key), needed[key])}" for key in keys)
+    return f"{found}, asked for is {needed}"

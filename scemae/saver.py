@@ -1,0 +1,180 @@
+"""Saving off the critical path: a snapshot of this rank's share, written by a thread while training goes on, committed
+by one rename once every rank has said that its part is on disk.
+
+    begin    all ranks: is there room? copy weights and moments to host memory, start the thread    (the stall)
+    thread   each rank: write its files aside, fsync them and their folder
+    commit   all ranks, at a heartbeat that found all threads done: rank 0 writes the manifest, renames, prunes
+
+A failure on any rank costs this save alone.
+"""
+
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, distributed
+
+from scemae import checkpoint, faults, fragments
+from scemae.checkpoint import WEIGHTS, TrainState
+from scemae.data.manifest import write_json
+from scemae.distributed import Place, agree
+from scemae.errors import CheckpointError
+from scemae.generations import Generation
+from scemae.ledger import FILE as LEDGER
+from scemae.metrics import METRICS
+from scemae.tensor_file import Written, sync_file, sync_folder, write_tensors
+
+
+@dataclass
+class Pending:
+    """A save on its way: its state, where it is written, and what this rank's thread came to."""
+
+    state: TrainState
+    aside: Path
+    thread: threading.Thread | None = None
+    files: list[Written] | None = None
+    failure: str | None = None
+    seconds: float = 0.0
+
+
+class Saver:
+    """Saves one run's checkpoints, one at a time. Every method is called by all ranks together, `is_done` apart."""
+
+    def __init__(self, run_dir: Path, place: Place, generation: Generation, *, keep: int, keep_every: int,
+                 whole_weights: Callable[[Any, bool], dict[str, Tensor]]) -> None:
+        """whole_weights(engine, keep) gathers the module's fp32 weights on the rank that keeps them."""
+        self.run_dir, self.place, self.generation = run_dir, place, generation
+        self.keep, self.keep_every, self._whole_weights = keep, keep_every, whole_weights
+        self.pending: Pending | None = None
+        self.last_step: int | None = None
+        self.stall = self.write_seconds = 0.0  # of the last save: what the step waited, what the thread took
+
+    @property
+    def is_done(self) -> bool:
+        """True where this rank's part of a pending save is written, or has failed."""
+        return self.pending is not None and not (self.pending.thread and self.pending.thread.is_alive())
+
+    def begin(self, engine: Any, state: TrainState) -> str | None:
+        """Start a save of `state`; returns why not, or None. A save still on its way is finished first."""
+        started = time.perf_counter()
+        self.finish()
+        mine = fragments.owned(engine, self.place.rank, self.place.world_size)
+        final = checkpoint.path_of(self.run_dir, state.global_step, self.generation.number)
+        aside = final.with_name(final.name + ".partial")
+        refusal = agree(self._prepare(aside, engine) if self.place.is_first else None)
+        if refusal:
+            self._warn(state.global_step, refusal)
+            return refusal
+        weights = self._whole_weights(engine, self.place.is_first)
+        arrays = {f"{part.name}/{key}": value.detach().to("cpu", copy=True).numpy()
+                  for part in mine for key, value in part.moments.items()}
+        starts = {part.name: part.start for part in mine}
+        faults.at("snapshot", rank=self.place.rank, step=state.global_step)
+        state = replace(state, world_size=self.place.world_size, generation=self.generation.number, files=[])
+        self.pending = Pending(state, aside)
+        self.pending.thread = threading.Thread(target=self._write, args=(self.pending, weights, arrays, starts),
+                                               name="save", daemon=True)
+        self.pending.thread.start()
+        self.stall = time.perf_counter() - started
+        return None
+
+    def _prepare(self, aside: Path, engine: Any) -> str | None:
+        count = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
+        needed = 12 * count + (1 << 20)  # fp32 weights and two moments
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            free = shutil.disk_usage(aside).free
+        except OSError as error:
+            return f"{aside}: {error.strerror}"
+        return f"{aside.parent}: found {free >> 20:,} MiB free, a checkpoint needs {needed >> 20:,}; make room" \
+            if free < needed else None
+
+    def _write(self, pending: Pending, weights: dict[str, Tensor], moments: dict[str, np.ndarray],
+               starts: dict[str, int]) -> None:
+        started, rank, step = time.perf_counter(), self.place.rank, pending.state.global_step
+        try:
+            pending.aside.mkdir(parents=True, exist_ok=True)
+            name = f"moments-{rank + 1:04d}-of-{self.place.world_size:04d}.safetensors"
+            files = [write_tensors(pending.aside / name, moments, {"starts": json.dumps(starts)}, rank=rank, step=step)]
+            if self.place.is_first:
+                arrays = {key: value.numpy() for key, value in weights.items()}
+                files.append(write_tensors(pending.aside / WEIGHTS, arrays, {"format": "pt"}, rank=rank, step=step))
+                for rows in (LEDGER, METRICS):  # no less durable than the checkpoint that they lead to
+                    sync_file(self.generation.folder / rows)
+            sync_folder(pending.aside)
+            pending.files = files
+        except (OSError, ValueError) as error:
+            pending.failure = f"rank {rank}: {getattr(error, 'strerror', None) or error}"
+        pending.seconds = time.perf_counter() - started
+
+    def finish(self) -> str | None:
+        """Wait for a save on its way and commit it; returns why it failed, or None."""
+        if self.pending is None:
+            return None
+        started = time.perf_counter()
+        self.pending.thread.join()
+        failure = self.commit()
+        self.stall += time.perf_counter() - started
+        return failure
+
+    def commit(self) -> str | None:
+        """Commit a pending save whose threads have all ended; returns why it failed, or None."""
+        pending, self.pending = self.pending, None
+        parts: list = [None] * self.place.world_size
+        distributed.all_gather_object(parts, (pending.files, pending.failure, pending.seconds))
+        self.write_seconds = max(seconds for *_, seconds in parts)
+        failure = next((why for _, why, _ in parts if why), None)
+        if self.place.is_first:
+            failure = failure or self._commit(pending, [file for files, *_ in parts for file in files])
+            if failure:
+                shutil.rmtree(pending.aside, ignore_errors=True)
+        failure = agree(failure)
+        if failure:
+            self._warn(pending.state.global_step, failure)
+        else:
+            self.last_step = pending.state.global_step
+        return failure
+
+    def _commit(self, pending: Pending, files: list[Written]) -> str | None:
+        step, final = pending.state.global_step, pending.aside.with_name(pending.aside.name.removesuffix(".partial"))
+        state = replace(pending.state, files=[asdict(file) for file in files],
+                        config_hash=checkpoint.hash_of(pending.state.settings))
+        try:
+            write_json(pending.aside / checkpoint.MANIFEST, asdict(state))
+            faults.at("manifest", step=step)
+            sync_folder(pending.aside)
+            os.replace(pending.aside, final)
+            faults.at("rename", step=step)
+            sync_folder(final.parent)
+        except OSError as error:
+            return f"{final}: {error.strerror}"
+        if not self.generation.is_superseded:
+            try:
+                checkpoint.tidy(self.run_dir, self.generation, self.keep, self.keep_every)
+            except OSError as error:
+                print(f"scemae: {self.run_dir}: an old checkpoint could not be removed ({error})", file=sys.stderr)
+            faults.at("prune", step=step)
+        return None
+
+    def _warn(self, step: int, why: str) -> None:
+        if self.place.is_first:
+            kept = "none is" if self.last_step is None else f"that of step {self.last_step} is the newest"
+            print(f"scemae: the checkpoint of step {step} was not saved ({why}); {kept}, the run goes on",
+                  file=sys.stderr, flush=True)
+
+
+def save_now(saver: Saver, engine: Any, state: TrainState) -> None:
+    """Save and wait for it. Raises CheckpointError where it fails."""
+    failure = saver.begin(engine, state) or saver.finish()
+    if failure:
+        raise CheckpointError(f"{saver.run_dir}: the checkpoint of step {state.global_step} cannot be saved ({failure}); "
+                              "mend that and start again")

@@ -1,0 +1,97 @@
+"""A watchdog per rank: where a step does not end in time, it says which rank stopped and where, and ends the process.
+
+Every rank notes what it is about to do. A rank that hangs makes the others wait in a collective, so all watchdogs bark
+at about the same time; each leaves its last note in the generation's folder, and the one that got least far, or left no
+note at all, is the one to blame. Exit status 75: the job script starts the job again.
+"""
+
+import faulthandler
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scemae.distributed import Place
+from scemae.errors import LostRankError
+
+PHASES = ("start", "data", "forward", "heartbeat", "save", "probe", "end")
+
+
+class Watchdog:
+    """Ends this process when `note` has not been called for `seconds`. Writes rank-NNNN.log in `folder`."""
+
+    def __init__(self, folder: Path, rank: int, world_size: int, seconds: float) -> None:
+        self.folder, self.rank, self.world_size, self.seconds = folder, rank, world_size, seconds
+        self._log = open(folder / f"rank-{rank:04d}.log", "a", encoding="utf8", buffering=1)
+        self._last = (0, "start", time.monotonic())
+        self._over = threading.Event()
+        self.log(f"process {os.getpid()} on {socket.gethostname()}, rank {rank} of {world_size}")
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def note(self, step: int, phase: str) -> None:
+        """Say what this rank is about to do: one of PHASES. Cheap: no system call but the clock."""
+        self._last = (step, phase, time.monotonic())
+
+    def log(self, text: str) -> None:
+        """A line in this rank's log."""
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(self.seconds / 10, 1.0)):
+            step, phase, since = self._last
+            if time.monotonic() - since > self.seconds:
+                self._bark(step, phase)
+
+    def _bark(self, step: int, phase: str) -> None:
+        self.log(f"no progress for {self.seconds:.0f} s at step {step}, {phase}; where every thread stands:")
+        faulthandler.dump_traceback(self._log, all_threads=True)
+        note = {"rank": self.rank, "host": socket.gethostname(), "step": step, "phase": phase}
+        (self.folder / f"hang-{self.rank:04d}.json").write_text(json.dumps(note))
+        time.sleep(min(self.seconds / 4, 5.0) + 1.2)  # the others' watchdogs look once a second
+        text = blame(self.folder, self.world_size, self.seconds)
+        self.log(text)
+        print(f"scemae: rank {self.rank}: {text}", file=sys.stderr, flush=True)
+        os._exit(LostRankError.exit_status)  # no clean-up: a collective would wait for ever
+
+
+@contextmanager
+def watch(folder: Path, place: Place, seconds: float) -> Iterator[Watchdog]:
+    """A watchdog for this rank while the block runs; what ends the block is its last line."""
+    dog = Watchdog(folder, place.rank, place.world_size, seconds)
+    try:
+        yield dog
+    except BaseException as error:
+        dog.log(f"{type(error).__name__}: {error}")
+        raise
+    else:
+        dog.log("ended")
+    finally:
+        dog.close()
+
+
+def blame(folder: Path, world_size: int, seconds: float) -> str:
+    """Which rank holds the others up, from the notes that the watchdogs left."""
+    notes = {}
+    for path in folder.glob("hang-*.json"):
+        try:
+            note = json.loads(path.read_text())
+            notes[note["rank"]] = note
+        except (OSError, ValueError):
+            continue
+    silent = [rank for rank in range(world_size) if rank not in notes]
+    if silent:
+        return (f"no progress for {seconds:.0f} s, and of rank {', '.join(map(str, silent))} there is no sign: it died or "
+                f"is cut off; its last words, if any, are in {folder}; the job ends and goes on from its last checkpoint")
+    last = min(notes.values(), key=lambda note: (note["step"], PHASES.index(note["phase"])))
+    return (f"no progress for {seconds:.0f} s: rank {last['rank']} on {last['host']} got no further than step "
+            f"{last['step']}, {last['phase']}, the others wait for it; stack dumps are in {folder}; the job ends and goes "
+            "on from its last checkpoint")

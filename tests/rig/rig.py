@@ -1,0 +1,110 @@
+"""A real Slurm of several virtual nodes on this machine: start it, submit to it, disturb it, stop it.
+
+By hand, as root: tests/rig/start-slurm.sh, tests/rig/in-login.sh sbatch ..., tests/rig/node.sh crash n2, stop-slurm.sh;
+SLURM_TEST_ROOT names its folder. It needs neither systemd nor cgroups and edits nothing in /etc. Every node has its own
+network, host name and processes; files are shared. Nodes share this machine's cores: nothing here measures speed.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import REPO
+
+HERE = Path(__file__).resolve().parent
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+SIZE = {"OMP_NUM_THREADS": "1", "SLURM_TEST_NODES": "4", "SLURM_TEST_GPUS": "0"}
+
+
+class Rig:
+    """One cluster of four nodes; several can run side by side."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        paths = [str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin", "/sbin"]
+        self.environment = {**os.environ, **SIZE, "SLURM_TEST_ROOT": str(root), "PATH": os.pathsep.join(paths)}
+
+    def start(self) -> None:
+        """Start it; skip the test where this machine cannot have one."""
+        if reason := self._obstacle():
+            pytest.skip(reason)
+        installed = self._installed()
+        with open("/tmp/scemae-rig.lock", "w") as lock:  # one installation at a time
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = subprocess.run([HERE / "start-slurm.sh"], env=self.environment, stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode and not installed and not self._installed():
+            pytest.skip(f"no Slurm here, and it could not be installed: {done.stdout.strip().splitlines()[-1]}")
+        assert done.returncode == 0, done.stdout
+
+    def stop(self) -> None:
+        subprocess.run([HERE / "stop-slurm.sh"], env=self.environment, capture_output=True)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _installed(self) -> bool:
+        return all(shutil.which(name, path=self.environment["PATH"]) for name in PROGRAMS)
+
+    def _obstacle(self) -> str | None:
+        if os.geteuid() != 0:
+            return "the rig needs root, for nodes with networks of their own"
+        if not self._installed() and not shutil.which("apt-get"):
+            return "found neither Slurm nor apt-get to install it with"
+        spaces = ["unshare", "--net", "--uts", "--mount", "--ipc", "--pid", "--fork", "true"]
+        if not shutil.which("unshare") or subprocess.run(spaces, capture_output=True).returncode:
+            return "this machine allows no namespaces (a container without privileges?)"
+        return None
+
+    def run(self, *command: object, check: bool = True, **environment: str) -> str:
+        """What a command prints on the login machine, in the repository."""
+        done = subprocess.run([HERE / "in-login.sh", *map(str, command)], cwd=REPO, capture_output=True, text=True,
+                              env={**self.environment, **environment})
+        assert not check or done.returncode == 0, f"{command[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def sbatch(self, *arguments: object) -> str:
+        """Submit; returns the job id."""
+        return self.run("sbatch", "--parsable", *arguments).strip()
+
+    def node(self, operation: str, name: str) -> None:
+        """crash, boot, cut, heal, heal-now: see node.sh."""
+        subprocess.run([HERE / "node.sh", operation, name], env=self.environment, check=True, capture_output=True)
+
+    def exec(self, name: str, *command: str) -> None:
+        """Run a command on a node."""
+        subprocess.run([HERE / "node.sh", "exec", name, *command], env=self.environment, check=True, capture_output=True)
+
+    def job(self, job_id: str) -> dict[str, str]:
+        """The controller's record of a job: JobState, Restarts, ExitCode, NodeList and so on."""
+        words = self.run("scontrol", "show", "job", "-o", job_id).split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def nodes(self, job_id: str) -> list[str]:
+        """The nodes of a running job, the one of its script first."""
+        return self.run("scontrol", "show", "hostnames", self.job(job_id)["NodeList"]).split()
+
+    def wait(self, job_id: str, reached: Callable[[], object], seconds: float = 60) -> None:
+        """Wait until `reached()`; fails where the job ends before."""
+        deadline = time.monotonic() + seconds
+        while not reached():
+            state = self.job(job_id)["JobState"]
+            assert state not in ENDED, f"job {job_id} ended as {state}:\n{self.log(job_id)[-5000:]}"
+            assert time.monotonic() < deadline, f"job {job_id} still {state} after {seconds} s:\n{self.log(job_id)[-5000:]}"
+            time.sleep(0.2)
+
+    def completed(self, job_id: str, seconds: float = 120) -> dict[str, str]:
+        """Wait for the job to complete, and return its record."""
+        self.wait(job_id, lambda: self.job(job_id)["JobState"] == "COMPLETED", seconds)
+        return self.job(job_id)
+
+    def log(self, job_id: str) -> str:
+        """What a job wrote."""
+        path = Path(self.job(job_id).get("StdOut", ""))
+        return path.read_text(errors="replace") if path.is_file() else f"no output in {path}"
