@@ -71,7 +71,8 @@ def snapshot(config: SubmitConfig, stages: list[Stage]) -> None:
     """Copy code and configs to run_dir/code and write every resolved config: what is edited later reaches no job."""
     from scemae.run_folder import commit
 
-    run_dir, package = Path(config.run_dir).absolute(), Path(config.run_dir).absolute() / (CODE + ".partial") / "scemae"
+    run_dir = Path(config.run_dir).absolute()
+    package = run_dir / (CODE + ".partial") / "scemae"
     shutil.rmtree(package.parent, ignore_errors=True)
     parts = {".": Path(scemae.__file__).parent, "shards": Path(scemae.shards.__file__).parent,
              "cluster": Path(scemae.cluster.__file__).parent, "configs": settings.configs_dir()}
@@ -83,7 +84,8 @@ def snapshot(config: SubmitConfig, stages: list[Stage]) -> None:
     (run_dir / "submit.yaml").write_text(settings.to_yaml(config), encoding="utf8")
     for stage in stages:
         if stage.name != "shards":
-            (run_dir / f"{stage.name}.yaml").write_text(settings.compose(stage.name, stage.arguments[1:]), encoding="utf8")
+            resolved = settings.compose(stage.name, stage.arguments[1:])
+            (run_dir / f"{stage.name}.yaml").write_text(resolved, encoding="utf8")
 
 
 def write(run_dir: Path, kind: str, stages: list[Stage]) -> None:

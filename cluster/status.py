@@ -44,8 +44,8 @@ def state_of(run_dir: Path, kind: str, job_id: str) -> tuple[str, str]:
     record = dict(word.split("=", 1) for word in _ask("scontrol", "show", "job", "-o", job_id).split() if "=" in word)
     if "JobState" in record:  # it forgets jobs some minutes after their end
         notes = [f"restarts: {record['Restarts']}"] if record.get("Restarts", "0") != "0" else []
-        if record["JobState"] in ("PENDING", "FAILED", "TIMEOUT", "CANCELLED"):
-            notes.append(f"reason: {record.get('Reason')}")
+        if record["JobState"] != "COMPLETED" and record.get("Reason", "None") != "None":
+            notes.append(f"reason: {record['Reason']}")
         return record["JobState"], ", ".join(notes)
     words = _ask("sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State").split()
     return (words[0], "") if words else _left_behind(run_dir / JOBS / f"{job_id}_0_result.pkl",
@@ -68,7 +68,9 @@ def progress(stage: Stage) -> str:
         return f"{', '.join(ready)} in {folder}" if ready else "no shards yet"
     if stage.name == "evaluate":
         return f"{folder / 'results.json'}" if (folder / "results.json").is_file() else "no results yet"
-    saved = [int(path.parent.name.removeprefix("step-")) for path in folder.glob("checkpoints/step-*/state.json")]
+    from scemae import checkpoint
+
+    saved = [checkpoint.place_of(path)[0] for path in checkpoint.committed(folder)]
     about = folder / "provenance.json"
     total = json.loads(about.read_text(encoding="utf8")).get("total_steps") if about.is_file() else None
     return (f"saved at step {max(saved):,}" if saved else "no checkpoint yet") + (f" of {total:,}" if total else "")

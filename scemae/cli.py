@@ -19,6 +19,8 @@ usage: scemae COMMAND [ARGUMENTS]     (scemae COMMAND --help teaches each)
   evaluate     landmark matching and landmark detection
   report       one HTML page and one JSON file with everything a run has to show
   submit       the stages as a chain of jobs on a cluster, from a snapshot; and how they are doing
+  verify-resume  prove from a run's ledger that no sample was skipped and none came twice, however often it stopped
+  replay       run the batch of a step that was left out for a bad loss again, on one process
 
 In that order each reads what the one before it wrote:
 
@@ -172,9 +174,21 @@ def _config(name: str, text: str, argv: list[str]):
     return loaded
 
 
+def _verify_resume(argv: list[str]) -> None:
+    from scemae import verify
+
+    verify.main(argv)
+
+
+def _replay(argv: list[str]) -> None:
+    from scemae import replay
+
+    replay.main(argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo, "faces": _faces, "shards": _shards, "pretrain": _pretrain, "correspond": _correspond,
-    "evaluate": _evaluate, "report": _report, "submit": _submit,
+    "evaluate": _evaluate, "report": _report, "submit": _submit, "verify-resume": _verify_resume, "replay": _replay,
 }
 
 if __name__ == "__main__":

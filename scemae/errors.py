@@ -5,6 +5,7 @@
     |-- DataError            a source of images or annotations that is missing, malformed or inconsistent
     |   `-- ShardError       a shard, index or manifest that is missing, truncated or altered
     |-- CheckpointError      no checkpoint, a damaged one, or one of another model
+    |-- LedgerError          a run whose samples are not those of the plan
     |-- RunFolderError       a run folder in use, or holding another run
     |-- LaunchError          ranks, devices or the process group cannot be set up as asked
     |-- BadStepError         a step whose loss or gradients are no numbers, or far from those before
@@ -35,6 +36,10 @@ class ShardError(DataError):
 
 class CheckpointError(ScemaeError):
     """No checkpoint, a damaged one, or one of another model."""
+
+
+class LedgerError(ScemaeError):
+    """A run whose samples are not those of the plan: one skipped, one twice, or other pixels."""
 
 
 class RunFolderError(ScemaeError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scemae.checkpoint import committed
+from scemae.checkpoint import committed, place_of
 from scemae.metrics import read_metrics
 from tests.rig.rig import Rig
 from tests.support import TINY, write_shards
@@ -51,7 +51,7 @@ def reaches(rig, job_id, run, step, seconds=90):
 
 def last_step(run):
     """The step of the newest checkpoint."""
-    return int(committed(run)[-1].name.removeprefix("step-"))
+    return place_of(committed(run)[-1])[0]
 
 
 def finishes_after_restart(rig, job_id, run, steps, seconds=240):

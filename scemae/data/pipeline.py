@@ -116,9 +116,10 @@ class Pipeline:
 
     def _submit(self, part: Slice) -> tuple[Slice, list[Future]]:
         rows = range(0, len(part.samples), self._chunk)
-        return part, [self._threads.submit(self._frames, part, slice(row, row + self._chunk)) for row in rows]
+        return part, [self._threads.submit(self.frames, part, slice(row, row + self._chunk)) for row in rows]
 
-    def _frames(self, part: Slice, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    def frames(self, part: Slice, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Some rows of a slice: the samples (b,) that were found, and their pixels (b, s, s, 3) uint8."""
         samples, epochs = part.samples[rows], part.epochs[rows]
         found, frames = zip(*(self._frame(sample) for sample in samples))
         if self.noisy_jpeg:

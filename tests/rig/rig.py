@@ -66,7 +66,7 @@ class Rig:
         """What a command prints on the login machine, in the repository."""
         done = subprocess.run([HERE / "in-login.sh", *map(str, command)], cwd=REPO, capture_output=True, text=True,
                               env={**self.environment, **environment})
-        assert not check or done.returncode == 0, f"{command[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        assert not check or done.returncode == 0, f"{command[0]}: status {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def sbatch(self, *arguments: object) -> str:
