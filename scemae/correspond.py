@@ -30,28 +30,34 @@ def main(config: CorrespondConfig) -> None:
     with (process_group(config.runtime.device) as place,
           run_folder.hold(Path(config.run_dir), place, "correspond") as generation,
           watch(generation.folder, place, config.runtime.hang_seconds) as dog):
-        shards = open_shards(config.data.shards, config.data.cache_dir)
-        steps = stage.plan(shards, config.optim, config.loop, config.runtime, place)
-        probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
-        encoder, folder = restore.load_encoder(Path(config.backbone))
-        check_clusters(config.carb, encoder)
-        encoder = encoder.to(place.device, precision(config.runtime.precision, place.device))
-        torch.manual_seed(config.seed)
-        module = build(config.carb, encoder)
-        parts = {"carb": asdict(config.carb), "width": encoder.width, "backbone": checkpoint.weights_digest(folder)}
-        state = stage.state_of(config, "correspond", parts, place, shards)
-        facts = {"images": len(shards), "backbone": str(folder)}
-        size, scale = encoder.grid * encoder.patch_size, (config.data.scale[0], config.data.scale[1])
-        chosen = restore.selection_options(config.carb)
+        prepare(config, place, generation, stop, dog).go()
 
-        def batches(pipeline: Pipeline) -> Iterator[tuple[Tensor, ...]]:
-            for batch in pipeline:
-                selection = select(encoder, correspondence_views(batch, size, scale), **chosen)
-                yield selection.feature_map, selection.ids, selection.is_attentive, batch.tensor(batch.slice.weights)
 
-        engine = engines.start(module, config.optim, config.runtime, place, steps.accumulation)
-        stage.Run(config, place, generation, engine, steps, state, shards, batches, facts,
-                  lambda: probe.errors(encoder, place.device, engine.module.projector), stop, dog).go()
+def prepare(config: CorrespondConfig, place: Place, generation: Generation, stop: StopRequest,
+            dog: Watchdog) -> stage.Run:
+    """Build all parts of a start of the run; nothing is read from the run folder's checkpoints or written yet."""
+    shards = open_shards(config.data.shards, config.data.cache_dir)
+    steps = stage.plan(shards, config.optim, config.loop, config.runtime, place)
+    probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
+    encoder, folder = restore.load_encoder(Path(config.backbone))
+    check_clusters(config.carb, encoder)
+    encoder = encoder.to(place.device, precision(config.runtime.precision, place.device))
+    torch.manual_seed(config.seed)
+    module = build(config.carb, encoder)
+    parts = {"carb": asdict(config.carb), "width": encoder.width, "backbone": checkpoint.weights_digest(folder)}
+    state = stage.state_of(config, "correspond", parts, place, shards)
+    facts = {"images": len(shards), "backbone": str(folder)}
+    size, scale = encoder.grid * encoder.patch_size, (config.data.scale[0], config.data.scale[1])
+    chosen = restore.selection_options(config.carb)
+
+    def batches(pipeline: Pipeline) -> Iterator[tuple[Tensor, ...]]:
+        for batch in pipeline:
+            selection = select(encoder, correspondence_views(batch, size, scale), **chosen)
+            yield selection.feature_map, selection.ids, selection.is_attentive, batch.tensor(batch.slice.weights)
+
+    engine = engines.start(module, config.optim, config.runtime, place, steps.accumulation)
+    return stage.Run(config, place, generation, engine, steps, state, shards, batches, facts,
+              lambda: probe.errors(encoder, place.device, engine.module.projector), stop, dog).go()
 
 
 def build(carb: Carb, encoder: Encoder) -> CARB:

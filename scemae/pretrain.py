@@ -22,28 +22,34 @@ from scemae.watchdog import watch
 
 def main(config: PretrainConfig) -> None:
     """Train, or go on where the run folder's newest checkpoint stands."""
-    run_dir = Path(config.run_dir)
     stop = StopRequest()
-    with (process_group(config.runtime.device) as place, run_folder.hold(run_dir, place, "pretrain") as generation,
+    with (process_group(config.runtime.device) as place,
+          run_folder.hold(Path(config.run_dir), place, "pretrain") as generation,
           watch(generation.folder, place, config.runtime.hang_seconds) as dog):
-        shards = open_shards(config.data.shards, config.data.cache_dir)
-        steps = stage.plan(shards, config.optim, config.loop, config.runtime, place)
-        probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
-        model = restore.build_autoencoder(config.model, config.decoder, mask_ratio=config.mask_ratio,
-                                          norm_pix=config.norm_pix, seed=config.seed)
-        if start := stage.weights_folder(config.init_from, run_dir):
-            restore.load_into(model, start)
-        parts = {"model": asdict(config.model), "decoder": asdict(config.decoder), "mask_ratio": config.mask_ratio,
-                 "norm_pix": config.norm_pix}
-        state = stage.state_of(config, "pretrain", parts, place, shards)
-        facts = {"images": len(shards), "encoder_parameters": model.encoder.count_parameters()}
-        size, patches = config.model.image_size, model.encoder.grid**2
-        scale = (config.data.scale[0], config.data.scale[1])
+        prepare(config, place, generation, stop, dog).go()
 
-        def batches(pipeline: Pipeline) -> Iterator[tuple[Tensor, ...]]:
-            for batch in pipeline:
-                yield *pretraining_views(batch, size, scale, patches), batch.tensor(batch.slice.weights)
 
-        engine = engines.start(model, config.optim, config.runtime, place, steps.accumulation)
-        stage.Run(config, place, generation, engine, steps, state, shards, batches, facts,
-                  lambda: probe.errors(engine.module.encoder, place.device), stop, dog).go()
+def prepare(config: PretrainConfig, place: Place, generation: Generation, stop: StopRequest,
+            dog: Watchdog) -> stage.Run:
+    """Build all parts of a start of the run; nothing is read from the run folder's checkpoints or written yet."""
+    shards = open_shards(config.data.shards, config.data.cache_dir)
+    steps = stage.plan(shards, config.optim, config.loop, config.runtime, place)
+    probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
+    model = restore.build_autoencoder(config.model, config.decoder, mask_ratio=config.mask_ratio,
+                                      norm_pix=config.norm_pix, seed=config.seed)
+    if start := stage.weights_folder(config.init_from, Path(config.run_dir)):
+        restore.load_into(model, start)
+    parts = {"model": asdict(config.model), "decoder": asdict(config.decoder), "mask_ratio": config.mask_ratio,
+             "norm_pix": config.norm_pix}
+    state = stage.state_of(config, "pretrain", parts, place, shards)
+    facts = {"images": len(shards), "encoder_parameters": model.encoder.count_parameters()}
+    size, patches = config.model.image_size, model.encoder.grid**2
+    scale = (config.data.scale[0], config.data.scale[1])
+
+    def batches(pipeline: Pipeline) -> Iterator[tuple[Tensor, ...]]:
+        for batch in pipeline:
+            yield *pretraining_views(batch, size, scale, patches), batch.tensor(batch.slice.weights)
+
+    engine = engines.start(model, config.optim, config.runtime, place, steps.accumulation)
+    return stage.Run(config, place, generation, engine, steps, state, shards, batches, facts,
+              lambda: probe.errors(engine.module.encoder, place.device), stop, dog).go()
