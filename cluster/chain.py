@@ -1,4 +1,4 @@
-"""The stages of a run as a chain of jobs: what each runs, the snapshot it runs from, and chain.json, the record of it."""
+"""The stages of a run as a chain of jobs: what each runs, the snapshot it runs from, and chain.json, its record."""
 
 import json
 import os

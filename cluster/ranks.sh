@@ -9,15 +9,22 @@
 #   75       asked to stop, or lost a peer; what could be saved is saved
 #   128+n    killed by signal n: a rank was shot, or its node is dying
 #
-# Who requeues. On preemption and on a dead node Slurm does, and it kills this script. On its time limit Slurm does not,
+# Who requeues. On preemption and on a dead node Slurm does, and it ends this script. On its time limit Slurm does not,
 # nor when a rank dies: then this script does, for any status but 0 and 1, up to SCEMAE_MAX_RESTARTS times (50), and
 # only while Slurm still counts the job as running: after scancel it stays cancelled.
-# Settings from outside: SCEMAE_COMMAND (default: scemae) starts the program, in a container if you like.
+# Seen with Slurm 22.05 when a node crashed: its peers leave with 75, srun waits for the dead ranks until Slurm finds the
+# node down (then Slurm requeues) or --wait ends (then this script does); the job stays COMPLETING until the node is
+# known to be down, and starts on others. A job started on a dead node: srun ends with 233 and the same follows.
+# Never was a job held or failed by that.
+#
+# From outside: SCEMAE_COMMAND (default: scemae) starts the program, in a container if you like.
 
 field() {                                     # field NAME: one entry of this job's record
     scontrol show job "$SLURM_JOB_ID" | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1
 }
 
+# In braces: bash reads all of it before it starts, so an edit of this file cannot disturb a job that runs.
+{
 restarts=${SLURM_RESTART_COUNT:-0}
 queued=$(field $([ "$restarts" -gt 0 ] && echo SubmitTime || echo EligibleTime))
 export SCEMAE_JOB=slurm-$SLURM_JOB_ID         # the same after a requeue: a restart takes over from its dead predecessor
@@ -26,11 +33,12 @@ export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # Below the ports that outgoing connections take; another one per job and per start, should a socket linger.
 export MASTER_PORT=$((10000 + (SLURM_JOB_ID * 16 + restarts) % 20000))
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}   # srun does not inherit it
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
 
 trap : TERM USR1 USR2                         # meant for the ranks; this shell waits for them
 
 # A rank that fails for good ends with 99 here: srun reports the highest status, and 99 outranks the 75 of the peers
-# that it left alone, and differs from the 1 of an srun that could not reach a node.
+# that it left alone, and differs from the 1 of an srun that has troubles of its own.
 rank='trap : TERM INT USR1 USR2               # each process of a rank gets the signal: this shell waits for scemae
       export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
       ${SCEMAE_COMMAND:-scemae} "$@"
@@ -47,8 +55,10 @@ if [ "$restarts" -ge "${SCEMAE_MAX_RESTARTS:-50}" ]; then
     echo "ranks.sh: ended with status $status after $restarts restarts, not requeued; see above for the cause" >&2
     exit $status
 fi
-if [ "$(field JobState)" = RUNNING ]; then
+until state=$(field JobState); [ -n "$state" ]; do sleep 10; done   # a busy controller may not answer at once
+if [ "$state" = RUNNING ]; then
     echo "ranks.sh: ended with status $status, requeued (restart $((restarts + 1)))" >&2
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit $status
+}

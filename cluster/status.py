@@ -1,4 +1,4 @@
-"""`scemae submit --status`: the chain's jobs as the scheduler knows them, and what each stage has left in its folder."""
+"""`scemae submit --status`: the chain's jobs as the scheduler knows them, and what each stage has left behind."""
 
 import json
 import pickle

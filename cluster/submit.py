@@ -36,6 +36,7 @@ ended, the same command submits it again, and each stage goes on where it stood.
   cluster.account, partition, qos, time (minutes), nodes, ranks_per_node, gpus_per_node, cpus_per_task, mem
   cluster.container    what comes before the program: "apptainer exec --nv image.sif"
   cluster.setup        shell lines for each job: ["module load cuda"]
+  cluster.options      anything else that the scheduler takes: ["exclusive","constraint=a100"]
   --dry-run            print the job scripts, submit and write nothing
 """
 
@@ -146,7 +147,8 @@ def _executor(config: SubmitConfig, stages: list[Stage], i: int) -> Any:
     more = {
         "ntasks-per-node": stage.ranks, "requeue": True, "kill-on-invalid-dep": "yes",
         # submitit insists on a signal; what cannot save gets one that does nothing, and fails at its limit.
-        "signal": f"TERM@{cluster.signal}" if stage.saves else "B:CONT@1", **cluster.options}
+        "signal": f"TERM@{cluster.signal}" if stage.saves else "B:CONT@1",
+        **{name: value or True for name, _, value in (option.partition("=") for option in cluster.options)}}
     named = {"partition": cluster.partition, "account": cluster.account, "qos": cluster.qos, "mem": cluster.mem,
              "gpus_per_node": stage.gpus or None,
              "dependency": f"afterok:{stages[i - 1].job_id or 'JOB_OF_' + stages[i - 1].name.upper()}" if i else None}

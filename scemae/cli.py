@@ -17,7 +17,9 @@ usage: scemae COMMAND [ARGUMENTS]     (scemae COMMAND --help teaches each)
   pretrain     stage 1: a masked autoencoder on unlabelled faces (DeepSpeed ZeRO, resumes by default)
   correspond   stage 2: freeze it, train CARB's projector with the Locality-Constrained Repellence loss
   evaluate     landmark matching and landmark detection
+  doctor       before a job: would this run start here, go through and stop in time? a dry run and a forecast
   report       one HTML page and one JSON file with everything a run has to show
+  goodput      where the wall time of a training run went, over all its starts, and what share trained what counts
   submit       the stages as a chain of jobs on a cluster, from a snapshot; and how they are doing
   verify-resume  prove from a run's ledger that no sample was skipped and none came twice, however often it stopped
   replay       run the batch of a step that was left out for a bad loss again, on one process
@@ -77,6 +79,27 @@ run_dir/results.json, the pairs with their hash to run_dir/pairs.npz.
 """
 
 
+DOCTOR = """\
+scemae doctor pretrain|correspond [KEY=VALUE ...] [--time-limit MINUTES] [--signal-seconds N] [--steps N]
+
+A check before the job: would this run start, go through, and stop in time? Give it what the run will get, started alike:
+
+  scemae doctor pretrain run_dir=runs/mae data.shards=data/celeba/train
+  torchrun --nproc-per-node 8 -m scemae doctor pretrain run_dir=runs/mae --time-limit 240 --signal-seconds 120
+  (and srun with RANK and friends set, on nodes of the kind that the job will get)
+
+  --time-limit MINUTES   of one job: how many of them the run takes
+  --signal-seconds N     between the signal and the end of a job (`--signal` of the job script): is it enough to save?
+  --steps N              of the dry run, after one to warm up (5)
+
+One line for each thing looked at, `ok`, `warning` or `refused` with what to do: shards and a sample of their images, the
+run folder and its checkpoints, room on its disk, versions, settings, clocks and addresses of all ranks, threads, an
+all-reduce; then, where nothing is refused, a few real steps and a save in a folder beside the run's, which is removed:
+speed, memory, time to save, when the run ends and what it costs. The run itself is left as it is. Ends with status 0
+where nothing is refused, else 1.
+"""
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run one command; what is the user's to mend is told in one sentence on stderr, with a non-zero status."""
     argv = sys.argv[1:] if argv is None else argv
@@ -116,6 +139,30 @@ def _correspond(argv: list[str]) -> None:
         correspond.main(config)
 
 
+def _doctor(argv: list[str]) -> None:
+    stage, limits, overrides = None, {}, []
+    rest = iter(part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word]))
+    for part in rest:
+        if part in ("pretrain", "correspond") and stage is None:
+            stage = part
+        elif name := LIMITS.get(part):
+            limits[name] = _above_0(part, next(rest, ""))
+        else:
+            overrides.append(part)
+    if stage is None and not {"-h", "--help"} & set(argv):
+        raise ConfigError("found no stage, pretrain or correspond was needed; see `scemae doctor --help`")
+    if config := _config(stage or "pretrain", DOCTOR, overrides):
+        from scemae import doctor
+
+        doctor.main(config, stage, doctor.Limits(**limits))
+
+
+def _above_0(option: str, text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise ConfigError(f"{option}: found {text!r}, a whole number above 0 was needed")
+    return int(text)
+
+
 def _evaluate(argv: list[str]) -> None:
     if config := _config("evaluate", EVALUATE, argv):
         from scemae import evaluate
@@ -139,6 +186,12 @@ def _report(argv: list[str]) -> None:
     from scemae import report
 
     report.main(argv)
+
+
+def _goodput(argv: list[str]) -> None:
+    from scemae import goodput
+
+    goodput.main(argv)
 
 
 def _submit(argv: list[str]) -> None:
@@ -186,9 +239,11 @@ def _replay(argv: list[str]) -> None:
     replay.main(argv)
 
 
+LIMITS = {"--time-limit": "minutes", "--signal-seconds": "signal_seconds", "--steps": "steps"}  # of rehearsal.Limits
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo, "faces": _faces, "shards": _shards, "pretrain": _pretrain, "correspond": _correspond,
-    "evaluate": _evaluate, "report": _report, "submit": _submit, "verify-resume": _verify_resume, "replay": _replay,
+    "doctor": _doctor,
+    "evaluate": _evaluate, "report": _report, "goodput": _goodput, "submit": _submit, "verify-resume": _verify_resume, "replay": _replay,
 }
 
 if __name__ == "__main__":

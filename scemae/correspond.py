@@ -13,21 +13,22 @@ from torch import Tensor
 from scemae import checkpoint, engine as engines, restore, run_folder, stage
 from scemae.data.pipeline import Pipeline, correspondence_views
 from scemae.data.reader import open_shards
-from scemae.distributed import precision, process_group
+from scemae.distributed import Place, precision, process_group
 from scemae.errors import ConfigError
+from scemae.generations import Generation
 from scemae.landmarks.probe import Probe
 from scemae.loop import StopRequest
 from scemae.models.carb import CARB, select
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
 from scemae.schema import Carb, CorrespondConfig
-from scemae.watchdog import watch
+from scemae.watchdog import Watchdog, watch
 
 
 def main(config: CorrespondConfig) -> None:
     """Train the projector, or go on where the run folder's newest checkpoint stands."""
     stop = StopRequest()
-    with (process_group(config.runtime.device) as place,
+    with (process_group(config.runtime.device, config.runtime.hang_seconds) as place,
           run_folder.hold(Path(config.run_dir), place, "correspond") as generation,
           watch(generation.folder, place, config.runtime.hang_seconds) as dog):
         prepare(config, place, generation, stop, dog).go()
@@ -35,7 +36,7 @@ def main(config: CorrespondConfig) -> None:
 
 def prepare(config: CorrespondConfig, place: Place, generation: Generation, stop: StopRequest,
             dog: Watchdog) -> stage.Run:
-    """Build all parts of a start of the run; nothing is read from the run folder's checkpoints or written yet."""
+    """The parts of one start, put together; nothing is trained or written yet."""
     shards = open_shards(config.data.shards, config.data.cache_dir)
     steps = stage.plan(shards, config.optim, config.loop, config.runtime, place)
     probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
@@ -57,7 +58,7 @@ def prepare(config: CorrespondConfig, place: Place, generation: Generation, stop
 
     engine = engines.start(module, config.optim, config.runtime, place, steps.accumulation)
     return stage.Run(config, place, generation, engine, steps, state, shards, batches, facts,
-              lambda: probe.errors(encoder, place.device, engine.module.projector), stop, dog).go()
+                     lambda: probe.errors(encoder, place.device, engine.module.projector), stop, dog)
 
 
 def build(carb: Carb, encoder: Encoder) -> CARB:

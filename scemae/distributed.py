@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -51,10 +52,11 @@ def precision(asked: str, device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def process_group(device: str) -> Iterator[Place]:
+def process_group(device: str, patience: float = 600.0) -> Iterator[Place]:
     """Join the process group named by the environment, or make one of a single rank; leave it at the end.
 
-    Raises LaunchError if only a part of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT is set.
+    Waits `patience` seconds for the others. Raises LostRankError where they do not come, LaunchError if only a part of
+    RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT is set.
     """
     present = [name for name in NAMES if name in os.environ]
     if 0 < len(present) < len(NAMES):
@@ -72,7 +74,13 @@ def process_group(device: str) -> Iterator[Place]:
 
     # Else it compiles an extension for 40 s, and fails without a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("nccl" if chosen.type == "cuda" else "gloo", verbose=False)
+    try:
+        deepspeed.init_distributed("nccl" if chosen.type == "cuda" else "gloo", verbose=False,
+                                   timeout=timedelta(seconds=1.5 * patience))  # a watchdog says more, and barks first
+    except distributed.DistError as error:
+        raise LostRankError(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: the others did not meet it at "
+                            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({str(error).splitlines()[0][:200]}); "
+                            "the job ends and can start again") from error
     lost = False
     try:
         yield Place(distributed.get_rank(), distributed.get_world_size(), chosen)

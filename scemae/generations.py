@@ -27,7 +27,7 @@ from scemae.data.manifest import write_json
 from scemae.errors import LaunchError, RunFolderError
 
 GENERATIONS, BEAT_SECONDS, SILENT_BEATS, FRUITLESS = "generations", 2.0, 5, 5
-BORN = time.time()  # of this process, nearly: imports of heavy packages follow
+IMPORTED = time.time()
 
 
 @dataclass
@@ -55,7 +55,8 @@ class Generation:
         if claimed:
             try:
                 following.mkdir()
-                write_json(following / "owner.json", {**(_read(self.folder / "owner.json") or {}), "rolled_back": True})
+                write_json(following / "owner.json", {**(_read(self.folder / "owner.json") or {}), "rolled_back": True,
+                                                      "queued": None, "started": time.time()})
             except OSError as error:
                 raise RunFolderError(f"{following}: cannot be made ({error.strerror}); another process has taken the run "
                                      "over, or the disk is full") from error
@@ -138,7 +139,7 @@ def claim(run_dir: Path, job: str | None, queued: float | None) -> Generation:
             refuse_living(run_dir, path_of(run_dir, earlier[-1]), job)
         number = earlier[-1] + 1 if earlier else 1
         path_of(run_dir, number).mkdir()
-        owner = {**identity(), "job": job, "queued": queued, "started": BORN}
+        owner = {**identity(), "job": job, "queued": queued, "started": started()}
         write_json(path_of(run_dir, number) / "owner.json", owner)
     except FileExistsError as error:
         raise RunFolderError(f"{run_dir}: another process has just claimed it; wait for it, or choose another "
@@ -159,7 +160,7 @@ def beating(generation: Generation) -> Iterator[None]:
         while not over.wait(BEAT_SECONDS if count else 0):
             count += 1
             try:
-                (generation.folder / "beat").write_text(f"{count} {identity()['host']}\n")
+                (generation.folder / "beat").write_text(f"{count} {identity()['host']} {time.time():.2f}\n")
             except OSError:  # a full disk: then others may take this run for dead, which fencing makes harmless
                 pass
 
@@ -171,7 +172,7 @@ def beating(generation: Generation) -> Iterator[None]:
         over.set()
         thread.join()
         try:
-            (generation.folder / "ended").touch()
+            (generation.folder / "ended").write_text(f"{time.time():.2f}\n")
         except OSError:
             pass
 
@@ -198,6 +199,14 @@ def refuse_living(run_dir: Path, folder: Path, job: str | None) -> None:
 def identity() -> dict:
     """This process, as another process of the same machine can look for it."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid()), "namespace": _namespace()}
+
+
+def started() -> float:
+    """When this process began, in unix time; where /proc does not say, when this module was imported."""
+    ticks = _born(os.getpid())
+    if ticks is None:
+        return IMPORTED
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def _is_here(owner: dict) -> bool:

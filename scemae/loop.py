@@ -87,6 +87,8 @@ def train(engine: Any, batches: Iterator[tuple], waited: Callable[[], float], st
             train_step(engine, batches, global_step, steps.accumulation, meter, watch.dog, place.rank)
         state.global_step = global_step
         bar.update()
+        if global_step == steps.start + 1:  # for goodput.py: where starting ends
+            watch.writer.write(global_step, first_step_seconds=meter.elapsed, first_step_wait=waited())
         if global_step % steps.log_every and global_step != steps.total:
             continue
         beat = heartbeat(meter, watch, state, waited(), stop.requested)
@@ -135,8 +137,10 @@ def heartbeat(meter: Meter, watch: Watch, state: TrainState, waited: float, stop
         raise RunFolderError(f"{saver.run_dir}: another start of this run has taken it over; this one, generation "
                              f"{saver.generation.number}, ends and has touched nothing of its")
     if beat.saved:
+        started = time.perf_counter()
         saver.commit()
-        watch.writer.write(state.global_step, save_stall=saver.stall, save_seconds=saver.write_seconds)
+        watch.writer.write(state.global_step, save_stall=saver.stall, save_seconds=saver.write_seconds,
+                           commit_seconds=time.perf_counter() - started)
     if bad := watch.health.judge(beat, state.skips):
         raise bad
     ledger.write(beat.steps, beat.losses, beat.digests, state.skips, beat.replaced)

@@ -86,26 +86,32 @@ class Meter:
 
     def heartbeat(self, word: Word, sums: np.ndarray, replaced: int) -> Heartbeat:
         """The one exchange between ranks; begins a new interval. sums (steps, 8): the ledger's. All ranks call it."""
-        elapsed, count = time.perf_counter() - self._started, len(self.steps)
-        told = [word.stop, word.superseded, word.saved, replaced, (word.waited - self._waited_before) / elapsed,
+        count = len(self.steps)
+        told = [word.stop, word.superseded, word.saved, replaced, word.waited - self._waited_before,
                 peak_memory(self.place)]
         mine = torch.cat([self._loss[:count], self._norm[:count],
                           torch.from_numpy(np.append(sums.ravel(), told).astype(np.float64)).to(self.place.device)])
         parts = [torch.empty_like(mine) for _ in range(self.place.world_size)]
         distributed.all_gather(parts, mine)
         table = torch.stack(parts).cpu().numpy()  # ranks x all that was told: the only wait for the device
+        elapsed = self.elapsed
         losses, norms = table[:, :count], table[:, count:2 * count]
         limbs, (stop, superseded, saved, bad, wait, memory) = table[:, 2 * count:-6], table[:, -6:].T
         culprit = [next(iter(np.flatnonzero(~np.isfinite(column)).tolist()), None) for column in losses.T]
         beat = Heartbeat(self.steps, self._trained, losses.mean(0).tolist(), norms.max(0).tolist(), culprit,
                          [to_text(row) for row in limbs.sum(0).reshape(count, -1)], int(bad.sum()), stop.any(),
                          superseded.any(), saved.all(), elapsed, self._trained * self._images_per_step / elapsed,
-                         wait.max(), memory.max())
+                         wait.max() / elapsed, memory.max())
         self._loss.zero_()
         self._norm.zero_()
         self.steps, self._row, self._trained = [], 0, 0
         self._started, self._waited_before = time.perf_counter(), word.waited
         return beat
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the interval began."""
+        return time.perf_counter() - self._started
 
     def skip_time(self) -> None:
         """Leave the time since the last heartbeat (a save, a probe) out of the next one's images per second."""

@@ -13,17 +13,18 @@ from torch import Tensor
 from scemae import engine as engines, restore, run_folder, stage
 from scemae.data.pipeline import Pipeline, pretraining_views
 from scemae.data.reader import open_shards
-from scemae.distributed import process_group
+from scemae.distributed import Place, process_group
+from scemae.generations import Generation
 from scemae.landmarks.probe import Probe
 from scemae.loop import StopRequest
 from scemae.schema import PretrainConfig
-from scemae.watchdog import watch
+from scemae.watchdog import Watchdog, watch
 
 
 def main(config: PretrainConfig) -> None:
     """Train, or go on where the run folder's newest checkpoint stands."""
     stop = StopRequest()
-    with (process_group(config.runtime.device) as place,
+    with (process_group(config.runtime.device, config.runtime.hang_seconds) as place,
           run_folder.hold(Path(config.run_dir), place, "pretrain") as generation,
           watch(generation.folder, place, config.runtime.hang_seconds) as dog):
         prepare(config, place, generation, stop, dog).go()
@@ -31,7 +32,7 @@ def main(config: PretrainConfig) -> None:
 
 def prepare(config: PretrainConfig, place: Place, generation: Generation, stop: StopRequest,
             dog: Watchdog) -> stage.Run:
-    """Build all parts of a start of the run; nothing is read from the run folder's checkpoints or written yet."""
+    """The parts of one start, put together; nothing is trained or written yet."""
     shards = open_shards(config.data.shards, config.data.cache_dir)
     steps = stage.plan(shards, config.optim, config.loop, config.runtime, place)
     probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
@@ -52,4 +53,4 @@ def prepare(config: PretrainConfig, place: Place, generation: Generation, stop: 
 
     engine = engines.start(model, config.optim, config.runtime, place, steps.accumulation)
     return stage.Run(config, place, generation, engine, steps, state, shards, batches, facts,
-              lambda: probe.errors(engine.module.encoder, place.device), stop, dog).go()
+                     lambda: probe.errors(engine.module.encoder, place.device), stop, dog)

@@ -5,13 +5,13 @@
 """
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from scemae import checkpoint, config as settings, pictures
+from scemae import checkpoint, config as settings, goodput, pictures
 from scemae.data.manifest import write_json
 from scemae.errors import RunFolderError, ScemaeError
 from scemae.landmarks.benchmarks import MATCHING_TARGETS, find_benchmark
@@ -29,8 +29,8 @@ One HTML page (pictures inside it, nothing fetched, no JavaScript) and one JSON 
 
 Shows: errors of landmark matching and detection with 95 % intervals beside the paper's; which differences between
 methods are decided; how the run differs from the paper's recipe; curves of both stages; reconstructions; attentive
-tokens and clusters (Eq. 1 to 3); similarity maps; matched pairs; detected landmarks; command, commit, settings, data
-and machine of each run. Shards and training runs are looked for where the run's provenance.json says, and training runs
+tokens and clusters (Eq. 1 to 3); similarity maps; matched pairs; detected landmarks; where the time of each training
+run went; command, commit, settings, data and machine of each run. Shards and training runs are looked for where the run's provenance.json says, and training runs
 also beside RUN. What is gone is named on the page, with the command that gives it; the rest is shown.
 """
 SIZES = {192: "T", 384: "S", 768: "B"}     # DeiT's letters by width
@@ -95,15 +95,29 @@ def gather(run_dir: Path, *, with_pictures: bool = True) -> tuple[dict, dict[str
               if stage != "evaluate"}
     missing |= {f"curves of {stage}": f"{runs[stage].folder}: its metrics.jsonl holds no numbers yet"
                 for stage, found in curves.items() if not found}
+    spent, untold = goodputs(runs)
+    missing |= untold
     shown = show(source_of(run, runs, results, absent)) if with_pictures else \
         Shown(missing=dict.fromkeys(PICTURES, "left out, as --no-pictures asked"))
     return {"run": str(run_dir), "stage": run.stage, "results": results,
             "comparisons": comparisons(results.get("matching")), "paper": paper_numbers(runs, results), "recipe": rows,
-            "reduced": any(row["verdict"] == "reduced" for row in rows), "curves": curves, "data": data_of(runs),
+            "reduced": any(row["verdict"] == "reduced" for row in rows), "curves": curves, "goodput": spent, "data": data_of(runs),
             "pictures": shown.facts, "missing": missing | shown.missing,
             "runs": {stage: {"folder": str(one.folder), "step": one.step, "images_seen": one.images_seen,
                              "differs": differences(one, defaults[stage]), "config": one.config,
                              "provenance": one.provenance} for stage, one in runs.items()}}, shown.images
+
+
+def goodputs(runs: dict[str, Run]) -> tuple[dict[str, dict], dict[str, str]]:
+    """Where the time of each training run went, as goodput.py has it, by stage; and of which that is not known, with why."""
+    found, missing = {}, {}
+    for stage, one in runs.items():
+        try:
+            if stage != "evaluate":
+                found[stage] = asdict(goodput.read(one.folder))
+        except RunFolderError as error:
+            missing[f"goodput of {stage}"] = str(error)
+    return found, missing
 
 
 def show(source: Source) -> Shown:
@@ -213,4 +227,5 @@ def render(report: dict, images: dict[str, str]) -> str:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     drawn = {stage: pictures.curves(found) for stage, found in report["curves"].items() if found}
-    return environment.get_template("report.html").render(report=report, images=images, curves=drawn, names=NAMES)
+    return environment.get_template("report.html").render(report=report, images=images, curves=drawn, names=NAMES,
+                                                          clock=goodput.clock)

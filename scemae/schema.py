@@ -205,7 +205,7 @@ class Cluster:
     max_restarts: int
     container: str | None  # put before the program: "apptainer exec --nv image.sif"
     setup: list[str]  # shell lines before the ranks start: module loads
-    options: dict[str, str]  # any other option of the scheduler
+    options: list[str]  # any other option of the scheduler, without its dashes
 
 
 @dataclass

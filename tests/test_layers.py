@@ -15,9 +15,9 @@ LAYERS = {
     "scemae/generations": 2, "scemae/ledger": 2, "scemae/models": 2, "scemae/engine": 2, "scemae/watchdog": 2, "shards": 2,
     "scemae/run_folder": 3, "scemae/checkpoint": 3, "scemae/metrics": 3, "scemae/landmarks": 3,
     "scemae/saver": 4, "scemae/loader": 4, "scemae/health": 4, "scemae/capsule": 4, "scemae/restore": 4,
-    "scemae/verify": 4, "scemae/goodput": 4, "scemae/lineage": 4, "cluster": 4, "scemae/loop": 5, "scemae/stage": 6,
+    "scemae/verify": 4, "scemae/roll_call": 4, "scemae/goodput": 4, "scemae/lineage": 4, "cluster": 4, "scemae/loop": 5, "scemae/stage": 6,
     "scemae/pretrain": 7, "scemae/correspond": 7, "scemae/evaluate": 7, "scemae/pictures": 7,
-    "scemae/replay": 8, "scemae/doctor": 8, "scemae/showcase": 8, "scemae/report": 9, "scemae/demo": 9, "scemae/cli": 10,
+    "scemae/replay": 8, "scemae/rehearsal": 7, "scemae/doctor": 8, "scemae/showcase": 8, "scemae/report": 9, "scemae/demo": 9, "scemae/cli": 10,
 }
 OWNERS = {
     "deepspeed": {"scemae/engine.py", "scemae/distributed.py"}, "timm": {"scemae/models/vit.py"},

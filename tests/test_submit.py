@@ -1,4 +1,4 @@
-"""`scemae submit` without a cluster: what it would submit, the snapshot, the local chain, and each refusal in one sentence."""
+"""`scemae submit` without a cluster: what it would submit, the snapshot, the local chain, the refusals."""
 
 import os
 import re
@@ -40,15 +40,17 @@ def test_a_dry_run_prints_the_jobs_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))  # no sbatch and no srun here
     text = scemae("submit", f"run_dir={tmp_path / 'run'}", "cluster.nodes=2", "cluster.ranks_per_node=8",
                   "cluster.gpus_per_node=8", "cluster.account=faces", "cluster.setup=['module load cuda']",
+                  'cluster.options=["exclusive","constraint=a100"]',
                   "pretrain.optim.epochs=20", "--dry-run").stdout
     jobs = text.split("#!/bin/bash")[1:]
     assert len(jobs) == 3 and not (tmp_path / "run").exists()
-    for line in ("--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--account=faces", "--signal=TERM@120", "--requeue"):
+    for line in ("--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--account=faces", "--signal=TERM@120",
+                 "--requeue", "--exclusive", "--constraint=a100"):
         assert f"#SBATCH {line}\n" in jobs[0]
     assert "module load cuda\n" in jobs[0] and "srun" not in jobs[0]
     assert "--dependency=afterok:JOB_OF_PRETRAIN\n" in jobs[1] and "--kill-on-invalid-dep=yes\n" in jobs[1]
     assert "--dependency=afterok:JOB_OF_CORRESPOND\n" in jobs[2] and "TERM@" not in jobs[2]
-    assert re.search(r"^# pretrain runs: bash .*/run/code/scemae/cluster/ranks.sh pretrain .* optim.epochs=20$", text, re.M)
+    assert re.search(r"^# pretrain runs: bash .*/code/scemae/cluster/ranks.sh pretrain .*optim.epochs=20$", text, re.M)
 
 
 def test_jobs_run_from_a_snapshot(tmp_path):
@@ -56,8 +58,9 @@ def test_jobs_run_from_a_snapshot(tmp_path):
     chain.snapshot(loaded, chain.plan(loaded))
     code = tmp_path / "code"
     found = subprocess.run(
-        [sys.executable, "-c", "import scemae, scemae.shards.write as s, scemae.cluster.submit as c; from scemae import "
-         "config; print(scemae.__file__, s.__file__, c.__file__, config.configs_dir(), sep='\\n')"],
+        [sys.executable, "-c",
+         "import scemae, scemae.shards.write as s, scemae.cluster.submit as c, scemae.config as f\n"
+         "print(scemae.__file__, s.__file__, c.__file__, f.configs_dir(), sep='\\n')"],
         capture_output=True, text=True, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(code)}).stdout
     assert all(line.startswith(f"{code}/scemae/") for line in found.splitlines()), found
     assert "epochs: 400" in (tmp_path / "pretrain.yaml").read_text() and (code / "COMMIT").read_text().strip()

@@ -21,7 +21,6 @@ from tests.support import REPO
 HERE = Path(__file__).resolve().parent
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
-SIZE = {"OMP_NUM_THREADS": "1", "SLURM_TEST_NODES": "4", "SLURM_TEST_GPUS": "0"}
 
 
 class Rig:
@@ -30,7 +29,8 @@ class Rig:
     def __init__(self, root: Path) -> None:
         self.root = root
         paths = [str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin", "/sbin"]
-        self.environment = {**os.environ, **SIZE, "SLURM_TEST_ROOT": str(root), "PATH": os.pathsep.join(paths)}
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "SLURM_TEST_ROOT": str(root),
+                            "PATH": os.pathsep.join(paths)}
 
     def start(self) -> None:
         """Start it; skip the test where this machine cannot have one."""
@@ -74,12 +74,13 @@ class Rig:
         return self.run("sbatch", "--parsable", *arguments).strip()
 
     def node(self, operation: str, name: str) -> None:
-        """crash, boot, cut, heal, heal-now: see node.sh."""
+        """crash, boot, cut or heal a node: see node.sh."""
         subprocess.run([HERE / "node.sh", operation, name], env=self.environment, check=True, capture_output=True)
 
     def exec(self, name: str, *command: str) -> None:
         """Run a command on a node."""
-        subprocess.run([HERE / "node.sh", "exec", name, *command], env=self.environment, check=True, capture_output=True)
+        subprocess.run([HERE / "node.sh", "exec", name, *command], env=self.environment, check=True,
+                       capture_output=True)
 
     def job(self, job_id: str) -> dict[str, str]:
         """The controller's record of a job: JobState, Restarts, ExitCode, NodeList and so on."""
@@ -95,14 +96,24 @@ class Rig:
         deadline = time.monotonic() + seconds
         while not reached():
             state = self.job(job_id)["JobState"]
-            assert state not in ENDED, f"job {job_id} ended as {state}:\n{self.log(job_id)[-5000:]}"
-            assert time.monotonic() < deadline, f"job {job_id} still {state} after {seconds} s:\n{self.log(job_id)[-5000:]}"
+            if state in ENDED and not reached():
+                pytest.fail(f"job {job_id} ended as {state}:\n{self.log(job_id)[-5000:]}")
+            if time.monotonic() > deadline:
+                pytest.fail(f"job {job_id} still {state} after {seconds} s:\n{self.log(job_id)[-5000:]}")
             time.sleep(0.2)
 
     def completed(self, job_id: str, seconds: float = 120) -> dict[str, str]:
         """Wait for the job to complete, and return its record."""
         self.wait(job_id, lambda: self.job(job_id)["JobState"] == "COMPLETED", seconds)
         return self.job(job_id)
+
+    def ends(self, job_id: str, seconds: float = 90) -> None:
+        """Wait for the job to end, however it ends."""
+        deadline = time.monotonic() + seconds
+        while self.job(job_id)["JobState"] not in ENDED:
+            if time.monotonic() > deadline:
+                pytest.fail(f"job {job_id} has not ended after {seconds} s:\n{self.log(job_id)[-5000:]}")
+            time.sleep(0.2)
 
     def log(self, job_id: str) -> str:
         """What a job wrote."""

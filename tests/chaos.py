@@ -1,0 +1,167 @@
+"""Breaking runs on purpose, on this machine: ranks as plain processes, kill -9 of any of them at any moment.
+
+    python -m tests.chaos OUT [--kills 50] [--seed 0]       the whole exercise, about ten minutes on two cores
+
+Every start goes on from a whole checkpoint, and at the end each run's ledger and final weights are compared with those
+of an uninterrupted run. Prints a Markdown table and writes OUT/chaos.json.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from scemae.checkpoint import committed, damage, place_of, read_weights
+from scemae.generations import base_steps, numbers
+from tests.support import TINY, scemae, write_shards
+
+POINTS = ("snapshot", "write", "fsync", "manifest", "rename", "prune")
+RECIPE = [*TINY, "optim.global_batch_size=7", "optim.warmup_epochs=1", "runtime.device=cpu", "runtime.micro_batch_size=4",
+          "runtime.workers=1", "runtime.hang_seconds=15", "loop.keep=2"]
+
+
+def start_ranks(command: list[str], ranks: int, *, folder: Path, **environment: str) -> list[subprocess.Popen]:
+    """Start `scemae COMMAND` as `ranks` processes of one group; each writes its output to folder/rank-N.out."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = str(server.getsockname()[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+              **environment}
+    started = []
+    for rank in range(ranks):
+        own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        with open(folder / f"rank-{rank}.out", "a", encoding="utf8") as out:
+            started.append(subprocess.Popen([sys.executable, "-m", "scemae", *map(str, command)], env=own, stdout=out,
+                                            stderr=out))
+    return started
+
+
+def wait_all(processes: list[subprocess.Popen], seconds: float = 120) -> list[int]:
+    """Exit statuses; what outlives `seconds` is killed, and told as None."""
+    until = time.monotonic() + seconds
+    statuses = []
+    for process in processes:
+        try:
+            statuses.append(process.wait(max(until - time.monotonic(), 0.1)))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            statuses.append(None)
+    return statuses
+
+
+def output(folder: Path) -> str:
+    """All that the ranks have said."""
+    return "\n".join(path.read_text(errors="replace") for path in sorted(folder.glob("rank-*.out")))
+
+
+def same_end(run: Path, whole: Path) -> bool:
+    """True where two runs ended with bit-equal weights."""
+    one, other = (read_weights(committed(folder)[-1]) for folder in (run, whole))
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def check_start(run: Path, out: Path, before: int) -> int:
+    """After a kill: the newest checkpoint that counts is whole, and no older than `before`. Returns its step."""
+    kept = committed(run)
+    problems = [damage(folder) for folder in kept]
+    assert kept and not any(problems), f"{run}: {problems}, {out}"
+    step = place_of(kept[-1])[0]
+    assert step >= before, f"{run}: went back from step {before} to {step}"
+    return step
+
+
+def break_at_random(command: list[str], run: Path, whole: Path, kills: int, ranks: int, chance: random.Random) -> dict:
+    """Kill a random rank at a random moment, `kills` times, then let the run end. Returns what happened."""
+    out, done, step, early = run.parent / f"{run.name}-out", 0, 0, 0
+    while done < kills:
+        processes = start_ranks([*command, f"run_dir={run}"], ranks, folder=out)
+        time.sleep(chance.uniform(4, 10))
+        victim = chance.choice(processes)
+        if victim.poll() is None:
+            victim.kill()
+            done += 1
+        statuses = wait_all(processes)
+        assert set(statuses) <= {0, 75, -9, -15}, (statuses, output(out)[-3000:])
+        if committed(run):
+            step = check_start(run, out, step)
+        else:
+            early += 1  # before the first save, at step 0
+        if statuses == [0] * ranks:
+            break
+    statuses = wait_all(start_ranks([*command, f"run_dir={run}"], ranks, folder=out), 600)
+    assert statuses == [0] * ranks, (statuses, output(out)[-3000:])
+    return report(run, whole, kills=done, before_first_save=early)
+
+
+def break_at(point: str, command: list[str], run: Path, whole: Path, ranks: int) -> dict:
+    """Kill rank 0, then the last rank where it takes part, at a point of a save; let the run end."""
+    out, kills = run.parent / f"{run.name}-out", 0
+    victims = range(ranks) if point in ("snapshot", "write", "fsync") else [0]
+    for victim in victims:
+        once, where = run.parent / f"{run.name}-once-{victim}", f",rank={victim}" if len(victims) > 1 else ""
+        fault = f"kill@{point}:step={20 + 20 * victim}{where},once={once}"
+        statuses = wait_all(start_ranks([*command, f"run_dir={run}"], ranks, folder=out, SCEMAE_FAULTS=fault))
+        assert -9 in statuses and set(statuses) <= {75, -9}, (point, statuses, output(out)[-3000:])
+        check_start(run, out, 10)
+        kills += 1
+    statuses = wait_all(start_ranks([*command, f"run_dir={run}"], ranks, folder=out))
+    assert statuses == [0] * ranks, (statuses, output(out)[-3000:])
+    return report(run, whole, kills=kills)
+
+
+def report(run: Path, whole: Path, **facts: object) -> dict:
+    """What is known of a run that has ended, against the uninterrupted one. Raises where the ledger does not hold."""
+    shown = scemae("verify-resume", run, "--all", "--against", whole).stdout
+    assert "step for step the samples of" in shown
+    return {**facts, "starts": len(numbers(run)), "bases": list(base_steps(run).values()), "equal_weights": same_end(run, whole)}
+
+
+def main() -> None:
+    """The whole exercise."""
+    parser = argparse.ArgumentParser("python -m tests.chaos", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    out, chance, rows = options.out, random.Random(options.seed), []
+    shutil.rmtree(out, ignore_errors=True)
+    shards = write_shards(out / "shards", 35)
+    print("| what | ZeRO | ranks | kills | starts | went on from steps | ledger | weights as uninterrupted |\n|---|---|---|---|---|---|---|---|",
+          flush=True)
+    for stage, ranks, share in ((1, 2, 0.4), (2, 2, 0.3), (3, 2, 0.3)):
+        base = ["pretrain", *RECIPE, f"data.shards={shards}", f"runtime.zero_stage={stage}"]
+        long = [*base, "optim.epochs=200", "loop.log_every=5", "loop.save_every=20"]
+        whole = out / f"whole-{stage}"
+        scemae(*long, f"run_dir={whole}", ranks=ranks)
+        rows.append({"what": "random moments", "stage": stage, "ranks": ranks, **break_at_random(
+            long, out / f"random-{stage}", whole, round(options.kills * share), ranks, chance)})
+        show(rows[-1])
+        short = [*base, "optim.epochs=12", "loop.log_every=5", "loop.save_every=10"]
+        whole = out / f"short-{stage}"
+        scemae(*short, f"run_dir={whole}", ranks=ranks)
+        for point in POINTS:
+            rows.append({"what": f"in a save: {point}", "stage": stage, "ranks": ranks,
+                         **break_at(point, short, out / f"{point}-{stage}", whole, ranks)})
+            show(rows[-1])
+    (out / "chaos.json").write_text(json.dumps(rows, indent=1))
+
+
+def show(row: dict) -> None:
+    """One line of the table."""
+    print(f"| {row['what']} | {row['stage']} | {row['ranks']} | {row['kills']} | {row['starts']} | "
+          f"{' '.join(map(str, row['bases']))} | verified | {'bit-equal' if row['equal_weights'] else 'DIFFERENT'} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
