@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from torch import distributed
 from scemae import checkpoint, correspond, generations, loader, pretrain, rehearsal, roll_call, run_folder
 from scemae.data.pipeline import decode
 from scemae.data.reader import ShardSet, open_shards
-from scemae.distributed import Place, agree, process_group
+from scemae.distributed import agree, process_group
 from scemae.errors import CheckpointError, LostRankError, Preempted, RunFolderError, ScemaeError
+from scemae.findings import OK, REFUSED, WARNING, Report
 from scemae.loop import Steps, StopRequest
 from scemae.metrics import peak_memory
 from scemae.rehearsal import Limits
-from scemae.roll_call import OK, REFUSED, WARNING, Finding, Seat, hosts_of
+from scemae.roll_call import Seat, hosts_of
 from scemae.stage import Run, plan
 from scemae.watchdog import watch
 
@@ -38,59 +39,27 @@ SAMPLES, SPARE, FULL = 64, 64 << 20, 0.9  # images to decode; bytes to leave on 
 STAGES = {"pretrain": pretrain.prepare, "correspond": correspond.prepare}
 
 
-class Report:
-    """Prints findings on rank 0 as they come, and counts them."""
-
-    def __init__(self, place: Place) -> None:
-        self.place, self.counts = place, {OK: 0, WARNING: 0, REFUSED: 0}
-
-    def add(self, verdict: str, subject: str, text: str) -> None:
-        """One line."""
-        self.counts[verdict] += 1
-        if self.place.is_first:
-            print(f"{verdict:<9}{subject:<12}{text}", flush=True)
-
-    def all_ranks(self, subject: str, problem: str | None) -> bool:
-        """Refuse for each different problem that a rank has; True where there is none. All ranks call it."""
-        told: list = [None] * self.place.world_size
-        distributed.all_gather_object(told, problem)
-        for text in dict.fromkeys(filter(None, told)):
-            who = "" if all(told) else f" (rank {', '.join(str(r) for r, other in enumerate(told) if other == text)})"
-            self.add(REFUSED, subject, text + who)
-        return not any(told)
-
-    @property
-    def refused(self) -> int:
-        """Things refused so far, as rank 0 knows. All ranks call it."""
-        return agree(self.counts[REFUSED])
-
-    def end(self) -> None:
-        """The last line; exits with status 1 where something was refused."""
-        bad, warned = self.counts[REFUSED], self.counts[WARNING]
-        warnings = f"{warned} warning{'' if warned == 1 else 's'}"
-        if self.place.is_first:
-            print(f"not ready: {bad} thing{'' if bad == 1 else 's'} to mend, {warnings}" if bad else
-                  f"ready: nothing refused, {warnings}", flush=True)
-        if bad:
-            sys.exit(1)
-
-
 def main(config: Any, stage: str, limits: Limits) -> None:
     """Examine a run of `stage` and say what was found, one line each. All ranks call it; exits with 1 if refused."""
-    stop = StopRequest()
+    stop, report = StopRequest(), Report()
     try:
-        with process_group(config.runtime.device) as place:
-            report = Report(place)
-            examine(report, config, stage, limits, stop, time.time() - generations.started())
+        with ExitStack() as stack:
+            place, problem = attempt(lambda: stack.enter_context(process_group(config.runtime.device)))
+            if problem:
+                report.add(REFUSED, "network", f"the ranks cannot meet at {os.environ.get('MASTER_ADDR')}: {problem}")
+            else:
+                report.place = place
+                examine(report, config, stage, limits, stop, time.time() - generations.started())
     except LostRankError:  # it stands in the report; leaving the group as usual would wait for the lost rank
         pass
-    report.end()
+    sys.exit(report.end())
 
 
 def examine(report: Report, config: Any, stage: str, limits: Limits, stop: StopRequest, joining: float) -> None:
     """All checks in order, the dry run last. joining: seconds that it took to start and to meet the other ranks."""
     shards, steps = check_data(report, config)
-    seats = roll_call.gather(report.place, roll_call.take_seat(report.place, config, shards.manifest.digest() if shards else ""))
+    digest = shards.manifest.digest() if shards else ""
+    seats = roll_call.gather(report.place, roll_call.take_seat(report.place, config, digest))
     for finding in roll_call.compare(seats):
         report.add(finding.verdict, finding.subject, finding.text)
     resumed = agree(check_run_folder(report, Path(config.run_dir), stage) if report.place.is_first else None)
@@ -107,7 +76,7 @@ def attempt(find: Callable[[], Any]) -> tuple[Any, str | None]:
     """What `find` returns and None, or None and why it could not."""
     try:
         return find(), None
-    except (ScemaeError, OSError, ValueError) as error:
+    except (ScemaeError, OSError, ValueError, RuntimeError) as error:
         return None, str(error)
 
 
@@ -122,8 +91,8 @@ def check_data(report: Report, config: Any) -> tuple[ShardSet | None, Steps | No
     too_many = len(broken) > 1 + config.data.max_bad_fraction * len(chosen)
     report.all_ranks("data", f"{found}; run `scemae shards verify` and build them again" if too_many else None)
     if broken and not too_many:
-        report.add(WARNING, "data", f"{found}; more than data.max_bad_fraction={config.data.max_bad_fraction} of all would "
-                   "stop the run; run `scemae shards verify`")
+        report.add(WARNING, "data", f"{found}; more than data.max_bad_fraction={config.data.max_bad_fraction} of all "
+                   "would stop the run; run `scemae shards verify`")
     steps, problem = attempt(lambda: plan(shards, config.optim, config.loop, config.runtime, report.place))
     if report.all_ranks("data", problem) and not too_many:
         report.add(OK, "data", f"{len(shards):,} images in {len(shards.manifest.shards)} shards at {config.data.shards}, "
@@ -236,11 +205,12 @@ def check_parts(report: Report, config: Any, run: Run, folder: Path, resumed: Pa
         report.add(OK, "all-reduce", "one rank, nothing to add up")
         return
     seconds, right = rehearsal.time_all_reduce(report.place, trained)
-    text = f"{trained:,} gradients in fp32 over {report.place.world_size} ranks: {seconds:.4f} s, {4e-9 * trained / seconds:.2f} GB/s"
+    text = (f"{trained:,} gradients in fp32 over {report.place.world_size} ranks: {seconds:.4f} s, "
+            f"{4e-9 * trained / seconds:.2f} GB/s")
     if right:
         report.add(OK, "all-reduce", text)
     else:
-        report.add(REFUSED, "all-reduce", f"{text}, and the sums are wrong; replace what connects these hosts, or leave one out")
+        report.add(REFUSED, "all-reduce", f"{text}, and the sums are wrong: leave out hosts until they are right")
 
 
 def has_links(folder: Path) -> bool:
@@ -257,7 +227,8 @@ def check_disk(report: Report, folder: Path, config: Any, size: int, links: bool
     """Room for `keep` checkpoints of `size` bytes, one on its way, and without hard links one that is being copied."""
     run_dir, loop = Path(config.run_dir), config.loop
     number = loop.keep + 1 + (not links)
-    held = sum(path.stat().st_size for path in (run_dir / checkpoint.CHECKPOINTS).glob("step-*/*") if path.stat().st_nlink == 1)
+    files = [path.stat() for path in (run_dir / checkpoint.CHECKPOINTS).glob("step-*/*")]
+    held = sum(file.st_size for file in files if file.st_nlink == 1)
     free, needed = shutil.disk_usage(folder).free, max(number * size - held, size) + SPARE
     text = f"{run_dir}: {free >> 20:,} MiB free, {needed >> 20:,} needed for {number} checkpoints of {size >> 20:,} MiB"
     stays = total_steps // loop.keep_every if loop.keep_every else 0
@@ -267,7 +238,7 @@ def check_disk(report: Report, folder: Path, config: Any, size: int, links: bool
         report.add(WARNING, "disk", f"{text}, and {stays * size >> 20:,} more for the {stays} that loop.keep_every keeps for "
                    "good; make room before they are written, or raise it")
     else:
-        report.add(OK, "disk", f"{text}; " + ("hard links work" if links else "no hard links: a restart copies its checkpoint"))
+        report.add(OK, "disk", f"{text}; {'hard links work' if links else 'no hard links: a restart copies a checkpoint'}")
 
 
 def check_checkpoint(report: Report, run_dir: Path, run: Run, resumed: Path | None) -> None:

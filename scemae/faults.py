@@ -2,7 +2,7 @@
 
     SCEMAE_FAULTS="kill@rename:step=6,rank=0,once=/tmp/x hang@data:step=3,rank=1 nan@loss:step=5,rank=1"
 
-Kinds: kill (SIGKILL to this process), hang (sleep for ever), full (OSError: no space left), late (sleep 8 s), nan (the
+Kinds: kill (SIGKILL to this process), hang (sleep for ever), full (OSError: no space left), late (sleep SCEMAE_LATE seconds, 8), nan (the
 caller spoils its loss). Conditions must all hold; `once` names a file that remembers that the fault has happened.
 """
 
@@ -41,5 +41,5 @@ def _happen(kind: str) -> bool:
     if kind == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if kind in ("hang", "late"):
-        time.sleep(8 if kind == "late" else 1e6)
+        time.sleep(float(os.environ.get("SCEMAE_LATE", 8)) if kind == "late" else 1e6)
     return kind == "nan"

@@ -1,5 +1,6 @@
 """The training loop of both stages; it knows no model, no config file and no DeepSpeed setting."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +56,7 @@ class StopRequest:
         self.requested, self._asked = False, 0.0
         for number in self.SIGNALS:
             signal.signal(number, self._set)
+        os.register_at_fork(after_in_child=self.forget)
 
     def _set(self, number: int, frame: object) -> None:
         # A second Ctrl-C ends it at once; a launcher repeats the first within a moment.
@@ -78,7 +80,8 @@ def train(engine: Any, batches: Iterator[tuple], waited: Callable[[], float], st
     on data so far. Raises BadStepError; Preempted once asked to stop and saved; RunFolderError once superseded.
     """
     meter = Meter(place, min(steps.log_every, steps.total), steps.images)
-    bar = tqdm(total=steps.total, initial=steps.start, unit="step", disable=not place.is_first, dynamic_ncols=True)
+    bar = tqdm(total=steps.total, initial=steps.start, unit="step", dynamic_ncols=True,
+               disable=None if place.is_first else True)  # None: silent where no one watches, as in a job's log
     for global_step in range(steps.start + 1, steps.total + 1):
         lr = set_lr(global_step - 1)
         if str(global_step) in state.skips:

@@ -21,9 +21,9 @@ from torch import distributed
 from scemae import checkpoint
 from scemae.distributed import Place, agree, barrier
 from scemae.errors import CheckpointError
+from scemae.findings import OK, REFUSED, WARNING, Finding
 from scemae.loop import Steps
 from scemae.metrics import read_metrics
-from scemae.roll_call import OK, REFUSED, WARNING, Finding
 from scemae.schema import Loop
 from scemae.stage import Run
 
@@ -102,8 +102,8 @@ def measure(rows: list[dict], images: int, started: float) -> Measured:
 
 def speed(measured: Measured, count: int) -> Finding:
     """Images per second over `count` steps, and how long they wait for data."""
-    text = (f"{measured.images_per_second:,.1f} images/s, {measured.step:.3f} s per step, {measured.data_wait:.1%} of it waiting "
-            f"for data (over {count} steps); {measured.start:.0f} s to start")
+    text = (f"{measured.images_per_second:,.1f} images/s, {measured.step:.3f} s per step, {measured.data_wait:.1%} of it "
+            f"waiting for data (over {count} steps); {measured.start:.0f} s to start")
     if measured.data_wait > 0.2:
         return Finding(WARNING, "speed", f"{text}; raise runtime.workers, or put the shards on a faster disk")
     return Finding(OK, "speed", text)
@@ -114,8 +114,8 @@ def saves(measured: Measured, loop: Loop) -> Finding:
     text = (f"{measured.save:.2f} s when waited for; beside training {measured.write:.2f} s, of which the step waits "
             f"{measured.stall:.2f} s")
     if measured.write > loop.save_every * measured.step:
-        return Finding(WARNING, "save", f"{text}; longer than the {loop.save_every} steps between two, which then wait; raise "
-                       "loop.save_every")
+        return Finding(WARNING, "save", f"{text}; longer than the {loop.save_every} steps between two, which then wait; "
+                       "raise loop.save_every")
     return Finding(OK, "save", text)
 
 
@@ -145,8 +145,8 @@ def signal(measured: Measured, loop: Loop, seconds: float | None) -> Finding:
         return Finding(OK, "signal", f"{seconds:g} s before the end, {needed} needed: {why}")
     fits = log_every_that_fits(measured, loop, seconds)
     other = f", or set loop.log_every={fits}" if fits else ""
-    return Finding(REFUSED, "signal", f"found {seconds:g} s before the end, {needed} needed: {why}; give the job --signal of "
-                   f"{needed} s or more{other}")
+    return Finding(REFUSED, "signal", f"found {seconds:g} s before the end, {needed} needed: {why}; give the job "
+                   f"--signal of {needed} s or more{other}")
 
 
 def hang(measured: Measured, hang_seconds: float) -> Finding:
@@ -178,8 +178,8 @@ def duration(measured: Measured, steps: Steps, done: int, limits: Limits, nodes:
     seconds = training_seconds(measured, steps, done)
     jobs = jobs_needed(seconds, measured, limits) if limits.minutes else 1
     if jobs is None:
-        return Finding(REFUSED, "time", f"found a time limit of {limits.minutes:g} minutes, of which {measured.start:.0f} s go for "
-                       f"the start and {limits.signal_seconds or 0:g} s lie after the signal: no step fits; give more")
+        return Finding(REFUSED, "time", f"found a time limit of {limits.minutes:g} minutes, of which {measured.start:.0f} s "
+                       f"go for the start and {limits.signal_seconds or 0:g} s lie after the signal: no step fits; give more")
     whole = seconds + jobs * measured.start
     end = datetime.now().astimezone() + timedelta(seconds=whole)
     text = (f"{steps.total - done:,} of {steps.total:,} steps to go: {timedelta(seconds=round(whole))}, "
@@ -192,7 +192,8 @@ def duration(measured: Measured, steps: Steps, done: int, limits: Limits, nodes:
 
 def forecast(measured: Measured, config: Any, steps: Steps, done: int, limits: Limits, nodes: int) -> list[Finding]:
     """What the dry run means for the real one, which goes on from step `done`."""
-    return [speed(measured, limits.steps), saves(measured, config.loop), signal(measured, config.loop, limits.signal_seconds),
+    return [speed(measured, limits.steps), saves(measured, config.loop),
+            signal(measured, config.loop, limits.signal_seconds),
             hang(measured, config.runtime.hang_seconds), duration(measured, steps, done, limits, nodes)]
 
 

@@ -17,19 +17,10 @@ from torch import distributed
 
 from scemae import run_folder
 from scemae.distributed import Place, barrier
+from scemae.findings import OK, REFUSED, WARNING, Finding
 
-OK, WARNING, REFUSED = "ok", "warning", "refused"
 CLOCK_SECONDS, SHM_GIB = 2.0, 1.0
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-
-
-@dataclass
-class Finding:
-    """One line of the report."""
-
-    verdict: str  # OK, WARNING or REFUSED
-    subject: str
-    text: str
 
 
 @dataclass
@@ -151,8 +142,8 @@ def _clocks(seats: list[Seat]) -> Finding:
     slow, fast = min(seats, key=lambda seat: seat.clock), max(seats, key=lambda seat: seat.clock)
     apart = fast.clock - slow.clock
     if apart > CLOCK_SECONDS:
-        return Finding(WARNING, "clocks", f"found {fast.host} {apart:.1f} s ahead of {slow.host}, at most {CLOCK_SECONDS:.0f} "
-                       "s were needed: times in reports will be wrong; start a time service there")
+        return Finding(WARNING, "clocks", f"found {fast.host} {apart:.1f} s ahead of {slow.host}, at most "
+                       f"{CLOCK_SECONDS:.0f} s were needed: times in reports will be wrong; start a time service there")
     return Finding(OK, "clocks", f"agree within {apart:.3f} s")
 
 
@@ -162,11 +153,11 @@ def _network(seats: list[Seat]) -> Finding:
             wanted = names.lstrip("=").split(",")
             if names.startswith("^") or any(have.startswith(name) for name in wanted for have in seat.interfaces):
                 continue
-            return Finding(REFUSED, "network", f"{variable}={names}: {seat.host} has only {', '.join(seat.interfaces)}; name "
-                           "one of them, or unset it")
+            return Finding(REFUSED, "network", f"{variable}={names}: {seat.host} has only {', '.join(seat.interfaces)}; "
+                           "name one of them, or unset it")
     addresses = ", ".join(f"{host} {here[0].address}" for host, here in hosts_of(seats).items())
     forced = ", ".join(f"{variable}={names}" for variable, names in seats[0].forced.items())
-    text = f"{addresses}; " + (f"interfaces forced by {forced}" if forced else "interfaces chosen by gloo and NCCL themselves")
+    text = f"{addresses}; interfaces " + (f"forced by {forced}" if forced else "chosen by gloo and NCCL themselves")
     if len(hosts_of(seats)) > 1 and any(seat.address.startswith("127.") for seat in seats[1:]):
         return Finding(WARNING, "network", f"{text}; a loopback address between hosts; set MASTER_ADDR to a name that "
                        "other hosts can reach")
@@ -180,7 +171,8 @@ def _threads(host: str, here: list[Seat]) -> list[Finding]:
     if threads > cores:
         each = max(cores // len(here), 1)
         found.append(Finding(WARNING, "threads", f"{host}: found {_number(threads, 'thread')} in "
-                             f"{_number(len(here), 'rank')} on {_number(cores, 'core')}, where they wait for each other; set OMP_NUM_THREADS={each}"
+                             f"{_number(len(here), 'rank')} on {_number(cores, 'core')}, where they wait for each "
+                             f"other; set OMP_NUM_THREADS={each}"
                              + (", or start fewer ranks" if len(here) > cores else "")))
     if here[0].device == "cuda" and len(here) > 1 and here[0].shm_gib < SHM_GIB:
         found.append(Finding(WARNING, "/dev/shm", f"{host}: found {here[0].shm_gib:.2f} GiB, NCCL and its ranks want "

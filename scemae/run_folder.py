@@ -106,8 +106,10 @@ def provenance(run_dir: Path) -> dict:
 
 
 def commit() -> str:
-    """The checkout's commit, marked where it has changes; "unknown" for an installed package."""
+    """The checkout's commit, marked where it has changes; a snapshot's from its COMMIT file; "unknown" if installed."""
     here = Path(__file__).resolve().parent
+    if (here.parent / "COMMIT").exists():
+        return (here.parent / "COMMIT").read_text(encoding="utf8").strip()
     try:
         git = ["git", "-C", str(here)]
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

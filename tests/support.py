@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scemae.data.manifest import Index, Manifest, Shard, write_json, write_manifest
+from scemae.data.manifest import Index, Manifest, Shard, read_index, read_manifest, write_json, write_manifest
 
 REPO = Path(__file__).resolve().parent.parent
 FACES = REPO.parent / "shared" / "faces"
@@ -51,6 +51,21 @@ def write_shards(folder: Path, count: int, shards: int = 2, size: tuple[int, int
         shard.index_sha256 = digest(folder / shard.index_file)
         listed.append(shard)
     write_manifest(folder, Manifest("generated", "train", count, listed))
+    return folder
+
+
+def flipped(folder: Path, sample: int) -> Path:
+    """The shards of `folder` with one sample's JPEG overwritten, and digests that know it: bad from the source on."""
+    manifest = read_manifest(folder)
+    for shard in manifest.shards:
+        index = read_index(folder, shard)
+        if f"{sample:06d}" in index.keys:
+            offset, size = index.jpg[index.keys.index(f"{sample:06d}")]
+            with open(folder / shard.file, "r+b") as tar:
+                tar.seek(offset)
+                tar.write(b"no picture".ljust(size, b"-"))
+            shard.sha256 = digest(folder / shard.file)
+    write_manifest(folder, manifest)
     return folder
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from scemae.checkpoint import committed, place_of
+from scemae.checkpoint import committed, damage, place_of
+from scemae.generations import path_of
 from scemae.metrics import read_metrics
+from tests.chaos import same_end
 from tests.rig.rig import Rig
-from tests.support import TINY, write_shards
+from tests.support import TINY, scemae, write_shards
 
 IMAGES, BATCH = 24, 6  # 4 steps an epoch
 
@@ -59,6 +61,27 @@ def finishes_after_restart(rig, job_id, run, steps, seconds=240):
     """The same job completes, restarted at least once, and its newest checkpoint is the last step."""
     record = rig.completed(job_id, seconds)
     assert int(record["Restarts"]) >= 1 and last_step(run) == steps, rig.log(job_id)
+
+
+def is_the_run_that_nobody_disturbed(run, whole):
+    """Step for step the same samples, keys and pixels, and the same weights in the end, to the bit."""
+    told = scemae("verify-resume", run, "--all", "--against", whole).stdout
+    print(told, scemae("goodput", run).stdout, sep="\n")
+    assert f"step for step the samples of {whole}" in told and same_end(run, whole)
+
+
+@pytest.fixture(scope="session")
+def whole(shards, tmp_path_factory):
+    """The run that nobody disturbed, for a number of steps; four ranks, on this machine alone."""
+    made = {}
+
+    def make(steps):
+        if steps not in made:
+            made[steps] = tmp_path_factory.mktemp("whole") / str(steps)
+            scemae("pretrain", *settings(shards, steps, 100), f"run_dir={made[steps]}", ranks=4)
+        return made[steps]
+
+    return make
 
 
 def preempt(rig, grace):
@@ -114,35 +137,38 @@ def submit_chain(rig, shards, tmp_path, steps):
 
 
 @pytest.mark.rig_long
-def test_a_job_that_reaches_its_time_limit_goes_on(rig, shards, tmp_path):
+def test_a_job_that_reaches_its_time_limit_goes_on(rig, shards, whole, tmp_path):
     run = tmp_path / "run"  # Slurm looks every 30 s and may signal a minute early: after 30 to 90 s of 120
     job_id = submit(rig, run, shards, 1400, "--time=2", "--signal=TERM@30", save_every=100)
     finishes_after_restart(rig, job_id, run, 1400, seconds=500)
+    is_the_run_that_nobody_disturbed(run, whole(1400))
 
 
 @pytest.mark.rig_long
 @pytest.mark.parametrize("grace", [0, 15])
-def test_a_preempted_job_goes_on(rig, shards, tmp_path, grace):
+def test_a_preempted_job_goes_on(rig, shards, whole, tmp_path, grace):
     run = tmp_path / "run"
     job_id = submit(rig, run, shards, 300)
     reaches(rig, job_id, run, 40)
     preempt(rig, grace)
     finishes_after_restart(rig, job_id, run, 300)
+    is_the_run_that_nobody_disturbed(run, whole(300))
 
 
 @pytest.mark.rig_long
-def test_a_job_whose_rank_is_killed_goes_on(rig, shards, tmp_path):
+def test_a_job_whose_rank_is_killed_goes_on(rig, shards, whole, tmp_path):
     run = tmp_path / "run"
     job_id = submit(rig, run, shards, 200)
     reaches(rig, job_id, run, 40)
     inside = rig.nodes(job_id)[1]
     rig.exec(inside, "pkill", "-9", "-o", "-f", "scemae pretrain")
     finishes_after_restart(rig, job_id, run, 200)
+    is_the_run_that_nobody_disturbed(run, whole(200))
 
 
 @pytest.mark.rig_long
 @pytest.mark.parametrize("which", [0, 1], ids=["first node", "second node"])
-def test_a_job_whose_node_crashes_goes_on(rig, shards, tmp_path, which):
+def test_a_job_whose_node_crashes_goes_on(rig, shards, whole, tmp_path, which):
     run = tmp_path / "run"
     job_id = submit(rig, run, shards, 200)
     reaches(rig, job_id, run, 40)
@@ -150,13 +176,14 @@ def test_a_job_whose_node_crashes_goes_on(rig, shards, tmp_path, which):
     rig.node("crash", node)
     try:
         finishes_after_restart(rig, job_id, run, 200)
+        is_the_run_that_nobody_disturbed(run, whole(200))
     finally:
         rig.node("boot", node)
 
 
 @pytest.mark.rig_long
 @pytest.mark.parametrize("which", [0, 1], ids=["first node", "second node"])
-def test_a_job_whose_node_is_cut_off_goes_on(rig, shards, tmp_path, which):
+def test_a_job_whose_node_is_cut_off_goes_on(rig, shards, whole, tmp_path, which):
     run = tmp_path / "run"
     job_id = submit(rig, run, shards, 200)
     reaches(rig, job_id, run, 40)
@@ -164,8 +191,33 @@ def test_a_job_whose_node_is_cut_off_goes_on(rig, shards, tmp_path, which):
     rig.node("cut", node)  # its ranks live on, and nobody reaches them
     try:
         finishes_after_restart(rig, job_id, run, 200)
+        is_the_run_that_nobody_disturbed(run, whole(200))
     finally:
         rig.node("heal", node)
+
+
+@pytest.mark.rig_long
+def test_what_is_cut_off_and_lives_on_never_touches_the_run(rig, shards, whole, tmp_path):
+    """Split brain: the old ranks, alone on their node, wake up in the middle of a save after the new ones have saved."""
+    run = tmp_path / "run"
+    faults = {"SCEMAE_FAULTS": f"late@manifest:step=100,once={tmp_path / 'once'}", "SCEMAE_LATE": "75"}
+    job_id = rig.run("sbatch", "--parsable", "--nodes=1", "--ntasks-per-node=4", f"--output={run}.out",
+                     "cluster/pretrain.sh", f"run_dir={run}", *settings(shards, 300), **faults).strip()
+    rig.wait(job_id, lambda: (tmp_path / "once").exists(), 90)
+    old = rig.nodes(job_id)[0]
+    rig.node("cut", old)
+    try:
+        finishes_after_restart(rig, job_id, run, 300)
+        is_the_run_that_nobody_disturbed(run, whole(300))
+        before = [(path.name, damage(path)) for path in committed(run)]
+        first = path_of(run, 1)
+        rig.wait(job_id, lambda: (first / "ended").exists(), 120)
+        assert "another start of this run has taken it over" in (first / "rank-0000.log").read_text()
+        assert [(path.name, damage(path)) for path in committed(run)] == before
+        assert all(problem is None for _, problem in before)
+        is_the_run_that_nobody_disturbed(run, whole(300))
+    finally:
+        rig.node("heal", old)
 
 
 @pytest.mark.rig_long
@@ -184,4 +236,5 @@ def test_a_chain_goes_on_when_a_stage_is_preempted(rig, shards, tmp_path):
     reaches(rig, ids[0], run / "pretrain", 20)
     preempt(rig, 15)
     finishes_after_restart(rig, ids[0], run / "pretrain", 200)
+    assert "verified" in scemae("verify-resume", run / "pretrain", "--all").stdout
     rig.completed(ids[1])

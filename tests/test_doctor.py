@@ -9,10 +9,11 @@ import pytest
 
 from scemae import run_folder
 from scemae.checkpoint import committed
+from scemae.findings import OK, REFUSED, WARNING
 from scemae.loop import Steps
 from scemae.rehearsal import (Limits, Measured, duration, jobs_needed, log_every_that_fits, measure, signal, signal_needed,
                               training_seconds)
-from scemae.roll_call import OK, REFUSED, WARNING, Seat, compare
+from scemae.roll_call import Seat, compare
 from scemae.schema import Loop
 from tests.support import TINY, scemae, write_shards
 
@@ -129,6 +130,12 @@ def test_a_disk_too_small(shards, tmp_path):
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     assert "39 MiB free" in line(lines, REFUSED, "disk") or "40 MiB free" in line(lines, REFUSED, "disk")
+
+
+def test_an_interface_that_is_not_there(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib9")
+    lines = doctor(*COMMON, f"data.shards={shards}", f"run_dir={tmp_path / 'run'}", status=1)
+    assert "Unable to find address for: ib9" in line(lines, REFUSED, "network")
 
 
 def test_options_are_checked():
