@@ -31,20 +31,18 @@ def place():
         yield found
 
 
-def runtime(stage):
-    return Runtime(device="cpu", precision="fp32", zero_stage=stage, offload=False, micro_batch_size=1, workers=1,
-                   hang_seconds=60)
-
-
-def make_engine(place, stage=1, seed=0):
+def make_engine(place, stage=1, seed=0, precision="fp32", offload=False):
     torch.manual_seed(seed)
     module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.LayerNorm(5), torch.nn.Linear(5, 1))
-    return engines.start(module, OPTIM, runtime(stage), place, 1)
+    runtime = Runtime(device="cpu", precision=precision, zero_stage=stage, offload=offload, micro_batch_size=1, workers=1,
+                      hang_seconds=60)
+    return engines.start(module, OPTIM, runtime, place, 1)
 
 
 def step(engine, times=1):
     for turn in range(times):
-        loss = engine(torch.linspace(-1, 1, 6).view(2, 3) + turn).square().mean()
+        images = torch.linspace(-1, 1, 6).view(2, 3) + turn
+        loss = engine(images.to(next(engine.module.parameters()).dtype)).float().square().mean()
         engine.backward(loss)
         engine.step()
     return loss.item()
@@ -92,13 +90,27 @@ def names(run_dir):
     return [path.name for path in committed(run_dir)]
 
 
-@pytest.mark.parametrize(("before", "after"), [(0, 1), (1, 3), (3, 2), (2, 0), (3, 3)])
+KINDS = {  # ZeRO stage, precision, offload
+    "0": (0, "fp32", False), "1": (1, "fp32", False), "2": (2, "fp32", False), "3": (3, "fp32", False),
+    "1 offload": (1, "fp32", True), "2 offload": (2, "fp32", True), "3 offload": (3, "fp32", True),
+    "1 bf16": (1, "bf16", False), "2 bf16": (2, "bf16", False), "3 bf16": (3, "bf16", False),
+}
+
+
+def make_kind(place, kind, seed=0):
+    stage, precision, offload = KINDS[kind]
+    return make_engine(place, stage, seed, precision, offload)
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    ("0", "1"), ("1", "3"), ("3", "2"), ("2", "0"), ("3", "3"), ("1 offload", "2"), ("3", "1 offload"), ("2 offload", "3 offload"),
+    ("1 bf16", "3 bf16"), ("3 bf16", "2 bf16"), ("2 bf16", "1 bf16")])
 def test_any_zero_stage_goes_on_from_any_other_to_the_bit(tmp_path, place, before, after):
-    run, old = Start(tmp_path, place), make_engine(place, before)
+    run, old = Start(tmp_path, place), make_kind(place, before)
     run.go_on()
     step(old, 3)
     run.save(old, 3)
-    new = make_engine(place, after, seed=1)
+    new = make_kind(place, after, seed=1)
     step(new)  # so that it has moments and weights to lose
     found = loader.resume(new, run.go_on() or committed(tmp_path)[-1], state(0), place)
     assert found.global_step == 3
