@@ -1,18 +1,26 @@
 # make demo   set up, then the main job on generated faces, to a report (about ten minutes on two cores)
 # make test   set up, then all tests
-# Both install what they need into .venv. With a GPU, see "On GPUs" in the README instead.
+# make test-cluster   set up, then the long tests on a real Slurm: time limits, preemption, dying nodes (20 minutes, root)
+# make chaos          set up, then kill -9 of random ranks and in every phase of a save (15 minutes)
+# All install what they need: into .venv, and the tests Debian's slurm and strace, where root and apt-get are. With a GPU, see "On GPUs" in the README instead.
 
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test setup
+.PHONY: demo test test-cluster chaos setup
 
 demo: setup
 	$(VENV)/bin/scemae demo runs/demo
 
 test: setup
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal
+
+test-cluster: setup
+	$(VENV)/bin/python -m pytest -v -m rig_long tests/test_cluster.py
+
+chaos: setup
+	$(VENV)/bin/python -m tests.chaos runs/chaos
 
 setup: $(STAMP)
 

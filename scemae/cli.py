@@ -234,6 +234,7 @@ def _verify_resume(argv: list[str]) -> None:
 
 
 def _replay(argv: list[str]) -> None:
+    os.environ["DS_ACCELERATOR"] = "cpu"
     from scemae import replay
 
     replay.main(argv)
@@ -242,8 +243,8 @@ def _replay(argv: list[str]) -> None:
 LIMITS = {"--time-limit": "minutes", "--signal-seconds": "signal_seconds", "--steps": "steps"}  # of rehearsal.Limits
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo, "faces": _faces, "shards": _shards, "pretrain": _pretrain, "correspond": _correspond,
-    "doctor": _doctor,
-    "evaluate": _evaluate, "report": _report, "goodput": _goodput, "submit": _submit, "verify-resume": _verify_resume, "replay": _replay,
+    "evaluate": _evaluate, "report": _report, "doctor": _doctor, "submit": _submit, "goodput": _goodput,
+    "verify-resume": _verify_resume, "replay": _replay,
 }
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     SCEMAE_FAULTS="kill@rename:step=6,rank=0,once=/tmp/x hang@data:step=3,rank=1 nan@loss:step=5,rank=1"
 
-Kinds: kill (SIGKILL to this process), hang (sleep for ever), full (OSError: no space left), late (sleep SCEMAE_LATE seconds, 8), nan (the
-caller spoils its loss). Conditions must all hold; `once` names a file that remembers that the fault has happened.
+Kinds: kill (SIGKILL to this process), hang (sleep for ever), full (OSError: no space left), late (sleep SCEMAE_LATE
+seconds, 8), nan (the caller spoils its loss). Conditions must all hold; `once` names a file that remembers that the fault
+has happened.
 """
 
 import errno

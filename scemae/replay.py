@@ -53,7 +53,8 @@ def main(argv: list[str]) -> None:
     if found.first_bad:
         print(f"first output that is no number: {found.first_bad}")
     elif math.isfinite(mean) and math.isfinite(found.norm):
-        print(f"all is finite here: not this batch on these weights alone; look at rank {facts['rank']} or the steps between")
+        print("all is finite here: not this batch on these weights alone; look at the machine of rank "
+              f"{facts['rank']}, or at the steps between")
 
 
 def read_facts(folder: Path) -> dict:

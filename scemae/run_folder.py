@@ -84,8 +84,9 @@ def find_reason(folder: Path, rank: int, error: Exception, patience: float = 5.0
         for path in folder.glob("failed-*.txt"):
             return LaunchError(f"rank {int(path.stem[-4:])} failed: {path.read_text(encoding='utf8')}")
         time.sleep(0.2)
-    return LostRankError(f"rank {rank} lost another rank, which left no word ({' '.join(str(error).split())[:200]}); the job "
-                         "ends and goes on from its last checkpoint")
+    what = " ".join(str(error).split())[:200]
+    return LostRankError(f"rank {rank} lost another rank, which left no word ({what}); the job ends and goes on from its "
+                         "last checkpoint")
 
 
 def describe(run_dir: Path, stage: str, config: Any, **facts: Any) -> None:

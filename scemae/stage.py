@@ -126,8 +126,9 @@ class Run:
                             workers=config.runtime.workers, skips={int(step) for step in self.state.skips},
                             consumed=ledger.add)
         writer = Writer(self.run_dir, self.generation, place, steps.start)
-        losses = agree(generations.rows(self.run_dir, LEDGER)[-WINDOW:] if place.is_first else None)
-        watch = Watch(self._saver(), ledger, Health(config.loop.spike_factor, [row["loss"] for row in losses if "loss" in row]), self.dog, writer)
+        before = agree(generations.rows(self.run_dir, LEDGER)[-WINDOW:] if place.is_first else None)
+        health = Health(config.loop.spike_factor, [row["loss"] for row in before if "loss" in row])
+        watch = Watch(self._saver(), ledger, health, self.dog, writer)
         batches = self.batches(pipeline)
         try:
             train(self.engine, batches, lambda: pipeline.waited, steps, self.state, place, watch=watch, stop=self.stop,

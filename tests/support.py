@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -67,6 +68,14 @@ def flipped(folder: Path, sample: int) -> Path:
             shard.sha256 = digest(folder / shard.file)
     write_manifest(folder, manifest)
     return folder
+
+
+def program(name: str) -> str:
+    """Where a program of Debian's is, installed first where that can be done; else the test is skipped."""
+    if not shutil.which(name) and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "update", "-qq"], capture_output=True)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", name], capture_output=True)
+    return shutil.which(name) or pytest.skip(f"found no {name}, and it could not be installed")
 
 
 def digest(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +19,7 @@ from scemae.generations import claim
 from scemae.saver import Saver, save_now
 from scemae.schema import Optim, Runtime
 from scemae.tensor_file import digest_of, write_tensors
+from tests.support import REPO, program
 
 OPTIM = Optim(lr=0.1, betas=[0.9, 0.99], weight_decay=0.1, decoupled=True, warmup_epochs=0, min_lr=0, clip_grad=0, epochs=1,
               global_batch_size=1)
@@ -313,12 +313,9 @@ with process_group("cpu") as place:
 
 
 def test_files_are_synced_before_the_rename_and_folders_after(tmp_path):
-    strace = shutil.which("strace") or pytest.skip("strace is not installed (Debian: apt-get install strace)")
-    from tests.support import REPO
-
     code = SAVE_ONCE.format(repo=str(REPO), run=str(tmp_path / "run"))
     alone = {name: value for name, value in os.environ.items() if name not in NAMES}
-    done = subprocess.run([strace, "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", tmp_path / "calls",
+    done = subprocess.run([program("strace"), "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", tmp_path / "calls",
                            sys.executable, "-c", code], capture_output=True, text=True, env=alone)
     assert done.returncode == 0, done.stderr[-2000:]
     calls = [line.split(None, 1)[1] for line in (tmp_path / "calls").read_text().splitlines() if "checkpoints" in line]
