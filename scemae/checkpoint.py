@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scemae import generations
+from scemae import faults, generations
 from scemae.errors import CheckpointError
 from scemae.generations import Generation
 from scemae.tensor_file import Written, digest_of, sync_folder
@@ -197,9 +197,10 @@ def copy_by_links(folder: Path, target: Path) -> None:
 
 def remove(folder: Path) -> None:
     """Delete a checkpoint so that a kill half-way leaves nothing that looks whole."""
-    doomed = folder if folder.name.endswith(".partial") else folder.with_name(folder.name + ".partial")
+    doomed = folder.with_name(folder.name + ".partial")
     try:
         os.replace(folder, doomed)
+        faults.at("prune", step=place_of(folder)[0])
         shutil.rmtree(doomed)
     except FileNotFoundError:  # a zombie of this run and we clean up alike
         pass

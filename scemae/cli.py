@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 from scemae.errors import ConfigError, ScemaeError
@@ -107,6 +108,18 @@ def main(argv: list[str] | None = None) -> None:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP)
         return
+    status = _status_of(argv)
+    if argv[0] in RANKS:
+        # At once: threads that a process group leaves behind can abort or hang an exit, and the job script reads it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    if status:
+        sys.exit(status)
+
+
+def _status_of(argv: list[str]) -> int:
+    """Run one command; its exit status."""
     command = COMMANDS.get(argv[0])
     try:
         if command is None:
@@ -114,15 +127,19 @@ def main(argv: list[str] | None = None) -> None:
         command(argv[1:])
     except ScemaeError as error:
         print(f"scemae {argv[0]}: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        return error.exit_status
     except BrokenPipeError:  # `scemae ... | head`
-        sys.exit(1)
-    except OSError as error:
-        if error.errno is None:
+        return 1
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            print(f"scemae {argv[0]}: {error.filename or 'the disk'}: {error.strerror}; nothing finished was lost, make "
+                  "room or mend it and run the same command again", file=sys.stderr)
+        elif argv[0] in RANKS:
+            traceback.print_exc()
+        else:
             raise
-        print(f"scemae {argv[0]}: {error.filename or 'the disk'}: {error.strerror}; nothing finished was lost, make "
-              "room or mend it and run the same command again", file=sys.stderr)
-        sys.exit(1)
+        return 1
+    return 0
 
 
 def _pretrain(argv: list[str]) -> None:
@@ -241,6 +258,7 @@ def _replay(argv: list[str]) -> None:
 
 
 LIMITS = {"--time-limit": "minutes", "--signal-seconds": "signal_seconds", "--steps": "steps"}  # of rehearsal.Limits
+RANKS = ("pretrain", "correspond")  # started as ranks of a process group
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo, "faces": _faces, "shards": _shards, "pretrain": _pretrain, "correspond": _correspond,
     "evaluate": _evaluate, "report": _report, "doctor": _doctor, "submit": _submit, "goodput": _goodput,

@@ -10,12 +10,13 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor, distributed
 
-from scemae import checkpoint, fragments
+from scemae import checkpoint, fragments, generations
 from scemae.checkpoint import WEIGHTS, TrainState
 from scemae.distributed import Place, agree
 from scemae.errors import CheckpointError
 from scemae.fragments import Fragment
 from scemae.generations import Generation
+from scemae.ledger import FILE as LEDGER
 
 SAME = (("stage", "stage"), ("settings", "settings"), ("seed", "seed"), ("data_digest", "shards"),
         ("order_version", "order of samples"))
@@ -24,7 +25,7 @@ SAME = (("stage", "stage"), ("settings", "settings"), ("seed", "seed"), ("data_d
 def newest_whole(run_dir: Path, place: Place) -> Path | None:
     """The newest checkpoint whose files are all as their manifest says; each rank checks a part. All ranks call it.
 
-    Names each damaged one in a warning. Raises CheckpointError if there are some but none is whole.
+    Names each damaged one in a warning. Raises CheckpointError if there are some but none is whole, or none is left.
     """
     found = agree([str(path) for path in checkpoint.committed(run_dir)] if place.is_first else None)
     for folder in reversed(found):
@@ -38,6 +39,10 @@ def newest_whole(run_dir: Path, place: Place) -> Path | None:
     if found:
         raise CheckpointError(f"{run_dir}: found {len(found)} checkpoints and none of them whole ({problem}); restore one "
                               "from a backup, or choose another run_dir to start from scratch")
+    trained = agree(len(generations.rows(run_dir, LEDGER)) if place.is_first else None)
+    if trained:  # a run saves before its first step: they are gone
+        raise CheckpointError(f"{run_dir}: found no checkpoint although {trained} steps were trained; bring its "
+                              f"{checkpoint.CHECKPOINTS} folder back, or choose another run_dir to start from scratch")
     return None
 
 

@@ -145,6 +145,7 @@ def heartbeat(meter: Meter, watch: Watch, state: TrainState, waited: float, stop
         watch.writer.write(state.global_step, save_stall=saver.stall, save_seconds=saver.write_seconds,
                            commit_seconds=time.perf_counter() - started)
     if bad := watch.health.judge(beat, state.skips):
+        saver.finish()  # of a state from before this interval, and so good
         raise bad
     ledger.write(beat.steps, beat.losses, beat.digests, state.skips, beat.replaced)
     return beat

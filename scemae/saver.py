@@ -112,7 +112,7 @@ class Saver:
                     sync_file(self.generation.folder / rows)
             sync_folder(pending.aside)
             pending.files = files
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever it is, all ranks hear of it at the commit
             pending.failure = f"rank {rank}: {getattr(error, 'strerror', None) or error}"
         pending.seconds = time.perf_counter() - started
 
@@ -162,7 +162,6 @@ class Saver:
                 checkpoint.tidy(self.run_dir, self.generation, self.keep, self.keep_every)
             except OSError as error:
                 print(f"scemae: {self.run_dir}: an old checkpoint could not be removed ({error})", file=sys.stderr)
-            faults.at("prune", step=step)
         return None
 
     def _warn(self, step: int, why: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -190,6 +191,14 @@ def test_if_none_is_whole_it_stops_and_never_starts_from_scratch(first, tmp_path
         Start(tmp_path, place).go_on()
 
 
+def test_if_the_checkpoints_are_gone_it_stops_too(first, tmp_path, place, engine):
+    first.save(engine, 1)
+    (first.generation.folder / "ledger.jsonl").write_text('{"step": 1, "loss": 1.0, "digest": ""}\n')
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match="found no checkpoint although 1 steps were trained"):
+        Start(tmp_path, place).go_on()
+
+
 def test_other_formats_get_a_clear_word(first, tmp_path, place, engine):
     first.save(engine, 1)
     path = committed(tmp_path)[-1] / "manifest.json"
@@ -309,6 +318,7 @@ with process_group("cpu") as place:
     run = Start(Path({run!r}), place)
     run.go_on()
     run.save(make_engine(place), 1)
+    import os; os._exit(0)
 """
 
 
