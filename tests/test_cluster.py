@@ -156,6 +156,16 @@ def test_a_preempted_job_goes_on(rig, shards, whole, tmp_path, grace):
 
 
 @pytest.mark.rig_long
+def test_a_job_that_is_requeued_by_hand_goes_on(rig, shards, whole, tmp_path):
+    run = tmp_path / "run"
+    job_id = submit(rig, run, shards, 300)
+    reaches(rig, job_id, run, 40)
+    rig.run("scontrol", "requeue", job_id)
+    finishes_after_restart(rig, job_id, run, 300)
+    is_the_run_that_nobody_disturbed(run, whole(300))
+
+
+@pytest.mark.rig_long
 def test_a_job_whose_rank_is_killed_goes_on(rig, shards, whole, tmp_path):
     run = tmp_path / "run"
     job_id = submit(rig, run, shards, 200)
