@@ -1,6 +1,6 @@
 """Breaking runs on purpose, on this machine: ranks as plain processes, kill -9 of any of them at any moment.
 
-    python -m tests.chaos OUT [--kills 50] [--seed 0]       the whole exercise, about ten minutes on two cores
+    python -m tests.chaos OUT [--kills 50] [--seed 0]       the whole exercise, about twenty minutes on two cores
 
 Every start goes on from a whole checkpoint, and at the end each run's ledger and final weights are compared with those
 of an uninterrupted run. Prints a Markdown table and writes OUT/chaos.json.
@@ -85,7 +85,7 @@ def break_at_random(command: list[str], run: Path, whole: Path, kills: int, rank
     out, done, step, early = run.parent / f"{run.name}-out", 0, 0, 0
     while done < kills:
         processes = start_ranks([*command, f"run_dir={run}"], ranks, folder=out)
-        time.sleep(chance.uniform(4, 10))
+        time.sleep(chance.uniform(4, 9))
         victim = chance.choice(processes)
         if victim.poll() is None:
             victim.kill()
@@ -141,7 +141,7 @@ def main() -> None:
           flush=True)
     for stage, ranks, share in ((1, 2, 0.4), (2, 2, 0.3), (3, 2, 0.3)):
         base = ["pretrain", *RECIPE, f"data.shards={shards}", f"runtime.zero_stage={stage}"]
-        long = [*base, "optim.epochs=200", "loop.log_every=5", "loop.save_every=20"]
+        long = [*base, "optim.epochs=500", "loop.log_every=5", "loop.save_every=20"]
         whole = out / f"whole-{stage}"
         scemae(*long, f"run_dir={whole}", ranks=ranks)
         rows.append({"what": "random moments", "stage": stage, "ranks": ranks, **break_at_random(
