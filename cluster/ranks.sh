@@ -43,7 +43,8 @@ rank='trap : TERM INT USR1 USR2               # each process of a rank gets the 
       export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
       ${SCEMAE_COMMAND:-scemae} "$@"
       status=$?
-      exit $((status == 1 ? 99 : status))'
+      case $status in 1 | 2 | 126 | 127) exit 99 ;; esac    # 126, 127: there is no such program
+      exit $status'
 
 # --label: every line says whose it is. The other two: once a rank has ended, the others have a minute to save.
 srun --label --kill-on-bad-exit=0 --wait=60 bash -c "$rank" rank "$@"
@@ -56,7 +57,8 @@ if [ "$restarts" -ge "${SCEMAE_MAX_RESTARTS:-50}" ]; then
     exit $status
 fi
 until state=$(field JobState); [ -n "$state" ]; do sleep 10; done   # a busy controller may not answer at once
-if [ "$state" = RUNNING ]; then
+# Cut off until now, this may be the script of an earlier start, and the job be running elsewhere: not ours to requeue.
+if [ "$state" = RUNNING ] && [ "$(field Restarts)" = "$restarts" ]; then
     echo "ranks.sh: ended with status $status, requeued (restart $((restarts + 1)))" >&2
     scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -9,7 +9,7 @@ from scemae.cluster import chain
 from scemae.cluster.chain import JOBS, Stage
 from scemae.errors import ConfigError
 
-ALIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "PREEMPTED", "RESIZING")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "REVOKED")
 
 
 def describe(run_dir: Path) -> str:
@@ -30,9 +30,22 @@ def refuse_if_alive(run_dir: Path) -> None:
     kind, stages = chain.read(run_dir)
     for stage in stages:
         state, _ = state_of(run_dir, kind, stage.job_id)
-        if state in ALIVE:
+        if state not in (*ENDED, "WAITING") and not _is_gone(kind, stage.job_id):
             raise ConfigError(f"{run_dir}: found job {stage.job_id} ({stage.name}) {state}; wait for it, `scancel` it, "
                               "or choose another run_dir")
+
+
+def _is_gone(kind: str, job_id: str) -> bool:
+    """True where a job that left no result certainly runs no more: its process has ended, or the scheduler is there and
+    knows no such job."""
+    if kind == "local":
+        process = Path(f"/proc/{job_id}/cmdline")
+        return not (process.exists() and b"submitit" in process.read_bytes())
+    try:
+        done = subprocess.run(["scontrol", "show", "job", "-o", job_id], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return "Invalid job id" in done.stderr
 
 
 def state_of(run_dir: Path, kind: str, job_id: str) -> tuple[str, str]:

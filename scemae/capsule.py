@@ -21,7 +21,7 @@ from scemae.data.manifest import write_json
 from scemae.data.order import Order
 from scemae.data.pipeline import Pipeline
 from scemae.data.reader import ShardSet
-from scemae.errors import BadStepError, ScemaeError
+from scemae.errors import BadStepError
 from scemae.schema import CorrespondConfig, PretrainConfig
 
 CAPSULES, BATCH, FACTS = "capsules", "batch.safetensors", "capsule.json"
@@ -48,6 +48,6 @@ def keep(run_dir: Path, folder: Path, bad: BadStepError, config: PretrainConfig 
             checkpoint.copy_by_links(folder, capsule / folder.name)
         write_json(capsule / FACTS, {"step": step, "steps": bad.steps, "rank": bad.rank, "what": str(bad),
                                      "checkpoint": folder.name, "keys": [shards.keys[i] for i in batch.slice.samples]})
-    except (OSError, ScemaeError) as error:
+    except Exception as error:  # it is only kept to be looked at: a full disk, say, must not end the run
         print(f"scemae: {capsule}: not kept whole ({error})", flush=True)
     return capsule

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scemae import faults, generations
+from scemae.data.manifest import write_json
 from scemae.errors import CheckpointError
 from scemae.generations import Generation
 from scemae.tensor_file import Written, digest_of, sync_folder
@@ -49,6 +50,7 @@ class TrainState:
     files: list[dict] = field(default_factory=list)
     config_hash: str = ""
     format_version: int = FORMAT_VERSION
+    manifest_hash: str = ""  # of all the rest
 
     @property
     def updates(self) -> int:
@@ -56,9 +58,15 @@ class TrainState:
         return self.global_step - sum(int(step) <= self.global_step for step in self.skips)
 
 
-def hash_of(settings: dict) -> str:
-    """SHA-256 of settings, the same for the same values in any order."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+def hash_of(values: dict) -> str:
+    """SHA-256 of settings and the like, the same for the same values in any order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def write_state(folder: Path, state: TrainState) -> None:
+    """Write the manifest of a checkpoint, with the hashes of its settings and of itself."""
+    raw = {**asdict(state), "config_hash": hash_of(state.settings), "manifest_hash": ""}
+    write_json(folder / MANIFEST, {**raw, "manifest_hash": hash_of(raw)})
 
 
 def path_of(run_dir: Path, step: int, generation: int) -> Path:
@@ -117,11 +125,9 @@ def read_state(folder: Path) -> TrainState:
     if found != FORMAT_VERSION:
         raise CheckpointError(f"{folder}: found checkpoint format {found}, this version reads {FORMAT_VERSION}; use the "
                               "version of scemae that wrote it")
-    try:
-        return TrainState(**raw)
-    except TypeError as error:
-        raise CheckpointError(f"{folder / MANIFEST}: a field is missing or unknown ({error}); give an older checkpoint"
-                              ) from error
+    if hash_of({**raw, "manifest_hash": ""}) != raw.get("manifest_hash"):
+        raise CheckpointError(f"{folder / MANIFEST}: its own SHA-256 is another, it was altered; give an older checkpoint")
+    return TrainState(**raw)
 
 
 def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
@@ -135,13 +141,12 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
     for entry in files[part::parts]:
         path = folder / entry.file
         try:
-            size = path.stat().st_size
+            if (size := path.stat().st_size) != entry.bytes:
+                return f"{path}: found {size:,} bytes, its manifest says {entry.bytes:,}"
+            if digest_of(path) != entry.sha256:
+                return f"{path}: its SHA-256 is not its manifest's"
         except OSError as error:
             return f"{path}: {error.strerror}"
-        if size != entry.bytes:
-            return f"{path}: found {size:,} bytes, its manifest says {entry.bytes:,}"
-        if digest_of(path) != entry.sha256:
-            return f"{path}: its SHA-256 is not its manifest's"
     return None
 
 

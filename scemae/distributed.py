@@ -77,7 +77,9 @@ def process_group(device: str, patience: float = 600.0) -> Iterator[Place]:
     try:
         deepspeed.init_distributed("nccl" if chosen.type == "cuda" else "gloo", verbose=False,
                                    timeout=timedelta(seconds=1.5 * patience))  # a watchdog says more, and barks first
-    except distributed.DistError as error:
+    except (distributed.DistError, RuntimeError) as error:
+        if not is_lost_rank(error):
+            raise
         raise LostRankError(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: the others did not meet it at "
                             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({str(error).splitlines()[0][:200]}); "
                             "the job ends and can start again") from error

@@ -246,11 +246,11 @@ def check_checkpoint(report: Report, run_dir: Path, run: Run, resumed: Path | No
     if resumed is None:
         report.add(OK, "run folder", f"{run_dir}: no checkpoint there, the run starts from scratch")
         return
-    try:
-        step = loader.check(resumed, run.state).global_step
-    except CheckpointError as error:
-        report.add(REFUSED, "run folder", str(error))
+    state = checkpoint.read_state(resumed)
+    if refusal := loader.differs(resumed, state, run.state):
+        report.add(REFUSED, "run folder", refusal)
         return
+    step = state.global_step
     if step >= run.steps.total:
         report.add(OK, "run folder", f"{run_dir}: already finished at step {step:,}, a run would end at once")
     else:

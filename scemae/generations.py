@@ -40,27 +40,28 @@ class Generation:
     @property
     def is_superseded(self) -> bool:
         """True once a later generation has claimed the run: this one must stop."""
-        return path_of(self.folder.parent.parent, self.number + 1).exists()
+        return numbers(self.folder.parent.parent)[-1] > self.number  # listed: NFS may remember that a name was absent
 
     def record_base(self, step: int) -> None:
         """Declare the step that this generation goes on from: later steps of earlier ones no longer count."""
         write_json(self.folder / "base.json", {"step": step})
 
-    def advance(self, claimed: bool) -> None:
-        """Become the next generation of the same process, for a roll-back; one rank of them claims it.
-
-        Raises RunFolderError where another process has taken the run over.
-        """
+    def claim_next(self) -> str | None:
+        """Claim the next generation for this same process, for a roll-back; returns why that fails, or None."""
         following = path_of(self.folder.parent.parent, self.number + 1)
-        if claimed:
-            try:
-                following.mkdir()
-                write_json(following / "owner.json", {**(_read(self.folder / "owner.json") or {}), "rolled_back": True,
-                                                      "queued": None, "started": time.time()})
-            except OSError as error:
-                raise RunFolderError(f"{following}: cannot be made ({error.strerror}); another process has taken the run "
-                                     "over, or the disk is full") from error
-        self.number, self.folder = self.number + 1, following
+        try:
+            following.mkdir()
+            write_json(following / "owner.json", {**(_read(self.folder / "owner.json") or {}), "rolled_back": True,
+                                                  "queued": None, "started": time.time()})
+        except FileExistsError:
+            return f"{following}: another process has taken the run over"
+        except OSError as error:
+            return f"{following}: cannot be made ({error.strerror}); make room and start again"
+        return None
+
+    def move_on(self) -> None:
+        """Become the generation that was claimed."""
+        self.number, self.folder = self.number + 1, path_of(self.folder.parent.parent, self.number + 1)
 
 
 def path_of(run_dir: Path, number: int) -> Path:
@@ -120,8 +121,8 @@ def refuse_crash_loop(run_dir: Path, job: str | None) -> None:
     bases = [(_read(path_of(run_dir, number) / "base.json") or {}).get("step") for number in last]
     owners = [_read(path_of(run_dir, number) / "owner.json") or {} for number in last]
     if len(set(bases)) == 1 and all(owner.get("job") == job and not owner.get("rolled_back") for owner in owners):
-        raise LaunchError(f"{run_dir}: found {FRUITLESS} starts of {job} in a row that got no further than step "
-                          f"{bases[0] or 0}; see the rank-*.log files in {path_of(run_dir, last[-1])}, mend what ends them "
+        raise LaunchError(f"{run_dir}: found {FRUITLESS} starts of {job} in a row that got no further than "
+                          f"{'their start' if bases[0] is None else f'step {bases[0]}'}; see the rank-*.log files in {path_of(run_dir, last[-1])}, mend what ends them "
                           "and submit it anew")
 
 

@@ -17,6 +17,7 @@ class Health:
     def __init__(self, spike_factor: float, losses: Iterable[float]) -> None:
         """A loss above spike_factor times the median of the last steps is a spike; 0: never. `losses`: those before."""
         self._factor, self._recent = spike_factor, deque(losses, maxlen=WINDOW)
+        self._last_trained: int | None = None
 
     def judge(self, beat: Heartbeat, skips: dict[str, str]) -> BadStepError | None:
         """The first bad step of an interval as the error to raise, or None; good losses are remembered."""
@@ -26,9 +27,10 @@ class Health:
             if what := self._wrong(loss, norm):
                 who = f" on rank {rank}" if rank is not None else ""
                 # Where norms are not told, gradients that broke the weights may be the step before's.
-                doubtful = rank is not None and norm == NO_NORM and step - 1 in beat.steps
-                return BadStepError(f"{what}{who} at step {step}", [step - 1, step] if doubtful else [step], rank)
+                doubtful = rank is not None and norm == NO_NORM and self._last_trained is not None
+                return BadStepError(f"{what}{who} at step {step}", [self._last_trained, step] if doubtful else [step], rank)
             self._recent.append(loss)
+            self._last_trained = step
         return None
 
     def _wrong(self, loss: float, norm: float) -> str | None:

@@ -8,7 +8,6 @@ anyway, and any number of ranks gives the same digest. `scemae verify-resume` re
 """
 
 import hashlib
-import json
 from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import distributed
 
 from scemae.data.order import Slice
 from scemae.errors import ShardError
+from scemae.rows import Rows
 
 LIMBS, FILE = 8, "ledger.jsonl"
 
@@ -44,7 +44,7 @@ class Ledger:
         self._sums: dict[int, list[Future]] = defaultdict(list)
         self._replaced: dict[int, dict[str, str]] = defaultdict(dict)
         self._consumed: dict[int, dict[int, str]] = defaultdict(dict)
-        self._file = open(folder / FILE, "a", encoding="utf8") if is_first else None
+        self._rows = Rows(folder / FILE) if is_first else None
 
     def add(self, part: Slice, samples: np.ndarray, pixels: np.ndarray) -> None:
         """Count one micro-batch: its slice, the samples (b,) really in it, the collated pixels (b, s, s, 3) uint8."""
@@ -84,7 +84,7 @@ class Ledger:
         consumed = _merged(dict(self._consumed)) if self._with_keys else {}
         self._replaced.clear()
         self._consumed.clear()
-        if self._file is None:
+        if self._rows is None:
             return
         for step, loss, digest in zip(steps, losses, digests):
             row = {"step": step, "skipped": skips[str(step)]} if str(step) in skips else \
@@ -93,14 +93,18 @@ class Ledger:
                 row["replaced"] = swapped[step]
             if step in consumed:
                 row["keys"] = [consumed[step][place] for place in sorted(consumed[step])]
-            self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+            self._rows.write(row)
+
+    @property
+    def is_behind(self) -> bool:
+        """True on rank 0 while rows wait for room on the disk: until they are written no checkpoint may count."""
+        return self._rows is not None and self._rows.is_behind
 
     def close(self) -> None:
         """Let the thread and the file go."""
         self._thread.shutdown(cancel_futures=True)
-        if self._file is not None:
-            self._file.close()
+        if self._rows is not None:
+            self._rows.close()
 
 
 def _gathered(mine: dict) -> list[dict]:

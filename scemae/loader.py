@@ -27,23 +27,30 @@ def newest_whole(run_dir: Path, place: Place) -> Path | None:
 
     Names each damaged one in a warning. Raises CheckpointError if there are some but none is whole, or none is left.
     """
-    found = agree([str(path) for path in checkpoint.committed(run_dir)] if place.is_first else None)
-    for folder in reversed(found):
-        problems: list = [None] * place.world_size
-        distributed.all_gather_object(problems, checkpoint.damage(Path(folder), place.rank, place.world_size))
-        problem = next(filter(None, problems), None)
-        if problem is None:
-            return Path(folder)
-        if place.is_first:
-            print(f"scemae: warning: {problem}; going back to the checkpoint before", file=sys.stderr, flush=True)
-    if found:
-        raise CheckpointError(f"{run_dir}: found {len(found)} checkpoints and none of them whole ({problem}); restore one "
-                              "from a backup, or choose another run_dir to start from scratch")
+    found = _listed(run_dir, place)
+    while found:
+        for folder in reversed(found):
+            problems: list = [None] * place.world_size
+            distributed.all_gather_object(problems, checkpoint.damage(Path(folder), place.rank, place.world_size))
+            problem = next(filter(None, problems), None)
+            if problem is None:
+                return Path(folder)
+            if place.is_first:
+                print(f"scemae: warning: {problem}; going back to the checkpoint before", file=sys.stderr, flush=True)
+        before, found = found, _listed(run_dir, place)
+        if found == before:  # else an old generation has saved and pruned meanwhile
+            raise CheckpointError(f"{run_dir}: found {len(found)} checkpoints and none of them whole ({problem}); restore "
+                                  "one from a backup, or choose another run_dir to start from scratch")
     trained = agree(len(generations.rows(run_dir, LEDGER)) if place.is_first else None)
     if trained:  # a run saves before its first step: they are gone
         raise CheckpointError(f"{run_dir}: found no checkpoint although {trained} steps were trained; bring its "
                               f"{checkpoint.CHECKPOINTS} folder back, or choose another run_dir to start from scratch")
     return None
+
+
+def _listed(run_dir: Path, place: Place) -> list[str]:
+    """The checkpoints that count, as rank 0 sees them."""
+    return agree([str(path) for path in checkpoint.committed(run_dir)] if place.is_first else None)
 
 
 def go_on(run_dir: Path, place: Place, generation: Generation, wanted: TrainState, last_step: int) -> Path | None:
@@ -53,29 +60,44 @@ def go_on(run_dir: Path, place: Place, generation: Generation, wanted: TrainStat
     """
     for _ in range(3):
         folder = newest_whole(run_dir, place)
-        if folder is None or check(folder, wanted).global_step >= last_step:
-            return folder
-        mine = None
-        if place.is_first:
-            try:
-                mine = str(checkpoint.adopt(folder, run_dir, generation))
-            except CheckpointError as error:  # an old generation has just pruned it: there is a newer one
-                print(f"scemae: warning: {error}", file=sys.stderr, flush=True)
-        mine = agree(mine)
+        if folder is None:
+            return None
+        mine, refusal = agree(_make_own(folder, run_dir, generation, wanted, last_step) if place.is_first else None)
+        if refusal:
+            raise CheckpointError(refusal)
         if mine:
             return Path(mine)
     raise CheckpointError(f"{folder}: vanishes while it is being read; stop whatever else writes to {run_dir}")
 
 
-def check(folder: Path, wanted: TrainState) -> TrainState:
-    """The state of a checkpoint that a run of `wanted` can go on from. Raises CheckpointError where it cannot."""
-    state = checkpoint.read_state(folder)
+def _make_own(folder: Path, run_dir: Path, generation: Generation, wanted: TrainState,
+              last_step: int) -> tuple[str | None, str | None]:
+    """On rank 0: where the checkpoint is now, None where it has vanished; and why it must not be used, or None."""
+    try:
+        state = checkpoint.read_state(folder)
+    except CheckpointError:  # an old generation has just pruned it: there is a newer one
+        return None, None
+    if refusal := differs(folder, state, wanted):
+        return None, refusal
+    if state.global_step >= last_step:
+        return str(folder), None
+    if generation.is_superseded:
+        return None, f"{run_dir}: another start of this run has taken it over"
+    try:
+        return str(checkpoint.adopt(folder, run_dir, generation)), None
+    except CheckpointError as error:
+        print(f"scemae: warning: {error}", file=sys.stderr, flush=True)
+        return None, None
+
+
+def differs(folder: Path, state: TrainState, wanted: TrainState) -> str | None:
+    """Why a run of `wanted` cannot go on from a checkpoint, or None."""
     for name, what in SAME:
         found, needed = getattr(state, name), getattr(wanted, name)
         if found != needed:
-            raise CheckpointError(f"{folder}: its {what} was {difference(found, needed)}; go on with what it was, or "
-                                  "choose another run_dir")
-    return state
+            return (f"{folder}: its {what} was {difference(found, needed)}; go on with what it was, or choose another "
+                    "run_dir")
+    return None
 
 
 def resume(engine: Any, folder: Path, wanted: TrainState, place: Place) -> TrainState:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from scemae import faults
 from scemae.checkpoint import TrainState
 from scemae.distributed import Place
-from scemae.errors import Preempted, RunFolderError
+from scemae.errors import CheckpointError, Preempted, RunFolderError
 from scemae.health import Health
 from scemae.ledger import Ledger
 from scemae.metrics import Heartbeat, Meter, Word, Writer
@@ -101,6 +101,10 @@ def train(engine: Any, batches: Iterator[tuple], waited: Callable[[], float], st
         last = global_step == steps.total
         if beat.stop or last or global_step % steps.save_every == 0:
             save(engine, state, watch, wait=beat.stop or last)  # before the probe: it may be killed for time
+        if last and watch.saver.last_step != global_step:
+            raise CheckpointError(f"{watch.saver.run_dir}: all steps are done, and the checkpoint of step {steps.total} was "
+                                  f"not saved ({watch.saver.last_failure}); mend that, and the same command does the steps "
+                                  "since the one before again")
         if beat.stop and not last:
             raise Preempted(f"asked to stop at step {global_step} of {steps.total}; "
                             + ("all is saved" if watch.saver.last_step == global_step else "the last save failed")
@@ -154,7 +158,8 @@ def heartbeat(meter: Meter, watch: Watch, state: TrainState, waited: float, stop
 def save(engine: Any, state: TrainState, watch: Watch, *, wait: bool) -> None:
     """Start a save; where it has to be the last, wait for it."""
     watch.dog.note(state.global_step, "save")
-    watch.saver.begin(engine, replace(state, skips=dict(state.skips)))
+    refusal = "the disk has no room even for the ledger" if watch.ledger.is_behind else None
+    watch.saver.begin(engine, replace(state, skips=dict(state.skips)), refusal)
     if wait:
         watch.saver.finish()
         watch.writer.write(state.global_step, save_stall=watch.saver.stall, save_seconds=watch.saver.write_seconds)

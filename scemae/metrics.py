@@ -1,7 +1,7 @@
 """What a run says of itself: a meter on the device, one exchange per heartbeat, JSON lines and TensorBoard."""
 
-import json
 import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from scemae import generations
 from scemae.distributed import Place
 from scemae.generations import Generation
 from scemae.ledger import to_text
+from scemae.rows import Rows
 
 METRICS = "metrics.jsonl"
 
@@ -135,23 +136,30 @@ class Writer:
         if place.is_first:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._lines = open(generation.folder / METRICS, "a", encoding="utf8")
+            self._lines = Rows(generation.folder / METRICS)
             self._events = SummaryWriter(run_dir / "tensorboard", purge_step=start_step + 1)
 
     def write(self, global_step: int, **values: float) -> None:
         """One line, and one point per value."""
         if self._lines is None:
             return
-        self._lines.write(json.dumps({"step": global_step, "time": round(time.time(), 3), **values}) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, global_step)
+        self._lines.write({"step": global_step, "time": round(time.time(), 3), **values})
+        try:
+            for name, value in values.items() if self._events else ():
+                self._events.add_scalar(name, value, global_step)
+        except OSError as error:  # its writer gives up on a full disk; the rows go on
+            print(f"scemae: no more TensorBoard events from step {global_step} on ({error.strerror})", file=sys.stderr)
+            self._events = None
 
     def close(self) -> None:
         """Close both."""
         if self._lines is not None:
             self._lines.close()
-            self._events.close()
+        if self._events is not None:
+            try:
+                self._events.close()
+            except OSError as error:
+                print(f"scemae: TensorBoard's last events are lost ({error.strerror})", file=sys.stderr)
 
 
 def read_metrics(run_dir: Path) -> list[dict]:

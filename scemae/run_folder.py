@@ -1,5 +1,6 @@
 """A run's folder: one process group at a time, and everything needed to know what made it."""
 
+import errno
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from scemae.distributed import Place, agree, is_lost_rank
 from scemae.errors import LaunchError, LostRankError, RunFolderError, ScemaeError
 from scemae.generations import Generation, beating, claim, path_of
 
+PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # what a shared file system gets over
 PACKAGES = ("scemae", "torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "simplejpeg")
 
 
@@ -52,7 +54,12 @@ def hold(run_dir: Path, place: Place, stage: str) -> Iterator[Generation]:
                 generation = stack.enter_context(own(run_dir, stage))
             except (RunFolderError, LaunchError) as error:
                 refused = str(error)
-        refused, number = agree((refused, generation and generation.number))
+        try:
+            refused, number = agree((refused, generation and generation.number))
+        except Exception as error:
+            if is_lost_rank(error):
+                raise LostRankError(f"rank {place.rank} lost another rank before it began; the job can start again") from error
+            raise
         if refused:
             raise RunFolderError(refused)
         generation = generation or Generation(number, path_of(run_dir, number))
@@ -63,6 +70,9 @@ def hold(run_dir: Path, place: Place, stage: str) -> Iterator[Generation]:
                 leave_word(generation.folder, place.rank, str(error))
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in PASSING:
+                raise LostRankError(f"rank {place.rank}: {error.filename or run_dir}: {error.strerror}; the job ends and goes "
+                                    "on from its last checkpoint") from error
             if not is_lost_rank(error):
                 leave_word(generation.folder, place.rank, f"{type(error).__name__}: {error}")
                 raise

@@ -24,7 +24,6 @@ from torch import Tensor, distributed
 
 from scemae import checkpoint, faults, fragments
 from scemae.checkpoint import WEIGHTS, TrainState
-from scemae.data.manifest import write_json
 from scemae.distributed import Place, agree
 from scemae.errors import CheckpointError
 from scemae.generations import Generation
@@ -55,6 +54,7 @@ class Saver:
         self.keep, self.keep_every, self._whole_weights = keep, keep_every, whole_weights
         self.pending: Pending | None = None
         self.last_step: int | None = None
+        self.last_failure = ""
         self.stall = self.write_seconds = 0.0  # of the last save: what the step waited, what the thread took
 
     @property
@@ -62,14 +62,15 @@ class Saver:
         """True where this rank's part of a pending save is written, or has failed."""
         return self.pending is not None and not (self.pending.thread and self.pending.thread.is_alive())
 
-    def begin(self, engine: Any, state: TrainState) -> str | None:
-        """Start a save of `state`; returns why not, or None. A save still on its way is finished first."""
+    def begin(self, engine: Any, state: TrainState, refusal: str | None = None) -> str | None:
+        """Start a save of `state`; returns why not (rank 0 may know a `refusal`), or None. A save still on its way is
+        finished first."""
         started = time.perf_counter()
         self.finish()
         mine = fragments.owned(engine, self.place.rank, self.place.world_size)
         final = checkpoint.path_of(self.run_dir, state.global_step, self.generation.number)
         aside = final.with_name(final.name + ".partial")
-        refusal = agree(self._prepare(aside, engine) if self.place.is_first else None)
+        refusal = agree(refusal or self._prepare(aside, engine) if self.place.is_first else None)
         if refusal:
             self._warn(state.global_step, refusal)
             return refusal
@@ -146,10 +147,8 @@ class Saver:
 
     def _commit(self, pending: Pending, files: list[Written]) -> str | None:
         step, final = pending.state.global_step, pending.aside.with_name(pending.aside.name.removesuffix(".partial"))
-        state = replace(pending.state, files=[asdict(file) for file in files],
-                        config_hash=checkpoint.hash_of(pending.state.settings))
         try:
-            write_json(pending.aside / checkpoint.MANIFEST, asdict(state))
+            checkpoint.write_state(pending.aside, replace(pending.state, files=[asdict(file) for file in files]))
             faults.at("manifest", step=step)
             sync_folder(pending.aside)
             os.replace(pending.aside, final)
@@ -165,6 +164,7 @@ class Saver:
         return None
 
     def _warn(self, step: int, why: str) -> None:
+        self.last_failure = why
         if self.place.is_first:
             kept = "none is" if self.last_step is None else f"that of step {self.last_step} is the newest"
             print(f"scemae: the checkpoint of step {step} was not saved ({why}); {kept}, the run goes on",

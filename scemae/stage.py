@@ -12,7 +12,7 @@ from scemae.data.order import ORDER_VERSION, Order, accumulation_steps
 from scemae.data.pipeline import Pipeline
 from scemae.data.reader import ShardSet
 from scemae.distributed import Place, agree, precision
-from scemae.errors import BadStepError, ConfigError
+from scemae.errors import BadStepError, ConfigError, RunFolderError
 from scemae.generations import Generation
 from scemae.health import WINDOW, Health
 from scemae.ledger import FILE as LEDGER
@@ -126,8 +126,8 @@ class Run:
                             workers=config.runtime.workers, skips={int(step) for step in self.state.skips},
                             consumed=ledger.add)
         writer = Writer(self.run_dir, self.generation, place, steps.start)
-        before = agree(generations.rows(self.run_dir, LEDGER)[-WINDOW:] if place.is_first else None)
-        health = Health(config.loop.spike_factor, [row["loss"] for row in before if "loss" in row])
+        losses = [row["loss"] for row in generations.rows(self.run_dir, LEDGER) if "loss" in row] if place.is_first else []
+        health = Health(config.loop.spike_factor, agree(losses[-WINDOW:]))
         watch = Watch(self._saver(), ledger, health, self.dog, writer)
         batches = self.batches(pipeline)
         try:
@@ -147,18 +147,21 @@ class Run:
         return lr
 
     def _roll_back(self, bad: BadStepError) -> None:
-        skips = {**self.state.skips, **{str(step): str(bad) for step in bad.steps}}
+        folder = loader.newest_whole(self.run_dir, self.place)
+        new = [step for step in bad.steps if step > checkpoint.place_of(folder)[0]]
+        skips = {**self.state.skips, **{str(step): str(bad) for step in new}}
         if len(skips) > self.config.loop.max_skips:
             raise BadStepError(f"{bad}; {len(self.state.skips)} steps were left out before, loop.max_skips allows "
                                f"{self.config.loop.max_skips}: lower optim.lr in a new run_dir with init_from, say", bad.steps,
                                bad.rank) from bad
-        folder = loader.newest_whole(self.run_dir, self.place)
         if self.place.is_first:
             kept = capsule.keep(self.run_dir, folder, bad, self.config, self.shards, self.steps.images)
-            print(f"scemae: {bad}; back to {folder.name}, without {', '.join(map(str, bad.steps))}, kept in {kept}",
+            print(f"scemae: {bad}; back to {folder.name}, without {', '.join(map(str, new))}, kept in {kept}",
                   file=sys.stderr, flush=True)
         self.dog.log(f"{bad}; rolling back to {folder.name}")
-        self.generation.advance(self.place.is_first)
+        if problem := agree(self.generation.claim_next() if self.place.is_first else None):
+            raise RunFolderError(problem)
+        self.generation.move_on()
         found = loader.go_on(self.run_dir, self.place, self.generation, self.state, self.steps.total)
         self.state = loader.resume(self.engine, found, self.state, self.place)
         self.state.skips = skips

@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scemae.distributed import Place
-from scemae.errors import LostRankError
+from scemae.errors import LaunchError, LostRankError
 
+LOOK_SECONDS = 8.0
 PHASES = ("start", "data", "forward", "heartbeat", "save", "probe", "end")
 
 
@@ -46,10 +47,25 @@ class Watchdog:
         self._over.set()
 
     def _watch(self) -> None:
+        looked = time.monotonic()
         while not self._over.wait(min(self.seconds / 10, 1.0)):
             step, phase, since = self._last
             if time.monotonic() - since > self.seconds:
-                self._bark(step, phase)
+                threading.Timer(30.0, os._exit, (LostRankError.exit_status,)).start()  # should the folder hang too
+                try:
+                    self._bark(step, phase)
+                finally:
+                    os._exit(LostRankError.exit_status)  # no clean-up: a collective would wait for ever
+            if time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                self._follow_a_failure()
+
+    def _follow_a_failure(self) -> None:
+        """End where another rank failed for good a while ago and this one still waits for it (NCCL does not notice)."""
+        for path in self.folder.glob("failed-*.txt"):
+            if time.time() - path.stat().st_mtime > LOOK_SECONDS and not self._over.is_set():
+                self.log(f"{path.stem}: {path.read_text(encoding='utf8')}")
+                os._exit(LaunchError.exit_status)
 
     def _bark(self, step: int, phase: str) -> None:
         self.log(f"no progress for {self.seconds:.0f} s at step {step}, {phase}; where every thread stands:")
@@ -60,7 +76,6 @@ class Watchdog:
         text = blame(self.folder, self.world_size, self.seconds)
         self.log(text)
         print(f"scemae: rank {self.rank}: {text}", file=sys.stderr, flush=True)
-        os._exit(LostRankError.exit_status)  # no clean-up: a collective would wait for ever
 
 
 @contextmanager

@@ -165,8 +165,10 @@ DAMAGES = {
         (folder / "weights.safetensors").read_bytes()[:-9]), "its manifest says"),
     "a missing rank's file": (lambda folder: next(folder.glob("moments-*")).unlink(), "No such file"),
     "an emptied manifest": (lambda folder: (folder / "manifest.json").write_text(""), "cannot be read"),
-    "a file list of nothing": (lambda folder: (folder / "manifest.json").write_text(json.dumps(
-        {**json.loads((folder / "manifest.json").read_text()), "files": []})), "lists no files"),
+    "an altered manifest": (lambda folder: (folder / "manifest.json").write_text(json.dumps(
+        {**json.loads((folder / "manifest.json").read_text()), "global_step": 508})), "it was altered"),
+    "a folder in place of a file": (lambda folder: [(folder / "weights.safetensors").unlink(),
+                                                    (folder / "weights.safetensors").mkdir()], "weights.safetensors: "),
 }
 
 

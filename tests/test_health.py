@@ -29,6 +29,12 @@ def test_where_norms_are_not_told_the_step_before_is_suspect_too():
     assert Health(10, []).judge(beat([1.0, 1.0, nan], norms=[NO_NORM] * 3, culprits=[None, None, 0]), {}).steps == [2, 3]
 
 
+def test_the_suspect_may_be_the_last_step_of_the_interval_before():
+    health = Health(10, [])
+    assert health.judge(beat([1.0, 1.0], norms=[NO_NORM] * 2), {}) is None
+    assert health.judge(beat([nan], norms=[NO_NORM], culprits=[0], first=3), {}).steps == [2, 3]
+
+
 def test_a_spike_is_far_above_the_median_of_the_steps_before():
     calm = [1.0, 1.1, 0.9] * 10
     assert Health(10, calm).judge(beat([9.0]), {}) is None

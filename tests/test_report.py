@@ -32,7 +32,7 @@ def save_run(folder, settings, stage, module, state, **facts):
     step.mkdir(parents=True)
     arrays = {name: value.detach().numpy() for name, value in module.state_dict().items()}
     written = write_tensors(step / checkpoint.WEIGHTS, arrays, {"format": "pt"})
-    write_json(step / checkpoint.MANIFEST, asdict(TrainState(7, 0, 1, 0, stage, state, "digest", 1, files=[asdict(written)])))
+    checkpoint.write_state(step, TrainState(7, 0, 1, 0, stage, state, "digest", 1, files=[asdict(written)]))
     run_folder.describe(folder, stage, settings, seed=0, data_digest="digest", images=8, **facts)
     rows = [{"step": step, "loss": 2 / step, "lr": 1e-3, "images_per_second": 10.0} for step in range(1, 8)]
     with run_folder.own(folder, stage) as generation:

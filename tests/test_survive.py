@@ -151,7 +151,7 @@ def test_a_disk_that_fills_up_costs_checkpoints_and_not_the_run(shards, whole, t
         processes = start_ranks([*command(shards, "optim.epochs=2000"), f"run_dir={run}"], 2, folder=out)
         while not committed(run) or place_of(committed(run)[-1])[0] < 3:
             time.sleep(0.1)
-        (disk / "other").write_bytes(bytes(shutil.disk_usage(disk).free - (600 << 10)))  # room for rows alone
+        (disk / "other").write_bytes(bytes(shutil.disk_usage(disk).free))  # to the last byte
         while "was not saved" not in output(out):
             time.sleep(0.1)
             assert processes[0].poll() is None, output(out)[-2000:]
@@ -170,6 +170,19 @@ def test_a_disk_that_fills_up_costs_checkpoints_and_not_the_run(shards, whole, t
         assert "verified" in scemae("verify-resume", run, "--all").stdout
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.slow
+def test_a_last_save_that_fails_is_no_success(shards, tmp_path):
+    run = tmp_path / "run"
+    os.environ["SCEMAE_FAULTS"] = "full@write:step=15"
+    try:
+        done = scemae(*command(shards), f"run_dir={run}", check=False)
+    finally:
+        del os.environ["SCEMAE_FAULTS"]
+    assert done.returncode == 1 and "the checkpoint of step 15 was not saved (rank 0: No space left on device)" in done.stderr
+    finish(command(shards), run, 1)
+    assert "steps 1 to 15 of 2 starts" in scemae("verify-resume", run, "--all").stdout
 
 
 def test_a_ledger_that_was_altered_is_found(whole, tmp_path):
