@@ -141,7 +141,7 @@ def main() -> None:
           flush=True)
     for stage, ranks, share in ((1, 2, 0.4), (2, 2, 0.3), (3, 2, 0.3)):
         base = ["pretrain", *RECIPE, f"data.shards={shards}", f"runtime.zero_stage={stage}"]
-        long = [*base, "optim.epochs=500", "loop.log_every=5", "loop.save_every=20"]
+        long = [*base, "optim.epochs=400", "loop.log_every=5", "loop.save_every=20"]
         whole = out / f"whole-{stage}"
         scemae(*long, f"run_dir={whole}", ranks=ranks)
         rows.append({"what": "random moments", "stage": stage, "ranks": ranks, **break_at_random(
