@@ -16,7 +16,7 @@ from scemae.metrics import read_metrics
 from tests.chaos import RECIPE, break_at, output, same_end, start_ranks, wait_all
 from tests.support import flipped, scemae, write_shards
 
-SHORT = [*RECIPE, "optim.epochs=6", "loop.log_every=3", "loop.save_every=3", "loop.keep=3"]  # 15 steps
+SHORT = [*RECIPE, "optim.epochs=6", "loop.log_every=3", "loop.save_every=3", "loop.keep=3", "runtime.hang_seconds=60"]  # 15 steps
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +105,12 @@ def test_more_bad_steps_than_allowed_end_the_run(shards, tmp_path):
 def test_a_rank_that_hangs_is_named_and_the_run_goes_on(shards, whole, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     began = time.monotonic()
-    processes = start_ranks([*command(shards, "runtime.hang_seconds=6"), f"run_dir={run}"], 2, folder=out,
+    processes = start_ranks([*command(shards, "runtime.hang_seconds=10"), f"run_dir={run}"], 2, folder=out,
                             SCEMAE_FAULTS="hang@data:step=8,rank=1")
     assert wait_all(processes) == [75, 75]
     assert time.monotonic() - began < 60
     said = output(out)
-    assert re.search(r"no progress for 6 s: rank 1 on \S+ got no further than step 8, data", said), said[-2000:]
+    assert re.search(r"no progress for 10 s: rank 1 on \S+ got no further than step 8, data", said), said[-2000:]
     assert "Thread" in (path_of(run, 1) / "rank-0001.log").read_text(), "a stack dump"
     finish(command(shards), run)
     assert "steps 1 to 15 of 2 starts" in verified(run, whole) and same_end(run, whole)
