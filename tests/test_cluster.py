@@ -177,6 +177,19 @@ def test_a_job_whose_rank_is_killed_goes_on(rig, shards, whole, tmp_path):
 
 
 @pytest.mark.rig_long
+def test_a_job_with_a_rank_that_hangs_names_it_queues_again_and_finishes(rig, shards, whole, tmp_path):
+    run = tmp_path / "run"
+    once = tmp_path / "once"
+    job_id = rig.run("sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=2", f"--output={run}.out", "cluster/pretrain.sh",
+                     f"run_dir={run}", *settings(shards, 200), "runtime.hang_seconds=20",
+                     SCEMAE_FAULTS=f"hang@data:step=60,rank=2,once={once}").strip()
+    rig.wait(job_id, once.exists, 90)
+    finishes_after_restart(rig, job_id, run, 200)
+    assert re.search(r"no progress for 20 s: rank 2 on n\d got no further than step 60, data", rig.log(job_id))
+    is_the_run_that_nobody_disturbed(run, whole(200))
+
+
+@pytest.mark.rig_long
 @pytest.mark.parametrize("which", [0, 1], ids=["first node", "second node"])
 def test_a_job_whose_node_crashes_goes_on(rig, shards, whole, tmp_path, which):
     run = tmp_path / "run"
