@@ -1,8 +1,9 @@
 # make demo   set up, then the main job on generated faces, to a report (about ten minutes on two cores)
 # make test   set up, then all tests
 # make test-cluster   set up, then the long tests on a real Slurm: time limits, preemption, dying nodes (20 minutes, root)
-# make chaos          set up, then kill -9 of random ranks and in every phase of a save (20 minutes)
-# All install what they need: into .venv, and the tests Debian's slurm and strace, where root and apt-get are. With a GPU, see "On GPUs" in the README instead.
+# make chaos          set up, then kill -9 of random ranks and in every phase of a save (30 minutes or so)
+# All install what they need: into .venv, and the tests Debian's slurm and strace, where root and apt-get are.
+# With a GPU, see "On GPUs" in the README instead.
 
 PYTHON ?= python3
 VENV := .venv

@@ -1,6 +1,6 @@
 """Breaking runs on purpose, on this machine: ranks as plain processes, kill -9 of any of them at any moment.
 
-    python -m tests.chaos OUT [--kills 50] [--seed 0]       the whole exercise, about twenty minutes on two cores
+    python -m tests.chaos OUT [--kills 50] [--seed 0]       the whole exercise, half an hour or so on two cores
 
 Every start goes on from a whole checkpoint, and at the end each run's ledger and final weights are compared with those
 of an uninterrupted run. Prints a Markdown table and writes OUT/chaos.json.
