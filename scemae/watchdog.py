@@ -62,10 +62,14 @@ class Watchdog:
 
     def _follow_a_failure(self) -> None:
         """End where another rank failed for good a while ago and this one still waits for it (NCCL does not notice)."""
-        for path in self.folder.glob("failed-*.txt"):
-            if time.time() - path.stat().st_mtime > LOOK_SECONDS and not self._over.is_set():
-                self.log(f"{path.stem}: {path.read_text(encoding='utf8')}")
-                os._exit(LaunchError.exit_status)
+        try:
+            old = [path for path in self.folder.glob("failed-*.txt") if time.time() - path.stat().st_mtime > LOOK_SECONDS]
+            words = [f"{path.stem}: {path.read_text(encoding='utf8')}" for path in old]
+        except OSError:  # a shared folder that is away for a moment: look again later, and go on watching
+            return
+        if words and not self._over.is_set():
+            self.log("; ".join(words))
+            os._exit(LaunchError.exit_status)
 
     def _bark(self, step: int, phase: str) -> None:
         self.log(f"no progress for {self.seconds:.0f} s at step {step}, {phase}; where every thread stands:")

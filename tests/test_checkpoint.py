@@ -20,7 +20,7 @@ from scemae.generations import claim
 from scemae.saver import Saver, save_now
 from scemae.schema import Optim, Runtime
 from scemae.tensor_file import digest_of, write_tensors
-from tests.support import REPO, program
+from tests.support import REPO, program, small_disk
 
 OPTIM = Optim(lr=0.1, betas=[0.9, 0.99], weight_decay=0.1, decoupled=True, warmup_epochs=0, min_lr=0, clip_grad=0, epochs=1,
               global_batch_size=1)
@@ -294,11 +294,7 @@ def test_weights_that_are_no_numbers_are_not_saved(first, tmp_path, engine):
 
 
 def test_a_real_full_disk_leaves_the_last_checkpoint_whole(tmp_path, place, engine):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("cannot mount a small disk: not root")
-    try:
+    with small_disk(tmp_path / "disk", "2m") as disk:
         run = Start(disk, place)
         run.go_on()
         run.save(engine, 1)
@@ -309,8 +305,6 @@ def test_a_real_full_disk_leaves_the_last_checkpoint_whole(tmp_path, place, engi
         (disk / "other").unlink()
         run.save(engine, 3)
         assert place_of(committed(disk)[-1])[0] == 3
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 SAVE_ONCE = """

@@ -1,8 +1,6 @@
 """The check before a job: what it refuses, what it foretells, and that it leaves the run as it is."""
 
 import os
-import shutil
-import subprocess
 from dataclasses import replace
 
 import pytest
@@ -15,7 +13,7 @@ from scemae.rehearsal import (Limits, Measured, duration, jobs_needed, log_every
                               training_seconds)
 from scemae.roll_call import Seat, compare
 from scemae.schema import Loop
-from tests.support import TINY, scemae, write_shards
+from tests.support import TINY, scemae, small_disk, write_shards
 
 COMMON = ["pretrain", *TINY, "optim.global_batch_size=4", "optim.epochs=2", "loop.log_every=2", "loop.save_every=2",
           "loop.keep=9", "runtime.device=cpu"]
@@ -118,17 +116,10 @@ def test_a_save_that_fails_is_refused(shards, tmp_path, monkeypatch):
     assert "the checkpoint of step 2 was not saved" in line(lines, REFUSED, "dry run") and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk takes root")
 def test_a_disk_too_small(shards, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("no tmpfs can be mounted here")
-    try:
+    with small_disk(tmp_path / "disk", "40m") as disk:
         lines = doctor(*COMMON, f"data.shards={shards}", f"run_dir={disk / 'run'}", status=1)
         assert list(disk.iterdir()) == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
     assert "39 MiB free" in line(lines, REFUSED, "disk") or "40 MiB free" in line(lines, REFUSED, "disk")
 
 

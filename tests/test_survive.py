@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 
 import pytest
@@ -14,7 +13,7 @@ from scemae.checkpoint import committed, place_of
 from scemae.generations import base_steps, path_of, rows
 from scemae.metrics import read_metrics
 from tests.chaos import RECIPE, break_at, output, same_end, start_ranks, wait_all
-from tests.support import flipped, scemae, write_shards
+from tests.support import flipped, scemae, small_disk, write_shards
 
 SHORT = [*RECIPE, "optim.epochs=6", "loop.log_every=3", "loop.save_every=3", "loop.keep=3", "runtime.hang_seconds=60"]  # 15 steps
 
@@ -142,11 +141,7 @@ def test_too_many_samples_that_are_no_jpegs_end_the_run(tmp_path):
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_costs_checkpoints_and_not_the_run(shards, whole, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("cannot mount a small disk: not root")
-    try:
+    with small_disk(tmp_path / "disk", "24m") as disk:
         run, out = disk / "run", tmp_path / "out"
         processes = start_ranks([*command(shards, "optim.epochs=2000"), f"run_dir={run}"], 2, folder=out)
         while not committed(run) or place_of(committed(run)[-1])[0] < 3:
@@ -168,8 +163,6 @@ def test_a_disk_that_fills_up_costs_checkpoints_and_not_the_run(shards, whole, t
             process.send_signal(signal.SIGTERM)
         assert wait_all(again) == [75, 75]
         assert "verified" in scemae("verify-resume", run, "--all").stdout
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
 
 
 @pytest.mark.slow
