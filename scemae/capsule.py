@@ -9,6 +9,7 @@
 `scemae replay CAPSULE` (replay.py) runs it on one process.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ from safetensors.torch import save_file
 
 from scemae import checkpoint
 from scemae.config import to_yaml
+from scemae.data.decode import Streaming, consumed_frames
 from scemae.data.manifest import write_json
 from scemae.data.order import Order
-from scemae.data.pipeline import Pipeline
 from scemae.data.reader import ShardSet
 from scemae.errors import BadStepError
 from scemae.schema import CorrespondConfig, PretrainConfig
@@ -35,19 +36,18 @@ def keep(run_dir: Path, folder: Path, bad: BadStepError, config: PretrainConfig 
     try:
         capsule.mkdir(parents=True, exist_ok=True)
         order = Order(len(shards), config.seed, global_batch_size)
-        pipeline = Pipeline(shards, order, rank=0, world_size=1, accumulation_steps=1, start_step=step - 1,
-                            device=torch.device("cpu"), frame=config.data.frame, noisy_jpeg=config.data.jpeg_noise)
-        batches = iter(pipeline)
-        batch = next(batches)
-        batches.close()
-        save_file({"frames": batch.images.permute(0, 2, 3, 1).contiguous(),
-                   "samples": torch.from_numpy(batch.slice.samples.astype(np.int64)),
-                   "epochs": torch.from_numpy(batch.slice.epochs.astype(np.int64))}, capsule / BATCH)
+        part = order.slices(step - 1, 0, 1, 1)[0]
+        if isinstance(config, CorrespondConfig):
+            part = replace(part, epochs=part.epochs % config.views)
+        frames = consumed_frames(Streaming(shards, config.data.frame), part, config.seed, config.data.jpeg_noise)[1]
+        save_file({"frames": torch.from_numpy(frames),
+                   "samples": torch.from_numpy(part.samples.astype(np.int64)),
+                   "epochs": torch.from_numpy(part.epochs.astype(np.int64))}, capsule / BATCH)
         (capsule / "config.yaml").write_text(to_yaml(config), encoding="utf8")
         if not (capsule / folder.name).exists():
             checkpoint.copy_by_links(folder, capsule / folder.name)
         write_json(capsule / FACTS, {"step": step, "steps": bad.steps, "rank": bad.rank, "what": str(bad),
-                                     "checkpoint": folder.name, "keys": [shards.keys[i] for i in batch.slice.samples]})
+                                     "checkpoint": folder.name, "keys": [shards.keys[i] for i in part.samples]})
     except Exception as error:  # it is only kept to be looked at: a full disk, say, must not end the run
         print(f"scemae: {capsule}: not kept whole ({error})", flush=True)
     return capsule

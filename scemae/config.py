@@ -129,6 +129,13 @@ def above_0(key: str, found: float) -> None:
 def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
     data, optim, loop, runtime = config.data, config.optim, config.loop, config.runtime
     one_of("runtime.zero_stage", runtime.zero_stage, (0, 1, 2, 3))
+    one_of("data.decoder", data.decoder, ("cpu", "nvjpeg"))
+    if data.decoder == "nvjpeg" and (data.jpeg_noise or runtime.tier not in ("auto", "streaming")):
+        raise ConfigError("data.decoder=nvjpeg: found data.jpeg_noise=true or a resident runtime.tier; it decodes what is "
+                          "streamed and makes no noise, give data.jpeg_noise=false and runtime.tier=streaming, or "
+                          "data.decoder=cpu")
+    one_of("runtime.tier", runtime.tier, ("auto", "gpu", "host", "streaming"))
+    one_of("runtime.compile", runtime.compile, ("auto", True, False))
     if runtime.offload and not runtime.zero_stage:
         raise ConfigError("runtime: found offload=true with zero_stage=0, which keeps no state apart; give "
                           "zero_stage 1, 2 or 3, or offload=false")
@@ -212,6 +219,7 @@ def _check_carb(config: CorrespondConfig) -> None:
     one_of("carb.density", carb.density, ("mean", "knn"))
     one_of("carb.remaining", carb.remaining, ("selected", "all"))
     above_0("carb.dim", carb.dim)
+    above_0("views", config.views)
     for name in ("r_att_att", "r_att_inatt", "r_inatt_inatt"):
         at_least(f"carb.{name}", getattr(carb, name), 0)
     if not 0 < carb.eta < 1 or not carb.tau > 0 or carb.clusters < 1:

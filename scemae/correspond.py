@@ -3,25 +3,24 @@
     scemae correspond run_dir=runs/small-carb backbone=runs/small data.shards=data/celeba/train
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from scemae import checkpoint, engine as engines, restore, run_folder, stage
-from scemae.data.pipeline import Pipeline, correspondence_views
+from scemae import checkpoint, engine as engines, flops, restore, run_folder, stage
+from scemae.data.order import Order
 from scemae.data.reader import open_shards
 from scemae.distributed import Place, precision, process_group
 from scemae.errors import ConfigError
 from scemae.generations import Generation
 from scemae.landmarks.probe import Probe
 from scemae.loop import StopRequest
-from scemae.models.carb import CARB, select
+from scemae.models.carb import CARB
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
 from scemae.schema import Carb, CorrespondConfig
+from scemae.token_store import open_tokens
 from scemae.watchdog import Watchdog, watch
 
 
@@ -45,26 +44,25 @@ def prepare(config: CorrespondConfig, place: Place, generation: Generation, stop
     encoder = encoder.to(place.device, precision(config.runtime.precision, place.device))
     torch.manual_seed(config.seed)
     module = build(config.carb, encoder)
-    parts = {"carb": asdict(config.carb), "width": encoder.width, "backbone": checkpoint.weights_digest(folder)}
+    digest = checkpoint.weights_digest(folder)
+    parts = {"carb": asdict(config.carb), "views": config.views, "width": encoder.width, "backbone": digest}
     state = stage.state_of(config, "correspond", parts, place, shards)
     facts = {"images": len(shards), "backbone": str(folder)}
-    size, scale = encoder.grid * encoder.patch_size, (config.data.scale[0], config.data.scale[1])
-    chosen = restore.selection_options(config.carb)
 
-    def batches(pipeline: Pipeline) -> Iterator[tuple[Tensor, ...]]:
-        for batch in pipeline:
-            selection = select(encoder, correspondence_views(batch, size, scale), **chosen)
-            yield selection.feature_map, selection.ids, selection.is_attentive, batch.tensor(batch.slice.weights)
+    def open_feed(order: Order, start: int, stop: int) -> stage.Feed:
+        return open_tokens(config, encoder, (folder, digest), shards, place, order=order, stop=stop,
+                           note=lambda: dog.note(start, "data")).batches
 
     engine = engines.start(module, config.optim, config.runtime, place, steps.accumulation)
-    return stage.Run(config, place, generation, engine, steps, state, shards, batches, facts,
-                     lambda: probe.errors(encoder, place.device, engine.module.projector), stop, dog)
+    return stage.Run(config, place, generation, engine, steps, state, shards, open_feed, facts,
+                     lambda: probe.errors(encoder, place.device, engine.module.projector), stop, dog,
+                     flops.projector_step(config.carb, encoder.width, encoder.grid**2))
 
 
 def build(carb: Carb, encoder: Encoder) -> CARB:
     """The projector under its loss."""
-    return CARB(Projector(carb.projector, encoder.width, carb.dim), tau=carb.tau, reduction=carb.reduction,
-                coefficients=(carb.r_att_att, carb.r_att_inatt, carb.r_inatt_inatt),
+    return CARB(Projector(carb.projector, encoder.width, carb.dim), clusters=carb.clusters, tau=carb.tau,
+                coefficients=(carb.r_att_att, carb.r_att_inatt, carb.r_inatt_inatt), reduction=carb.reduction,
                 place_unit=1.0 if carb.place_unit == "grid" else float(encoder.patch_size))
 
 

@@ -91,7 +91,7 @@ def process_group(device: str, patience: float = 600.0) -> Iterator[Place]:
         raise
     finally:
         if not lost:
-            distributed.destroy_process_group()
+            deepspeed.comm.destroy_process_group()  # torch's would leave DeepSpeed with groups that are gone
         if not present:
             for name in NAMES:
                 del os.environ[name]

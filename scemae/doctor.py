@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import distributed
 
-from scemae import checkpoint, correspond, generations, loader, pretrain, rehearsal, roll_call, run_folder
-from scemae.data.pipeline import decode
+from scemae import checkpoint, correspond, generations, loader, memory, pretrain, rehearsal, roll_call, run_folder
+from scemae.data.decode import decode
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import agree, process_group
 from scemae.errors import CheckpointError, LostRankError, Preempted, RunFolderError, ScemaeError
@@ -261,7 +261,7 @@ def check_memory(report: Report, seats: list[Seat]) -> None:
     """The peak of the dry run against what host and GPU have. All ranks call it."""
     place, told = report.place, [None] * report.place.world_size
     gpu = (peak_memory(place), torch.cuda.mem_get_info(place.device)[1] / 2**30) if place.device.type == "cuda" else None
-    distributed.all_gather_object(told, (gpu, rehearsal.resident_gib(), rehearsal.host_gib()))
+    distributed.all_gather_object(told, (gpu, memory.most_resident() / 2**30, memory.limit() / 2**30))
     for host, here in hosts_of(seats).items():
         mine = [told[seat.rank] for seat in here]
         used, limit = sum(resident for _, resident, _ in mine), min(most for *_, most in mine)

@@ -1,13 +1,23 @@
-"""From config to a DeepSpeed engine: ZeRO stage, precision, accumulation, clipping and optimizer."""
+"""From config to a DeepSpeed engine: ZeRO stage, precision, accumulation, clipping, optimizer, compilation.
 
+A step never waits for the device: gradient norms stay there as tensors, and what is no number is found at heartbeats
+(health.py), which go back to a checkpoint. ZeRO 3 alone waits for streams of its own in DeepSpeed's code (at least once
+per backward), and offload for its copies.
+"""
+
+import importlib.util
 import logging
+import os
+import shutil
 import warnings
+from functools import partial
 
 import deepspeed
 import torch
-from deepspeed.runtime.zero import GatheredParameters
+from deepspeed.runtime import bf16_optimizer, utils
+from deepspeed.runtime.zero import GatheredParameters, stage3, stage_1_and_2
 from deepspeed.utils import logger, safe_get_full_fp32_param
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from scemae import schedule
 from scemae.schema import Optim, Runtime
@@ -17,11 +27,16 @@ logger.setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*is deprecated", category=FutureWarning, module="torch.distributed")
 
 
-def deepspeed_settings(optim: Optim, runtime: Runtime, place: Place, accumulation_steps: int) -> dict:
-    """DeepSpeed's own configuration. The micro-batch size there is nominal: ours may be uneven and weighted."""
+def deepspeed_settings(optim: Optim, runtime: Runtime, place: Place, accumulation_steps: int, parameters: int) -> dict:
+    """DeepSpeed's own configuration, for so many trained `parameters`.
+
+    The micro-batch size there is nominal: ours may be uneven and weighted.
+    """
     is_bf16 = precision(runtime.precision, place.device) == torch.bfloat16
     # DeepSpeed's stage 0 has no fp32 master weights under bf16; one rank's stage 1 has, and is the same otherwise.
-    zero: dict = {"stage": max(runtime.zero_stage, 1) if is_bf16 else runtime.zero_stage}
+    zero: dict = {"stage": max(runtime.zero_stage, 1) if is_bf16 else runtime.zero_stage,
+                  # One bucket, as by default; but that one takes the memory of 5e8 gradients, whatever the model has.
+                  "reduce_bucket_size": min(max(parameters, 1), 500_000_000)}
     if runtime.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": place.device.type == "cuda"}
     return {
@@ -31,7 +46,7 @@ def deepspeed_settings(optim: Optim, runtime: Runtime, place: Place, accumulatio
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": is_bf16},
+        "bf16": {"enabled": is_bf16, "check_grad_overflow": False},
         **({"data_types": {"grad_accum_dtype": "fp32"}} if is_bf16 else {}),
         "steps_per_print": 2**31,
     }
@@ -44,8 +59,56 @@ def start(module: nn.Module, optim: Optim, runtime: Runtime, place: Place,
     kind = torch.optim.AdamW if optim.decoupled else torch.optim.Adam
     fused = place.device.type == "cuda" and not runtime.offload
     optimizer = kind(groups, lr=optim.lr, betas=tuple(optim.betas), fused=fused)
-    settings = deepspeed_settings(optim, runtime, place, accumulation_steps)
-    return deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
+    parameters = sum(p.numel() for group in groups for p in group["params"])
+    settings = deepspeed_settings(optim, runtime, place, accumulation_steps, parameters)
+    engine = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
+    keep_norms_on_device(engine, optim.clip_grad)
+    if is_compiled(runtime.compile, place.device):
+        engine.compile()  # after initialize: a module compiled before fails at stage 3
+    return engine
+
+
+def is_compiled(asked: str | bool, device: torch.device) -> bool:
+    """Whether to use torch.compile. auto: on CUDA, where Triton and the C compiler that it calls are there; not on a
+    CPU, where it gains nothing."""
+    if asked != "auto":
+        return bool(asked)
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return device.type == "cuda" and compiler is not None and importlib.util.find_spec("triton") is not None
+
+
+def keep_norms_on_device(engine: deepspeed.DeepSpeedEngine, clip_grad: float) -> None:
+    """Let gradient norms be used and told without being looked at; the numbers stay those of DeepSpeed 0.19.
+
+    DeepSpeed reads each norm on the host, to leave out a step whose norm is no number and to skip a clipping by 1.
+    """
+    for module in (stage_1_and_2, stage3, bf16_optimizer):
+        module.is_invalid_grad_norm = lambda norm: False
+    for module in (utils, stage_1_and_2, stage3):  # it would put a -1 in place of what is no number
+        module.mask_nan_or_inf_with_val_inplace = lambda norm, device=None: None
+    bf16_optimizer.clip_tensors_by_global_norm = _clip
+    if engine.zero_optimization_stage() == 3:
+        engine.optimizer.get_grad_norm_direct = _norm_of_shares
+    if engine.zero_optimization_stage() == 0:
+        engine.clip_fp32_gradients = partial(_clip_whole, engine, clip_grad)
+
+
+def _clip_whole(engine: deepspeed.DeepSpeedEngine, most: float) -> None:
+    """Stage 0's clipping; unlike DeepSpeed's it tells the norm."""
+    engine._global_grad_norm = nn.utils.clip_grad_norm_(engine.module.parameters(), most)
+
+
+def _clip(input_tensors: list[Tensor], max_norm: float, global_norm: Tensor, mpu: None = None) -> None:
+    scale = (max_norm / (global_norm + 1e-6)).clamp(max=1)
+    for tensor in input_tensors:
+        tensor.detach().mul_(scale)
+
+
+def _norm_of_shares(gradients: list[Tensor], params: list[Tensor], norm_type: float = 2) -> Tensor:
+    """The norm of gradients of which each rank holds a share."""
+    squared = torch.stack([gradient.double().norm() for gradient in gradients]).square().sum()
+    distributed.all_reduce(squared)
+    return squared.sqrt()
 
 
 def set_learning_rate(engine: deepspeed.DeepSpeedEngine, lr: float) -> None:

@@ -1,6 +1,6 @@
 """The sample ledger: for each global step, a hash of the keys and pixels that were really consumed.
 
-Taken after collation, from the very array that goes to the device, in a thread of its own. Each sample gives
+The pixels are those of the very frames that the views are cut from (decode.py hashes them). Each sample gives
 SHA-256(step, place in the global batch, key, XXH3-128 of the pixels: it has to find mistakes, not forgers, and costs 4
 microseconds a frame where SHA-256 of the pixels costs 80); a step's digest is their sum, limb by limb modulo 2^32
 (AdHash: Bellare and Micciancio 1997), so ranks add up what each has seen, in the exchange that the heartbeat makes
@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import xxhash
 from torch import distributed
 
 from scemae.data.order import Slice
@@ -24,8 +23,8 @@ LIMBS, FILE = 8, "ledger.jsonl"
 
 
 def sample_digest(step: int, place: int, key: str, pixels: np.ndarray) -> np.ndarray:
-    """The digest of one consumed sample as (8,) int64 limbs below 2^32. pixels: contiguous uint8."""
-    digest = hashlib.sha256(f"{step} {place} {key} {xxhash.xxh3_128_hexdigest(pixels)}".encode())
+    """The digest of one consumed sample as (8,) int64 limbs below 2^32. pixels: their digest, (16,) uint8."""
+    digest = hashlib.sha256(f"{step} {place} {key} {pixels.tobytes().hex()}".encode())
     return np.frombuffer(digest.digest(), "<u4").astype(np.int64)
 
 
@@ -47,7 +46,7 @@ class Ledger:
         self._rows = Rows(folder / FILE) if is_first else None
 
     def add(self, part: Slice, samples: np.ndarray, pixels: np.ndarray) -> None:
-        """Count one micro-batch: its slice, the samples (b,) really in it, the collated pixels (b, s, s, 3) uint8."""
+        """Count one micro-batch: its slice, the samples (b,) really in it, digests (b, 16) uint8 of their pixels."""
         self._sums[part.global_step].append(self._thread.submit(self._sum, part, samples, pixels))
         for row in np.flatnonzero(samples != part.samples):
             self._replaced[part.global_step][self._keys[part.samples[row]]] = self._keys[samples[row]]

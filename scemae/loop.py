@@ -64,6 +64,11 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested, self._asked = True, time.monotonic()
 
+    def check(self, doing: str) -> None:
+        """Raise Preempted once asked to stop: what is done before the first step can be done again."""
+        if self.requested:
+            raise Preempted(f"asked to stop while {doing}; the same command goes on")
+
     @classmethod
     def forget(cls) -> None:
         """Give the signals their default meaning."""
@@ -71,15 +76,16 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL)
 
 
-def train(engine: Any, batches: Iterator[tuple], waited: Callable[[], float], steps: Steps, state: TrainState,
-          place: Place, *, watch: Watch, stop: StopRequest, set_lr: Callable[[int], float],
-          probe: Callable[[], dict[str, float]]) -> None:
+def train(engine: Any, batches: Iterator[tuple], steps: Steps, state: TrainState, place: Place, *, watch: Watch,
+          stop: StopRequest, set_lr: Callable[[int], float], probe: Callable[[], dict[str, float]],
+          full_speed: float = 0.0) -> None:
     """Train from steps.start to steps.total; all ranks act together at heartbeats.
 
-    batches yields the engine's arguments for each micro-step but those of state.skips; waited() is the seconds spent
-    on data so far. Raises BadStepError; Preempted once asked to stop and saved; RunFolderError once superseded.
+    batches yields the engine's arguments for each micro-step but those of state.skips. full_speed: images per second
+    if all devices did nothing but matrix products (flops.py), 0 where that is not known. Raises BadStepError; Preempted
+    once asked to stop and saved; RunFolderError once superseded.
     """
-    meter = Meter(place, min(steps.log_every, steps.total), steps.images)
+    meter = Meter(place, min(steps.log_every, steps.total), steps.images, full_speed)
     bar = tqdm(total=steps.total, initial=steps.start, unit="step", dynamic_ncols=True,
                disable=None if place.is_first else True)  # None: silent where no one watches, as in a job's log
     for global_step in range(steps.start + 1, steps.total + 1):
@@ -91,24 +97,17 @@ def train(engine: Any, batches: Iterator[tuple], waited: Callable[[], float], st
         state.global_step = global_step
         bar.update()
         if global_step == steps.start + 1:  # for goodput.py: where starting ends
-            watch.writer.write(global_step, first_step_seconds=meter.elapsed, first_step_wait=waited())
+            watch.writer.write(global_step, first_step_seconds=meter.elapsed, first_step_wait=meter.waited)
         if global_step % steps.log_every and global_step != steps.total:
             continue
-        beat = heartbeat(meter, watch, state, waited(), stop.requested)
-        watch.writer.write(global_step, loss=beat.loss, lr=lr, grad_norm=max(beat.norms), seconds=beat.seconds,
-                           images_per_second=beat.images_per_second, data_wait=beat.data_wait, memory_gib=beat.memory)
-        bar.set_postfix(loss=f"{beat.loss:.4f}", img_s=f"{beat.images_per_second:.0f}", wait=f"{beat.data_wait:.1%}")
+        beat = heartbeat(meter, watch, state, stop.requested)
+        watch.writer.write(global_step, loss=beat.loss, lr=lr, grad_norm=max(beat.norms), **beat.speed)
+        bar.set_postfix(loss=f"{beat.loss:.4f}", img_s=f"{beat.images_per_second:.0f}", wait=f"{beat.data_wait:.1%}",
+                        **({} if beat.mfu is None else {"mfu": f"{beat.mfu:.0%}"}))
         last = global_step == steps.total
         if beat.stop or last or global_step % steps.save_every == 0:
             save(engine, state, watch, wait=beat.stop or last)  # before the probe: it may be killed for time
-        if last and watch.saver.last_step != global_step:
-            raise CheckpointError(f"{watch.saver.run_dir}: all steps are done, and the checkpoint of step {steps.total} was "
-                                  f"not saved ({watch.saver.last_failure}); mend that, and the same command does the steps "
-                                  "since the one before again")
-        if beat.stop and not last:
-            raise Preempted(f"asked to stop at step {global_step} of {steps.total}; "
-                            + ("all is saved" if watch.saver.last_step == global_step else "the last save failed")
-                            + ", the same command goes on")
+        check_end(steps, global_step, watch.saver, beat.stop)
         if steps.probe_every and (last or global_step % steps.probe_every == 0):
             watch.dog.note(global_step, "probe")
             started = time.perf_counter()
@@ -123,7 +122,9 @@ def train_step(engine: Any, batches: Iterator[tuple], global_step: int, accumula
     for _ in range(accumulation):
         dog.note(global_step, "data")
         faults.at("data", step=global_step, rank=rank)
+        asked = time.perf_counter()
         arguments = next(batches)
+        meter.waited += time.perf_counter() - asked
         dog.note(global_step, "forward")
         loss = engine(*arguments)
         if faults.at("loss", step=global_step, rank=rank):
@@ -134,11 +135,11 @@ def train_step(engine: Any, batches: Iterator[tuple], global_step: int, accumula
     meter.end_step(global_step, engine.get_global_grad_norm())
 
 
-def heartbeat(meter: Meter, watch: Watch, state: TrainState, waited: float, stop: bool) -> Heartbeat:
+def heartbeat(meter: Meter, watch: Watch, state: TrainState, stop: bool) -> Heartbeat:
     """What all ranks know together; commits a save that is written, and raises what they must act on together."""
     watch.dog.note(state.global_step, "heartbeat")
     saver, ledger = watch.saver, watch.ledger
-    word = Word(waited, stop, saver.generation.is_superseded if saver.place.is_first else False, saver.is_done)
+    word = Word(stop, saver.generation.is_superseded if saver.place.is_first else False, saver.is_done)
     beat = meter.heartbeat(word, ledger.sums(meter.steps), ledger.replaced())
     if beat.superseded:
         raise RunFolderError(f"{saver.run_dir}: another start of this run has taken it over; this one, generation "
@@ -153,6 +154,19 @@ def heartbeat(meter: Meter, watch: Watch, state: TrainState, waited: float, stop
         raise bad
     ledger.write(beat.steps, beat.losses, beat.digests, state.skips, beat.replaced)
     return beat
+
+
+def check_end(steps: Steps, global_step: int, saver: Saver, stop: bool) -> None:
+    """Raise CheckpointError where the last step's checkpoint was not saved, Preempted where asked to stop before it."""
+    is_saved = saver.last_step == global_step
+    if global_step == steps.total:
+        if not is_saved:
+            raise CheckpointError(f"{saver.run_dir}: all steps are done, and the checkpoint of step {steps.total} was not "
+                                  f"saved ({saver.last_failure}); mend that, and the same command does the steps since the "
+                                  "one before again")
+    elif stop:
+        raise Preempted(f"asked to stop at step {global_step} of {steps.total}; "
+                        + ("all is saved" if is_saved else "the last save failed") + ", the same command goes on")
 
 
 def save(engine: Any, state: TrainState, watch: Watch, *, wait: bool) -> None:

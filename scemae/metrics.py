@@ -40,18 +40,25 @@ class Heartbeat:
     images_per_second: float
     data_wait: float  # share of the interval spent waiting for data, of the rank that waited most
     memory: float  # peak, in GiB, of the rank that used most
+    mfu: float | None = None  # model FLOPs per second, as a share of the measured peak of all devices
 
     @property
     def loss(self) -> float:
         """Mean over the steps that were trained."""
         return sum(self.losses) / self.trained if self.trained else math.nan
 
+    @property
+    def speed(self) -> dict[str, float]:
+        """How fast the interval was, under the names of metrics.jsonl."""
+        known = {} if self.mfu is None else {"mfu": self.mfu}
+        return {"seconds": self.seconds, "images_per_second": self.images_per_second, "data_wait": self.data_wait,
+                "memory_gib": self.memory, **known}
+
 
 @dataclass
 class Word:
     """What one rank has to say at a heartbeat."""
 
-    waited: float  # seconds spent waiting for data, since the pipeline began
     stop: bool
     superseded: bool
     saved: bool
@@ -60,13 +67,15 @@ class Word:
 class Meter:
     """Losses and gradient norms on the device, one row per step; nothing is synchronised between heartbeats."""
 
-    def __init__(self, place: Place, most_steps: int, images_per_step: int) -> None:
-        self.place, self._images_per_step = place, images_per_step
+    def __init__(self, place: Place, most_steps: int, images_per_step: int, full_speed: float = 0.0) -> None:
+        """full_speed: images per second at the devices' peak, 0 where that is not known (flops.py)."""
+        self.place, self._images_per_step, self._full_speed = place, images_per_step, full_speed
         self._loss, self._norm = torch.zeros(2, most_steps, device=place.device, dtype=torch.float64)
         self._micro_steps = self._row = 0
         self.steps: list[int] = []  # of the interval so far
         self._trained = 0
-        self._started, self._waited_before = time.perf_counter(), 0.0
+        self.waited = 0.0  # seconds between asking for a batch and having it, in the interval so far
+        self._started = time.perf_counter()
 
     def add(self, loss: Tensor) -> None:
         """Count one micro-step's loss, already weighted to be a mean over ranks and micro-steps."""
@@ -74,7 +83,7 @@ class Meter:
         self._micro_steps += 1
 
     def end_step(self, global_step: int, norm: Tensor | float | None) -> None:
-        """Close a step that was trained."""
+        """Close a step that was trained; a norm on the device stays there."""
         self._loss[self._row] /= self._micro_steps
         self._norm[self._row] = NO_NORM if norm is None else norm
         self._trained += 1
@@ -88,8 +97,7 @@ class Meter:
     def heartbeat(self, word: Word, sums: np.ndarray, replaced: int) -> Heartbeat:
         """The one exchange between ranks; begins a new interval. sums (steps, 8): the ledger's. All ranks call it."""
         count = len(self.steps)
-        told = [word.stop, word.superseded, word.saved, replaced, word.waited - self._waited_before,
-                peak_memory(self.place)]
+        told = [word.stop, word.superseded, word.saved, replaced, self.waited, peak_memory(self.place)]
         mine = torch.cat([self._loss[:count], self._norm[:count],
                           torch.from_numpy(np.append(sums.ravel(), told).astype(np.float64)).to(self.place.device)])
         parts = [torch.empty_like(mine) for _ in range(self.place.world_size)]
@@ -99,14 +107,15 @@ class Meter:
         losses, norms = table[:, :count], table[:, count:2 * count]
         limbs, (stop, superseded, saved, bad, wait, memory) = table[:, 2 * count:-6], table[:, -6:].T
         culprit = [next(iter(np.flatnonzero(~np.isfinite(column)).tolist()), None) for column in losses.T]
+        speed = self._trained * self._images_per_step / elapsed
         beat = Heartbeat(self.steps, self._trained, losses.mean(0).tolist(), norms.max(0).tolist(), culprit,
                          [to_text(row) for row in limbs.sum(0).reshape(count, -1)], int(bad.sum()), stop.any(),
-                         superseded.any(), saved.all(), elapsed, self._trained * self._images_per_step / elapsed,
-                         wait.max() / elapsed, memory.max())
+                         superseded.any(), saved.all(), elapsed, speed, wait.max() / elapsed, memory.max(),
+                         speed / self._full_speed if self._full_speed else None)
         self._loss.zero_()
         self._norm.zero_()
-        self.steps, self._row, self._trained = [], 0, 0
-        self._started, self._waited_before = time.perf_counter(), word.waited
+        self.steps, self._row, self._trained, self.waited = [], 0, 0, 0.0
+        self._started = time.perf_counter()
         return beat
 
     @property

@@ -47,11 +47,13 @@ class Reconstruction:
 
 @dataclass
 class Attention:
-    """What stage 2 chooses on b faces (paper 3.2): `similarity` (b, n) of Eq. 1, and the selection of Eq. 2 and 3."""
+    """What stage 2 chooses on b faces (paper 3.2): `similarity` (b, n) of Eq. 1, and the selection of Eq. 2 and 3, in
+    which the last `clusters` tokens are the centres."""
 
     original: Tensor    # (b, 3, s, s)
     similarity: Tensor
     selection: Selection
+    clusters: int
     grid: int
 
 
@@ -209,16 +211,14 @@ def attention(found: Attention) -> str:
     """The face with its attentive patches outlined, Sim_cls, and the clusters: a column per face."""
     grid, chosen = found.grid, found.selection
     maps = heat(found.similarity.unflatten(1, (grid, grid)))
-    attentive = torch.zeros(found.similarity.shape, dtype=torch.bool)
-    attentive.scatter_(1, chosen.ids, chosen.is_attentive)
-    centres = [ids[~kind] for ids, kind in zip(chosen.ids, chosen.is_attentive)]
-    painted = torch.stack([_clusters(*each) for each in zip(found.original, chosen.cluster, attentive, centres)])
+    cluster = chosen.slot - (chosen.ids.shape[1] - found.clusters)  # below 0: attentive
+    painted = torch.stack([_clusters(*each, found.clusters) for each in zip(found.original, cluster)])
     sheet = Sheet([list(found.original), list(maps), list(painted)], [""] * len(maps),
                   ["attentive\npatches", "similarity\nto CLS", "clusters"], left=78)
-    for j, (kept, places) in enumerate(zip(attentive.numpy(), centres)):
+    for j, (attentive, centres) in enumerate(zip((cluster < 0).numpy(), chosen.ids[:, -found.clusters:].numpy())):
         for row in (0, 1, 2):
-            sheet.outline(row, j, kept.reshape(grid, grid))
-        sheet.squares(2, j, places.numpy(), grid, _cluster_colours(len(places)))
+            sheet.outline(row, j, attentive.reshape(grid, grid))
+        sheet.squares(2, j, centres, grid, _cluster_colours(len(centres)))
     return sheet.uri()
 
 
@@ -226,13 +226,12 @@ def _cluster_colours(count: int) -> list[str]:
     return [(BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, RED)[i % 7] for i in range(count)]
 
 
-def _clusters(image: Tensor, cluster: Tensor, attentive: Tensor, centres: Tensor) -> Tensor:
-    """One face, grey, with each inattentive patch tinted in its cluster's colour."""
+def _clusters(image: Tensor, cluster: Tensor, clusters: int) -> Tensor:
+    """One face, grey, with each inattentive patch tinted in the colour of its cluster (n,), below 0 where attentive."""
     grid = int(len(cluster) ** 0.5)
-    tints = torch.tensor([to_rgb(colour) for colour in _cluster_colours(len(centres))])
-    which = (cluster[:, None] == centres).float().argmax(1)                                             # n
-    tint = F.interpolate(tints[which].T.reshape(1, 3, grid, grid), size=image.shape[1:], mode="nearest")[0]
-    seen = F.interpolate(attentive.float().reshape(1, 1, grid, grid), size=image.shape[1:], mode="nearest")[0]
+    tints = torch.tensor([to_rgb(colour) for colour in _cluster_colours(clusters)])[cluster.clamp_min(0)]
+    tint = F.interpolate(tints.T.reshape(1, 3, grid, grid), size=image.shape[1:], mode="nearest")[0]
+    seen = F.interpolate((cluster < 0).float().reshape(1, 1, grid, grid), size=image.shape[1:], mode="nearest")[0]
     grey = image.mean(0, keepdim=True)
     return torch.where(seen > 0, image, 0.5 * grey + 0.5 * tint)
 

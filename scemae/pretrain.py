@@ -4,19 +4,19 @@
     torchrun --nproc-per-node 8 -m scemae pretrain run_dir=...
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
-from scemae import engine as engines, restore, run_folder, stage
+from scemae import engine as engines, flops, restore, run_folder, stage
+from scemae.data.order import Order
 from scemae.data.pipeline import Pipeline, pretraining_views
 from scemae.data.reader import open_shards
 from scemae.distributed import Place, process_group
 from scemae.generations import Generation
 from scemae.landmarks.probe import Probe
 from scemae.loop import StopRequest
+from scemae.resident import open_frames
 from scemae.schema import PretrainConfig
 from scemae.watchdog import Watchdog, watch
 
@@ -45,12 +45,19 @@ def prepare(config: PretrainConfig, place: Place, generation: Generation, stop: 
     state = stage.state_of(config, "pretrain", parts, place, shards)
     facts = {"images": len(shards), "encoder_parameters": model.encoder.count_parameters()}
     size, patches = config.model.image_size, model.encoder.grid**2
-    scale = (config.data.scale[0], config.data.scale[1])
+    views = partial(pretraining_views, size=size, scale=tuple(config.data.scale), patches=patches)
 
-    def batches(pipeline: Pipeline) -> Iterator[tuple[Tensor, ...]]:
-        for batch in pipeline:
-            yield *pretraining_views(batch, size, scale, patches), batch.tensor(batch.slice.weights)
+    def note() -> None:
+        dog.note(0, "data")
+        stop.check("decoding")
+
+    def open_feed(order: Order, first: int, last: int) -> stage.Feed:
+        source = open_frames(shards, config.data, config.runtime, place, images=(last - first) * steps.images, note=note)
+        return lambda slices, consumed: iter(Pipeline(
+            source, slices, config.seed, views, device=place.device, noisy_jpeg=config.data.jpeg_noise,
+            workers=config.runtime.workers, consumed=consumed))
 
     engine = engines.start(model, config.optim, config.runtime, place, steps.accumulation)
-    return stage.Run(config, place, generation, engine, steps, state, shards, batches, facts,
-                     lambda: probe.errors(engine.module.encoder, place.device), stop, dog)
+    return stage.Run(config, place, generation, engine, steps, state, shards, open_feed, facts,
+                     lambda: probe.errors(engine.module.encoder, place.device), stop, dog,
+                     flops.autoencoder_step(config.model, config.decoder, config.mask_ratio))

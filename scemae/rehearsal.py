@@ -5,8 +5,6 @@ the rows that it wrote itself. The factors 1.5 and 3 below are choices of ours.
 """
 
 import math
-import os
-import resource
 import time
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
@@ -219,30 +217,3 @@ def time_all_reduce(place: Place, count: int) -> tuple[float, bool]:
 def _synchronise(place: Place) -> None:
     if place.device.type == "cuda":
         torch.cuda.synchronize(place.device)
-
-
-def resident_gib() -> float:
-    """The most host memory this process has used, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def host_gib() -> float:
-    """The host memory that processes like this one may use together, in GiB: the machine's, or its control group's."""
-    least = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for line in _read("/proc/self/cgroup").splitlines():
-        number, kind, path = line.split(":", 2)
-        root, name = (("/sys/fs/cgroup", "memory.max") if number == "0" else
-                      ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"))
-        if number != "0" and kind != "memory":
-            continue
-        for folder in (Path(root + path), *Path(root + path).parents):
-            limit = _read(str(folder / name)).strip()
-            least = min(least, int(limit)) if limit.isdigit() else least
-    return least / 2**30
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf8")
-    except OSError:
-        return ""

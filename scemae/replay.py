@@ -24,7 +24,7 @@ from scemae.correspond import build
 from scemae.data.order import Slice
 from scemae.data.pipeline import Batch, correspondence_views, pretraining_views
 from scemae.errors import RunFolderError
-from scemae.models.carb import select
+from scemae.models.carb import select, third
 from scemae.schema import Carb
 
 
@@ -96,7 +96,7 @@ def _look(name: str, first_bad: list[str]) -> Callable:
 def _pretrain(config: dict, folder: Path, batch: Batch) -> tuple[nn.Module, tuple[Tensor, ...]]:
     module, _ = restore.load_autoencoder(folder)
     size = config["model"]["image_size"]
-    return module, pretraining_views(batch, size, tuple(config["data"]["scale"]), module.encoder.grid**2)
+    return module, pretraining_views(batch, size, tuple(config["data"]["scale"]), module.encoder.grid**2)[:2]
 
 
 def _correspond(config: dict, folder: Path, batch: Batch) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -105,5 +105,5 @@ def _correspond(config: dict, folder: Path, batch: Batch) -> tuple[nn.Module, tu
     module = build(carb, encoder)
     module.load_state_dict(checkpoint.read_weights(folder))
     views = correspondence_views(batch, encoder.grid * encoder.patch_size, tuple(config["data"]["scale"]))
-    chosen = select(encoder, views, **restore.selection_options(carb))
-    return module, (chosen.feature_map, chosen.ids, chosen.is_attentive)
+    chosen = select(encoder, third(encoder, views, carb.layer, carb.heads), **restore.selection_options(carb))
+    return module, (chosen.tokens.bfloat16(), chosen.ids, chosen.slot)  # rounded as in the token store

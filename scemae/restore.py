@@ -51,9 +51,8 @@ def load_autoencoder(location: Path) -> tuple[MaskedAutoencoder, Path]:
 
 
 def selection_options(carb: Carb) -> dict:
-    """The part of the settings that `select` takes."""
-    return {name: getattr(carb, name) for name in
-            ("eta", "clusters", "heads", "layer", "density", "remaining", "aggregate")}
+    """The part of the settings that `carb.select` takes."""
+    return {name: getattr(carb, name) for name in ("eta", "clusters", "density", "remaining", "aggregate")}
 
 
 def load_encoder(location: Path) -> tuple[Encoder, Path]:

@@ -38,6 +38,7 @@ class Data:
     frame: int  # side of the square frame that crops are taken from, in pixels
     scale: list[float]  # RandomResizedCrop's share of the area
     jpeg_noise: bool
+    decoder: str  # cpu, or nvjpeg: streams through the GPU's decoder, whose pixels differ by some grey levels
     max_bad_fraction: float  # of an epoch's images that may be replaced for being no whole JPEG
 
 
@@ -79,8 +80,10 @@ class Runtime:
     precision: str  # auto (bf16 on cuda, fp32 on cpu), fp32 or bf16
     zero_stage: int
     offload: bool  # optimizer state in host memory
+    compile: str | bool  # true, false, or auto: torch.compile on cuda, where it pays
     micro_batch_size: int  # images per rank and micro-step, at most
-    workers: int  # decoding threads per rank
+    workers: int  # threads per rank that decode, and on a CPU cut views
+    tier: str  # frames resident on the "gpu" or the "host", or "streaming" from the shards; auto: the first that fits
     hang_seconds: float  # a rank that makes no progress for so long ends, and the job starts again
 
 
@@ -124,14 +127,24 @@ class Carb:
 
 
 @dataclass
+class Store:
+    """Where the frozen backbone's tokens are kept (token_store.py)."""
+
+    dir: str | None  # none: tokens/ in the backbone's run folder
+    keep_third: bool  # the tokens after the third block too: eta and K_c can change without a look at the images
+
+
+@dataclass
 class CorrespondConfig:
     """Stage 2: `scemae correspond`."""
 
     run_dir: str
     backbone: str  # run folder or checkpoint of stage 1
     seed: int
+    views: int  # of each image; epoch e sees view e % views, so as many as epochs give a fresh one every time
     probe_shards: str | None
     carb: Carb
+    store: Store
     data: Data
     optim: Optim
     loop: Loop

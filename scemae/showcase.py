@@ -16,7 +16,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from scemae import config, pictures
-from scemae.data.pipeline import decode
+from scemae.data.decode import decode
 from scemae.data.reader import ShardSet, open_shards
 from scemae.data.views import MEAN, STD, normalise
 from scemae.errors import DataError, RunFolderError
@@ -27,9 +27,9 @@ from scemae.landmarks.benchmarks import (
 from scemae.landmarks.pairs import DIFFERENT, SOURCE, Pairs, warp_views
 from scemae.landmarks.regression import iod_errors
 from scemae.models import losses
-from scemae.models.carb import cls_similarity, select
+from scemae.models.carb import select, third
 from scemae.models.mae import MaskedAutoencoder
-from scemae.models.vit import FIRST_BLOCKS, Encoder, patchify, unpatchify
+from scemae.models.vit import Encoder, patchify, unpatchify
 from scemae.pictures import Attention, Reconstruction
 from scemae.restore import load_autoencoder, load_projector, selection_options
 from scemae.schema import Carb
@@ -135,7 +135,7 @@ def _attention(source: Source) -> tuple[str, dict]:
     encoder, carb = source.autoencoder.encoder, source.settings
     images, keys = source.faces
     found = attend(encoder, images, carb)
-    count = int(found.selection.is_attentive[0].sum())
+    count = found.selection.ids.shape[1] - carb.clusters
     return pictures.attention(found), {"keys": keys, "eta": carb.eta, "clusters": carb.clusters, "attentive": count,
                                        "patches": encoder.grid**2, "trained": source.carb is not None}
 
@@ -248,10 +248,9 @@ def reconstruct(model: MaskedAutoencoder, images: Tensor, seed: int = 0) -> Reco
 @torch.no_grad()
 def attend(encoder: Encoder, images: Tensor, carb: Carb) -> Attention:
     """Sim_cls and the selection of stage 2, for images (b, 3, s, s)."""
-    block = FIRST_BLOCKS if carb.layer == "after" else FIRST_BLOCKS - 1
-    tokens = encoder.run(encoder.embed(normalise(images)), stop=block)
-    return Attention(images, cls_similarity(encoder.blocks[block], tokens, carb.heads),
-                     select(encoder, normalise(images), **selection_options(carb)), encoder.grid)
+    early = third(encoder, normalise(images), carb.layer, carb.heads)
+    return Attention(images, early.similarity, select(encoder, early, **selection_options(carb)), carb.clusters,
+                     encoder.grid)
 
 
 @torch.no_grad()

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scemae import capsule, checkpoint, engine as engines, generations, loader, run_folder, schedule
+from scemae import capsule, checkpoint, engine as engines, flops, generations, loader, run_folder, schedule
 from scemae.checkpoint import TrainState
-from scemae.data.order import ORDER_VERSION, Order, accumulation_steps
-from scemae.data.pipeline import Pipeline
+from scemae.data.order import ORDER_VERSION, Order, Slice, accumulation_steps
+from scemae.data.pipeline import Consumed
 from scemae.data.reader import ShardSet
 from scemae.distributed import Place, agree, precision
 from scemae.errors import BadStepError, ConfigError, RunFolderError
@@ -23,7 +23,7 @@ from scemae.saver import Saver, save_now
 from scemae.schema import CorrespondConfig, Data, Loop, Optim, PretrainConfig, Runtime
 from scemae.watchdog import Watchdog
 
-Batches = Callable[[Pipeline], Iterator[tuple]]  # a pipeline's batches to the engine's arguments
+Feed = Callable[[Iterator[Slice], Consumed], Iterator[tuple]]  # slices of the order to the engine's arguments
 
 
 def plan(shards: ShardSet, optim: Optim, loop: Loop, runtime: Runtime, place: Place) -> Steps:
@@ -66,11 +66,12 @@ class Run:
     steps: Steps
     state: TrainState
     shards: ShardSet
-    batches: Batches
+    open_feed: Callable[[Order, int, int], Feed]  # for the steps from one to another; what it needs is made here
     facts: dict
     probe: Callable[[], dict[str, float]]
     stop: StopRequest
     dog: Watchdog
+    flops: float = 0.0  # per image of a step; 0: not known, no MFU is told
 
     @property
     def run_dir(self) -> Path:
@@ -85,9 +86,14 @@ class Run:
         else:
             self.state = loader.resume(self.engine, found, self.state, self.place)
         self._announce(found)
+        if self.state.global_step == self.steps.total:
+            return
+        order = Order(len(self.shards), self.config.seed, self.steps.images)
+        feed = self.open_feed(order, self.state.global_step, self.steps.total)
+        speed = flops.full_speed(self.flops, self.place, precision(self.config.runtime.precision, self.place.device))
         while self.state.global_step < self.steps.total:
             try:
-                self._train()
+                self._train(order, feed, speed)
             except BadStepError as bad:
                 self._roll_back(bad)
 
@@ -114,25 +120,22 @@ class Run:
         return Saver(self.run_dir, self.place, self.generation, keep=self.config.loop.keep,
                      keep_every=self.config.loop.keep_every, whole_weights=engines.full_weights)
 
-    def _train(self) -> None:
+    def _train(self, order: Order, feed: Feed, full_speed: float) -> None:
         config, steps, place = self.config, self.steps, self.place
         steps.start = self.state.global_step
         most_bad = config.data.max_bad_fraction * len(self.shards)
         ledger = Ledger(self.shards.keys, self.generation.folder, is_first=place.is_first,
                         with_keys=config.loop.ledger_keys, most_bad=most_bad)
-        pipeline = Pipeline(self.shards, Order(len(self.shards), config.seed, steps.images), rank=place.rank,
-                            world_size=place.world_size, accumulation_steps=steps.accumulation, start_step=steps.start,
-                            device=place.device, frame=config.data.frame, noisy_jpeg=config.data.jpeg_noise,
-                            workers=config.runtime.workers, skips={int(step) for step in self.state.skips},
-                            consumed=ledger.add)
+        slices = (part for step in range(steps.start, steps.total) if str(step + 1) not in self.state.skips
+                  for part in order.slices(step, place.rank, place.world_size, steps.accumulation))
         writer = Writer(self.run_dir, self.generation, place, steps.start)
         losses = [row["loss"] for row in generations.rows(self.run_dir, LEDGER) if "loss" in row] if place.is_first else []
         health = Health(config.loop.spike_factor, agree(losses[-WINDOW:]))
         watch = Watch(self._saver(), ledger, health, self.dog, writer)
-        batches = self.batches(pipeline)
+        batches = feed(slices, ledger.add)
         try:
-            train(self.engine, batches, lambda: pipeline.waited, steps, self.state, place, watch=watch, stop=self.stop,
-                  set_lr=self._set_lr, probe=self.probe)
+            train(self.engine, batches, steps, self.state, place, watch=watch, stop=self.stop, set_lr=self._set_lr,
+                  probe=self.probe, full_speed=full_speed)
         finally:
             batches.close()
             ledger.close()

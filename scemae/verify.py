@@ -12,8 +12,7 @@ listed: they are declared in the ledger.
 
 import argparse
 from collections import Counter, defaultdict
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,8 @@ import yaml
 from tqdm import tqdm
 
 from scemae import checkpoint, generations
+from scemae.data.decode import Streaming, consumed_frames, digests
 from scemae.data.order import Order
-from scemae.data.pipeline import Pipeline
 from scemae.data.reader import open_shards
 from scemae.errors import LedgerError
 from scemae.ledger import FILE, LIMBS, sample_digest, to_text
@@ -54,8 +53,10 @@ class Plan:
     """What a run should have consumed: the order, and the frames behind it."""
 
     order: Order
-    keys: list[str]
-    pipeline: Pipeline
+    source: Streaming
+    noisy_jpeg: bool
+    hashes_jpeg: bool  # nvJPEG's pixels never visit the host: the ledger has digests of what it was given
+    views: int | None  # fixed views of each image, in stage 2
 
 
 def read_rows(run: Path) -> tuple[list[dict], int]:
@@ -91,12 +92,9 @@ def read_plan(run: Path, location: str | None) -> Plan:
     kept = checkpoint.committed(run)
     if kept and (needed := checkpoint.read_state(kept[-1]).data_digest) != shards.manifest.digest():
         raise LedgerError(f"{shards.folder}: found other shards than the run's (digest {needed[:12]}); give --shards")
-    import torch
-
     order = Order(len(shards), config["seed"], config["optim"]["global_batch_size"])
-    pipeline = Pipeline(shards, order, rank=0, world_size=1, accumulation_steps=1, start_step=0,
-                        device=torch.device("cpu"), frame=data["frame"], noisy_jpeg=data["jpeg_noise"])
-    return Plan(order, shards.keys, pipeline)
+    return Plan(order, Streaming(shards, data["frame"]), data["jpeg_noise"], data["decoder"] == "nvjpeg",
+                config.get("views"))
 
 
 def check_plan(plan: Plan, steps: int) -> float:
@@ -119,16 +117,16 @@ def check_row(plan: Plan, row: dict) -> None:
     if "digest" not in row:
         return
     part = plan.order.slices(row["step"] - 1, 0, 1, 1)[0]
-    samples, pixels = plan.pipeline.frames(part, slice(None))
-    limbs = sum(map(partial(_digest, row["step"], plan.keys), range(len(samples)), samples, pixels),
-                np.zeros(LIMBS, dtype=np.int64))
+    if plan.views is not None:
+        part = replace(part, epochs=part.epochs % plan.views)
+    samples, pixels = consumed_frames(plan.source, part, plan.order.seed, plan.noisy_jpeg)
+    shards = plan.source.shards
+    hashed = [np.frombuffer(shards.jpeg(sample), np.uint8) for sample in samples.tolist()] if plan.hashes_jpeg else pixels
+    limbs = sum((sample_digest(row["step"], place, shards.keys[sample], digest)
+                 for place, (sample, digest) in enumerate(zip(samples, digests(hashed)))), np.zeros(LIMBS, dtype=np.int64))
     if to_text(limbs) != row["digest"]:
         raise LedgerError(f"step {row['step']}: the run consumed other samples than order and shards give (ledger "
                           f"{row['digest'][:12]}, computed {to_text(limbs)[:12]})")
-
-
-def _digest(step: int, keys: list[str], place: int, sample: int, pixels: np.ndarray) -> np.ndarray:
-    return sample_digest(step, place, keys[sample], np.ascontiguousarray(pixels))
 
 
 def compare(rows: list[dict], others: list[dict]) -> None:

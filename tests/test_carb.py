@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
-from scemae.models import carb
+from scemae.models import carb, losses
 from scemae.models.projector import PROJECTORS, Projector
 from scemae.models.vit import Encoder
 
@@ -96,43 +97,82 @@ def test_split_takes_the_most_similar_share(eta, count):
         assert attentive[row].tolist() == sorted(slow[:count]) and inattentive[row].tolist() == sorted(slow[count:])
 
 
-def test_selection_substitutes_each_inattentive_token_by_its_centre(encoder):
-    chosen = carb.select(encoder, torch.randn(2, 3, 96, 96), eta=0.1, clusters=4)
-    assert chosen.ids.shape == (2, 18) and chosen.is_attentive.sum(1).tolist() == [14, 14]
-    flat = chosen.feature_map.flatten(2).transpose(1, 2)
-    for image in range(2):
-        proxies = set(chosen.ids[image, 14:].tolist())
-        for token in range(144):
-            stand_in = int(chosen.cluster[image, token])
-            assert torch.equal(flat[image, token], flat[image, stand_in])
-            assert stand_in == token if token in chosen.ids[image].tolist() else stand_in in proxies
+def choose(encoder, images, layer="after", heads="mean", eta=0.1, clusters=4, **options):
+    return carb.select(encoder, carb.third(encoder, images, layer, heads), eta=eta, clusters=clusters, **options)
 
 
-def test_selected_tokens_alone_go_through_the_later_blocks(encoder):
-    images = torch.randn(1, 3, 96, 96)
-    chosen = carb.select(encoder, images, eta=0.1, clusters=4)
-    tokens = encoder.run(encoder.embed(images), 0, 3)
-    slow = encoder.run(torch.cat([tokens[:, :1], tokens[:, 1:][:, chosen.ids[0]]], 1), 3)[:, 1:]
-    assert torch.allclose(chosen.feature_map.flatten(2)[0].T[chosen.ids[0]], slow[0], atol=1e-5)
-    everything = carb.select(encoder, images, eta=0.1, clusters=4, remaining="all")
-    assert torch.equal(everything.ids, chosen.ids)
-    assert torch.allclose(everything.feature_map.flatten(2)[0].T[chosen.ids[0]], encoder(images)[0, 1:][chosen.ids[0]],
-                          atol=1e-5)
+def slow_map(encoder, image, eta, clusters, layer="after", heads="mean", density="mean", remaining="selected",
+             aggregate=False):
+    """Paper 3.2 and 3.3 to the letter, a token at a time, for one image: its feature map (n, d), the places of T in
+    order, and how many of them are attentive."""
+    tokens = encoder.run(encoder.embed(image[None]), 0, 3)
+    given = tokens if layer == "after" else encoder.run(encoder.embed(image[None]), 0, 2)
+    similarity = carb.cls_similarity(encoder.blocks[3 if layer == "after" else 2], given, heads)[0]
+    n = len(similarity)
+    ranked = sorted(range(n), key=lambda i: -similarity[i])
+    attentive, inattentive = sorted(ranked[:round(eta * n)]), sorted(ranked[round(eta * n):])
+    patches = tokens[0, 1:].clone()
+    centres, joined = carb.density_peak_clustering(patches[inattentive][None], clusters, 5 if density == "knn" else None)
+    proxies = [inattentive[i] for i in centres[0]]
+    stands_for = {**{i: i for i in attentive}, **{i: proxies[c] for i, c in zip(inattentive, joined[0])}}
+    if aggregate:
+        means = {c: patches[[i for i in range(n) if stands_for[i] == c]].mean(0) for c in set(stands_for.values())}
+        patches = torch.stack([means[stands_for[i]] for i in range(n)])
+    places = attentive + proxies
+    sent = patches if remaining == "all" else patches[places]
+    final = encoder.run(torch.cat([tokens[0, :1], sent])[None], 3)[0, 1:]
+    where = {place: i for i, place in enumerate(range(n) if remaining == "all" else places)}
+    return torch.stack([final[where[stands_for[i]]] for i in range(n)]), places, len(attentive)
 
 
-@pytest.mark.parametrize("options", [{"layer": "inside"}, {"density": "knn"}, {"aggregate": True}, {"heads": "joint"}])
-def test_every_reading_of_the_paper_gives_a_whole_selection(encoder, options):
-    chosen = carb.select(encoder, torch.randn(2, 3, 96, 96), eta=0.25, clusters=4, **options)
-    assert chosen.feature_map.shape == (2, 48, 12, 12) and chosen.feature_map.isfinite().all()
-    assert all(len(set(row.tolist())) == 40 for row in chosen.ids)
+READINGS = [{}, {"eta": 0.25}, {"layer": "inside"}, {"density": "knn"}, {"heads": "joint"}, {"aggregate": True},
+            {"remaining": "all"}, {"remaining": "all", "aggregate": True}]
+
+
+@pytest.mark.parametrize("options", READINGS, ids=str)
+def test_selection_and_its_map_equal_the_slow_version(encoder, options):
+    images = torch.randn(2, 3, 96, 96)
+    chosen = choose(encoder, images, **options)
+    maps = carb.substitute(chosen.tokens, chosen.slot)
+    assert maps.shape == (2, 48, 12, 12)
+    for i, image in enumerate(images):
+        slow, places, count = slow_map(encoder, image, **{"eta": 0.1, "clusters": 4, **options})
+        assert chosen.ids[i].tolist() == places and count == len(places) - 4
+        assert chosen.slot[i, places].tolist() == list(range(len(places)))  # each of T stands for itself
+        assert torch.allclose(maps[i].flatten(1).T, slow, atol=1e-4)
+
+
+def test_final_tokens_that_somebody_kept_are_not_computed_again(encoder):
+    early = carb.third(encoder, torch.randn(2, 3, 96, 96))
+    slow = carb.select(encoder, early, eta=0.1, clusters=4, remaining="all")
+    kept = carb.Third(early.tokens, early.similarity, encoder.run(early.tokens, 3)[:, 1:])
+    for name, value in vars(carb.select(None, kept, eta=0.1, clusters=4, remaining="all")).items():
+        assert torch.equal(value, getattr(slow, name))
+
+
+@pytest.mark.parametrize("kind", PROJECTORS)
+def test_the_loss_equals_that_of_the_whole_map(encoder, kind):
+    chosen = choose(encoder, torch.randn(2, 3, 96, 96))
+    module = carb.CARB(Projector(kind, 48, 16), clusters=4, tau=1 / 7, coefficients=(5, 4, 2))
+    whole = module.projector(carb.substitute(chosen.tokens, chosen.slot)).flatten(2).transpose(1, 2)
+    features = torch.stack([whole[i, chosen.ids[i]] for i in range(2)])
+    places = torch.stack([chosen.ids % 12, chosen.ids // 12], dim=-1)
+    is_attentive = torch.tensor([[True] * 14 + [False] * 4] * 2)
+    slow = losses.lcr(features, places, is_attentive, 1 / 7, (5, 4, 2))
+    weights = torch.tensor([0.25, 0.75])
+    fast = module(chosen.tokens, chosen.ids, chosen.slot, weights)
+    assert torch.allclose(fast, (slow * weights).sum(), rtol=1e-5)
+    for mine, theirs in zip(torch.autograd.grad(fast, module.parameters()),
+                            torch.autograd.grad((slow * weights).sum(), module.parameters())):
+        assert torch.allclose(mine, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", PROJECTORS)
 def test_the_projector_learns_and_the_backbone_does_not(encoder, kind):
-    chosen = carb.select(encoder, torch.randn(2, 3, 96, 96), eta=0.1, clusters=4)
-    module = carb.CARB(Projector(kind, 48, 16), tau=1 / 7, coefficients=(5, 5, 2))
-    loss = module(chosen.feature_map, chosen.ids, chosen.is_attentive, torch.ones(2) / 2)
-    loss.backward()
+    chosen = choose(encoder, torch.randn(2, 3, 96, 96))
+    module = carb.CARB(Projector(kind, 48, 16), clusters=4, tau=1 / 7, coefficients=(5, 5, 2))
+    module(chosen.tokens, chosen.ids, chosen.slot, torch.ones(2) / 2).backward()
     assert all(p.grad.abs().sum() > 0 for p in module.parameters() if p.ndim > 1)
-    assert not chosen.feature_map.requires_grad
-    assert torch.allclose(module.projector(chosen.feature_map).norm(dim=1), torch.ones(2, 12, 12), atol=1e-4)
+    assert not chosen.tokens.requires_grad
+    maps = module.projector(carb.substitute(chosen.tokens, chosen.slot))
+    assert torch.allclose(functional.normalize(maps, dim=1), maps, atol=1e-4)

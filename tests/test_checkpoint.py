@@ -35,8 +35,8 @@ def place():
 def make_engine(place, stage=1, seed=0, precision="fp32", offload=False):
     torch.manual_seed(seed)
     module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.LayerNorm(5), torch.nn.Linear(5, 1))
-    runtime = Runtime(device="cpu", precision=precision, zero_stage=stage, offload=offload, micro_batch_size=1, workers=1,
-                      hang_seconds=60)
+    runtime = Runtime(device="cpu", precision=precision, zero_stage=stage, offload=offload, compile=False, micro_batch_size=1,
+                      workers=1, tier="auto", hang_seconds=60)
     return engines.start(module, OPTIM, runtime, place, 1)
 
 

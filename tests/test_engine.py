@@ -1,14 +1,21 @@
-"""DeepSpeed settings that are easy to get wrong: bf16, offload, launchers."""
+"""DeepSpeed settings that are easy to get wrong: bf16, offload, launchers, compilation; and no wait for the device."""
 
 import os
 import subprocess
 import sys
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from scemae import config, engine as engines, restore
 from scemae.checkpoint import committed, read_weights
-from scemae.metrics import read_metrics
+from scemae.distributed import process_group
+from scemae.loop import train_step
+from scemae.metrics import Meter, Word, read_metrics
 from tests.support import TINY, scemae, write_shards
 
 COMMON = [*TINY, "optim.global_batch_size=6", "optim.epochs=1", "optim.warmup_epochs=0", "loop.log_every=1", "loop.save_every=3",
@@ -23,6 +30,154 @@ def shards(tmp_path_factory):
 def run(shards, folder, *options):
     scemae("pretrain", *COMMON, f"data.shards={shards}", f"run_dir={folder}", *options)
     return [row["loss"] for row in read_metrics(folder) if "loss" in row]
+
+
+class HostReads(TorchDispatchMode):
+    """Counts what makes the host wait for the device: reading a number, and shapes that depend on numbers."""
+
+    OPERATIONS = {torch.ops.aten._local_scalar_dense, torch.ops.aten.equal, torch.ops.aten.nonzero,
+                  torch.ops.aten.is_nonzero, torch.ops.aten.masked_select}
+
+    def __init__(self, found):
+        super().__init__()
+        self.found = found
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation.overloadpacket in self.OPERATIONS:
+            self.found[str(operation)] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+class HostCopies(TorchFunctionMode):
+    """Counts copies between host and device that block; on a CPU the copy is free, the call is the same."""
+
+    CALLS = {torch.tensor, torch.as_tensor, torch.Tensor.cpu, torch.Tensor.tolist, torch.Tensor.numpy}
+
+    def __init__(self, found):
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, call, types, args=(), kwargs=None):
+        if call in self.CALLS:
+            self.found[call.__name__] += 1
+        return call(*args, **(kwargs or {}))
+
+
+class Dog:
+    def note(self, global_step, phase):
+        pass
+
+
+@pytest.fixture
+def place():
+    with process_group("cuda" if torch.cuda.is_available() else "cpu") as found:
+        yield found
+
+
+def start(place, *options, accumulation=2):
+    settings = config.load("pretrain", [*TINY, "run_dir=none", "runtime.compile=false", *options])
+    module = restore.build_autoencoder(settings.model, settings.decoder, mask_ratio=0.75, norm_pix=False, seed=0)
+    return engines.start(module, settings.optim, settings.runtime, place, accumulation)
+
+
+def batches(place, spoilt=1.0):
+    random = torch.Generator().manual_seed(0)
+    images, noise = torch.randn(3, 3, 96, 96, generator=random), torch.rand(3, 144, generator=random)
+    while True:
+        yield images.to(place.device), noise.to(place.device), torch.full((3,), spoilt / 3, device=place.device)
+
+
+def train(engine, meter, feed, steps, accumulation=2):
+    for step in steps:
+        train_step(engine, feed, step, accumulation, meter, Dog(), 0)
+
+
+def heartbeat(meter):
+    return meter.heartbeat(Word(False, False, False), np.zeros((len(meter.steps), 8), dtype=np.int64), 0)
+
+
+@pytest.mark.parametrize("clip", [0, 0.1])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_step_never_waits_for_the_device(place, stage, precision, clip):
+    engine = start(place, f"runtime.zero_stage={stage}", f"runtime.precision={precision}", f"optim.clip_grad={clip}")
+    for group in getattr(engine.optimizer, "optimizer", engine.optimizer).param_groups:
+        group["fused"], group["foreach"] = True, False  # as on a GPU; on a CPU Adam reads its count of steps
+    meter, feed, found = Meter(place, 10, 6), batches(place), Counter()
+    train(engine, meter, feed, [1, 2])
+    reused = [next(feed)] * 6
+    with HostReads(found), HostCopies(found):
+        train(engine, meter, iter(reused), [3, 4, 5])
+    assert not found
+    norms = heartbeat(meter).norms
+    assert all(norm == -1 if (stage, precision, clip) == (0, "fp32", 0) else 0 < norm < 10 for norm in norms)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("clip", [0, 0.1])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_cuda_sees_no_wait_in_a_step(place, stage, precision, clip):
+    engine = start(place, f"runtime.zero_stage={stage}", f"runtime.precision={precision}", f"optim.clip_grad={clip}")
+    meter, reused = Meter(place, 10, 6), [next(batches(place))] * 10
+    train(engine, meter, iter(reused), [1, 2])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train(engine, meter, iter(reused), [3, 4, 5])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("options", [("runtime.zero_stage=0", "optim.clip_grad=1"), ("runtime.zero_stage=1",),
+                                     ("runtime.zero_stage=1", "optim.clip_grad=1"), ("runtime.zero_stage=2",),
+                                     ("runtime.zero_stage=3",), ("runtime.zero_stage=1", "runtime.precision=bf16"),
+                                     ("runtime.zero_stage=2", "runtime.precision=bf16", "optim.clip_grad=1")], ids=str)
+def test_gradients_that_are_no_number_are_known_at_the_heartbeat(place, options):
+    engine, meter = start(place, *options), Meter(place, 10, 6)
+    train(engine, meter, batches(place), [1])
+    train(engine, meter, batches(place, spoilt=float("nan")), [2])
+    first, second = heartbeat(meter).norms
+    assert 0 < first < 10 and not second < float("inf")
+
+
+@pytest.mark.parametrize("stage,precision", [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (2, "bf16")])
+def test_clipping_makes_the_norm_what_was_asked_for(place, stage, precision):
+    """Plain gradient descent at rate 1: the weights move by the clipped norm."""
+    engine = start(place, f"runtime.zero_stage={stage}", f"runtime.precision={precision}", "optim.clip_grad=0.1")
+    inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    before = engines.full_weights(engine, True)
+    inner.step = lambda: [p.data.sub_(p.grad) for group in inner.param_groups for p in group["params"]]
+    engine.optimizer._lazy_init_hp_params_optimizer_state = lambda: None  # there are no moments
+    train(engine, Meter(place, 10, 6), batches(place), [1])
+    after = engines.full_weights(engine, True)
+    moved = torch.stack([(after[name] - before[name]).norm() for name in before]).norm()
+    assert moved.item() == pytest.approx(0.1, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_compiled_run_gives_the_same_losses(place, stage):
+    options, losses = [f"runtime.zero_stage={stage}", "optim.lr=1e-3"], []
+    for compiled in ("false", "true"):
+        engine, meter = start(place, *options, f"runtime.compile={compiled}"), Meter(place, 10, 6)
+        assert engine.is_compiled == (compiled == "true")
+        train(engine, meter, batches(place), [1, 2, 3])
+        losses.append(heartbeat(meter).losses)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[0][2] < losses[0][0]
+
+
+def test_compilation_is_chosen_by_the_device():
+    assert engines.is_compiled(True, torch.device("cpu")) and not engines.is_compiled("auto", torch.device("cpu"))
+    assert not engines.is_compiled(False, torch.device("cuda"))
+
+
+def test_attention_and_adam_are_fused_where_they_can_be(place):
+    engine = start(place)
+    assert all(block.attn.fused_attn for block in engine.module.encoder.blocks)
+    assert all(block.attn.fused_attn for block in engine.module.decoder.blocks)
+    assert engine.optimizer.optimizer.defaults["fused"] == (place.device.type == "cuda")
 
 
 @pytest.mark.slow

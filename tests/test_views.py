@@ -13,13 +13,14 @@ KERNELS = [("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.
 
 
 @pytest.mark.parametrize(("kernel", "pil"), KERNELS)
-def test_resized_crop_equals_pil_within_two_grey_levels(kernel, pil):
+@pytest.mark.parametrize("resized", [views.resized_crop, views.resized_by_matrices])  # a CPU's way, and a GPU's
+def test_resized_crop_equals_pil_within_two_grey_levels(resized, kernel, pil):
     random = np.random.default_rng(0)
     pictures = [Image.fromarray(random.integers(0, 256, (178, 178, 3), dtype=np.uint8)) for _ in range(3)]
     pictures += [picture(i, (178, 178)) for i in range(21)]
     boxes = views.crop_boxes(random.random((24, 40)), 178, (0.05, 1.0))
     images = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
-    ours = views.resized_crop(images, boxes, 96, kernel) * 255
+    ours = resized(images, boxes, 96, kernel).float()
     for i, p in enumerate(pictures):
         top, left, height, width = (int(part[i]) for part in boxes)
         theirs = p.crop((left, top, left + width, top + height)).resize((96, 96), pil)
@@ -27,10 +28,11 @@ def test_resized_crop_equals_pil_within_two_grey_levels(kernel, pil):
         assert difference.max() <= 2, f"box {top, left, height, width}: {difference.max()}"
 
 
-def test_flip_mirrors_the_crop():
+@pytest.mark.parametrize("resized", [views.resized_crop, views.resized_by_matrices])
+def test_flip_mirrors_the_crop(resized):
     images = torch.from_numpy(np.array(picture(1, (178, 178)))).permute(2, 0, 1)[None].repeat(2, 1, 1, 1)
     boxes = views.Boxes(*(np.array([v, v]) for v in (10, 20, 100, 90)))
-    plain, mirrored = views.resized_crop(images, boxes, 96, "bicubic", torch.tensor([False, True]))
+    plain, mirrored = resized(images, boxes, 96, "bicubic", torch.tensor([False, True]))
     assert torch.equal(plain.flip(-1), mirrored)
 
 

@@ -4,6 +4,7 @@ The epochs are laid end to end, each a full permutation of all samples, and glob
 [s * B, (s + 1) * B) of that line: a batch may span two epochs, no sample is dropped, none comes twice in an epoch.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,10 @@ class Slice:
     epochs: np.ndarray
     weights: np.ndarray
     places: np.ndarray
+
+    def __getitem__(self, rows: slice) -> "Slice":
+        """Some of its rows."""
+        return Slice(self.global_step, self.samples[rows], self.epochs[rows], self.weights[rows], self.places[rows])
 
 
 def permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
@@ -51,6 +56,14 @@ class Order:
             here = epochs == epoch
             chosen[here] = order[places[here]]
         return chosen, epochs
+
+    def drawn(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+        """What global batches start..stop-1 draw: each epoch they touch, with its samples, in order."""
+        first, last = start * self.global_batch_size, stop * self.global_batch_size
+        for epoch in range(first // self.samples, -(-last // self.samples)):
+            begin = epoch * self.samples
+            line = permutation(self.seed, epoch, self.samples)
+            yield epoch, line[max(first - begin, 0):min(last - begin, self.samples)]
 
     def slices(self, global_step: int, rank: int, world_size: int, accumulation_steps: int) -> list[Slice]:
         """This rank's micro-steps of one global batch; slices of ranks may differ by one sample.

@@ -1,35 +1,34 @@
-"""From shards to batches: order, read, decode, draw, device; what each stage's step is fed with.
+"""From the order of samples to the tensors a step is fed with: frames, draw, views, in a bounded queue.
 
-Threads read and decode ahead (the decoder releases the GIL); resizing, cropping and colour are batched on the device.
-A batch depends on (seed, epoch, sample) alone, so any number of ranks and threads gives the same pixels.
+Threads decode, or gather what is resident, some batches ahead. On a CPU they also cut the views; a GPU gets whole
+uint8 batches and cuts its own. A batch depends on (seed, epoch, sample) alone, so any number of ranks, threads and
+either tier of data give the same pixels.
 """
 
-import io
-import time
 from collections import deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import numpy as np
-import simplejpeg
 import torch
-from PIL import Image
 from torch import Tensor
 
 from scemae.data import randomness, views
-from scemae.data.order import Order, Slice
-from scemae.data.reader import ShardSet
-from scemae.errors import ShardError
+from scemae.data.decode import consumed_frames, digests
+from scemae.data.order import Slice
+from scemae.data.views import to_device
 
-STAND_INS = 8  # samples tried for one place in a batch
-ROWS = slice(30, 208)  # CelebA's aligned 178x218 image to its 178x178 frame (PROTOCOL 2.4)
+CHUNK, AHEAD = 32, 3  # images per job of a thread; micro-batches in the queue
+
+Consumed = Callable[[Slice, np.ndarray, np.ndarray], None]  # a slice, samples (b,) found, digests (b, 16) of their frames
+Views = Callable[["Batch"], tuple[Tensor, ...]]
 
 
 @dataclass
 class Batch:
-    """One micro-batch on the device: uint8 images (b, 3, s, s), the slice of the order they are, the seed."""
+    """Some images of one micro-batch: uint8 (b, 3, s, s), the slice of the order they are, the seed."""
 
     images: Tensor
     slice: Slice
@@ -45,113 +44,76 @@ class Batch:
 
     def tensor(self, numbers: np.ndarray) -> Tensor:
         """Numbers as float32 beside the images."""
-        return torch.from_numpy(numbers.astype(np.float32)).to(self.images.device, non_blocking=True)
-
-
-def decode(data: bytes, size: int) -> np.ndarray:
-    """JPEG bytes to the square frame (size, size, 3) uint8: rows 30..207 of an aligned CelebA image, else the
-    central square; resized (PIL, bilinear) where that is not yet `size`. Raises ValueError on what is no JPEG."""
-    image = simplejpeg.decode_jpeg(data)
-    if image.shape[:2] == (218, 178):
-        image = image[ROWS]
-    elif image.shape[0] != image.shape[1]:
-        side = min(image.shape[:2])
-        top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-        image = image[top:top + side, left:left + side]
-    return image if len(image) == size else resize(image, size)
-
-
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """A square uint8 image to (size, size, 3), PIL's bilinear."""
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-
-
-def jpeg_noise(image: np.ndarray, u: float, z: float) -> np.ndarray:
-    """DVE's JPEG noise (PROTOCOL 3.1): up or down to max(0.8 W, W (1 + z / 2)), JPEG at quality 30..98, and back.
-
-    u in [0, 1), z standard normal.
-    """
-    width = image.shape[1]
-    other = resize(image, int(max(0.8, 1 + 0.5 * z) * width))
-    buffer = io.BytesIO()
-    Image.fromarray(other).save(buffer, "JPEG", quality=30 + int(u * 69))
-    return resize(simplejpeg.decode_jpeg(buffer.getvalue()), width)
-
-
-Consumed = Callable[[Slice, np.ndarray, np.ndarray], None]  # a slice, the samples really in it, their pixels
+        return to_device(torch.from_numpy(numbers.astype(np.float32)), self.images.device)
 
 
 class Pipeline:
-    """An endless iterator of micro-batches from a global step on; `waited` sums the seconds spent waiting for data."""
+    """An iterator of what `views` gives for each slice, in order."""
 
-    def __init__(self, shards: ShardSet, order: Order, *, rank: int, world_size: int, accumulation_steps: int,
-                 start_step: int, device: torch.device, frame: int, noisy_jpeg: bool = False, workers: int = 2,
-                 skips: Container[int] = (), consumed: Consumed = lambda *_: None) -> None:
-        """`skips`: global steps to leave out. `consumed` is told of every micro-batch as it is handed over."""
-        self.shards, self.order, self.device, self.noisy_jpeg = shards, order, device, noisy_jpeg
-        self.waited, self._consumed = 0.0, consumed
-        # The 178 frame of CelebA shrinks to 136 before JPEG noise and crops of stage 2 (PROTOCOL 4.3).
-        self._decode = partial(decode, size=frame)
-        self._slices = (part for step in _count(start_step) if step + 1 not in skips
-                        for part in order.slices(step, rank, world_size, accumulation_steps))
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        self._chunk, self._ahead = 16, 3
+    def __init__(self, source: Any, slices: Iterator[Slice], seed: int, views: Views, *, device: torch.device,
+                 noisy_jpeg: bool = False, workers: int = 2, consumed: Consumed = lambda *_: None) -> None:
+        """`source` of frames: see decode.py, and resident.py for one on the device. `consumed` is told of every
+        micro-batch as it is handed over."""
+        self.source, self.slices, self.seed, self.views = source, slices, seed, views
+        self.device, self._noisy_jpeg, self._workers, self._consumed = device, noisy_jpeg, workers, consumed
 
-    def __iter__(self) -> Iterator[Batch]:
-        queue: deque[tuple[Slice, list[Future]]] = deque()
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        if self.source.is_on_device:
+            yield from map(self._gather, self.slices)
+            return
+        queue: deque[tuple[Slice, Tensor | None, list[Future]]] = deque()
+        threads = ThreadPoolExecutor(self._workers, thread_name_prefix="data")
         try:
-            while True:
-                while len(queue) < self._ahead:
-                    queue.append(self._submit(next(self._slices)))
-                part, futures = queue.popleft()
-                started = time.perf_counter()
-                samples, frames = zip(*(future.result() for future in futures))
-                self.waited += time.perf_counter() - started
-                collated = np.concatenate(frames)
-                self._consumed(part, np.concatenate(samples), collated)
-                images = torch.from_numpy(collated).permute(0, 3, 1, 2)
-                yield Batch(images.to(self.device, non_blocking=True), part, self.order.seed)
+            for part in self.slices:
+                queue.append(self._submit(threads, part))
+                if len(queue) > AHEAD:
+                    yield self._collate(*queue.popleft())
+            while queue:
+                yield self._collate(*queue.popleft())
         finally:
-            self._threads.shutdown(cancel_futures=True)
+            threads.shutdown(cancel_futures=True)
 
-    def _submit(self, part: Slice) -> tuple[Slice, list[Future]]:
-        rows = range(0, len(part.samples), self._chunk)
-        return part, [self._threads.submit(self.frames, part, slice(row, row + self._chunk)) for row in rows]
+    def _submit(self, threads: ThreadPoolExecutor, part: Slice) -> tuple[Slice, Tensor | None, list[Future]]:
+        rows = [slice(row, row + CHUNK) for row in range(0, len(part.samples), CHUNK)]
+        if self.device.type == "cpu":
+            return part, None, [threads.submit(self._cut, part[chunk]) for chunk in rows]
+        s = self.source.size
+        pinned = torch.empty(len(part.samples), s, s, 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        return part, pinned, [threads.submit(self._stage, part[chunk], pinned[chunk]) for chunk in rows]
 
-    def frames(self, part: Slice, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Some rows of a slice: the samples (b,) that were found, and their pixels (b, s, s, 3) uint8."""
-        samples, epochs = part.samples[rows], part.epochs[rows]
-        found, frames = zip(*(self._frame(sample) for sample in samples))
-        if self.noisy_jpeg:
-            u = randomness.uniform(self.order.seed, epochs, samples, randomness.JPEG_QUALITY, 1)[:, 0]
-            z = randomness.normal(self.order.seed, epochs, samples, randomness.JPEG_SIZE, 1)[:, 0]
-            frames = [jpeg_noise(*each) for each in zip(frames, u, z)]
-        return np.array(found), np.stack(frames)
+    def _cut(self, part: Slice) -> tuple[np.ndarray, np.ndarray, tuple[Tensor, ...]]:
+        """In a thread, for a CPU: samples found, their digests, and the views of some rows."""
+        found, frames = consumed_frames(self.source, part, self.seed, self._noisy_jpeg)
+        batch = Batch(torch.from_numpy(frames).permute(0, 3, 1, 2), part, self.seed)
+        return found, digests(frames), self.views(batch)
 
-    def _frame(self, sample: int) -> tuple[int, np.ndarray]:
-        """The frame of a sample, and whose it is: where one is no JPEG the next of the shards stands in for it, so
-        that the batch keeps its size and order on any number of ranks."""
-        for stand_in in range(sample, sample + STAND_INS):
-            try:
-                return stand_in % len(self.shards), self._decode(self.shards.jpeg(stand_in % len(self.shards)))
-            except ValueError as error:
-                reason = error
-        raise ShardError(f"{self.shards.folder}: sample {self.shards.keys[sample]} is no whole JPEG ({reason}), nor are "
-                         f"the {STAND_INS - 1} after it; run `scemae shards verify` and rebuild the shards")
+    def _stage(self, part: Slice, pinned: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """In a thread, for a GPU: frames of some rows into the batch that will travel."""
+        found, frames = consumed_frames(self.source, part, self.seed, self._noisy_jpeg)
+        pinned.numpy()[:] = frames
+        return found, digests(frames)
 
+    def _collate(self, part: Slice, pinned: Tensor | None, futures: list[Future]) -> tuple[Tensor, ...]:
+        found, hashes, *cut = zip(*(future.result() for future in futures))
+        self._consumed(part, np.concatenate(found), np.concatenate(hashes))
+        if pinned is None:
+            return tuple(torch.cat(column) for column in zip(*cut[0]))
+        images = pinned.to(self.device, non_blocking=True)
+        return self.views(Batch(images.permute(0, 3, 1, 2), part, self.seed))
 
-def _count(start: int) -> Iterator[int]:
-    while True:
-        yield start
-        start += 1
+    def _gather(self, part: Slice) -> tuple[Tensor, ...]:
+        found, hashes, images = self.source.gather(part.samples)
+        self._consumed(part, found, hashes)
+        return self.views(Batch(images.permute(0, 3, 1, 2), part, self.seed))
 
 
-def pretraining_views(batch: Batch, size: int, scale: tuple[float, float], patches: int) -> tuple[Tensor, Tensor]:
-    """Stage 1 (PROTOCOL 2.4): bicubic RandomResizedCrop and flip, normalised (b, 3, size, size); mask noise (b, n)."""
+def pretraining_views(batch: Batch, size: int, scale: tuple[float, float], patches: int) -> tuple[Tensor, ...]:
+    """Stage 1 (PROTOCOL 2.4): bicubic RandomResizedCrop and flip, normalised (b, 3, size, size); mask noise (b, n);
+    the weight of each image (b,)."""
     boxes = views.crop_boxes(batch.uniform(randomness.CROP, 40), batch.images.shape[-1], scale)
     flip = batch.tensor(batch.uniform(randomness.FLIP, 1))[:, 0] < 0.5
     images = views.resized_crop(batch.images, boxes, size, "bicubic", flip)
-    return views.normalise(images), batch.tensor(batch.uniform(randomness.MASK, patches))
+    return views.normalise(images), batch.tensor(batch.uniform(randomness.MASK, patches)), batch.tensor(batch.slice.weights)
 
 
 def correspondence_views(batch: Batch, size: int, scale: tuple[float, float]) -> Tensor:
@@ -160,9 +122,9 @@ def correspondence_views(batch: Batch, size: int, scale: tuple[float, float]) ->
     Returns normalised images (b, 3, size, size).
     """
     boxes = views.crop_boxes(batch.uniform(randomness.CROP, 40), batch.images.shape[-1], scale)
-    images = views.resized_crop(batch.images, boxes, batch.images.shape[-1], "bilinear")
+    images = views.resized_crop(batch.images, boxes, batch.images.shape[-1], "bilinear") / 255
     colour = batch.uniform(randomness.COLOUR, 6)
-    order = torch.from_numpy(colour[:, 3:].argsort(1)).to(images.device)
+    order = to_device(torch.from_numpy(colour[:, 3:].argsort(1)), images.device)
     images = views.jitter(images, batch.tensor(0.6 + 0.8 * colour[:, :3]), order)
     alpha = batch.tensor(0.1 * batch.normal(randomness.LIGHTING, 3))
     return views.normalise(views.centre_crop(views.lighting(images, alpha), size))

@@ -5,16 +5,15 @@ Features are computed once and kept in memory; the result is that of the last ep
 """
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scemae import memory
 from scemae.errors import CheckpointError, ConfigError, DataError
 from scemae.landmarks.benchmarks import normalise_landmarks
 from scemae.landmarks.matching import Extract
@@ -177,31 +176,8 @@ def mean_face_errors(train: Tensor, test: Tensor, eyes: tuple[int, int]) -> np.n
     return iod_errors(mean.expand(len(test), -1, -1), normalise_landmarks(test), eyes).mean(axis=1)
 
 
-def available_memory() -> int:
-    """Bytes that this process may still take: what the machine has free, within its control group's limit."""
-    lines = Path("/proc/meminfo").read_text().splitlines() if os.path.exists("/proc/meminfo") else []
-    fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-    free = fields.get("MemAvailable", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    group = Path("/sys/fs/cgroup") / _control_group()
-    for folder in (group, *group.parents):      # a scheduler may set the limit on any group above ours
-        try:
-            limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        except OSError:
-            continue
-        if limit != "max":
-            free = min(free, int(limit) - int(used))
-    return max(free, 0)
-
-
-def _control_group() -> str:
-    try:
-        return Path("/proc/self/cgroup").read_text().strip().splitlines()[-1].split("::")[-1].lstrip("/")
-    except OSError:
-        return ""
-
-
 def _check_memory(images: int, shape: torch.Size, dtype: torch.dtype) -> None:
-    needed, free = images * math.prod(shape) * dtype.itemsize, available_memory()
+    needed, free = images * math.prod(shape) * dtype.itemsize, memory.available()
     if needed > 0.9 * free:
         raise ConfigError(f"detection: features {tuple(shape)} of {images:,} images need {needed / 1e9:.1f} GB, "
                           f"{free / 1e9:.1f} GB are free; use a larger stride (twice the stride needs a quarter), "

@@ -1,9 +1,9 @@
 """Selective correspondence (paper 3.2) and the Correspondence Approximation and Refinement Block (paper 3.3).
 
-The frozen backbone gives a `Selection`: which tokens are attentive (Eq. 1), which inattentive ones are cluster
-centres (Eq. 2 and 3), and the feature map in which each discarded token is substituted by its centre. `CARB` projects
-that map and scores it with the LCR loss (Eq. 4 to 7, in losses.py). All of it is batched; equal scores go to the lower
-index, so that every device and rank chooses alike.
+The frozen backbone's part comes in two steps, so that each can be kept: `third` gives the tokens after the third block
+and Eq. 1; `select` the tokens T, attentive ones and cluster centres (Eq. 2 and 3), with a slot for each place of the
+feature map, which says what token of T stands for it. `CARB` projects and scores with the LCR loss (Eq. 4 to 7, in
+losses.py). All of it is batched; equal scores go to the lower index, so that every device and rank chooses alike.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,33 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from scemae.models import losses
+from scemae.models.projector import Projector
 from scemae.models.vit import FIRST_BLOCKS, Encoder, take
+
+
+@dataclass
+class Third:
+    """What does not depend on eta and K_c: tokens (b, 1 + n, d) after the third block, similarity (b, n) of Eq. 1.
+
+    final (b, n, d): the patch tokens after the last block where all went through it and somebody kept them, else None.
+    """
+
+    tokens: Tensor
+    similarity: Tensor
+    final: Tensor | None = None
 
 
 @dataclass
 class Selection:
     """What stage 2 learns from: T = T_att + T_inatt' (paper 3.3), of k = round(eta n) + K_c tokens.
 
-    feature_map (b, d, h, w); ids (b, k) positions of T in the map, attentive ones first; is_attentive (b, k);
-    cluster (b, n): for each token the position of the token that stands for it (its own, or its centre's).
+    tokens (b, k, d) of T after the last block, attentive ones first, then the proxies; ids (b, k) their places in the
+    map; slot (b, n): for each place of the map which of the k stands for it (its own, or its centre's).
     """
 
-    feature_map: Tensor
+    tokens: Tensor
     ids: Tensor
-    is_attentive: Tensor
-    cluster: Tensor
+    slot: Tensor
 
 
 def cls_similarity(block: nn.Module, tokens: Tensor, heads: str = "mean") -> Tensor:
@@ -93,66 +105,84 @@ def density_peak_clustering(tokens: Tensor, clusters: int, neighbours: int | Non
     return centres, assignment.scatter(1, centres, torch.arange(clusters, device=tokens.device).expand_as(centres))
 
 
-def substitute(tokens: Tensor, cluster: Tensor, aggregate: bool = False) -> Tensor:
-    """Each token of (b, n, d) replaced by the one that stands for it, cluster (b, n); or by its members' mean."""
-    if not aggregate:
-        return take(tokens, cluster)
+def aggregate_members(tokens: Tensor, cluster: Tensor) -> Tensor:
+    """Each token of (b, n, d) replaced by the mean of those with the same cluster (b, n), positions among the n."""
     index = cluster.unsqueeze(-1).expand_as(tokens)
     mean = torch.zeros_like(tokens, dtype=torch.float32)
     mean = mean.scatter_reduce(1, index, tokens.float(), "mean", include_self=False)
     return take(mean.to(tokens.dtype), cluster)
 
 
-@torch.no_grad()
-def select(encoder: Encoder, images: Tensor, *, eta: float, clusters: int, heads: str = "mean",
-           layer: str = "after", density: str = "mean", remaining: str = "selected",
-           aggregate: bool = False) -> Selection:
-    """The backbone's part of stage 2 (paper figure 2), for normalised images (b, 3, 96, 96).
+def substitute(tokens: Tensor, slot: Tensor) -> Tensor:
+    """The feature map (b, d, h, w) in which each discarded token is substituted by its centre (paper 3.3).
 
-    layer: q and K of Eq. 1 from the block "after" the third, or "inside" the third. density: Eq. 2 over all tokens
-    ("mean") or the 5 nearest ("knn"). remaining: "selected" sends CLS and T alone through the other blocks, "all"
-    every token. aggregate: a centre is its members' mean (not the paper's). All choices of PROTOCOL 1.6 [U].
+    tokens (b, k, d) of T, slot (b, n) as in `Selection`.
+    """
+    return rearrange(take(tokens, slot), "b (h w) d -> b d h w", h=int(slot.shape[1] ** 0.5))
+
+
+@torch.no_grad()
+def third(encoder: Encoder, images: Tensor, layer: str = "after", heads: str = "mean") -> Third:
+    """The tokens after the third block and Eq. 1, for normalised images (b, 3, 96, 96).
+
+    layer: q and K of Eq. 1 from the block "after" the third, or "inside" the third; heads: as in `cls_similarity`.
+    Both are choices of PROTOCOL 1.6 [U].
     """
     before = encoder.run(encoder.embed(images), stop=FIRST_BLOCKS - 1)
     tokens = encoder.run(before, FIRST_BLOCKS - 1, FIRST_BLOCKS)
     block, given = (FIRST_BLOCKS, tokens) if layer == "after" else (FIRST_BLOCKS - 1, before)
-    attentive, inattentive = split(cls_similarity(encoder.blocks[block], given, heads), eta)
-    patches = tokens[:, 1:]
+    return Third(tokens, cls_similarity(encoder.blocks[block], given, heads))
+
+
+@torch.no_grad()
+def select(encoder: Encoder, third: Third, *, eta: float, clusters: int, density: str = "mean",
+           remaining: str = "selected", aggregate: bool = False) -> Selection:
+    """The tokens T and what each stands for (paper figure 2).
+
+    density: Eq. 2 over all tokens ("mean") or the 5 nearest ("knn"). remaining: "selected" sends CLS and T alone through
+    the other blocks, "all" every token. aggregate: a centre is its members' mean (not the paper's). All choices of
+    PROTOCOL 1.6 [U].
+    """
+    attentive, inattentive = split(third.similarity, eta)
+    patches = third.tokens[:, 1:]
     centres, assignment = density_peak_clustering(take(patches, inattentive), clusters, 5 if density == "knn" else None)
-    proxies = inattentive.gather(1, centres)  # positions in the map
-    cluster = torch.arange(patches.shape[1], device=images.device).repeat(len(images), 1)
-    cluster = cluster.scatter(1, inattentive, proxies.gather(1, assignment))
-    patches = substitute(patches, cluster, aggregate) if aggregate else patches
-    ids = torch.cat([attentive, proxies], dim=1)
-    final = _final_tokens(encoder, tokens[:, :1], patches, ids, remaining)
-    grid = encoder.grid
-    is_attentive = torch.arange(ids.shape[1], device=ids.device) < attentive.shape[1]
-    return Selection(rearrange(substitute(final, cluster), "b (h w) d -> b d h w", h=grid), ids,
-                     is_attentive.expand_as(ids), cluster)
-
-
-def _final_tokens(encoder: Encoder, cls: Tensor, patches: Tensor, ids: Tensor, remaining: str) -> Tensor:
-    """Tokens after the last block, (b, n, d); where only T went through, the other places are zero."""
-    if remaining == "all":
-        return encoder.run(torch.cat([cls, patches], dim=1), FIRST_BLOCKS)[:, 1:]
-    chosen = encoder.run(torch.cat([cls, take(patches, ids)], dim=1), FIRST_BLOCKS)[:, 1:]
-    return torch.zeros_like(patches).scatter(1, ids.unsqueeze(-1).expand_as(chosen), chosen)
+    ids = torch.cat([attentive, inattentive.gather(1, centres)], dim=1)
+    count = attentive.shape[1]
+    slot = torch.empty_like(third.similarity, dtype=torch.long)
+    slot = slot.scatter(1, attentive, torch.arange(count, device=slot.device).expand_as(attentive))
+    slot = slot.scatter(1, inattentive, count + assignment)
+    if aggregate:
+        patches = aggregate_members(patches, ids.gather(1, slot))
+    if remaining == "all" and not aggregate and third.final is not None:
+        return Selection(take(third.final, ids), ids, slot)
+    through = patches if remaining == "all" else take(patches, ids)
+    final = encoder.run(torch.cat([third.tokens[:, :1], through], dim=1), FIRST_BLOCKS)[:, 1:]
+    return Selection(take(final, ids) if remaining == "all" else final, ids, slot)
 
 
 class CARB(nn.Module):
     """The trained part of stage 2: the projector Phi under the LCR loss (paper 3.3)."""
 
-    def __init__(self, projector: nn.Module, *, tau: float, coefficients: tuple[float, float, float],
+    def __init__(self, projector: Projector, *, clusters: int, tau: float, coefficients: tuple[float, float, float],
                  place_unit: float = 1.0, reduction: str = "mean") -> None:
-        """`place_unit` is the length of one grid cell in f_loc: 1 (grid units) or 8 (input pixels)."""
+        """`clusters` is K_c: so many of the k tokens are proxies. `place_unit` is the length of one grid cell in f_loc:
+        1 (grid units) or 8 (input pixels)."""
         super().__init__()
-        self.projector, self.tau, self.coefficients = projector, tau, coefficients
+        self.projector, self.clusters, self.tau, self.coefficients = projector, clusters, tau, coefficients
         self.place_unit, self.reduction = place_unit, reduction
 
-    def forward(self, feature_map: Tensor, ids: Tensor, is_attentive: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, ids: Tensor, slot: Tensor, weights: Tensor) -> Tensor:
         """The sum over images of weight * LCR loss, a scalar; arguments as in `Selection`, weights (b,)."""
-        grid = feature_map.shape[-1]
-        projected = rearrange(self.projector(feature_map), "b d h w -> b (h w) d")
+        grid, kept = int(slot.shape[1] ** 0.5), ids.shape[1]
         places = torch.stack([ids % grid, ids // grid], dim=-1) * self.place_unit
-        per_image = losses.lcr(take(projected, ids), places, is_attentive, self.tau, self.coefficients, self.reduction)
+        is_attentive = torch.arange(kept, device=ids.device) < kept - self.clusters
+        per_image = losses.lcr(self.project(tokens, ids, slot), places, is_attentive.expand_as(ids), self.tau,
+                               self.coefficients, self.reduction)
         return (per_image * weights).sum()
+
+    def project(self, tokens: Tensor, ids: Tensor, slot: Tensor) -> Tensor:
+        """Phi of the tokens of T, (b, k, out). A pointwise Phi maps a token without its neighbours, so it sees the k
+        tokens alone: the same numbers, from an eighth of the map at eta 0.1."""
+        if self.projector.is_pointwise:
+            return rearrange(self.projector(rearrange(tokens, "b k d -> b d k 1")), "b d k 1 -> b k d")
+        return take(rearrange(self.projector(substitute(tokens, slot)), "b d h w -> b (h w) d"), ids)

@@ -24,6 +24,11 @@ class Projector(nn.Module):
             size = 3 if kind == "conv3" else 1
             self.map = nn.Conv2d(width, out, size, padding=size // 2)
 
+    @property
+    def is_pointwise(self) -> bool:
+        """True where each place is mapped without its neighbours, so that any tokens may come as a map of their own."""
+        return self.kind in ("linear", "mlp")
+
     def forward(self, feature_map: Tensor) -> Tensor:
         projected = self.map(feature_map.to(next(self.parameters()).dtype))
         if self.kind == "spatial_softmax":

@@ -1,0 +1,54 @@
+"""Streaming through the GPU's decoder. Without a GPU the host's decoder is put in its place: order, crops, stand-ins."""
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+
+from scemae import nvjpeg
+from scemae.data import decode
+from scemae.data.reader import open_shards
+from scemae.errors import ConfigError
+from tests.support import flipped, write_shards
+
+
+def host_decode(jpegs, device):
+    try:
+        return [torch.from_numpy(simplejpeg.decode_jpeg(bytes(jpeg.numpy()))).permute(2, 0, 1) for jpeg in jpegs]
+    except ValueError as error:
+        raise RuntimeError(error) from error
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_shards(tmp_path / "shards", 12)
+
+
+@pytest.mark.parametrize("size", [178, 96])
+def test_frames_are_those_of_the_host(folder, size):
+    shards, samples = open_shards(str(folder)), np.array([7, 3, 11])
+    found, hashes, frames = nvjpeg.NvJpeg(shards, size, torch.device("cpu"), host_decode).gather(samples)
+    _, expected = decode.Streaming(shards, size).frames(samples)
+    assert np.array_equal(found, samples)
+    assert np.abs(frames.numpy().astype(int) - expected).max() <= (0 if size == 178 else 1)
+    assert np.array_equal(hashes, decode.digests([np.frombuffer(shards.jpeg(i), np.uint8) for i in samples]))
+
+
+def test_a_batch_with_no_jpeg_in_it_gets_a_stand_in(folder):
+    shards = open_shards(str(flipped(folder, 3)))
+    found, hashes, frames = nvjpeg.NvJpeg(shards, 178, torch.device("cpu"), host_decode).gather(np.array([7, 3]))
+    assert found.tolist() == [7, 4] and np.array_equal(frames[1], decode.decode(shards.jpeg(4), 178))
+
+
+def test_without_a_gpu_it_says_so(folder):
+    with pytest.raises(ConfigError, match="found no CUDA device"):
+        nvjpeg.NvJpeg(open_shards(str(folder)), 178, torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_gpus_pixels_are_within_some_grey_levels_of_the_hosts(folder):
+    shards, samples = open_shards(str(folder)), np.arange(12)
+    _, _, frames = nvjpeg.NvJpeg(shards, 178, torch.device("cuda")).gather(samples)
+    difference = np.abs(frames.cpu().numpy().astype(int) - decode.Streaming(shards, 178).frames(samples)[1])
+    assert difference.mean() < 2 and np.percentile(difference, 99) <= 12
