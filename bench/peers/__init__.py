@@ -1,0 +1,1 @@
+"""What we are measured against: the same networks and the same work, as others write them."""

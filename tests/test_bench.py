@@ -1,0 +1,36 @@
+"""The benchmarks run and say what they claim to; nothing here is timed."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bench import __main__ as bench, growth, runs, soak
+from tests.support import REPO, write_shards
+
+
+@pytest.mark.parametrize("command", sorted(bench.COMMANDS))
+def test_every_command_teaches(command):
+    done = subprocess.run([sys.executable, "-m", "bench", command, "--help"], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 0 and "usage" in done.stdout.lower() and "python -m bench" in done.stdout
+
+
+def test_a_line_of_growth_comes_from_a_real_run(tmp_path, monkeypatch):
+    shards = write_shards(tmp_path / "shards", 40)
+    monkeypatch.setattr(growth.faces, "shards", lambda count: shards)
+    row = growth.line(tmp_path, "batch", 40, 8, 1, steps=2)
+    assert row["images"] == 40 and row["images/s"] > 0 and row["memory of a rank, GiB"] > 0
+
+
+def test_the_soak_sees_a_leak_and_sees_none():
+    seconds = np.arange(300.0)
+    beats = [{"step": 10 * i, "time": i, "images_per_second": 100.0} for i in range(1, 60)]
+    flat, leak = (soak.fit(np.stack([seconds, 500 + rise * seconds], 1), beats, 64) for rise in (0, 1))
+    assert flat["MiB per 100 epochs"] == pytest.approx(0, abs=1e-6)
+    assert leak["MiB per 100 epochs"] == pytest.approx(100 * 299 / (590 * 64 / 64))
+
+
+def test_a_run_that_fails_says_its_last_words(tmp_path):
+    with pytest.raises(RuntimeError, match="no-such-shards"):
+        runs.finished(tmp_path / "run", tmp_path / "no-such-shards")
