@@ -128,7 +128,7 @@ def above_0(key: str, found: float) -> None:
 
 def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
     data, optim, loop, runtime = config.data, config.optim, config.loop, config.runtime
-    one_of("runtime.zero_stage", runtime.zero_stage, (0, 1, 2, 3))
+    one_of("runtime.zero_stage", runtime.zero_stage, ("auto", 0, 1, 2, 3))
     one_of("data.decoder", data.decoder, ("cpu", "nvjpeg"))
     if data.decoder == "nvjpeg" and (data.jpeg_noise or runtime.tier not in ("auto", "streaming")):
         raise ConfigError("data.decoder=nvjpeg: found data.jpeg_noise=true or a resident runtime.tier; it decodes what is "
@@ -136,7 +136,7 @@ def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
                           "data.decoder=cpu")
     one_of("runtime.tier", runtime.tier, ("auto", "gpu", "host", "streaming"))
     one_of("runtime.compile", runtime.compile, ("auto", True, False))
-    if runtime.offload and not runtime.zero_stage:
+    if runtime.offload and runtime.zero_stage == 0:
         raise ConfigError("runtime: found offload=true with zero_stage=0, which keeps no state apart; give "
                           "zero_stage 1, 2 or 3, or offload=false")
     for key, value in {"optim.global_batch_size": optim.global_batch_size, "optim.epochs": optim.epochs,

@@ -27,6 +27,13 @@ logger.setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*is deprecated", category=FutureWarning, module="torch.distributed")
 
 
+def zero_stage(runtime: Runtime, place: Place) -> int:
+    """The ZeRO stage; "auto" is 0 for one rank, which has nobody to share with, else 1."""
+    if runtime.zero_stage == "auto":
+        return int(place.world_size > 1 or runtime.offload)
+    return int(runtime.zero_stage)
+
+
 def deepspeed_settings(optim: Optim, runtime: Runtime, place: Place, accumulation_steps: int, parameters: int) -> dict:
     """DeepSpeed's own configuration, for so many trained `parameters`.
 
@@ -34,7 +41,8 @@ def deepspeed_settings(optim: Optim, runtime: Runtime, place: Place, accumulatio
     """
     is_bf16 = precision(runtime.precision, place.device) == torch.bfloat16
     # DeepSpeed's stage 0 has no fp32 master weights under bf16; one rank's stage 1 has, and is the same otherwise.
-    zero: dict = {"stage": max(runtime.zero_stage, 1) if is_bf16 else runtime.zero_stage,
+    stage = zero_stage(runtime, place)
+    zero: dict = {"stage": max(stage, 1) if is_bf16 else stage,
                   # One bucket, as by default; but that one takes the memory of 5e8 gradients, whatever the model has.
                   "reduce_bucket_size": min(max(parameters, 1), 500_000_000)}
     if runtime.offload:
@@ -42,7 +50,7 @@ def deepspeed_settings(optim: Optim, runtime: Runtime, place: Place, accumulatio
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": accumulation_steps,
-        "gradient_clipping": optim.clip_grad,
+        "gradient_clipping": optim.clip_grad or (float("inf") if not zero["stage"] else 0.0),  # stage 0 then tells its norm
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -57,8 +65,14 @@ def start(module: nn.Module, optim: Optim, runtime: Runtime, place: Place,
     """Wrap `module` and its optimizer. All ranks call it together."""
     groups = schedule.parameter_groups(module, optim.weight_decay)
     kind = torch.optim.AdamW if optim.decoupled else torch.optim.Adam
+    # Not on a CPU: there the fused one rounds by a parameter's place in memory, and a resume under another ZeRO stage or
+    # number of ranks would not be exact.
     fused = place.device.type == "cuda" and not runtime.offload
     optimizer = kind(groups, lr=optim.lr, betas=tuple(optim.betas), fused=fused)
+    if place.device.type == "cpu" and precision(runtime.precision, place.device) == torch.bfloat16:
+        for part in module.modules():  # there the fused kernel's backward takes 3 to 4 times as long as plain products
+            if hasattr(part, "fused_attn"):
+                part.fused_attn = False
     parameters = sum(p.numel() for group in groups for p in group["params"])
     settings = deepspeed_settings(optim, runtime, place, accumulation_steps, parameters)
     engine = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
@@ -94,8 +108,11 @@ def keep_norms_on_device(engine: deepspeed.DeepSpeedEngine, clip_grad: float) ->
 
 
 def _clip_whole(engine: deepspeed.DeepSpeedEngine, most: float) -> None:
-    """Stage 0's clipping; unlike DeepSpeed's it tells the norm."""
-    engine._global_grad_norm = nn.utils.clip_grad_norm_(engine.module.parameters(), most)
+    """Stage 0's clipping, `most` 0 for none; unlike DeepSpeed's it tells the norm."""
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    engine._global_grad_norm = norm = nn.utils.get_total_norm(gradients, foreach=True)
+    if most:
+        nn.utils.clip_grads_with_norm_(engine.module.parameters(), most, norm, foreach=True)
 
 
 def _clip(input_tensors: list[Tensor], max_norm: float, global_norm: Tensor, mpu: None = None) -> None:

@@ -32,7 +32,10 @@ def encoder(model: Model, kept: int | None = None) -> int:
 
 
 def autoencoder_step(model: Model, decoder: Decoder, mask_ratio: float) -> int:
-    """Stage 1, forward and backward. DeiT-S with the 512 x 8 decoder: 27.9e9."""
+    """Stage 1, forward and backward. DeiT-S with the 512 x 8 decoder: 27.9e9.
+
+    As MAE's code does it; ours spares the decoder's last block the tokens that are not predicted, 2.3 % of that.
+    """
     patches, pixels = (model.image_size // model.patch_size)**2, 3 * model.patch_size**2
     kept = int(patches * (1 - mask_ratio))
     forward = (encoder(model, kept) + linear(1 + kept, model.width, decoder.width)

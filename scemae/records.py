@@ -11,13 +11,13 @@ a process that was killed, or damaged since, is found when the file is opened, a
 
 import errno
 import fcntl
-import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -105,7 +105,7 @@ class Records:
         told: list = [None] * place.world_size
         distributed.all_gather_object(told, (mine, absent, damaged))
         found, absent, damaged = zip(*told)
-        return Lacking([chunks[number] for number in sorted(sum(found, []))], sum(absent), sum(damaged))
+        return Lacking([chunks[number] for number in sorted(chain(*found))], sum(absent), sum(damaged))
 
     def check_room(self, count: int) -> None:
         """Raise ConfigError, on every rank, where the disk has no room for `count` records more."""

@@ -78,7 +78,7 @@ class Runtime:
 
     device: str  # auto, cpu or cuda
     precision: str  # auto (bf16 on cuda, fp32 on cpu), fp32 or bf16
-    zero_stage: int
+    zero_stage: str | int  # 0 to 3; auto: 1, or 0 where there is one rank
     offload: bool  # optimizer state in host memory
     compile: str | bool  # true, false, or auto: torch.compile on cuda, where it pays
     micro_batch_size: int  # images per rank and micro-step, at most

@@ -50,7 +50,7 @@ def settings(parts: dict, data: Data, optim: Optim, runtime: Runtime, place: Pla
 def state_of(config: PretrainConfig | CorrespondConfig, stage: str, parts: dict, place: Place,
              shards: ShardSet) -> TrainState:
     """What this run's checkpoints are of, before the first step."""
-    return TrainState(0, config.seed, place.world_size, config.runtime.zero_stage, stage,
+    return TrainState(0, config.seed, place.world_size, engines.zero_stage(config.runtime, place), stage,
                       settings(parts, config.data, config.optim, config.runtime, place), shards.manifest.digest(),
                       ORDER_VERSION)
 
@@ -108,7 +108,7 @@ class Run:
             return
         config, steps, start = self.config, self.steps, self.state.global_step
         print(f"{len(self.shards):,} images in {config.data.shards}; {steps.total:,} steps of {steps.images}; "
-              f"{self.place.world_size} x {self.place.device.type}, ZeRO {config.runtime.zero_stage}"
+              f"{self.place.world_size} x {self.place.device.type}, ZeRO {self.state.zero_stage}"
               + (f"; resumed at step {start:,} from {found}" if found else ""), flush=True)
         if start < steps.total:
             checkpoint.clear_partial(self.run_dir, self.generation)

@@ -63,6 +63,11 @@ class TokenStore:
             part = torch.from_numpy(self._rows[first:first + 4096])
             self._on_device[first:first + 4096] = self._words.index_select(0, part).to(self._device)
 
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of one view image."""
+        return self._type.itemsize
+
     def batch(self, samples: np.ndarray, epochs: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (b, k, d) in bf16, ids (b, k) and slot (b, n) of `carb.Selection`, on the device."""
         rows = self.rows_of(samples, epochs)

@@ -110,7 +110,7 @@ def test_a_step_never_waits_for_the_device(place, stage, precision, clip):
         train(engine, meter, iter(reused), [3, 4, 5])
     assert not found
     norms = heartbeat(meter).norms
-    assert all(norm == -1 if (stage, precision, clip) == (0, "fp32", 0) else 0 < norm < 10 for norm in norms)
+    assert all(0 < norm < 10 for norm in norms)
 
 
 @pytest.mark.gpu

@@ -62,7 +62,8 @@ class Pipeline:
             yield from map(self._gather, self.slices)
             return
         queue: deque[tuple[Slice, Tensor | None, list[Future]]] = deque()
-        threads = ThreadPoolExecutor(self._workers, thread_name_prefix="data")
+        # One core each: torch's own threads under them would spin on the cores that train.
+        threads = ThreadPoolExecutor(self._workers, "data", initializer=torch.set_num_threads, initargs=(1,))
         try:
             for part in self.slices:
                 queue.append(self._submit(threads, part))

@@ -5,17 +5,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def reconstruction(predicted: Tensor, patches: Tensor, masked: Tensor, norm_pix: bool) -> Tensor:
+def reconstruction(predicted: Tensor, patches: Tensor, masked: Tensor | None, norm_pix: bool) -> Tensor:
     """Stage 1: the mean squared pixel error over the masked patches of each image, (b,) (paper 3.1, PROTOCOL 2.2).
 
-    predicted, patches (b, n, p*p*c); masked (b, n), True where hidden. With `norm_pix` the target is each patch
-    standardised by its own mean and unbiased variance.
+    predicted, patches (b, n, p*p*c); masked (b, n), True where hidden, or None where all of them are. With `norm_pix`
+    the target is each patch standardised by its own mean and unbiased variance.
     """
     target = patches.float()
     if norm_pix:
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     error = (predicted.float() - target).square().mean(-1)  # b n
-    return (error * masked).sum(1) / masked.sum(1)
+    return error.mean(1) if masked is None else (error * masked).sum(1) / masked.sum(1)
 
 
 def correspondence(features: Tensor, tau: float) -> Tensor:

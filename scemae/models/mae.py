@@ -4,18 +4,17 @@ import torch
 from torch import Tensor, nn
 
 from scemae.models import losses
-from scemae.models.vit import Encoder, blocks, initialise, patchify, sincos_positions, take
+from scemae.models.vit import Encoder, block_at, blocks, initialise, patchify, sincos_positions, take
 
 
 def random_mask(noise: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     """Hide all but `keep` patches of each image, ranked by `noise`.
 
-    noise (b, n) in [0, 1). Returns ids_keep (b, k), ids_restore (b, n), the inverse of the whole ranking, and
-    masked (b, n), True where hidden.
+    noise (b, n) in [0, 1). Returns ids_keep (b, k), ids_hidden (b, n - k), and ids_restore (b, n), the inverse of the
+    whole ranking.
     """
     ids_shuffle = noise.argsort(dim=1, stable=True)
-    ids_restore = ids_shuffle.argsort(dim=1)
-    return ids_shuffle[:, :keep], ids_restore, ids_restore >= keep
+    return ids_shuffle[:, :keep], ids_shuffle[:, keep:], ids_shuffle.argsort(dim=1)
 
 
 class Decoder(nn.Module):
@@ -32,16 +31,19 @@ class Decoder(nn.Module):
         self.apply(initialise)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, tokens: Tensor, ids_restore: Tensor) -> Tensor:
-        """CLS and visible tokens (b, 1 + k, d), with the ranking's inverse (b, n), to patches (b, n, p*p*c)."""
+    def forward(self, tokens: Tensor, ids_restore: Tensor, ids: Tensor | None = None) -> Tensor:
+        """CLS and visible tokens (b, 1 + k, d), with the ranking's inverse (b, n), to patches (b, n, p*p*c), or to those
+        at the places ids (b, m) alone: the last block then makes no others, which nobody would see."""
         tokens = self.embed(tokens)
         b, n = ids_restore.shape
         hidden = self.mask_token.expand(b, n + 1 - tokens.shape[1], -1)  # f_p = f^_p + [MASK] * (1 - M), paper 3.1
         patches = take(torch.cat([tokens[:, 1:], hidden], dim=1), ids_restore)
         tokens = torch.cat([tokens[:, :1], patches], dim=1) + self.positions.to(tokens.dtype)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             tokens = block(tokens)
-        return self.predict(self.norm(tokens[:, 1:]))
+        last = self.blocks[-1]
+        tokens = last(tokens)[:, 1:] if ids is None else block_at(last, tokens, 1 + ids)
+        return self.predict(self.norm(tokens))
 
 
 class MaskedAutoencoder(nn.Module):
@@ -54,11 +56,13 @@ class MaskedAutoencoder(nn.Module):
 
     def reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted patches (b, n, p*p*c) and masked (b, n), for normalised images and noise (b, n)."""
-        ids_keep, ids_restore, masked = random_mask(noise, self.keep)
-        return self.decoder(self.encoder(images, ids_keep), ids_restore), masked
+        ids_keep, _, ids_restore = random_mask(noise, self.keep)
+        return self.decoder(self.encoder(images, ids_keep), ids_restore), ids_restore >= self.keep
 
     def forward(self, images: Tensor, noise: Tensor, weights: Tensor) -> Tensor:
         """The sum over images of weight * loss, a scalar; weights (b,) make uneven slices one global mean."""
-        predicted, masked = self.reconstruct(images, noise)
-        per_image = losses.reconstruction(predicted, patchify(images, self.encoder.patch_size), masked, self.norm_pix)
+        ids_keep, ids_hidden, ids_restore = random_mask(noise, self.keep)
+        predicted = self.decoder(self.encoder(images, ids_keep), ids_restore, ids_hidden)
+        patches = take(patchify(images, self.encoder.patch_size), ids_hidden)
+        per_image = losses.reconstruction(predicted, patches, None, self.norm_pix)
         return (per_image * weights).sum()

@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional
 
 import scemae.torchvision_cpu  # noqa: F401  before timm, which imports torchvision
 from timm.models.vision_transformer import Block
@@ -54,6 +55,20 @@ def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
     """Pre-LN transformer blocks with qkv bias, MLP ratio 4 and LayerNorm eps 1e-6 (PROTOCOL 2.2)."""
     norm = partial(nn.LayerNorm, eps=1e-6)
     return nn.ModuleList(Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+
+
+def block_at(block: nn.Module, tokens: Tensor, ids: Tensor) -> Tensor:
+    """What `block` makes of tokens (b, n, d) at the places ids (b, k) alone, (b, k, d): there all tokens are looked at,
+    but only these look. A fifth of the last block of the decoder is saved."""
+    attention = block.attn
+    q, k, v = rearrange(attention.qkv(block.norm1(tokens)), "b n (three h d) -> three b h n d", three=3, h=attention.num_heads)
+    q = q.gather(2, ids[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
+    if attention.fused_attn:
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+    else:
+        mixed = (q * attention.scale @ k.transpose(2, 3)).softmax(-1) @ v
+    tokens = take(tokens, ids) + attention.proj(rearrange(mixed, "b h k d -> b k (h d)"))
+    return tokens + block.mlp(block.norm2(tokens))
 
 
 class Encoder(nn.Module):
