@@ -1,7 +1,7 @@
 """python -m bench gpu: every figure of speed that needs a GPU, in parts that each end within minutes.
 
-  python -m bench gpu SHARDS --part steps      a training step of DeiT-T, S, B: ours, compiled and not, lightly, the plain recipe
-  python -m bench gpu SHARDS --part recipe     end to end from JPEG shards, in each tier: images/s, MFU, data wait, hours for CelebA
+  python -m bench gpu SHARDS --part steps      a step of DeiT-T, S, B: ours compiled and not, lightly, the plain recipe
+  python -m bench gpu SHARDS --part recipe     end to end from shards, in each tier: images/s, MFU, wait, hours for CelebA
   python -m bench gpu SHARDS --part plain      the same for the plain recipe with a PIL loader, against ours
   python -m bench gpu SHARDS --part profile    where the time of a step goes
   python -m bench gpu SHARDS --part loader     the data pipeline alone
@@ -65,8 +65,8 @@ def recipe(options: argparse.Namespace) -> None:
             found = runs.finished(
                 Path(folder) / f"{model}-{tier}-{decoder}", shards, f"model={model}",
                 f"decoder={'light' if options.rehearse else 'mae'}", f"optim.global_batch_size={options.batch}",
-                f"optim.epochs={options.steps * options.batch / samples}", "optim.warmup_epochs=0", f"loop.log_every={every}",
-                f"loop.save_every={every * 8}", f"runtime.tier={tier}", f"data.decoder={decoder}",
+                f"optim.epochs={8 * every * options.batch / samples}", "optim.warmup_epochs=0",
+                f"loop.log_every={every}", f"loop.save_every={8 * every}", f"runtime.tier={tier}", f"data.decoder={decoder}",
                 f"runtime.workers={options.workers}")
             rows.append({"model": model, "tier": tier, "decoder": decoder, **_speed(found)})
     machine.write("recipe", options.out, rows, machine.facts() | {"batch": options.batch, "images": samples})

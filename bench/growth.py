@@ -37,10 +37,10 @@ def line(folder: Path, what: str, images: int, batch: int, ranks: int, steps: in
     """One run: images/s and data-wait share (medians of heartbeats), peak memory of a rank, seconds to the first step."""
     shards = faces.shards(images)
     samples = len(open_shards(str(shards)))
-    count = max(steps * 64 // batch, 8)
+    every = max(steps * 64 // batch // 6, 1)
     rows = runs.finished(folder / f"{what}-{images}-{batch}-{ranks}-{tier}", shards, *runs.TINY,
-                         f"optim.global_batch_size={batch}", f"optim.epochs={count * batch / samples}",
-                         f"loop.log_every={max(count // 6, 1)}", f"loop.save_every={count // max(count // 6, 1) * max(count // 6, 1)}",
+                         f"optim.global_batch_size={batch}", f"optim.epochs={6 * every * batch / samples}",
+                         f"loop.log_every={every}", f"loop.save_every={6 * every}",
                          f"runtime.tier={tier}", ranks=ranks)
     beats = runs.speeds(rows)
     start = next(row["first_step_seconds"] for row in rows if "first_step_seconds" in row)

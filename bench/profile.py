@@ -14,9 +14,11 @@ from bench import machine, step
 from scemae.distributed import process_group
 
 KINDS = {  # the first whose word is in an operator's name
-    "attention": ("attention", "flash", "fmha", "mha", "softmax"), "matrix products": ("mm", "gemm", "cutlass", "nvjet", "dot", "linear"),
-    "GELU": ("gelu",), "LayerNorm": ("layer_norm", "layernorm", "native_layer"), "optimizer": ("adam", "foreach", "multi_tensor"),
-    "gather, scatter, sort": ("gather", "scatter", "index", "sort", "embedding"), "fused by the compiler": ("triton",),
+    "attention": ("attention", "flash", "fmha", "mha", "softmax"),
+    "matrix products": ("mm", "gemm", "cutlass", "nvjet", "dot", "linear"),
+    "GELU": ("gelu",), "LayerNorm": ("layer_norm", "layernorm", "native_layer"),
+    "optimizer": ("adam", "foreach", "multi_tensor", "lerp", "addcdiv", "addcmul"),
+    "gather, scatter, sort": ("gather", "scatter", "index", "sort"), "fused by the compiler": ("triton",),
     "copies": ("copy", "memcpy", "cat", "clone", "memset", "fill", "zero"),
     "elementwise": ("add", "mul", "div", "sub", "sum", "mean", "where", "elementwise", "reduce", "square", "pow"),
 }

@@ -20,7 +20,7 @@ from scemae.models.carb import CARB
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
 from scemae.schema import Carb, CorrespondConfig
-from scemae.token_store import open_tokens
+from scemae.token_store import open_tokens, rows_drawn
 from scemae.watchdog import Watchdog, watch
 
 
@@ -49,14 +49,18 @@ def prepare(config: CorrespondConfig, place: Place, generation: Generation, stop
     state = stage.state_of(config, "correspond", parts, place, shards)
     facts = {"images": len(shards), "backbone": str(folder)}
 
-    def open_feed(order: Order, start: int, stop: int) -> stage.Feed:
-        return open_tokens(config, encoder, (folder, digest), shards, place, order=order, stop=stop,
-                           note=lambda: dog.note(start, "data")).batches
+    def note() -> None:
+        dog.note(0, "data")
+        stop.check("computing tokens")
+
+    def open_feed(order: Order, first: int, last: int) -> stage.Feed:
+        return open_tokens(config, encoder, (folder, digest), shards, place, order=order, stop=last, note=note).batches
 
     engine = engines.start(module, config.optim, config.runtime, place, steps.accumulation)
     return stage.Run(config, place, generation, engine, steps, state, shards, open_feed, facts,
                      lambda: probe.errors(encoder, place.device, engine.module.projector), stop, dog,
-                     flops.projector_step(config.carb, encoder.width, encoder.grid**2))
+                     flops.projector_step(config.carb, encoder.width, encoder.grid**2),
+                     lambda total: len(rows_drawn(Order(len(shards), config.seed, steps.images), total, config.views)))
 
 
 def build(carb: Carb, encoder: Encoder) -> CARB:

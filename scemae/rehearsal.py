@@ -49,6 +49,7 @@ class Measured:
     save: float  # a save that is waited for, as at the end of a job
     write: float  # the part of it that goes on beside training otherwise
     probe: float  # 0 where there is none
+    ahead: float = 0.0  # what the real run computes before its first step, at most
 
     @property
     def stall(self) -> float:
@@ -75,13 +76,18 @@ def rehearse(run: Run, steps: int, started: float) -> Measured | None:
 
     started: when the process began, in unix time, without what it did that a real run does not.
     """
-    run.steps = replace(run.steps, total=min(steps + 1, run.steps.total))
+    total = run.steps.total
+    run.steps = replace(run.steps, total=min(steps + 1, total))
     with redirect_stdout(StringIO()):
         run.go()
     saved = agree(checkpoint.place_of(checkpoint.committed(run.run_dir)[-1])[0] if run.place.is_first else None)
     if saved != run.steps.total:
         raise CheckpointError(f"the checkpoint of step {run.steps.total} was not saved, stderr says why; mend that")
-    return measure(read_metrics(run.run_dir), run.steps.images, started) if run.place.is_first else None
+    if not run.place.is_first:
+        return None
+    made = run.made_ahead(run.steps.total)
+    ahead = run.open_seconds * run.made_ahead(total) / made if made else 0.0
+    return replace(measure(read_metrics(run.run_dir), run.steps.images, started), ahead=ahead)
 
 
 def measure(rows: list[dict], images: int, started: float) -> Measured:
@@ -178,11 +184,13 @@ def duration(measured: Measured, steps: Steps, done: int, limits: Limits, nodes:
     if jobs is None:
         return Finding(REFUSED, "time", f"found a time limit of {limits.minutes:g} minutes, of which {measured.start:.0f} s "
                        f"go for the start and {limits.signal_seconds or 0:g} s lie after the signal: no step fits; give more")
-    whole = seconds + jobs * measured.start
+    whole = seconds + jobs * measured.start + measured.ahead
     end = datetime.now().astimezone() + timedelta(seconds=whole)
     text = (f"{steps.total - done:,} of {steps.total:,} steps to go: {timedelta(seconds=round(whole))}, "
             f"{nodes * whole / 3600:.2f} node hours on {nodes} node{'' if nodes == 1 else 's'}; started now, done "
             f"{end:%Y-%m-%d %H:%M %Z}")
+    if measured.ahead >= 1:
+        text += f"; of it at most {timedelta(seconds=round(measured.ahead))} for the tokens of all views, before the first step"
     if limits.minutes:
         text += f"; {jobs} job{'' if jobs == 1 else 's'} of {limits.minutes:g} minutes, without the time between them"
     return Finding(OK, "time", text)

@@ -1,6 +1,7 @@
 """What both stages of training do once their parts are built: plan, go on, describe, train, roll back."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,6 +73,8 @@ class Run:
     stop: StopRequest
     dog: Watchdog
     flops: float = 0.0  # per image of a step; 0: not known, no MFU is told
+    made_ahead: Callable[[int], int] = lambda total: 0  # view images that open_feed makes for a run of so many steps
+    open_seconds: float = 0.0  # what open_feed took
 
     @property
     def run_dir(self) -> Path:
@@ -89,7 +92,9 @@ class Run:
         if self.state.global_step == self.steps.total:
             return
         order = Order(len(self.shards), self.config.seed, self.steps.images)
+        began = time.perf_counter()
         feed = self.open_feed(order, self.state.global_step, self.steps.total)
+        self.open_seconds = time.perf_counter() - began
         speed = flops.full_speed(self.flops, self.place, precision(self.config.runtime.precision, self.place.device))
         while self.state.global_step < self.steps.total:
             try:

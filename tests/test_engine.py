@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scemae import config, engine as engines, restore
 from scemae.checkpoint import committed, read_weights
-from scemae.distributed import process_group
+from scemae.distributed import Place, process_group
 from scemae.loop import train_step
 from scemae.metrics import Meter, Word, read_metrics
 from tests.support import TINY, scemae, write_shards
@@ -177,7 +178,19 @@ def test_attention_and_adam_are_fused_where_they_can_be(place):
     engine = start(place)
     assert all(block.attn.fused_attn for block in engine.module.encoder.blocks)
     assert all(block.attn.fused_attn for block in engine.module.decoder.blocks)
-    assert engine.optimizer.optimizer.defaults["fused"] == (place.device.type == "cuda")
+    assert engine.optimizer.defaults["fused"] == (place.device.type == "cuda")
+
+
+def test_one_rank_needs_no_zero_and_several_take_stage_1(place):
+    runtime = config.load("pretrain", ["run_dir=none"]).runtime
+    assert [engines.zero_stage(runtime, Place(0, ranks, place.device)) for ranks in (1, 2)] == [0, 1]
+    assert engines.zero_stage(replace(runtime, offload=True), place) == 1
+    assert engines.zero_stage(replace(runtime, zero_stage=3), place) == 3
+
+
+def test_a_cpu_in_bf16_gets_plain_attention_and_says_the_same(place):
+    engine = start(place, "runtime.precision=bf16")
+    assert engine.module.encoder.blocks[0].attn.fused_attn == (place.device.type == "cuda")
 
 
 @pytest.mark.slow
