@@ -2,6 +2,7 @@
 # make test   set up, then all tests
 # make test-cluster   set up, then the long tests on a real Slurm: time limits, preemption, dying nodes (20 minutes, root)
 # make chaos          set up, then kill -9 of random ranks and in every phase of a save (30 minutes or so)
+# make bench          set up, then speed against peers on this machine, into docs/results/speed (an hour or so, idle)
 # All install what they need: into .venv, and the tests Debian's slurm and strace, where root and apt-get are.
 # With a GPU, see "On GPUs" in the README instead.
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-cluster chaos setup
+.PHONY: demo test test-cluster chaos bench setup
 
 demo: setup
 	$(VENV)/bin/scemae demo runs/demo
@@ -22,6 +23,10 @@ test-cluster: setup
 
 chaos: setup
 	$(VENV)/bin/python -m tests.chaos runs/chaos
+
+bench: setup
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints-cpu.txt -e '.[bench]'
+	$(VENV)/bin/python -m bench all
 
 setup: $(STAMP)
 
