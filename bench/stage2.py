@@ -42,7 +42,7 @@ Block = Callable[[], float]
 
 
 def main(argv: list[str]) -> int:
-    """Measure and write stage2.json and .md, stage2-store and stage2-expand."""
+    """Measure and write stage2.json and .md, stage2-store, stage2-sizes and stage2-expand."""
     parser = argparse.ArgumentParser("python -m bench stage2", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="deit_small", help="deit_tiny, deit_small, deit_base or demo (deit_small)")
@@ -61,7 +61,8 @@ def main(argv: list[str]) -> int:
         told = machine.facts() | {"model": options.model, "batch": config.optim.global_batch_size, "images": len(shards)}
         store, rows = filling(config, encoder, shards, place)
         machine.write("stage2", options.out, epochs(options, config, encoder, shards, place, store, rows), told)
-        machine.write("stage2-store", options.out, rows + sizes(config), told)
+        machine.write("stage2-store", options.out, rows, told)
+        machine.write("stage2-sizes", options.out, sizes(config), told)
         machine.write("stage2-expand", options.out, [expanding(encoder, place)], told)
     return 0
 
@@ -193,7 +194,7 @@ def sizes(config: CorrespondConfig) -> list[dict]:
         fill = Fill(config, built, None, None, lambda: None)
         for name, fields in (("selected", fill.selected_fields()), ("third block, fp32", fill.third_fields())):
             size = Records(Path("none"), "none", {}, fields, 0).type.itemsize
-            rows.append({"store": f"{name}, {model}, eta {eta}", "view images/s": None, "bytes per view image": size,
+            rows.append({"store": name, "model": model, "eta": eta, "bytes per view image": size,
                          "GB per view of CelebA": size * CELEBA / 1e9})
     config.carb.eta = 0.1
     return rows

@@ -55,8 +55,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="images per step")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of all cases in turn")
     parser.add_argument("--steps", type=int, help="steps in one measured block (3); end to end, in one "
-                        "heartbeat of three (20: the batches that are ready beforehand, 3 of ours and 2 a worker of plain's, "
-                        "must not count)")
+                        "heartbeat of three (20: the batches that are ready beforehand, 3 of ours and 2 a worker of "
+                        "plain's, must not count)")
     parser.add_argument("--warm-up", type=int, default=2, help="steps of each case before the first round")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))

@@ -71,8 +71,10 @@ class Streaming:
 
     def frames(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The samples (b,) that were found, and their frames (b, s, s, 3). Raises ShardError."""
-        found, frames = zip(*(self._frame(sample) for sample in samples.tolist()))
-        return np.array(found), np.stack(frames)
+        found, frames = np.empty_like(samples), np.empty((len(samples), self.size, self.size, 3), np.uint8)
+        for row, sample in enumerate(samples.tolist()):
+            found[row], frames[row] = self._frame(sample)
+        return found, frames
 
     def _frame(self, sample: int) -> tuple[int, np.ndarray]:
         """The frame of a sample, and whose it is: where one is no JPEG the next of the shards stands in for it, so

@@ -20,7 +20,7 @@ from scemae.data.decode import consumed_frames, digests
 from scemae.data.order import Slice
 from scemae.data.views import to_device
 
-CHUNK, AHEAD = 32, 3  # images per job of a thread; micro-batches in the queue
+CHUNK, AHEAD = 32, 3  # images per job of a thread for a GPU; micro-batches in the queue
 
 Consumed = Callable[[Slice, np.ndarray, np.ndarray], None]  # a slice, samples (b,) found, digests (b, 16) of their frames
 Views = Callable[["Batch"], tuple[Tensor, ...]]
@@ -75,11 +75,13 @@ class Pipeline:
             threads.shutdown(cancel_futures=True)
 
     def _submit(self, threads: ThreadPoolExecutor, part: Slice) -> tuple[Slice, Tensor | None, list[Future]]:
-        rows = [slice(row, row + CHUNK) for row in range(0, len(part.samples), CHUNK)]
+        count = len(part.samples)
+        chunk = -(-count // max(self._workers // AHEAD, 1)) if self.device.type == "cpu" else CHUNK
+        rows = [slice(row, row + chunk) for row in range(0, count, chunk)]
         if self.device.type == "cpu":
             return part, None, [threads.submit(self._cut, part[chunk]) for chunk in rows]
         s = self.source.size
-        pinned = torch.empty(len(part.samples), s, s, 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        pinned = torch.empty(count, s, s, 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         return part, pinned, [threads.submit(self._stage, part[chunk], pinned[chunk]) for chunk in rows]
 
     def _cut(self, part: Slice) -> tuple[np.ndarray, np.ndarray, tuple[Tensor, ...]]:
@@ -98,7 +100,7 @@ class Pipeline:
         found, hashes, *cut = zip(*(future.result() for future in futures))
         self._consumed(part, np.concatenate(found), np.concatenate(hashes))
         if pinned is None:
-            return tuple(torch.cat(column) for column in zip(*cut[0]))
+            return cut[0][0] if len(futures) == 1 else tuple(torch.cat(column) for column in zip(*cut[0]))
         images = pinned.to(self.device, non_blocking=True)
         return self.views(Batch(images.permute(0, 3, 1, 2), part, self.seed))
 
