@@ -10,6 +10,7 @@ COMMANDS = {
     "loader": "images per second of the data pipeline alone, against other loaders",
     "stage2": "images per second of stage 2",
     "growth": "how speed and memory grow with batch, images and ranks",
+    "profile": "where the time of a training step goes",
     "soak": "a long run: does speed sag or memory creep",
     "resume": "seconds from a kill to the next step",
     "gpu": "the measurements that need a GPU",

@@ -85,7 +85,7 @@ def _speed(rows: list[dict]) -> dict:
 def plain(options: argparse.Namespace) -> None:
     """bench step --end-to-end."""
     model = "deit_tiny" if options.rehearse else "deit_small"
-    import_module("bench.step").main(["--model", model, "--end-to-end", str(options.shards / "train"), "--tier", "auto",
+    import_module("bench.step").main(["--model", model, "--end-to-end", str(options.shards / "train"), "--tier", "host" if options.rehearse else "gpu",
                                       *_sizes(options)])
 
 
