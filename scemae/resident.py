@@ -88,13 +88,14 @@ def choose(asked: str, *, needed: int, samples: int, images: int, noisy_jpeg: bo
         if images < samples:
             return STREAMING, f"{images:,} of {samples:,} images are drawn"
         tier = GPU if fits_gpu and fits_host else HOST if fits_host else STREAMING
-        return tier, f"{needed / 1e9:.2f} GB, free: {host / 1e9:.1f} GB" + (f" and {gpu / 1e9:.1f} GB on the GPU" if gpu else "")
+        also = f" and {gpu / 1e9:.1f} GB on the GPU" if gpu else ""
+        return tier, f"{needed / 1e9:.2f} GB, free: {host / 1e9:.1f} GB{also}"
     if asked == GPU and (noisy_jpeg or not gpu):
         raise ConfigError("runtime.tier=gpu: " + ("JPEG noise (data.jpeg_noise) is made on the host" if noisy_jpeg else
                           "found no CUDA device") + "; use runtime.tier=host or auto")
     if (asked == HOST and not fits_host) or (asked == GPU and not (fits_gpu and fits_host)):
-        raise ConfigError(f"runtime.tier={asked}: the frames need {needed / 1e9:.1f} GB, found {host / 1e9:.1f} GB of host and "
-                          f"{gpu / 1e9:.1f} GB of GPU memory free, of which {SHARE:.0%} may be used; use runtime.tier=auto "
+        raise ConfigError(f"runtime.tier={asked}: the frames need {needed / 1e9:.1f} GB, found {host / 1e9:.1f} GB of host "
+                          f"and {gpu / 1e9:.1f} GB of GPU memory free, of which {SHARE:.0%} may be used; use runtime.tier=auto "
                           "or streaming, or a smaller data.frame")
     return asked, "as asked"
 

@@ -60,8 +60,8 @@ def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
 def block_at(block: nn.Module, tokens: Tensor, ids: Tensor) -> Tensor:
     """What `block` makes of tokens (b, n, d) at the places ids (b, k) alone, (b, k, d): there all tokens are looked at,
     but only these look. A fifth of the last block of the decoder is saved."""
-    attention = block.attn
-    q, k, v = rearrange(attention.qkv(block.norm1(tokens)), "b n (three h d) -> three b h n d", three=3, h=attention.num_heads)
+    attention, h = block.attn, block.attn.num_heads
+    q, k, v = rearrange(attention.qkv(block.norm1(tokens)), "b n (three h d) -> three b h n d", three=3, h=h)
     q = q.gather(2, ids[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
     if attention.fused_attn:
         mixed = functional.scaled_dot_product_attention(q, k, v)
