@@ -27,7 +27,7 @@ from scemae import config as configs, correspond, engine as engines, flops, rest
 from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Pipeline, correspondence_views
 from scemae.data.reader import ShardSet, open_shards
-from scemae.distributed import Place, precision, process_group
+from scemae.distributed import Place, data_threads, precision, process_group
 from scemae.landmarks import features
 from scemae.models.carb import select, third
 from scemae.models.vit import Encoder
@@ -137,7 +137,8 @@ def source_of_views(config: CorrespondConfig, encoder: Encoder, shards: ShardSet
     """Views (b, 3, 96, 96) and weights (b,), as a run without the store would cut them in each step."""
     size, scale = encoder.grid * encoder.patch_size, tuple(config.data.scale)
     source = open_frames(shards, config.data, config.runtime, place, images=2**40)
-    return iter(Pipeline(source, slices(shards, config), config.seed, device=place.device, workers=config.runtime.workers,
+    return iter(Pipeline(source, slices(shards, config), config.seed, device=place.device,
+                         workers=data_threads(config.runtime.workers),
                          noisy_jpeg=config.data.jpeg_noise,
                          views=lambda batch: (correspondence_views(batch, size, scale), batch.tensor(batch.slice.weights))))
 

@@ -135,13 +135,15 @@ def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
                           "streamed and makes no noise, give data.jpeg_noise=false and runtime.tier=streaming, or "
                           "data.decoder=cpu")
     one_of("runtime.tier", runtime.tier, ("auto", "gpu", "host", "streaming"))
+    if runtime.workers != "auto" and not (isinstance(runtime.workers, int) and runtime.workers > 0):
+        raise ConfigError(f"runtime.workers: found {runtime.workers}, auto or a number above 0 was needed")
     one_of("runtime.compile", runtime.compile, ("auto", True, False))
     if runtime.offload and runtime.zero_stage == 0:
         raise ConfigError("runtime: found offload=true with zero_stage=0, which keeps no state apart; give "
                           "zero_stage 1, 2 or 3, or offload=false")
     for key, value in {"optim.global_batch_size": optim.global_batch_size, "optim.epochs": optim.epochs,
                        "optim.lr": optim.lr, "runtime.micro_batch_size": runtime.micro_batch_size,
-                       "runtime.workers": runtime.workers, "loop.log_every": loop.log_every,
+                       "loop.log_every": loop.log_every,
                        "loop.save_every": loop.save_every, "loop.keep": loop.keep,
                        "loop.probe_pairs": loop.probe_pairs, "runtime.hang_seconds": runtime.hang_seconds}.items():
         above_0(key, value)

@@ -114,6 +114,16 @@ def agree(word: Any) -> Any:
     return box[0]
 
 
+def data_threads(asked: str | int) -> int:
+    """How many threads of this rank decode: those asked for, or for "auto" its share of the cores, 16 at most.
+
+    Launchers that bind a rank to its cores leave it those; others tell LOCAL_WORLD_SIZE.
+    """
+    if asked != "auto":
+        return int(asked)
+    return max(min(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 16), 1)
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory: returning it at every step costs a CPU run a quarter of its speed."""
     libc = ctypes.CDLL(None)

@@ -12,7 +12,7 @@ from scemae import engine as engines, flops, restore, run_folder, stage
 from scemae.data.order import Order
 from scemae.data.pipeline import Pipeline, pretraining_views
 from scemae.data.reader import open_shards
-from scemae.distributed import Place, process_group
+from scemae.distributed import Place, data_threads, process_group
 from scemae.generations import Generation
 from scemae.landmarks.probe import Probe
 from scemae.loop import StopRequest
@@ -55,7 +55,7 @@ def prepare(config: PretrainConfig, place: Place, generation: Generation, stop: 
         source = open_frames(shards, config.data, config.runtime, place, images=(last - first) * steps.images, note=note)
         return lambda slices, consumed: iter(Pipeline(
             source, slices, config.seed, views, device=place.device, noisy_jpeg=config.data.jpeg_noise,
-            workers=config.runtime.workers, consumed=consumed))
+            workers=data_threads(config.runtime.workers), consumed=consumed))
 
     engine = engines.start(model, config.optim, config.runtime, place, steps.accumulation)
     return stage.Run(config, place, generation, engine, steps, state, shards, open_feed, facts,

@@ -23,7 +23,7 @@ from scemae import memory
 from scemae.data.decode import Streaming, digests
 from scemae.data.reader import ShardSet
 from scemae.data.views import to_device
-from scemae.distributed import Place, barrier
+from scemae.distributed import Place, barrier, data_threads
 from scemae.errors import ConfigError
 from scemae.nvjpeg import NvJpeg
 from scemae.schema import Data, Runtime
@@ -118,7 +118,7 @@ def open_frames(shards: ShardSet, data: Data, runtime: Runtime, place: Place, *,
     tier, started = min(tiers, key=TIERS.index), time.perf_counter()
     if tier != STREAMING:
         resident = Resident(node.map(needed), len(shards), data.frame)
-        _fill(resident, source, node, runtime.workers, note, show=place.is_first)
+        _fill(resident, source, node, data_threads(runtime.workers), note, show=place.is_first)
         source = OnDevice(resident, place.device) if tier == GPU else resident
     node.close()
     if place.is_first:

@@ -82,7 +82,7 @@ class Runtime:
     offload: bool  # optimizer state in host memory
     compile: str | bool  # true, false, or auto: torch.compile on cuda, where it pays
     micro_batch_size: int  # images per rank and micro-step, at most
-    workers: int  # threads per rank that decode, and on a CPU cut views
+    workers: str | int  # threads per rank that decode, and on a CPU cut views; auto: its share of the cores, 16 at most
     tier: str  # frames resident on the "gpu" or the "host", or "streaming" from the shards; auto: the first that fits
     hang_seconds: float  # a rank that makes no progress for so long ends, and the job starts again
 

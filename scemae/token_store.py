@@ -26,7 +26,7 @@ from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Batch, Consumed, Pipeline, correspondence_views
 from scemae.data.reader import ShardSet
 from scemae.data.views import to_device
-from scemae.distributed import Place, agree
+from scemae.distributed import Place, agree, data_threads
 from scemae.models.carb import Third, select, third
 from scemae.models.vit import FIRST_BLOCKS, Encoder
 from scemae.records import Records
@@ -188,8 +188,9 @@ class Fill:
 
         slices = (Slice(0, rows % count, rows // count, np.ones(len(rows), np.float32), np.arange(len(rows)))
                   for rows in mine)
-        pipeline = Pipeline(source, slices, config.seed, views, device=self.place.device, workers=config.runtime.workers,
-                            noisy_jpeg=config.data.jpeg_noise, consumed=lambda _, *origin: told.append(origin))
+        pipeline = Pipeline(source, slices, config.seed, views, device=self.place.device,
+                            workers=data_threads(config.runtime.workers), noisy_jpeg=config.data.jpeg_noise,
+                            consumed=lambda _, *origin: told.append(origin))
         return ((*told.popleft(), third(self.encoder, images, config.carb.layer, config.carb.heads))
                 for images, in pipeline)
 

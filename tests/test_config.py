@@ -39,6 +39,8 @@ def test_a_group_is_chosen_by_name_and_a_value_set_beside_it():
 @pytest.mark.parametrize(("override", "sentence"), [
     ("optim.epoch=3", "did you mean 'optim.epochs'"), ("optim.epochs=many", "optim.epochs: Value 'many'"),
     ("model=deit_huge", "deit_base; deit_small; deit_tiny"),
+    ("runtime.workers=0", "runtime.workers: found 0, auto or a number above 0"),
+    ("runtime.tier=fast", "runtime.tier: found fast, one of"),
     ("runtime.zero_stage=4", "runtime.zero_stage: found 4, one of"),
     ("mask_ratio=1.5", "a number between 0 and 1"), ("model.depth=3", "at least 4"), ("model.heads=5", "multiple of 4"),
     ("optim.global_batch_size=0", "a number above 0"), ("loop.save_every=15", "multiples of log_every"),

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from scemae import memory, resident
+from scemae import distributed, memory, resident
 from scemae.data import decode
 from scemae.data.reader import open_shards
 from scemae.errors import ConfigError
@@ -96,3 +96,11 @@ def test_a_resident_run_verifies_from_its_shards(runs):
 
 def test_free_memory_is_within_what_the_machine_has():
     assert 0 < memory.available() <= memory.limit() < 1e15
+
+
+def test_a_rank_decodes_with_its_share_of_the_cores(monkeypatch):
+    monkeypatch.setattr(distributed.os, "sched_getaffinity", lambda _: range(12))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert [distributed.data_threads(asked) for asked in ("auto", 3)] == [12, 3]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")
+    assert distributed.data_threads("auto") == 2
