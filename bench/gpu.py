@@ -12,6 +12,8 @@ SHARDS: `scemae shards build celeba FACES SHARDS`; its train split is used. --pa
 """
 
 import argparse
+import subprocess
+import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
@@ -40,9 +42,15 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.rehearse:
         options.batch, options.steps, options.workers = 4, 4, 1
-    for part in options.part or PARTS:
-        PARTS[part](options)
-    return 0
+    parts = options.part or list(PARTS)
+    if len(parts) == 1:
+        PARTS[parts[0]](options)
+        return 0
+    told = ["--batch", str(options.batch), "--steps", str(options.steps), "--workers", str(options.workers), "--out",
+            str(options.out), *(["--rehearse"] if options.rehearse else [])]
+    # Each in a process of its own: a loader that forks beside torch's threads may hang.
+    return max(subprocess.run([sys.executable, "-m", "bench", "gpu", str(options.shards), "--part", part, *told]).returncode
+               for part in parts)
 
 
 def steps(options: argparse.Namespace) -> None:
