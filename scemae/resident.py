@@ -107,6 +107,8 @@ def open_frames(shards: ShardSet, data: Data, runtime: Runtime, place: Place, *,
     Raises ConfigError where the tier asked for cannot be, ShardError at a stretch of samples that are no JPEG.
     """
     if data.decoder == "nvjpeg":
+        if place.is_first:
+            print("frames: streamed from the shards, decoded by the GPU", file=sys.stderr, flush=True)
         return NvJpeg(shards, data.frame, place.device)
     needed, source = len(shards) * row_bytes(data.frame), Streaming(shards, data.frame)
     node = _meet(place, needed)
