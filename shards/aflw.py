@@ -10,10 +10,17 @@ AFLW_R, splits `aflwr-train` and `aflwr-test`, in the layout of lmdis-rep:
 
     ROOT/aflw_{train,test}_images.txt      names below ROOT/output
     ROOT/aflw_{train,test}_keypoints.mat   gt (n, 5, 2), stored y before x; hw (n, 2), height and width
+
+AFLW_RC, split `aflwrc-test`, from labels of AFLW_R's test images that you supply: the paper's corrected ones are not
+public (PROTOCOL 1.6 [U]), so this format is ours. A CSV in UTF-8, pixels of the crop counted from 0 as in AFLW_R, one row
+for each name in aflw_test_images.txt, written as there (a name that is repeated there has one row here):
+
+    file,lefteye_x,lefteye_y,righteye_x,righteye_y,nose_x,nose_y,leftmouth_x,leftmouth_y,rightmouth_x,rightmouth_y
 """
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +31,10 @@ from scemae.errors import DataError
 from scemae.shards.image import ENCODING
 from scemae.shards.source import Sample, Split, file_place, needed_folder, read_lines, unique_keys
 
-OFFICIAL = {"aflw-train": 10_122, "aflw-test": 2_995, "aflwr-train": 10_122, "aflwr-test": 2_991}  # PROTOCOL 3.2
+OFFICIAL = {"aflw-train": 10_122, "aflw-test": 2_995, "aflwr-train": 10_122, "aflwr-test": 2_991,
+            "aflwrc-test": 2_991}  # PROTOCOL 3.2; configs/benchmark/aflw_*.yaml say so too
+CORRECTED = ["file", *(f"{point}_{axis}" for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
+                       for axis in "xy")]
 
 
 def splits_m(root: Path) -> list[Split]:
@@ -48,13 +58,38 @@ def splits_m(root: Path) -> list[Split]:
     return result
 
 
-def splits_r(root: Path) -> list[Split]:
+def splits_r(root: Path, *, corrected: Path | None = None) -> list[Split]:
     """List AFLW_R's samples of both splits, landmarks turned to (x, y); `size` is [width, height] as `hw` gives it.
 
-    The official test list repeats 132 images; repetitions stay. Raises DataError.
+    The official test list repeats 132 images; repetitions stay. With the labels `corrected` there is a third split,
+    `aflwrc-test`: the test images again, with these. Raises DataError.
     """
     needed_folder(root)
-    return [_recropped(root, part) for part in ("train", "test")]
+    result = [_recropped(root, part) for part in ("train", "test")]
+    return [*result, _relabelled(result[1], corrected)] if corrected else result
+
+
+def read_corrected(path: Path, files: list[str]) -> dict[str, list[list[float]]]:
+    """The five points (x, y) of each of `files` in a table of corrected labels. Raises DataError."""
+    try:
+        rows = list(csv.reader(text.lstrip("\ufeff") for _, text in read_lines(path)))  # spreadsheets begin with this mark
+    except csv.Error as error:
+        raise DataError(f"{path}: not a table of comma-separated values ({error}); give a CSV of labels") from error
+    if not rows or [name.strip() for name in rows[0]] != CORRECTED:
+        raise DataError(f"{path}: found the columns {','.join(rows[0]) if rows else '(none)'}, needed "
+                        f"{','.join(CORRECTED)}; put this line first")
+    result: dict[str, list[list[float]]] = {}
+    for row in rows[1:]:
+        file = row[0].strip().replace("\\", "/")
+        if file in result:
+            raise DataError(f"{path}: found two rows for {file}, needed one; take one out")
+        result[file] = _corrected_points(path, file, row[1:])
+    strangers, absent = sorted(result.keys() - set(files)), sorted(set(files) - result.keys())
+    for names, what in ((strangers, "rows name no test image"), (absent, "test images have no row")):
+        if names:
+            raise DataError(f"{path}: {len(names):,} {what} (first {names[0]}); give one row for each name in "
+                            "aflw_test_images.txt")
+    return result
 
 
 def _training_crops(table: Path) -> Split:
@@ -119,6 +154,26 @@ def _recropped(root: Path, part: str) -> Split:
     split = _split("aflw_r", f"aflwr-{part}", root / "output", names, points[:, :, ::-1], sizes=sizes[:, ::-1])
     split.options["repeated_images"] = len(names) - len(set(names))
     return split
+
+
+def _relabelled(test: Split, path: Path) -> Split:
+    labels = read_corrected(path, [sample.annotation["file"] for sample in test.samples])
+    samples = [Sample(sample.key, sample.annotation | {"landmarks": labels[sample.annotation["file"]]}, sample.place)
+               for sample in test.samples]
+    return replace(test, name="aflwrc-test", samples=samples, options=test.options | {"labels": "corrected"})
+
+
+def _corrected_points(path: Path, file: str, row: list[str]) -> list[list[float]]:
+    if len(row) != 10:
+        raise DataError(f"{path}: found {len(row)} numbers for {file}, needed the 10 that its first line names")
+    try:
+        numbers = [float(text) for text in row]
+    except ValueError as error:
+        raise DataError(f"{path}: found no number for {file} ({error}); give pixels of the crop, such as 41.25") from error
+    if not np.isfinite(numbers).all():
+        raise DataError(f"{path}: found {', '.join(row)} for {file}, needed numbers that are finite; every point of "
+                        "every image is needed")
+    return [numbers[i:i + 2] for i in range(0, 10, 2)]
 
 
 def _split(dataset: str, name: str, folder: Path, files: list[str], points: np.ndarray, *,

@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   scemae shards build celeba /datasets/CelebA /data/shards/celeba --workers 16
   scemae shards build celeba /datasets/CelebA /data/shards/celeba136 --resize 136 --split train --split val
   scemae shards build aflw_m /data/aflw-mtfl /data/shards/aflw
+  scemae shards build aflw_r /data/aflw-recrop /data/shards/aflw --corrected corrected.csv
   scemae shards build w300 /data/300w /data/shards/300w --boxes landmarks
   scemae shards build folder /data/photographs /data/shards/own
   scemae shards verify /data/shards/celeba --decode
@@ -27,7 +28,7 @@ and options always give the same bytes."""
 SOURCES = {
     "celeba": (celeba, "CelebA, and MAFL from it: train, val, mafl-train, mafl-test"),
     "aflw_m": (aflw, "AFLW in MTFL's crops: aflw-train, aflw-test"),
-    "aflw_r": (aflw, "AFLW in lmdis-rep's crops: aflwr-train, aflwr-test"),
+    "aflw_r": (aflw, "AFLW in lmdis-rep's crops: aflwr-train, aflwr-test; with --corrected aflwrc-test"),
     "w300": (w300, "300-W with 68 points: w300-train, w300-test"),
     "folder": (folder, "any folder of images, without annotations: train"),
 }
@@ -68,7 +69,7 @@ def _splits(arguments: argparse.Namespace) -> list[Split]:
         case "aflw_m":
             return aflw.splits_m(root)
         case "aflw_r":
-            return aflw.splits_r(root)
+            return aflw.splits_r(root, corrected=arguments.corrected)
         case "w300":
             return w300.splits(root, boxes=arguments.boxes)
         case _:
@@ -118,6 +119,9 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
                             help="store the 178x178 frame scaled to NxN instead of the original bytes (lossy)")
         parser.add_argument("--quality", type=_quality, metavar="Q",
                             help=f"JPEG quality of what --resize stores, 1 to 100 (default {QUALITY})")
+    if name == "aflw_r":
+        parser.add_argument("--corrected", type=Path, metavar="FILE",
+                            help="a CSV of corrected labels of the test images: adds the split aflwrc-test (AFLW_RC)")
     if name == "w300":
         parser.add_argument("--boxes", choices=("official", "landmarks"), default="official",
                             help="face boxes: 300-W's bounding_boxes_*.mat, or the extent of the 68 points")

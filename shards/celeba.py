@@ -24,7 +24,7 @@ from scemae.shards.source import Place, Sample, Split, needed_folder, read_lines
 
 FULL = 202_599        # images of the whole CelebA
 FULL_TRAIN = 162_770  # of them in partition 0
-FULL_MAFL = (19_000, 1_000)  # MAFL's training and test images (PROTOCOL 3.2)
+FULL_MAFL = (19_000, 1_000)  # MAFL's training and test images (PROTOCOL 3.2); configs/benchmark/mafl.yaml says so too
 VAL_IMAGES = 2_000    # PROTOCOL 3.2: the first of partition 2 without MAFL
 
 MEMBER = re.compile(r"(?:.*/)?img_align_celeba/(\d{6}\.jpg)")
@@ -64,7 +64,7 @@ def splits(root: Path, *, exclude_mafl_train: bool = True, resize: int | None = 
     for name, (chosen, excluded) in _choose(partition, mafl, exclude_mafl_train).items():
         if not name.startswith("mafl") or (landmarks and mafl.test):
             samples = [_sample(image, images[image], landmarks, identities, frame) for image in chosen]
-            result.append(Split("celeba", name, samples, excluded, options, frame))
+            result.append(Split("celeba", name, samples, excluded, options | _official(name, images, samples), frame))
     return result
 
 
@@ -165,6 +165,14 @@ def _sample(name: str, place: Place, landmarks: dict, identities: dict, frame: F
     if identities:
         annotation["identity"] = identities[name]
     return Sample(name.removesuffix(".jpg"), annotation, place)
+
+
+def _official(name: str, images: dict[str, Place], samples: list[Sample]) -> dict:
+    """Of MAFL's splits: how many images the official one has, and whether this is another set (of another CelebA)."""
+    official = {"mafl-train": FULL_MAFL[0], "mafl-test": FULL_MAFL[1]}.get(name)
+    if official is None:
+        return {}
+    return {"subset": len(images) != FULL or len(samples) != official, "official_samples": official}
 
 
 def _notes(landmarks: dict, identities: dict, mafl: Mafl) -> list[str]:

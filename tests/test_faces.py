@@ -1,16 +1,23 @@
-"""The generator of faces: determinism, geometry, agreement of pixels and landmarks, and CelebA's layout."""
+"""The generator of faces: determinism, geometry, agreement of pixels and landmarks, and the layouts of the benchmarks."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from scemae.data.reader import open_shards
 from scemae.errors import ConfigError, DataError
 from scemae.faces.draw import draw_face
 from scemae.faces.geometry import MEAN_FIVE, pose_face
+from scemae.faces.layouts import FOLDERS, WORLDS, Window, name_pictures
 from scemae.faces.people import draw_moment, draw_person, generator
-from scemae.faces.write import assign_identities, choose_mafl, identity_of, main, split_identities, write_faces
+from scemae.faces.write import (
+    assign_identities, choose_mafl, identity_of, main, make_face, split_identities, write_faces)
+from scemae.landmarks.benchmarks import Frames, check_counts, find_benchmark, load_frames
+from scemae.shards import build
 
 GREEN = np.array([30.0, 240, 30])
 UNIT = 136 / 178 * 70 / 96  # from pixels of the 178 frame to the 70-pixel frame, PROTOCOL 3.4
@@ -196,3 +203,119 @@ def test_impossible_numbers_are_refused(tmp_path, count, identities, words):
 def test_command_line_writes_a_folder(tmp_path):
     main([str(tmp_path / "cli"), "--count", "20", "--identities", "10", "--workers", "1"])
     assert (tmp_path / "cli/MAFL/testing.txt").exists()
+
+
+COUNT, PEOPLE = 40, 12
+SETS = {"aflw_m": ("aflw_m", "aflw-test"), "aflw_rc": ("aflw_r", "aflwrc-test"), "300w": ("300w", "w300-test")}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    """All three layouts drawn and built, the folders of shards beside each other."""
+    base = tmp_path_factory.mktemp("layouts")
+    for layout, source in (("aflw_m", "aflw_m"), ("aflw_r", "aflw_r"), ("300w", "w300")):
+        write_faces(base / layout, count=COUNT, identities=PEOPLE, seed=1, workers=1, layout=layout, progress=False)
+        extra = ["--corrected", str(base / layout / "corrected.csv")] if layout == "aflw_r" else []
+        build.main(["build", source, str(base / layout), str(base / "shards"), "--workers", "1", *extra])
+    return base / "shards"
+
+
+def load(shards: Path, benchmark: str, split: str) -> tuple[Frames, list[int]]:
+    """The frames of a split, and the number of the picture behind each."""
+    opened = open_shards(str(shards / split))
+    files = [opened.annotation(i)["file"] for i in range(len(opened))]
+    return load_frames(opened, find_benchmark(benchmark)), [int(re.search(r"(\d{5})(_1)?\.jpg", f)[1]) - 1 for f in files]
+
+
+def affine(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
+    """The map (2, 3) that takes points (n, 2) to others, and by how many pixels the worst misses."""
+    padded = np.column_stack([source, np.ones(len(source))])
+    found = np.linalg.lstsq(padded, target, rcond=None)[0]
+    return found.T, float(np.linalg.norm(padded @ found - target, axis=1).max())
+
+
+@pytest.mark.parametrize("benchmark", SETS)
+def test_landmarks_of_every_layout_sit_on_the_drawn_face(shards, benchmark):
+    layout, split = SETS[benchmark]
+    frames, indices = load(shards, benchmark, split)
+    world, points = 1 + WORLDS[layout], "landmarks68" if benchmark == "300w" else "landmarks5"
+    for i in range(0, len(frames), 3):
+        pixels, face, _ = make_face(indices[i], identity_of(indices[i], PEOPLE, world), world)
+        move, miss = affine(getattr(face, points), frames.landmarks[i].numpy())
+        assert miss < 0.01                                      # the frame shows the picture moved, never bent
+        frame, errors = frames.images[i].permute(1, 2, 0).numpy().astype(float), {}
+        for dx in (-2, -1, 0, 1, 2):
+            for dy in (-2, -1, 0, 1, 2):
+                again = cv2.warpAffine(pixels, move + [[0, 0, dx], [0, 0, dy]], (136, 136))
+                errors[dx, dy] = np.abs(again - frame)[24:112, 24:112].mean()
+        assert np.abs(min(errors, key=errors.get)).max() <= 1   # of 136 pixels: 300-W's rule rounds to whole ones
+
+
+@pytest.mark.parametrize("benchmark", ["aflw_m", "aflw_r", "aflw_rc", "300w"])
+def test_every_layout_gives_train_and_test_inside_the_crop(shards, benchmark):
+    known = find_benchmark(benchmark)
+    sizes = {}
+    for part, folder in known.splits.items():
+        frames, _ = load(shards, benchmark, folder)
+        sizes[part] = len(frames)
+        assert ((frames.landmarks > 20) & (frames.landmarks < 116)).float().mean() > 0.97
+        manifest = open_shards(str(shards / folder)).manifest
+        assert check_counts(manifest, known, part) == f"subset: {len(frames):,} of {known.official[part]:,}"
+    assert sum(sizes.values()) == COUNT and 4 <= sizes["test"] < sizes["train"]
+
+
+def test_train_and_test_of_a_layout_show_different_people():
+    world = 1 + WORLDS["aflw_m"]
+    owners = assign_identities(COUNT, PEOPLE, world)
+    is_test = split_identities(PEOPLE, world)[owners] > 0
+    files = name_pictures("aflw_m", is_test)
+    tested = {owner for owner, file in zip(owners, files) if file.startswith("MTFL")}
+    assert tested and not tested & {owner for owner, file in zip(owners, files) if not file.startswith("MTFL")}
+
+
+def test_layouts_of_one_seed_show_different_people():
+    faces = [make_face(0, 1, 1 + world)[1].landmarks5 for world in (0, *WORLDS.values())]
+    assert all(np.abs(a - b).max() > 0.5 for i, a in enumerate(faces) for b in faces[:i])
+
+
+def test_original_labels_of_aflw_r_have_errors_that_the_corrected_ones_have_not(shards):
+    original, corrected = (load(shards, name, split)[0].landmarks for name, split in
+                           (("aflw_r", "aflwr-test"), ("aflw_rc", "aflwrc-test")))
+    eyes = (corrected[:, 0] - corrected[:, 1]).norm(dim=1)
+    wrong = (original - corrected).norm(dim=2) / eyes[:, None]
+    assert 0.003 < wrong.median() < 0.03 and wrong.max() > 0.04         # unrest everywhere, some points far off
+
+
+def test_crops_differ_in_place_and_size(shards):
+    opened = open_shards(str(shards / "aflwr-train"))
+    sizes = {tuple(opened.annotation(i)["size"]) for i in range(len(opened))}
+    assert len(sizes) > 0.8 * len(opened) and any(w != h for w, h in sizes)
+    landmarks = load(shards, "aflw_m", "aflw-test")[0].landmarks
+    assert (landmarks.mean(dim=1).std(dim=0) > 1.5).all()
+
+
+def test_a_window_moves_points_as_it_moves_pixels():
+    picture = np.zeros((218, 178, 3), np.uint8)
+    picture[130:133, 80:83] = 255                                       # centre (81, 131)
+    window = Window(30.25, 70.5, 100.0, 120.0, (150, 190))
+    bright = window.cut(picture)[..., 0].astype(float)
+    ys, xs = np.mgrid[:190, :150]
+    centre = np.array([(bright * xs).sum(), (bright * ys).sum()]) / bright.sum()
+    assert window.move(np.array([[81.0, 131.0]]))[0] == pytest.approx(centre, abs=0.05)
+
+
+@pytest.mark.parametrize("tests", [4, 7, 40])
+def test_300w_has_pictures_in_every_folder(tests):
+    is_test = np.arange(120) < tests
+    files = name_pictures("300w", is_test)
+    assert {str(Path(file).parent) for file in files} == {folder for part in FOLDERS for folder in part}
+    assert len(set(files)) == 120 and all(Path(f).name.startswith("image") for f in files if f.startswith("ibug"))
+
+
+def test_a_layout_is_the_same_with_two_workers(tmp_path):
+    for workers in (1, 2):
+        main([str(tmp_path / str(workers)), "--layout", "aflw_r", "--count", "20", "--identities", "10",
+              "--workers", str(workers)])
+    files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*") if path.is_file())
+    assert len(files) == 25
+    assert all((tmp_path / "1" / f).read_bytes() == (tmp_path / "2" / f).read_bytes() for f in files)

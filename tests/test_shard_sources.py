@@ -19,9 +19,7 @@ from scemae.shards import aflw, celeba, folder, w300
 from scemae.shards.build import main
 from scemae.shards.source import Split, read_bytes, unique_keys
 from scemae.shards.write import write_split
-
-FACES = Path(os.environ.get("SCEMAE_FACES", Path(__file__).parents[2] / "shared" / "faces"))
-needs_faces = pytest.mark.skipif(not FACES.is_dir(), reason="needs the folder of real faces (SCEMAE_FACES)")
+from tests.support import FACES, needs_faces
 
 PARTITION = [0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 2]  # of images 000001 to 000012
 MAFL_TRAIN, MAFL_TEST = (2, 7, 9), (3, 10)
@@ -74,6 +72,7 @@ def test_celeba_splits_follow_the_protocol(root):
                                         "not in partition 0 (train)": 6}
     assert all(len(split.samples) + sum(split.excluded.values()) == 12 for split in splits.values())
     assert splits["train"].options == {"subset": True, "exclude_mafl_train": True}
+    assert splits["mafl-test"].options == splits["train"].options | {"official_samples": 1000}
 
 
 def test_mafl_training_images_can_stay_in_train_but_test_images_never(root):
@@ -130,7 +129,9 @@ def test_full_celeba_must_have_the_official_counts(root, monkeypatch):
     with pytest.raises(DataError, match="found 3 training and 2 test names, MAFL has 19,000 and 1,000"):
         celeba.splits(root)
     monkeypatch.setattr(celeba, "FULL_MAFL", (3, 2))
-    assert celeba.splits(root)[0].options["subset"] is False
+    assert [split.options["subset"] for split in celeba.splits(root)] == [False] * 4
+    monkeypatch.setattr(celeba, "FULL", 13)                                         # MAFL's counts in another set of images
+    assert by_name(celeba.splits(root))["mafl-test"].options["subset"] is True
 
 
 def test_resize_stores_the_178_frame_and_moves_the_landmarks(root, tmp_path):
@@ -301,6 +302,58 @@ def test_aflw_r_swaps_y_and_x_and_keeps_repeated_images(tmp_path):
         aflw.splits_r(tmp_path)
 
 
+@pytest.fixture
+def recropped(tmp_path: Path) -> Path:
+    """AFLW_R with two test images, the first of them twice in the list, and corrected labels."""
+    root = tmp_path / "aflw_r"
+    (root / "output").mkdir(parents=True)
+    for image in ("a.jpg", "b.jpg"):
+        (root / "output" / image).write_bytes(picture(1, 40, 60))
+    for part in ("train", "test"):
+        write(root / f"aflw_{part}_images.txt", "a.jpg", "b.jpg", "a.jpg")
+        savemat(root / f"aflw_{part}_keypoints.mat", {"gt": np.zeros((3, 5, 2)), "hw": np.array([[60, 40]] * 3)})
+    write(root / "corrected.csv", CORRECTED, "b.jpg,10,11.5,12,13,14,15,16,17,18,19", "a.jpg,0,1,2,3,4,5,6,7,8,9.25")
+    return root
+
+
+CORRECTED = ",".join(["file", *(f"{point}_{axis}" for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
+                                for axis in "xy")])
+
+
+def test_corrected_labels_make_a_split_of_the_same_test_images(recropped, tmp_path):
+    main(["build", "aflw_r", str(recropped), str(tmp_path / "out"), "--workers", "1",
+          "--corrected", str(recropped / "corrected.csv")])
+    shards = {name: open_shards(str(tmp_path / "out" / name)) for name in ("aflwr-train", "aflwr-test", "aflwrc-test")}
+    original, corrected = shards["aflwr-test"], shards["aflwrc-test"]
+    assert corrected.keys == original.keys and all(corrected.jpeg(i) == original.jpeg(i) for i in range(3))
+    assert corrected.annotation(1)["landmarks"] == [[10, 11.5], [12, 13], [14, 15], [16, 17], [18, 19]]
+    assert corrected.annotation(0) == corrected.annotation(2) and corrected.annotation(0)["landmarks"][4] == [8, 9.25]
+    assert corrected.manifest.options == original.manifest.options | {"labels": "corrected"}
+
+
+def test_without_corrected_labels_there_is_no_such_split(recropped, tmp_path):
+    assert [split.name for split in aflw.splits_r(recropped)] == ["aflwr-train", "aflwr-test"]
+    with pytest.raises(DataError, match="--split aflwrc-test: this source gives aflwr-train, aflwr-test"):
+        main(["build", "aflw_r", str(recropped), str(tmp_path / "out"), "--split", "aflwrc-test"])
+
+
+@pytest.mark.parametrize(("lines", "words"), [
+    (None, "corrected.csv: no such file"), ([], r"found the columns \(none\), needed file,lefteye_x"),
+    (["file,x", "a.jpg,1"], "found the columns file,x, needed file,lefteye_x"),
+    ([CORRECTED, "a.jpg,0,1,2,3,4,5,6,7,8,9"], "1 test images have no row .first b.jpg."),
+    ([CORRECTED, "a.jpg,0,1,2,3,4,5,6,7,8,9", "a.jpg,0,1,2,3,4,5,6,7,8,9"], "found two rows for a.jpg"),
+    ([CORRECTED, *(f"{n}.jpg,0,1,2,3,4,5,6,7,8,9" for n in "abc")], "1 rows name no test image .first c.jpg."),
+    ([CORRECTED, "a.jpg,0,1,2"], "found 3 numbers for a.jpg"),
+    ([CORRECTED, "a.jpg,0,1,2,3,4,5,6,7,8,x"], "no number for a.jpg"),
+    ([CORRECTED, "a.jpg,0,1,2,3,4,5,6,7,8,nan"], "needed numbers that are finite")])
+def test_corrected_labels_that_do_not_fit_are_one_sentence(recropped, lines, words):
+    (recropped / "corrected.csv").unlink()
+    if lines is not None:
+        write(recropped / "corrected.csv", *lines)
+    with pytest.raises(DataError, match=words):
+        aflw.splits_r(recropped, corrected=recropped / "corrected.csv")
+
+
 def pts(path: Path, points: np.ndarray) -> None:
     write(path, "version: 1", "n_points:  68", "{", *(f"{x:.6f} {y:.6f}" for x, y in points), "}")
 
@@ -377,8 +430,10 @@ def test_native_mtfl_and_300w_samples_build(tmp_path):
             archive.extractall(tmp_path, filter="data")
     (test,) = aflw.splits_m(tmp_path)
     assert test.name == "aflw-test" and test.excluded["in MTFL's training list (LFW and web images)"] == 88
+    assert len(test.samples) == 972 and test.options["subset"] and test.options["official_samples"] == 2995
     (train,) = w300.splits(tmp_path / "300W", boxes="landmarks")
     assert train.options["folders"] == ["afw", "helen/trainset"] and len(train.samples) == 300
+    assert sum(sample.annotation["file"].startswith("afw/") for sample in train.samples) == 87
     for split in (test, train):
         manifest, _ = write_split(split, tmp_path / "out" / split.name)
         assert manifest.samples == len(split.samples) > 0 and not manifest.left_out

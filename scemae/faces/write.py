@@ -1,7 +1,8 @@
-"""Write a folder of drawn faces in CelebA's own layout: `scemae faces OUT --count 4000 --identities 400`."""
+"""Write a folder of drawn faces in the layout of CelebA or of another benchmark: `scemae faces OUT --count 4000`."""
 
 import argparse
 import os
+from collections.abc import Callable
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -11,12 +12,24 @@ import numpy as np
 from tqdm import tqdm
 
 from scemae.errors import ConfigError, DataError
+from scemae.faces import layouts
 from scemae.faces.draw import draw_face
 from scemae.faces.geometry import Face, pose_face
+from scemae.faces.layouts import FIVE, Crop
 from scemae.faces.people import Moment, draw_moment, draw_person, generator
 
-FIVE = [f"{point}_{axis}" for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy"]
 CHUNK = 32
+DESCRIPTION = """Draw faces with exact landmarks, in the own layout of CelebA or of another benchmark.
+
+Every picture follows from the seed, the layout and its number, so the same command gives the same
+files with any number of workers. People are split 80/10/10.
+
+celeba   train, val and test; MAFL's testing list shows people of the test part only, its training
+         list the other two. Aligned pictures of 178x218 pixels.
+aflw_m   MTFL's crops of 150x150 pixels, training people 80 %, test people 20 %
+aflw_r   lmdis-rep's tighter crops of many sizes; some labels are wrong, as the paper finds AFLW_R's
+         to be (AFLW_RO), and corrected.csv has the exact ones of the test set (AFLW_RC)
+300w     whole pictures of many sizes in 300-W's folders, 68 points and a box around each face"""
 
 
 def identity_of(index: int, identities: int, seed: int) -> int:
@@ -38,9 +51,23 @@ def write_face(task: tuple[int, int], folder: Path, seed: int) -> tuple[np.ndarr
     """Write picture (index, identity) as JPEG; returns its 5 and 68 landmarks."""
     index, identity = task
     pixels, face, moment = make_face(index, identity, seed)
-    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, moment.quality])
-    (folder / name(index)).write_bytes(jpeg.tobytes())
+    write_jpeg(folder / name(index), pixels, moment.quality)
     return face.landmarks5, face.landmarks68
+
+
+def write_crop(task: tuple[int, int, str], out: Path, layout: str, seed: int) -> Crop:
+    """Write picture (index, identity, file) of the world `seed` below `out`, cut out as `layout` would have it."""
+    index, identity, file = task
+    pixels, face, moment = make_face(index, identity, seed)
+    window = layouts.choose_window(layout, face, generator(seed, 7, index))
+    write_jpeg(out / file, window.cut(pixels), moment.quality)
+    return Crop(index, file, window.size, window.move(face.landmarks5), window.move(face.landmarks68))
+
+
+def write_jpeg(path: Path, pixels: np.ndarray, quality: int) -> None:
+    """Write pixels (h, w, 3) uint8 RGB."""
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    path.write_bytes(jpeg.tobytes())
 
 
 def name(index: int) -> str:
@@ -48,21 +75,42 @@ def name(index: int) -> str:
     return f"{index + 1:06d}.jpg"
 
 
-def write_faces(out: Path, *, count: int, identities: int, seed: int, workers: int, progress: bool = True) -> None:
-    """Draw `count` pictures of `identities` people into `out`, in CelebA's layout.
+def write_faces(out: Path, *, count: int, identities: int, seed: int, workers: int, layout: str = "celeba",
+                progress: bool = True) -> None:
+    """Draw `count` pictures of `identities` people into `out`, as `layout` (celeba, aflw_m, aflw_r or 300w) has them.
 
-    Picture i depends on `seed`, i and `identities` alone, never on `count` or `workers`. The lists are written last:
-    a folder without them is not whole. Beside CelebA's files, Anno/landmarks5_float.csv and Anno/landmarks68.csv hold
-    the exact coordinates. Raises ConfigError for impossible numbers and DataError where `out` is not an empty folder.
+    Picture i depends on `seed`, `layout`, i and `identities` alone, never on `count` or `workers`. The lists are written
+    last: a folder without them is not whole. Raises ConfigError for impossible numbers and DataError where `out` is not
+    an empty folder.
     """
     check_numbers(count, identities, seed, workers)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not an empty folder; name a new one or empty it first")
+    world = seed + layouts.WORLDS.get(layout, 0)
+    owners = assign_identities(count, identities, world)
+    partition = split_identities(identities, world)[owners]
+    write = _write_celeba if layout == "celeba" else partial(_write_layout, layout=layout)
+    write(out, owners, partition, seed=world, draw=partial(draw_all, workers=workers, progress=progress))
+
+
+def _write_celeba(out: Path, owners: np.ndarray, partition: np.ndarray, *, seed: int, draw: Callable) -> None:
+    """CelebA's layout; Anno/landmarks5_float.csv and Anno/landmarks68.csv hold the exact coordinates beside it."""
     folder = out / "img_align_celeba"
     folder.mkdir(parents=True)
-    owners = assign_identities(count, identities, seed)
-    landmarks = draw_all(folder, owners, seed, workers=workers, progress=progress)
-    write_lists(out, owners, split_identities(identities, seed)[owners], seed=seed, landmarks=landmarks)
+    drawn = draw(partial(write_face, folder=folder, seed=seed), [(i, int(owner)) for i, owner in enumerate(owners)])
+    landmarks = [np.stack(points) for points in zip(*drawn, strict=True)]
+    write_lists(out, owners, partition, seed=seed, landmarks=landmarks)
+
+
+def _write_layout(
+        out: Path, owners: np.ndarray, partition: np.ndarray, *, layout: str, seed: int, draw: Callable) -> None:
+    """Another benchmark's layout: people of partition 0 are its training set, about 80 %, the others its test set."""
+    files = layouts.name_pictures(layout, partition > 0)
+    for folder in sorted({(out / file).parent for file in files}):
+        folder.mkdir(parents=True, exist_ok=True)
+    tasks = [(i, int(owner), file) for i, (owner, file) in enumerate(zip(owners, files, strict=True))]
+    crops = draw(partial(write_crop, out=out, layout=layout, seed=seed), tasks)
+    layouts.write_files(layout, out, crops, partition > 0, world=seed)
 
 
 def check_numbers(count: int, identities: int, seed: int, workers: int) -> None:
@@ -81,17 +129,13 @@ def assign_identities(count: int, identities: int, seed: int) -> np.ndarray:
     return np.concatenate([generator(seed, 4, turn).permutation(identities) + 1 for turn in turns])[:count]
 
 
-def draw_all(folder: Path, owners: np.ndarray, seed: int, *, workers: int, progress: bool) -> list[np.ndarray]:
-    """Write all pictures; returns landmarks (count, 5, 2) and (count, 68, 2)."""
-    tasks, paint = [(i, int(owner)) for i, owner in enumerate(owners)], partial(write_face, folder=folder, seed=seed)
+def draw_all(paint: Callable, tasks: list[tuple], *, workers: int, progress: bool) -> list:
+    """What `paint` returns for each task, one picture each, in their order."""
     bar = partial(tqdm, total=len(tasks), unit="face", disable=not progress)
     if workers == 1:
-        results = list(bar(map(paint, tasks)))
-    else:
-        with get_context("spawn").Pool(workers, cv2.setNumThreads, (1,)) as pool:
-            results = list(bar(pool.imap(paint, tasks, chunksize=CHUNK)))
-    five, sixty_eight = zip(*results, strict=True)
-    return [np.stack(five), np.stack(sixty_eight)]
+        return list(bar(map(paint, tasks)))
+    with get_context("spawn").Pool(workers, cv2.setNumThreads, (1,)) as pool:
+        return list(bar(pool.imap(paint, tasks, chunksize=CHUNK)))
 
 
 def split_identities(identities: int, seed: int) -> np.ndarray:
@@ -149,17 +193,18 @@ def table(names: list[str], values: np.ndarray) -> list[str]:
 def main(argv: list[str]) -> None:
     """Command line of the generator."""
     parser = argparse.ArgumentParser(
-        prog="scemae faces", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Draw faces with exact landmarks, in CelebA's own layout.\n\n"
-                    "Every picture follows from the seed and its number, so the same command gives the same\n"
-                    "files with any number of workers. People are split 80/10/10 into train, val and test;\n"
-                    "MAFL's testing list shows people of the test part only, its training list the other two.",
-        epilog="example:\n  scemae faces faces/ --count 4000 --identities 400 --seed 0 --workers 8\n\n"
-               "A picture takes about 10 ms of one core and 7 kB. Make shards of the folder as of CelebA itself.")
+        prog="scemae faces", formatter_class=argparse.RawDescriptionHelpFormatter, description=DESCRIPTION,
+        epilog="examples:\n  scemae faces faces/ --count 4000 --identities 400 --seed 0 --workers 8\n"
+               "  scemae faces aflw/ --layout aflw_r --count 2000 --identities 400\n"
+               "  scemae shards build aflw_r aflw/ data/aflw --corrected aflw/corrected.csv\n\n"
+               "A picture takes about 10 ms of one core and 7 kB. Make shards of the folder as of the data set itself.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; new or empty")
+    parser.add_argument("--layout", choices=("celeba", *layouts.WORLDS), default="celeba",
+                        help="the data set whose files to write (default: %(default)s)")
     parser.add_argument("--count", type=int, default=4000, help="pictures, at least 20 (default: %(default)s)")
     parser.add_argument("--identities", type=int, default=400, help="people, 10 to COUNT (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other people (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
     args = parser.parse_args(argv)
-    write_faces(args.out, count=args.count, identities=args.identities, seed=args.seed, workers=args.workers)
+    write_faces(args.out, count=args.count, identities=args.identities, seed=args.seed, workers=args.workers,
+                layout=args.layout)

@@ -1,4 +1,4 @@
-"""Facts of each benchmark as data, and the one way in which its stored images become 136x136 evaluation frames.
+"""The facts of each benchmark, read from data files, and the one way from stored images to 136x136 evaluation frames.
 
 Paper section 4: resize to 136x136, centre crop 96x96 (`INPUT`), so 20 px (`CROP`) fall away on each side; what
 happens before the resize is DVE's and differs per data set (PROTOCOL 3.1, 3.2 [F]). All resizes are PIL bilinear.
@@ -7,13 +7,18 @@ happens before the resize is DVE's and differs per data set (PROTOCOL 3.1, 3.2 [
 import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor
 
+from scemae.config import configs_dir
 from scemae.data.manifest import Manifest
 from scemae.data.reader import ShardSet
 from scemae.errors import ConfigError, ShardError
@@ -28,30 +33,28 @@ CELEBA_TOP = 30             # rows 30..207 of it are the 178x178 frame
 BOX, WINDOW = 52, 100       # 300W: the box becomes 52 px wide, the window around it is 100x100
 RAISED = 2                  # ... and sits 2 px above the centre of the box
 
+PARTS = {"train", "test"}   # of each benchmark
+
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is fixed of one data set, by DVE (PROTOCOL 3.2 [F]) and by the paper's tables (PROTOCOL 1.2 [F])."""
+    """What is fixed of one data set: configs/benchmark/NAME.yaml, where each fact stands with its source.
 
-    name: str
+    A data set whose frame rule is one of `RULES` is a file of these fields and nothing else.
+    """
+
+    name: str                           # as `find_benchmark` takes it
+    title: str                          # as the paper's Table 2 calls it
     landmarks: int                      # points per face
     eyes: tuple[int, int]               # the two points whose distance is the inter-ocular distance (IOD)
-    frame: str                          # rule from stored image to 136 frame: "celeba", "stretch" or "box"
+    frame: str                          # rule from stored image to 136 frame, of `RULES`
+    official: dict[str, int]            # images of "train" and "test"
+    splits: dict[str, str]              # the folders of shards of "train" and "test"
     offset: float = 0.0                 # added to raw landmarks: -1 where the files count pixels from 1 (Matlab)
-    official: dict[str, int] = field(default_factory=dict)      # images per official split
+    points: tuple[str, ...] = ()        # names of the landmarks, in their order
     targets: dict[str, float] = field(default_factory=dict)     # paper's detection error, %IOD, by DeiT size
+    column: int | None = None           # of the paper's Table 2, from 1
 
-
-BENCHMARKS = {benchmark.name: benchmark for benchmark in (
-    Benchmark("mafl", 5, (0, 1), "celeba", official={"train": 19_000, "test": 1_000},
-              targets={"T": 2.20, "S": 2.08, "B": 2.07}),
-    Benchmark("aflw_m", 5, (0, 1), "stretch", offset=-1.0, official={"train": 10_122, "test": 2_995},
-              targets={"T": 5.89, "S": 5.33, "B": 5.23}),
-    Benchmark("aflw_r", 5, (0, 1), "stretch", official={"train": 10_122, "test": 2_991},
-              targets={"T": 5.54, "S": 5.40, "B": 5.33}),   # AFLW_RO; the labels of AFLW_RC are not public
-    Benchmark("300w", 68, (36, 45), "box", offset=-1.0, official={"train": 3_148, "test": 689},
-              targets={"T": 4.22, "S": 3.94, "B": 3.95}),   # eyes: the outer corners
-)}
 
 # Paper's matching error on MAFL, (same, different) identity in 70-px units, by DeiT size and projected width.
 MATCHING_TARGETS = {"T-64": (0.47, 1.99), "S-128": (0.31, 1.69), "S-256": (0.33, 1.72), "B-256": (0.27, 1.61)}
@@ -70,11 +73,44 @@ class Frames:
         return len(self.keys)
 
 
+def benchmark_names() -> list[str]:
+    """The benchmarks there are, in the order of the paper's Table 2, then by name. Raises ConfigError."""
+    found = [find_benchmark(path.stem) for path in sorted(_folder().glob("*.yaml"))]
+    return [benchmark.name for benchmark in sorted(found, key=lambda known: (known.column or len(found) + 1, known.name))]
+
+
+@cache
 def find_benchmark(name: str) -> Benchmark:
-    """The benchmark called `name`. Raises ConfigError listing the names there are."""
-    if name not in BENCHMARKS:
-        raise ConfigError(f"benchmark: found {name!r}, needed one of {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[name]
+    """The benchmark of configs/benchmark/`name`.yaml, or of the file `name` where that ends in .yaml; read once.
+
+    Raises ConfigError in one sentence: an unknown name, with those there are; a field that is missing, unknown or wrong.
+    """
+    if name.endswith(".yaml"):
+        return _read_benchmark(Path(name), name)
+    if not (_folder() / f"{name}.yaml").is_file():
+        raise ConfigError(f"benchmark: found {name!r}, needed one of {', '.join(benchmark_names())}, or a file that ends "
+                          "in .yaml")
+    return _read_benchmark(_folder() / f"{name}.yaml", name)
+
+
+def check_counts(manifest: Manifest, benchmark: Benchmark, split: str) -> str | None:
+    """None where the shards are the whole official `split` ("train" or "test"), else a sentence on what they are.
+
+    Raises ShardError where they say to be the whole set and have another number of samples, or are of another split.
+    """
+    where, official = f"{manifest.dataset}/{manifest.split}", benchmark.official[split]
+    said = manifest.options.get("official_samples")
+    if said is not None and (manifest.split, said) != (benchmark.splits[split], official):
+        raise ShardError(f"{where}: found shards of a split of {said:,} images, {benchmark.title}'s {split} set is "
+                         f"{benchmark.splits[split]}, of {official:,}; give the shards of that one")
+    if manifest.options.get("subset") is not False:
+        same = manifest.samples == official
+        return f"subset: {manifest.samples:,} of {official:,}" if not same else f"{official:,} images, not the official ones"
+    if manifest.samples != official:
+        raise ShardError(f"{where}: found {manifest.samples:,} samples, its manifest says that it is the whole {split} set "
+                         f"of {benchmark.title}, {official:,} ({len(manifest.left_out):,} were left out as unusable); "
+                         "repair the source and build it again")
+    return None
 
 
 def load_frames(shards: ShardSet, benchmark: Benchmark, *, limit: int | None = None, threads: int = 4) -> Frames:
@@ -114,9 +150,8 @@ def to_frame(image: Image.Image, landmarks: np.ndarray, benchmark: Benchmark, *,
     box [x0, y0, x1, y1], counted from 1, is 300W's; `cropped` says that `image` already is CelebA's 178x178 frame,
     resized, and that the landmarks are in it. Raises ValueError if image or box cannot be used.
     """
-    rule: Callable = {"celeba": _celeba_frame, "stretch": _stretched, "box": _box_frame}[benchmark.frame]
-    extra = {"celeba": cropped, "stretch": None, "box": box}[benchmark.frame]
-    return rule(image, landmarks, benchmark.offset, extra)
+    extra = {"celeba": cropped, "box": box}.get(benchmark.frame)
+    return RULES[benchmark.frame](image, landmarks, benchmark.offset, extra)
 
 
 def normalise_landmarks(landmarks: Tensor) -> Tensor:
@@ -177,3 +212,69 @@ def _stored_cropped(manifest: Manifest, benchmark: Benchmark) -> bool:
         raise ConfigError(f"{manifest.dataset}/{manifest.split}: its images are stored as {stored!r}, {benchmark.name} "
                           "needs originals; build the shards without resizing")
     return stored == "celeba-178"
+
+
+RULES: dict[str, Callable] = {"celeba": _celeba_frame, "stretch": _stretched, "box": _box_frame}
+
+
+def _folder() -> Path:
+    return configs_dir() / "benchmark"
+
+
+def _read_benchmark(path: Path, name: str) -> Benchmark:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); give a file like "
+                          f"{_folder() / 'mafl.yaml'}") from error
+    known = {part.name: part.default is MISSING and part.default_factory is MISSING
+             for part in fields(Benchmark) if part.name != "name"}
+    raw = raw if isinstance(raw, dict) else {}
+    missing = [key for key, needed in known.items() if needed and key not in raw]
+    unknown = sorted(raw.keys() - known, key=str)
+    if missing or unknown:
+        what = f"found no field {missing[0]}" if missing else f"found the unknown field {unknown[0]}"
+        raise ConfigError(f"{path}: {what}; a benchmark has {', '.join(key for key, needed in known.items() if needed)}, "
+                          f"and may have {', '.join(key for key, needed in known.items() if not needed)}")
+    for key, (is_right, needed) in CHECKS.items():
+        if key in raw and not is_right(raw[key], raw):
+            raise ConfigError(f"{path}: {key}: found {raw[key]!r}, {needed} was needed")
+    return Benchmark(name, **raw | {key: tuple(raw[key]) for key in ("eyes", "points") if key in raw})
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and np.isfinite(value)
+
+
+def _has_parts(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and value.keys() == PARTS and all(map(is_right, value.values()))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _are_eyes(value: Any, landmarks: Any) -> bool:
+    return (isinstance(value, list) and len(value) == 2 and value[0] != value[1]
+            and all(type(point) is int and 0 <= point < landmarks for point in value))
+
+
+# Of each field, in this order: whether (value, all fields) is right, and what was needed.
+CHECKS: dict[str, tuple[Callable[[Any, dict], bool], str]] = {
+    "title": (lambda value, raw: _is_text(value), "a name"),
+    "landmarks": (lambda value, raw: _is_count(value), "a number of points above 0"),
+    "eyes": (lambda value, raw: _are_eyes(value, raw["landmarks"]), "a list of two different points, counted from 0,"),
+    "frame": (lambda value, raw: isinstance(value, str) and value in RULES, f"one of {', '.join(RULES)}"),
+    "official": (lambda value, raw: _has_parts(value, _is_count), "a number of images each for train and test"),
+    "splits": (lambda value, raw: _has_parts(value, _is_text), "a folder each for train and test"),
+    "offset": (lambda value, raw: _is_number(value), "a number of pixels"),
+    "points": (lambda value, raw: isinstance(value, list) and len(value) == raw["landmarks"] and all(map(_is_text, value)),
+               "a list of one name for each landmark"),
+    "targets": (lambda value, raw: isinstance(value, dict) and all(map(_is_number, value.values())),
+                "numbers by DeiT size"),
+    "column": (lambda value, raw: _is_count(value), "a number above 0"),
+}
