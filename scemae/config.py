@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from scemae.errors import ConfigError
-from scemae.schema import CorrespondConfig, EvaluateConfig, PretrainConfig, SubmitConfig
+from scemae.schema import CorrespondConfig, EvaluateConfig, PretrainConfig, SubmitConfig, TablesConfig
 
 SCHEMAS = {"pretrain": PretrainConfig, "correspond": CorrespondConfig, "evaluate": EvaluateConfig,
-           "submit": SubmitConfig}
+           "tables": TablesConfig, "submit": SubmitConfig}
 
 
 def configs_dir() -> Path:
@@ -54,7 +54,7 @@ def _merge(name: str, overrides: list[str]) -> Any:
     _check_keys(name, overrides)
     try:
         with hydra.initialize_config_dir(str(configs_dir()), version_base="1.3"):
-            composed = hydra.compose(name, overrides=overrides)
+            composed = hydra.compose(name, overrides=[f"++{one}" if _is_free(name, one) else one for one in overrides])
         return OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), composed)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(name, error)) from error
@@ -70,6 +70,13 @@ def keys(schema: type, prefix: str = "") -> list[str]:
     return found
 
 
+def _is_free(name: str, override: str) -> bool:
+    """True for a key of a section in which any may stand, as method.settings: which, its reader knows."""
+    known, key = keys(SCHEMAS[name]), override.partition("=")[0]
+    return key not in known and any(key.startswith(f"{section}.") for section in known
+                                    if section.endswith(("method.settings", "train_on", "hold_out")))
+
+
 def _check_keys(name: str, overrides: list[str]) -> None:
     known = [*keys(SCHEMAS[name]), "experiment"]
     for override in overrides:
@@ -77,7 +84,7 @@ def _check_keys(name: str, overrides: list[str]) -> None:
         key = key.lstrip("+~")
         if not equals:
             raise ConfigError(f"found {override!r}, key=value was needed")
-        if key not in known:
+        if key not in known and not _is_free(name, key):
             close = difflib.get_close_matches(key, known, 1)
             raise ConfigError(f"found no setting {key!r}" + (f", did you mean {close[0]!r}" if close else "")
                               + f"; `scemae {name} --cfg` prints every one with its value")
@@ -100,6 +107,9 @@ def check(config: Any) -> None:
     at_least("seed", config.seed, 0)
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config)
+        return
+    if isinstance(config, TablesConfig):
+        _check_tables(config)
         return
     _check_training(config)
     if isinstance(config, PretrainConfig):
@@ -128,6 +138,7 @@ def above_0(key: str, found: float) -> None:
 
 def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
     data, optim, loop, runtime = config.data, config.optim, config.loop, config.runtime
+    one_of("optim.name", optim.name, ("adamw", "adam", "sgd"))
     one_of("runtime.zero_stage", runtime.zero_stage, ("auto", 0, 1, 2, 3))
     one_of("data.decoder", data.decoder, ("cpu", "nvjpeg"))
     if data.decoder == "nvjpeg" and (data.jpeg_noise or runtime.tier not in ("auto", "streaming")):
@@ -191,6 +202,29 @@ def _check_evaluation(config: EvaluateConfig) -> None:
     if not config.matching.shards and not config.detection.train:
         raise ConfigError("found neither matching.shards nor detection.train and detection.test; give the shards of at "
                           "least one test")
+
+
+def _check_tables(config: TablesConfig) -> None:
+    one_of("stride", config.stride, (1, 2, 4, 8))
+    detection, few_shot, embedding = config.detection, config.few_shot, config.embedding
+    for key, value in {"matching.couples": config.matching.couples, "matching.chunk": config.matching.chunk,
+                       "detection.epochs": detection.epochs, "detection.batch_size": detection.batch_size,
+                       "detection.lr": detection.lr, "detection.init_std": detection.init_std,
+                       "few_shot.images_per_epoch": few_shot.images_per_epoch, "few_shot.epochs": few_shot.epochs,
+                       "few_shot.batch_size": few_shot.batch_size, "few_shot.lr": few_shot.lr,
+                       "few_shot.init_std": few_shot.init_std, "few_shot.views": few_shot.views,
+                       "embedding.images": embedding.images, "embedding.repeats": embedding.repeats,
+                       "embedding.perplexity": embedding.perplexity,
+                       "runtime.batch_size": config.runtime.batch_size}.items():
+        above_0(key, value)
+    if detection.kernel % 2 == 0:
+        raise ConfigError(f"detection.kernel: found {detection.kernel}, needed an odd number so that maps keep their size")
+    for key, every in detection.hold_out.items():
+        at_least(f"detection.hold_out.{key}", every, 2)
+    for key, found in (("few_shot.counts", few_shot.counts), ("few_shot.seeds", few_shot.seeds)):
+        if not found or len(set(found)) != len(found) or min(found) < (key == "few_shot.counts"):
+            raise ConfigError(f"{key}: found {list(found)}, different whole numbers were needed, at least one"
+                              + (" and none below 1" if key == "few_shot.counts" else ""))
 
 
 def _check_model(config: PretrainConfig) -> None:

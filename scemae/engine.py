@@ -19,7 +19,7 @@ from deepspeed.runtime.zero import GatheredParameters, stage3, stage_1_and_2
 from deepspeed.utils import logger, safe_get_full_fp32_param
 from torch import Tensor, distributed, nn
 
-from scemae import schedule
+from scemae import fragments, schedule
 from scemae.schema import Optim, Runtime
 from scemae.distributed import Place, precision
 
@@ -64,11 +64,14 @@ def start(module: nn.Module, optim: Optim, runtime: Runtime, place: Place,
           accumulation_steps: int) -> deepspeed.DeepSpeedEngine:
     """Wrap `module` and its optimizer. All ranks call it together."""
     groups = schedule.parameter_groups(module, optim.weight_decay)
-    kind = torch.optim.AdamW if optim.decoupled else torch.optim.Adam
     # Not on a CPU: there the fused one rounds by a parameter's place in memory, and a resume under another ZeRO stage or
     # number of ranks would not be exact.
     fused = place.device.type == "cuda" and not runtime.offload
-    optimizer = kind(groups, lr=optim.lr, betas=tuple(optim.betas), fused=fused)
+    if optim.name == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=optim.lr, momentum=optim.betas[0], fused=fused)
+    else:
+        kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
+        optimizer = kind(groups, lr=optim.lr, betas=tuple(optim.betas), fused=fused)
     if place.device.type == "cpu" and precision(runtime.precision, place.device) == torch.bfloat16:
         for part in module.modules():  # there the fused kernel's backward takes 3 to 4 times as long as plain products
             if hasattr(part, "fused_attn"):
@@ -135,9 +138,12 @@ def set_learning_rate(engine: deepspeed.DeepSpeedEngine, lr: float) -> None:
 
 
 def full_weights(engine: deepspeed.DeepSpeedEngine, keep: bool) -> dict[str, Tensor]:
-    """The whole module's parameters in fp32 on the CPU, put together from all ranks, where `keep`. All ranks call it."""
-    weights = {}
+    """The whole module's parameters in fp32 on the CPU, put together from all ranks, where `keep`, and its persistent
+    buffers (BatchNorm's statistics, MoCo's queue), which are rank 0's, as under DDP. All ranks call it."""
+    weights = {name: buffer.to("cpu", copy=True).contiguous() for name, buffer in fragments.still(engine.module).items() if keep}
     for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         whole = safe_get_full_fp32_param(parameter)
         if whole is None:
             with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):

@@ -11,21 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from scemae import restore, run_folder
+from scemae import run_folder, subjects
 from scemae.data.manifest import write_json
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import choose_device, keep_freed_memory, precision
-from scemae.landmarks import features, matching, pairs as pair_protocol, regression, scores
+from scemae.landmarks import matching, pairs as pair_protocol, regression, scores
 from scemae.landmarks.benchmarks import Frames, find_benchmark, load_frames, normalise_landmarks
+from scemae.landmarks.cached import Cached, cache_maps
+from scemae.landmarks.regressor_file import save_regressor
 from scemae.models.vit import Encoder
 from scemae.schema import EvaluateConfig
+from scemae.subjects import DETECTION, MATCHING, Line, Subject
 
-NO_MOTION, PIXELS, PATCHES, RANDOM = "no motion", "raw pixels", "raw 9x9 patches", "random encoder"
+NO_MOTION, MEAN_FACE = "no motion", "mean face"
 MAE, CARB = "MAE", "MAE + CARB"
-MEAN_FACE = "mean face"
 
 
 def main(config: EvaluateConfig) -> None:
@@ -36,23 +38,43 @@ def main(config: EvaluateConfig) -> None:
     dtype = precision(config.runtime.precision, device)
     with run_folder.own(run_dir, "evaluate"):
         shards = open_tests(config)
-        encoder = projector = None
-        facts: dict = {"seed": config.seed}
-        if config.backbone:
-            encoder, folder = restore.load_encoder(Path(config.backbone))
-            encoder, facts["backbone"] = encoder.to(device, dtype), str(folder)
-            if config.projector:
-                projector, carb, place = restore.load_projector(Path(config.projector), folder)
-                projector, facts["projector"], facts["carb"] = projector.to(device), str(place), asdict(carb)
+        ladder, facts = climb(config)
         run_folder.describe(run_dir, "evaluate", config, **facts)
+        for subject in ladder:
+            subject.to(device, dtype)
         results: dict = {"precision": str(dtype).removeprefix("torch.")}
         if "matching" in shards:
-            results["matching"] = evaluate_matching(config, shards["matching"], encoder, projector, device)
+            results["matching"] = evaluate_matching(config, shards["matching"], ladder, device)
             write_json(run_dir / "results.json", results)
         if "test" in shards:
-            results["detection"] = evaluate_detection(config, shards, encoder, projector, device)
+            results["detection"] = evaluate_detection(config, shards, ladder, device)
             write_json(run_dir / "results.json", results)
     print(table(results))
+
+
+def climb(config: EvaluateConfig) -> tuple[list[Subject], dict]:
+    """The rungs of the ladder, floors first, and what provenance.json says of them. Raises CheckpointError."""
+    facts: dict = {"seed": config.seed}
+    if not config.backbone:
+        return subjects.floors(None, config.seed), facts
+    trunk, folder = subjects.load_trunk(Path(config.backbone))
+    facts["backbone"] = str(folder)
+    projectors = [Path(config.projector)] if config.projector else []
+    own = subjects.from_backbone(folder, projectors)[0]
+    if projectors:
+        projection = subjects.load_projection(projectors[0], folder, trunk)
+        facts |= {"projector": str(projection.folder), "carb": projection.carb and asdict(projection.carb)}
+    encoder = own.trunk.network if isinstance(own.trunk.network, Encoder) else None
+    return [*subjects.floors(encoder, config.seed), own], {key: value for key, value in facts.items() if value is not None}
+
+
+def rung(subject: Subject, line: Line) -> str:
+    """What a line is called in the ladder."""
+    if subject.role == subjects.FLOOR:
+        return line.name
+    if subject.role == subjects.OURS:
+        return MAE if line.name == "raw" else CARB
+    return f"{subject.title} {line.name}"
 
 
 def open_tests(config: EvaluateConfig) -> dict[str, ShardSet]:
@@ -62,39 +84,23 @@ def open_tests(config: EvaluateConfig) -> dict[str, ShardSet]:
     return {name: open_shards(place, config.cache_dir) for name, place in places.items() if place}
 
 
-def random_like(encoder: Encoder, seed: int) -> Encoder:
-    """An encoder of the same shape, freshly initialised: what the architecture alone gives."""
-    torch.manual_seed(seed)
-    fresh = Encoder(encoder.width, len(encoder.blocks), encoder.blocks[0].attn.num_heads, encoder.patch_size,
-                    encoder.grid * encoder.patch_size)
-    weight = encoder.patch_embed.weight
-    return fresh.to(weight.device, weight.dtype).eval().requires_grad_(False)
-
-
-def evaluate_matching(config: EvaluateConfig, shards: ShardSet, encoder: Encoder | None,
-                      projector: nn.Module | None, device: torch.device) -> dict:
+def evaluate_matching(config: EvaluateConfig, shards: ShardSet, ladder: list[Subject], device: torch.device) -> dict:
     """The ladder on the pairs of PROTOCOL 3.4: scores, and comparisons of each rung with the others."""
     test, run_dir = config.matching, Path(config.run_dir)
     couples = min(test.couples, len(shards) // 2)
     frames = load_frames(shards, find_benchmark("mafl"), limit=2 * couples)
     pairs = pair_protocol.build_pairs(frames, seed=test.seed, couples=couples)
     pair_protocol.save_pairs(run_dir / "pairs.npz", pairs)
-
-    def errors(name: str, extract: matching.Extract, heads: dict[str, matching.Head] | None = None):
-        with tqdm(total=len(pairs), desc=f"matching, {name}", unit="couple", dynamic_ncols=True) as bar:
-            return matching.matching_errors(extract, pairs, heads=heads, device=device,
-                                            batch=max(config.runtime.batch_size // 3, 1),
-                                            progress=lambda done, _: bar.update(done - bar.n))
-
-    found = {NO_MOTION: matching.no_motion(pairs), PIXELS: errors(PIXELS, matching.pixels)["features"],
-             PATCHES: errors(PATCHES, matching.patches)["features"]}
-    if encoder is not None:
-        rung = features.backbone(random_like(encoder, config.seed), config.stride)
-        found[RANDOM] = errors(RANDOM, rung)["features"]
-        heads: dict[str, matching.Head] = {MAE: lambda maps: maps}
-        if projector is not None:
-            heads[CARB] = projector
-        found |= errors(MAE, features.backbone(encoder, config.stride), heads)
+    found = {NO_MOTION: matching.no_motion(pairs)}
+    for subject in ladder:
+        trunk, lines = subject.trunk, subject.of(MATCHING)
+        side = trunk.side(config.stride, matching=True)
+        heads = {rung(subject, line): lambda maps, line=line: line.head(maps, side) for line in lines}
+        with tqdm(total=len(pairs), desc=f"matching, {subject.title}", unit="couple", dynamic_ncols=True) as bar:
+            found |= matching.matching_errors(
+                lambda frames: trunk.maps(frames, config.stride), pairs, heads=heads, device=device,
+                batch=subject.couples_at_once(config.runtime.batch_size, side),
+                progress=lambda done, _: bar.update(done - bar.n))
     parts = ("same", "different", "same_predicted", "different_predicted")
     np.savez_compressed(run_dir / "matches.npz", **{f"{name}/{part}": getattr(value, part)
                                                     for name, value in found.items() for part in parts})
@@ -113,27 +119,29 @@ def _comparisons(found: dict[str, matching.MatchingErrors]) -> list[dict]:
             for kind, comparison in scores.compare_matching(found[first], found[second]).items()]
 
 
-def evaluate_detection(config: EvaluateConfig, shards: dict[str, ShardSet], encoder: Encoder | None,
-                       projector: nn.Module | None, device: torch.device) -> dict:
-    """Landmark regression on all annotations, per method: mean error in % of the inter-ocular distance."""
-    test, benchmark = config.detection, find_benchmark(config.detection.benchmark)
+def evaluate_detection(config: EvaluateConfig, shards: dict[str, ShardSet], ladder: list[Subject],
+                       device: torch.device) -> dict:
+    """Landmark regression on all annotations, per rung: mean error in % of the inter-ocular distance."""
+    test, benchmark, run_dir = config.detection, find_benchmark(config.detection.benchmark), Path(config.run_dir)
     test_set = load_frames(shards["test"], benchmark)
     train_set = load_frames(shards["train"], benchmark, limit=test.limit)
     settings = regression.RegressionConfig(epochs=test.epochs, batch=test.batch_size, lr=test.lr, kernel=test.kernel,
                                            init_std=test.init_std, seed=config.seed)
     found = {MEAN_FACE: regression.mean_face_errors(train_set.landmarks, test_set.landmarks, benchmark.eyes)}
     drawn: dict[str, Tensor] = {}
-    if encoder is not None:
-        for name, extract, widths in _detection_ladder(config, encoder, projector):
-            known = [_cached(name, extract, part, device, config.runtime.batch_size) for part in (train_set, test_set)]
-            for rung, width in widths.items():
-                train_maps, test_maps = (maps[:, :width] for maps in known)
-                regressor = _fit(rung, train_maps, train_set, settings, device)
-                drawn[rung] = regression.predict(regressor, test_maps, device=device)
-                truth = normalise_landmarks(test_set.landmarks)
-                found[rung] = regression.iod_errors(drawn[rung], truth, benchmark.eyes).mean(axis=1)
-            del known, train_maps, test_maps  # before the next are made: gigabytes
-    np.savez_compressed(Path(config.run_dir) / "detections.npz", keys=np.array(test_set.keys),
+    for subject in ladder:
+        lines, side = subject.of(DETECTION), subject.trunk.side(test.stride)
+        maps = [_cached(subject, part, config, device) for part in (train_set, test_set) if lines]
+        for line in lines:
+            name, (train_maps, test_maps) = rung(subject, line), (Cached(part, line.head, side, device) for part in maps)
+            regressor = _fit(name, train_maps, train_set, settings, device)
+            drawn[name] = regression.predict(regressor, test_maps, device=device)
+            save_regressor(run_dir / "regressors" / f"{name.replace(' ', '_')}.safetensors", regressor, benchmark.name,
+                           settings, subject.weights(line), stride=test.stride)
+            truth = normalise_landmarks(test_set.landmarks)
+            found[name] = regression.iod_errors(drawn[name], truth, benchmark.eyes).mean(axis=1)
+        del maps  # before the next are made: gigabytes
+    np.savez_compressed(run_dir / "detections.npz", keys=np.array(test_set.keys),
                         **{f"{name}/predicted": value.numpy() for name, value in drawn.items()})
     return {"benchmark": benchmark.name, "train_images": len(train_set), "test_images": len(test_set),
             "test_shards": test.test, "is_subset": shards["test"].manifest.options.get("subset"), "stride": test.stride,
@@ -141,34 +149,13 @@ def evaluate_detection(config: EvaluateConfig, shards: dict[str, ShardSet], enco
             "methods": {name: asdict(scores.score_detection(value, benchmark)) for name, value in found.items()}}
 
 
-def _detection_ladder(config: EvaluateConfig, encoder: Encoder,
-                      projector: nn.Module | None) -> list[tuple[str, matching.Extract, dict[str, int]]]:
-    """What to extract once, and which leading channels each rung reads: stage 1 alone, and both stages joined."""
-    stride = config.detection.stride
-    first = features.backbone(encoder, stride)
-
-    def joined(frames: Tensor) -> Tensor:
-        maps = first(frames)
-        return regression.join_stages(maps, projector(maps)) if projector is not None else _unit(maps)
-
-    rungs = {MAE: encoder.width}
-    if projector is not None:
-        rungs[CARB] = encoder.width + projector.out
-    blank = features.backbone(random_like(encoder, config.seed), stride)
-    return [(RANDOM, lambda frames: _unit(blank(frames)), {RANDOM: encoder.width}), (MAE, joined, rungs)]
+def _cached(subject: Subject, frames: Frames, config: EvaluateConfig, device: torch.device) -> list[Tensor]:
+    with tqdm(total=len(frames), desc=f"features, {subject.title}", unit="image", dynamic_ncols=True) as bar:
+        return cache_maps(subject.trunk, frames.images, config.detection.stride, batch=config.runtime.batch_size, device=device,
+                          progress=bar.update)
 
 
-def _unit(maps: Tensor) -> Tensor:
-    return nn.functional.normalize(maps, dim=1)
-
-
-def _cached(name: str, extract: matching.Extract, frames: Frames, device: torch.device, batch: int) -> Tensor:
-    with tqdm(total=len(frames), desc=f"features, {name}", unit="image", dynamic_ncols=True) as bar:
-        return regression.cache_features(extract, frames.images, batch=batch, device=device,
-                                         progress=lambda done, _: bar.update(done - bar.n))
-
-
-def _fit(name: str, maps: Tensor, frames: Frames, settings: regression.RegressionConfig,
+def _fit(name: str, maps: Cached, frames: Frames, settings: regression.RegressionConfig,
          device: torch.device) -> regression.LandmarkRegressor:
     with tqdm(total=settings.epochs, desc=f"regressor, {name}", unit="epoch", dynamic_ncols=True) as bar:
         def show(epoch: int, loss: float) -> None:

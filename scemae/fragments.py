@@ -1,6 +1,6 @@
 """A rank's share of the training state, named by parameter and free of world size and ZeRO stage.
 
-Under every stage a rank holds, of each parameter flattened, one stretch: of its fp32 weights and of Adam's two moments
+Under every stage a rank holds, of each parameter flattened, one stretch: of its fp32 weights and of the optimizer's moments
 (stage 0 holds all, 1 and 2 a stretch of a flat group, 3 a stretch of each parameter). `held` gives these stretches as
 views into the live state: reading them is a save, writing them a load, at any other number of ranks or stage.
 """
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+ADAM, SGD = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)
 
 
 @dataclass
@@ -41,6 +41,12 @@ def held(engine: Any) -> list[Fragment]:
     return [fragment for fragment in found if fragment is not None and len(fragment)]
 
 
+def still(module: nn.Module) -> dict[str, Tensor]:
+    """What `module` keeps and no optimizer moves: persistent buffers, and parameters that want no gradient."""
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return {name: value for name, value in module.state_dict().items() if name not in trained}
+
+
 def owned(engine: Any, rank: int, world_size: int) -> list[Fragment]:
     """The fragments this rank has to save: those it holds, or under stage 0, where all hold all, its part of each."""
     if engine.zero_optimization_stage():
@@ -54,19 +60,26 @@ def owned(engine: Any, rank: int, world_size: int) -> list[Fragment]:
 
 
 def prepare(engine: Any) -> None:
-    """Give Adam its moments now, as zeros at step 0, where it would make the same at its first step."""
+    """Give the optimizer its moments now, as zeros at step 0, where it would make the same at its first step."""
     for parameter, optimizer in _flat_parameters(engine):
         if not optimizer.state[parameter]:
+            zeros = {key: torch.zeros_like(parameter) for key in moments_of(optimizer)}
             on = parameter.device if optimizer.defaults.get("fused") else "cpu"
-            optimizer.state[parameter].update(step=torch.zeros((), dtype=torch.float32, device=on),
-                                              **{key: torch.zeros_like(parameter) for key in MOMENTS})
+            step = {} if "momentum_buffer" in zeros else {"step": torch.zeros((), dtype=torch.float32, device=on)}
+            optimizer.state[parameter].update(step, **zeros)
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """The names under which an optimizer keeps its moments."""
+    return SGD if isinstance(optimizer, torch.optim.SGD) else ADAM
 
 
 def finish_load(engine: Any, updates: int) -> None:
     """After all fragments have been written: set Adam's step count, and renew what follows from the fp32 weights.
     All ranks call it."""
     for parameter, optimizer in _flat_parameters(engine):
-        optimizer.state[parameter]["step"].fill_(updates)
+        if "step" in optimizer.state[parameter]:
+            optimizer.state[parameter]["step"].fill_(updates)
     zero = engine.optimizer
     if engine.zero_optimization_stage() in (1, 2):
         zero.update_lp_params()
@@ -96,7 +109,8 @@ def _flat(zero: Any, stage: int) -> list[Tensor]:
 
 def _replicated(engine: Any, name: str, parameter: Tensor) -> Fragment:
     state = engine.optimizer.state[parameter]
-    return Fragment(name, 0, parameter.data.view(-1), {key: state[key].view(-1) for key in MOMENTS})
+    return Fragment(name, 0, parameter.data.view(-1),
+                    {key: state[key].view(-1) for key in moments_of(engine.optimizer)})
 
 
 def _flat_group(engine: Any, name: str, parameter: Tensor) -> Fragment | None:
@@ -106,7 +120,8 @@ def _flat_group(engine: Any, name: str, parameter: Tensor) -> Fragment | None:
     where = mapping.hp_fragment_address
     flat = _flat(zero, 1)[mapping.param_group_index]
     return Fragment(name, mapping.lp_fragment_address.start, flat.data.narrow(0, where.start, where.numel),
-                    {key: zero.optimizer.state[flat][key].narrow(0, where.start, where.numel) for key in MOMENTS})
+                    {key: zero.optimizer.state[flat][key].narrow(0, where.start, where.numel)
+                     for key in moments_of(zero.optimizer)})
 
 
 def _partitioned(engine: Any, name: str, parameter: Tensor) -> Fragment:
@@ -116,4 +131,5 @@ def _partitioned(engine: Any, name: str, parameter: Tensor) -> Fragment:
     length = max(min(length, parameter.ds_numel - start), 0)  # the last rank's share is padded
     flat = zero.fp32_partitioned_groups_flat[group]
     return Fragment(name, start, flat.data.narrow(0, offset, length),
-                    {key: zero.optimizer.state[flat][key].narrow(0, offset, length) for key in MOMENTS})
+                    {key: zero.optimizer.state[flat][key].narrow(0, offset, length)
+                     for key in moments_of(zero.optimizer)})

@@ -110,13 +110,15 @@ def resume(engine: Any, folder: Path, wanted: TrainState, place: Place) -> Train
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         for part in mine:
             part.weights.copy_(file.get_tensor(part.name).view(-1)[part.start:part.start + len(part)])
+        for name, value in fragments.still(engine.module).items():
+            value.copy_(file.get_tensor(name))
     _load_moments(folder, mine, place)
     fragments.finish_load(engine, state.updates)
     return replace(wanted, global_step=state.global_step, skips=state.skips)
 
 
 def _load_moments(folder: Path, mine: list[Fragment], place: Place) -> None:
-    left = sum(len(part) for part in mine) * len(fragments.MOMENTS)
+    left = sum(value.numel() for part in mine for value in part.moments.values())
     by_name = {part.name: part for part in mine}
     files = sorted(folder.glob("moments-*"))
     first = place.rank % max(len(files), 1)  # a rank of the same number needs its own file alone

@@ -78,12 +78,13 @@ class StopRequest:
 
 def train(engine: Any, batches: Iterator[tuple], steps: Steps, state: TrainState, place: Place, *, watch: Watch,
           stop: StopRequest, set_lr: Callable[[int], float], probe: Callable[[], dict[str, float]],
-          full_speed: float = 0.0) -> None:
+          full_speed: float = 0.0, after_step: Callable[[], None] = lambda: None) -> None:
     """Train from steps.start to steps.total; all ranks act together at heartbeats.
 
     batches yields the engine's arguments for each micro-step but those of state.skips. full_speed: images per second
-    if all devices did nothing but matrix products (flops.py), 0 where that is not known. Raises BadStepError; Preempted
-    once asked to stop and saved; RunFolderError once superseded.
+    if all devices did nothing but matrix products (flops.py), 0 where that is not known. after_step: what follows each
+    optimizer step (a momentum encoder moves). Raises BadStepError; Preempted once asked to stop and saved;
+    RunFolderError once superseded.
     """
     meter = Meter(place, min(steps.log_every, steps.total), steps.images, full_speed)
     bar = tqdm(total=steps.total, initial=steps.start, unit="step", dynamic_ncols=True,
@@ -94,6 +95,7 @@ def train(engine: Any, batches: Iterator[tuple], steps: Steps, state: TrainState
             meter.skip_step(global_step)
         else:
             train_step(engine, batches, global_step, steps.accumulation, meter, watch.dog, place.rank)
+            after_step()
         state.global_step = global_step
         bar.update()
         if global_step == steps.start + 1:  # for goodput.py: where starting ends

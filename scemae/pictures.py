@@ -102,7 +102,8 @@ class Sheet:
         """rows of (3, s, s) pictures in [0, 1]; `left` pixels for the names of rows."""
         tiles = torch.stack([torch.stack(row) for row in rows])
         count, across, _, side, _ = tiles.shape
-        self.zoom, self.side, self.left, self.top = ZOOM * INPUT / side, ZOOM * INPUT, left, 26 if any(columns) else 4
+        self.zoom, self.side, self.left = ZOOM * INPUT / side, ZOOM * INPUT, left
+        self.top = 11 + 15 * (1 + max(word.count("\n") for word in columns)) if any(columns) else 4
         width, height = left + across * (self.side + GAP), self.top + count * (self.side + GAP)
         large = F.interpolate(tiles.flatten(0, 1), size=(self.side, self.side), mode="bicubic", align_corners=False)
         canvas = np.ones((height, width, 3), np.float32)
@@ -115,7 +116,7 @@ class Sheet:
         self.axes.set(xlim=(0, width), ylim=(height, 0))
         self.axes.axis("off")
         for j, word in enumerate(columns):
-            self.axes.text(self.origin(0, j)[0], self.top - 8, word, fontsize=10, color=INK)
+            self.axes.text(self.origin(0, j)[0], self.top - 8, word, fontsize=10, color=INK, linespacing=1.05)
         for i, word in enumerate(names):
             self.axes.text(2, self.origin(i, 0)[1] + self.side / 2, word, fontsize=10, color=INK, va="center")
 
@@ -180,9 +181,7 @@ class Sheet:
 
     def uri(self) -> str:
         """The sheet as a PNG data URI."""
-        file = io.BytesIO()
-        self.figure.savefig(file, format="png")
-        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        return png(self.figure)
 
 
 def colours(count: int) -> list[str]:
@@ -282,3 +281,10 @@ def detections(faces: Tensor, groups: list[str], methods: list[str], truth: np.n
             sheet.errors(i, j, predicted[i, j], truth[j])
             sheet.note(i, j, f"{errors[i, j]:.1f}%")
     return sheet.uri()
+
+
+def png(figure: Figure) -> str:
+    """A figure as a PNG data URI."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,19 +1,24 @@
 """Stage 1, `scemae pretrain`: a masked autoencoder on shards of unlabelled faces, driven by DeepSpeed.
 
     scemae pretrain run_dir=runs/small data.shards=data/celeba/train
+    scemae pretrain run_dir=runs/moco method=moco data.shards=data/celeba/train      a rival's stage 1 (rivals.py)
     torchrun --nproc-per-node 8 -m scemae pretrain run_dir=...
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from scemae import engine as engines, flops, restore, run_folder, stage
+from torch import nn
+
+from scemae import engine as engines, flops, restore, rivals, run_folder, stage
 from scemae.data.order import Order
-from scemae.data.pipeline import Pipeline, pretraining_views
+from scemae.data.pipeline import Pipeline, Views, pretraining_views
 from scemae.data.reader import open_shards
 from scemae.distributed import Place, data_threads, process_group
 from scemae.generations import Generation
+from scemae.landmarks import features
+from scemae.landmarks.features import Trunk
 from scemae.landmarks.probe import Probe
 from scemae.loop import StopRequest
 from scemae.resident import open_frames
@@ -36,16 +41,10 @@ def prepare(config: PretrainConfig, place: Place, generation: Generation, stop: 
     shards = open_shards(config.data.shards, config.data.cache_dir)
     steps = stage.plan(shards, config.optim, config.loop, config.runtime, place)
     probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
-    model = restore.build_autoencoder(config.model, config.decoder, mask_ratio=config.mask_ratio,
-                                      norm_pix=config.norm_pix, seed=config.seed)
+    parts = masked_autoencoder(config) if config.method.name == rivals.OWN[1] else rival(config, place)
     if start := stage.weights_folder(config.init_from, Path(config.run_dir)):
-        restore.load_into(model, start)
-    parts = {"model": asdict(config.model), "decoder": asdict(config.decoder), "mask_ratio": config.mask_ratio,
-             "norm_pix": config.norm_pix}
-    state = stage.state_of(config, "pretrain", parts, place, shards)
-    facts = {"images": len(shards), "encoder_parameters": model.encoder.count_parameters()}
-    size, patches = config.model.image_size, model.encoder.grid**2
-    views = partial(pretraining_views, size=size, scale=tuple(config.data.scale), patches=patches)
+        restore.load_into(parts.module, start)
+    state = stage.state_of(config, "pretrain", parts.settings, place, shards)
 
     def note() -> None:
         dog.note(0, "data")
@@ -54,10 +53,44 @@ def prepare(config: PretrainConfig, place: Place, generation: Generation, stop: 
     def open_feed(order: Order, first: int, last: int) -> stage.Feed:
         source = open_frames(shards, config.data, config.runtime, place, images=(last - first) * steps.images, note=note)
         return lambda slices, consumed: iter(Pipeline(
-            source, slices, config.seed, views, device=place.device, noisy_jpeg=config.data.jpeg_noise,
+            source, slices, config.seed, parts.views, device=place.device, noisy_jpeg=config.data.jpeg_noise,
             workers=data_threads(config.runtime.workers), consumed=consumed))
 
-    engine = engines.start(model, config.optim, config.runtime, place, steps.accumulation)
+    facts = {"images": len(shards), "encoder_parameters": parts.trunk.parameters, "model": parts.trunk.model}
+    engine = engines.start(parts.module, config.optim, config.runtime, place, steps.accumulation)
     return stage.Run(config, place, generation, engine, steps, state, shards, open_feed, facts,
-                     lambda: probe.errors(engine.module.encoder, place.device), stop, dog,
-                     flops.autoencoder_step(config.model, config.decoder, config.mask_ratio))
+                     lambda: probe.errors(parts.trunk, place.device), stop, dog, parts.flops)
+
+
+@dataclass
+class Parts:
+    """What a method brings to stage 1; the rest is every method's."""
+
+    module: nn.Module  # a call gives the sum over images of weight * loss
+    trunk: Trunk  # the part of it that is evaluated, and that stage 2 freezes
+    views: Views  # what the module's forward takes
+    settings: dict  # to build it again
+    flops: float  # per image of a step; 0: not counted
+
+
+def masked_autoencoder(config: PretrainConfig) -> Parts:
+    """The paper's stage 1."""
+    model = restore.build_autoencoder(config.model, config.decoder, mask_ratio=config.mask_ratio,
+                                      norm_pix=config.norm_pix, seed=config.seed)
+    views = partial(pretraining_views, size=config.model.image_size, scale=tuple(config.data.scale),
+                    patches=model.encoder.grid**2)
+    settings = {"model": asdict(config.model), "decoder": asdict(config.decoder), "mask_ratio": config.mask_ratio,
+                "norm_pix": config.norm_pix}
+    return Parts(model, features.vit_trunk(model.encoder), views, settings,
+                 flops.autoencoder_step(config.model, config.decoder, config.mask_ratio))
+
+
+def rival(config: PretrainConfig, place: Place) -> Parts:
+    """Another method's stage 1. Raises ConfigError."""
+    name, size = config.method.name, config.model.image_size
+    method = rivals.find(name, 1)
+    settings = rivals.settings_of(method, config.method.settings)
+    module = method.build(settings, image_size=size, seed=config.seed)
+    rivals.check_runtime(name, module, config.runtime, place)
+    views = method.views(settings, size=size, scale=tuple(config.data.scale))
+    return Parts(module, features.trunk_of(module.trunk), views, {"method": rivals.described(name, settings)}, 0.0)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scemae import checkpoint
 from scemae.errors import CheckpointError
@@ -12,6 +12,8 @@ from scemae.models.mae import MaskedAutoencoder
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
 from scemae.schema import Carb, Decoder, Model
+
+ENCODER = "encoder."  # before the names of the encoder's weights in a checkpoint of stage 1
 
 
 def build_autoencoder(model: Model, decoder: Decoder, *, mask_ratio: float, norm_pix: bool,
@@ -27,7 +29,14 @@ def build_autoencoder(model: Model, decoder: Decoder, *, mask_ratio: float, norm
 def load_into(model: nn.Module, location: Path) -> None:
     """Start from another run's weights. Raises CheckpointError where they are of another model."""
     folder = checkpoint.newest(location)
-    weights, own = checkpoint.read_weights(folder), model.state_dict()
+    if isinstance(model, MaskedAutoencoder):
+        _refuse_adopted(folder, checkpoint.read_state(folder).settings)
+    fill(model, checkpoint.read_weights(folder), folder)
+
+
+def fill(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+    """Give `model` the weights of the checkpoint `folder`. Raises CheckpointError where they are of another model."""
+    own = model.state_dict()
     wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     if wrong:
         found = tuple(weights[wrong[0]].shape) if wrong[0] in weights else "nothing"
@@ -37,17 +46,35 @@ def load_into(model: nn.Module, location: Path) -> None:
 
 
 def load_autoencoder(location: Path) -> tuple[MaskedAutoencoder, Path]:
-    """The masked autoencoder of a stage-1 run folder or checkpoint, and the checkpoint it came from."""
+    """The masked autoencoder of a stage-1 run folder or checkpoint, and the checkpoint it came from.
+
+    Raises CheckpointError, also for adopted public weights, which are an encoder alone.
+    """
+    folder, kept = _stage_1(location)
+    _refuse_adopted(folder, kept)
+    model = build_autoencoder(Model(**kept["model"]), Decoder(**kept["decoder"]), mask_ratio=kept["mask_ratio"],
+                              norm_pix=kept["norm_pix"], seed=0)
+    load_into(model, folder)
+    return model, folder
+
+
+def _refuse_adopted(folder: Path, settings: dict) -> None:
+    if "adopted" in settings:
+        raise CheckpointError(f"{folder}: holds adopted weights, an encoder without a decoder; give a run of `scemae "
+                              "pretrain` where images are to be reconstructed or stage 1 is to go on")
+
+
+def _stage_1(location: Path) -> tuple[Path, dict]:
     folder = checkpoint.newest(location)
     state = checkpoint.read_state(folder)
     if state.stage != "pretrain":
         raise CheckpointError(f"{folder}: found a checkpoint of `scemae {state.stage}`, one of `scemae pretrain` was "
                               "needed; give backbone=RUN of stage 1")
-    kept = state.settings
-    model = build_autoencoder(Model(**kept["model"]), Decoder(**kept["decoder"]), mask_ratio=kept["mask_ratio"],
-                  norm_pix=kept["norm_pix"], seed=0)
-    load_into(model, folder)
-    return model, folder
+    if "model" not in state.settings:
+        method = state.settings.get("method", {}).get("name", "another method")
+        raise CheckpointError(f"{folder}: found a checkpoint of method={method}, one of the paper's masked autoencoder was "
+                              "needed; give a run of `scemae pretrain` with method=mae")
+    return folder, state.settings
 
 
 def selection_options(carb: Carb) -> dict:
@@ -56,9 +83,14 @@ def selection_options(carb: Carb) -> dict:
 
 
 def load_encoder(location: Path) -> tuple[Encoder, Path]:
-    """The frozen encoder of a stage-1 run folder or checkpoint, and the checkpoint it came from."""
-    model, folder = load_autoencoder(location)
-    return model.encoder.eval().requires_grad_(False), folder
+    """The frozen encoder of a stage-1 run folder or checkpoint, and the checkpoint it came from; no decoder is needed."""
+    folder, kept = _stage_1(location)
+    model, weights = Model(**kept["model"]), checkpoint.read_weights(folder)
+    own = {name.removeprefix(ENCODER): value for name, value in weights.items() if name.startswith(ENCODER)}
+    encoder = Encoder(model.width, model.depth, model.heads, model.patch_size, model.image_size,
+                      own_positions="positions" in own)
+    fill(encoder, own, folder)
+    return encoder.eval().requires_grad_(False), folder
 
 
 def load_projector(location: Path, backbone: Path) -> tuple[nn.Module, Carb, Path]:
@@ -72,10 +104,15 @@ def load_projector(location: Path, backbone: Path) -> tuple[nn.Module, Carb, Pat
         raise CheckpointError(f"{folder}: found a checkpoint of `scemae {state.stage}`, one of `scemae correspond` was "
                               "needed; give projector=RUN of stage 2")
     carb = Carb(**state.settings["carb"])
-    if state.settings["backbone"] != checkpoint.weights_digest(backbone):
-        raise CheckpointError(f"{folder}: its projector was trained on other weights than {backbone} holds; give the "
-                              "backbone checkpoint it was trained on (provenance.json names it)")
+    check_backbone(folder, state, backbone)
     projector = Projector(carb.projector, state.settings["width"], carb.dim)
     weights = checkpoint.read_weights(folder)
     projector.load_state_dict({name.removeprefix("projector."): value for name, value in weights.items()})
     return projector.eval().requires_grad_(False), carb, folder
+
+
+def check_backbone(folder: Path, state: checkpoint.TrainState, backbone: Path) -> None:
+    """Raise CheckpointError where the stage-2 checkpoint `folder` was not trained on the weights of `backbone`."""
+    if state.settings["backbone"] != checkpoint.weights_digest(backbone):
+        raise CheckpointError(f"{folder}: its projector was trained on other weights than {backbone} holds; give the "
+                              "backbone checkpoint it was trained on (provenance.json names it)")

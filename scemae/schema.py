@@ -5,6 +5,7 @@ stage, workers) should not. Defaults live in configs/*.yaml alone; [U] marks wha
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
@@ -44,12 +45,12 @@ class Data:
 
 @dataclass
 class Optim:
-    """Adam's settings; lr is absolute (PROTOCOL 2.1)."""
+    """The optimizer's settings; lr is absolute (PROTOCOL 2.1)."""
 
+    name: str  # adamw, adam (with L2), or sgd, whose momentum is betas[0]
     lr: float
     betas: list[float]
     weight_decay: float
-    decoupled: bool  # AdamW; False is Adam with L2
     warmup_epochs: float
     min_lr: float
     clip_grad: float  # 0: none
@@ -88,6 +89,14 @@ class Runtime:
 
 
 @dataclass
+class Method:
+    """Whose method a stage follows: a file of scemae/methods, or "mae" and "carb", which the paper's own stages are."""
+
+    name: str
+    settings: dict[str, Any]  # of that file's `Settings`
+
+
+@dataclass
 class PretrainConfig:
     """Stage 1: `scemae pretrain`."""
 
@@ -97,7 +106,8 @@ class PretrainConfig:
     mask_ratio: float
     norm_pix: bool
     probe_shards: str | None  # shards with landmarks and identities other than the training set's
-    model: Model
+    method: Method
+    model: Model  # of MAE, as mask_ratio, norm_pix and decoder
     decoder: Decoder
     data: Data
     optim: Optim
@@ -143,7 +153,8 @@ class CorrespondConfig:
     seed: int
     views: int  # of each image; epoch e sees view e % views, so as many as epochs give a fresh one every time
     probe_shards: str | None
-    carb: Carb
+    method: Method
+    carb: Carb  # of the method "carb", as views and store
     store: Store
     data: Data
     optim: Optim
@@ -198,6 +209,85 @@ class EvaluateConfig:
     matching: Matching
     detection: Detection
     runtime: EvaluateRuntime
+
+
+@dataclass
+class Regression:
+    """Table 2's regressor (PROTOCOL 3.5, 3.6, 4.4), and what stands in for data that are not at hand."""
+
+    benchmarks: list[str] | None  # none: every one whose shards are there
+    epochs: int
+    batch_size: int
+    lr: float
+    kernel: int  # of the conv block [U]
+    init_std: float  # of its weights: 1 is DVE's (PROTOCOL 3.5)
+    limit: int | None  # training images, for a declared, reduced schedule
+    train_on: dict[str, str]  # a data set without training shards learns from another one's
+    hold_out: dict[str, int]  # of a data set without test shards every n-th training image is tested on
+
+
+@dataclass
+class FewShot:
+    """Table 3 (PROTOCOL 3.7, 4.4)."""
+
+    benchmark: str
+    counts: list[int]  # annotated images
+    seeds: list[int]
+    images_per_epoch: int
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    init_std: float
+    views: int  # warps of each image; as many as it is used: a fresh one every time, the live augmentation
+
+
+@dataclass
+class Embedding:
+    """Figure 5: t-SNE of the landmarks' features (paper 4.3)."""
+
+    images: int
+    repeats: int
+    perplexity: float
+
+
+@dataclass
+class TableMatching:
+    """The matching test (PROTOCOL 3.4) on MAFL's test images."""
+
+    couples: int
+    seed: int
+    chunk: int  # couples that are measured, and kept, at a time
+
+
+@dataclass
+class TableRuntime:
+    """Where the tables are measured: ranks share the work."""
+
+    device: str
+    precision: str
+    batch_size: int  # images that go through a trunk together, times the shifts of cover-and-stride
+    hang_seconds: float  # how long ranks wait for each other at the start
+
+
+@dataclass
+class TablesConfig:
+    """`scemae tables`: the paper's tables and figures for trained runs."""
+
+    run_dir: str
+    runs: list[str]  # run folders of stage 1 and 2, of any method
+    timm: list[str]  # NAME:FILE of ViTs of timm with local weights
+    floors: bool  # raw pixels, a random encoder, no motion, the mean face
+    pictures: bool  # false: no face is shown, for photographs that must not be published
+    shards: list[str]  # folders of splits, as `scemae shards build` makes them
+    cache_dir: str | None
+    seed: int
+    stride: int  # of cover-and-stride, in pixels
+    matching: TableMatching
+    detection: Regression
+    few_shot: FewShot
+    embedding: Embedding
+    runtime: TableRuntime
 
 
 @dataclass

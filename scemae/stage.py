@@ -140,7 +140,8 @@ class Run:
         batches = feed(slices, ledger.add)
         try:
             train(self.engine, batches, steps, self.state, place, watch=watch, stop=self.stop, set_lr=self._set_lr,
-                  probe=self.probe, full_speed=full_speed)
+                  probe=self.probe, full_speed=full_speed,
+                  after_step=getattr(self.engine.module, "after_step", lambda: None))
         finally:
             batches.close()
             ledger.close()

@@ -12,6 +12,7 @@ import numpy as np
 from scemae import faults
 
 BLOCK = 8 << 20
+TYPES = {"float32": "F32", "int64": "I64"}  # safetensors' names
 
 
 @dataclass
@@ -24,14 +25,15 @@ class Written:
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str], **here: int) -> Written:
-    """Write float32 arrays as a safetensors file, to disk (fsync). Lets go of the GIL while it writes and hashes.
+    """Write float32 and int64 arrays as a safetensors file, to disk (fsync). Lets go of the GIL while it writes and hashes.
 
     Raises OSError, or ValueError naming the first array that holds something that is no finite number. `here` is for
     faults on purpose.
     """
     header, offset = {"__metadata__": metadata}, 0
+    tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))  # so that each begins at its own multiple
     for name, array in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
+        header[name] = {"dtype": TYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
         offset += array.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -22,7 +22,7 @@ from scemae.schema import Optim, Runtime
 from scemae.tensor_file import digest_of, write_tensors
 from tests.support import REPO, program, small_disk
 
-OPTIM = Optim(lr=0.1, betas=[0.9, 0.99], weight_decay=0.1, decoupled=True, warmup_epochs=0, min_lr=0, clip_grad=0, epochs=1,
+OPTIM = Optim(name="adamw", lr=0.1, betas=[0.9, 0.99], weight_decay=0.1, warmup_epochs=0, min_lr=0, clip_grad=0, epochs=1,
               global_batch_size=1)
 
 

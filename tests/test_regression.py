@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from scemae.errors import CheckpointError, ConfigError, DataError
-from scemae.landmarks import regression
+from scemae.errors import ConfigError, DataError
 from scemae.landmarks.regression import (
-    LandmarkRegressor, RegressionConfig, cache_features, detection_errors, iod_errors, join_stages, learning_rate,
+    LandmarkRegressor, RegressionConfig, detection_errors, iod_errors, join_stages, learning_rate,
     mean_face_errors, predict, soft_argmax, train_regressor)
 
 TINY = RegressionConfig(intermediate=4, epochs=12, batch=8, lr=1e-2)
@@ -114,27 +113,6 @@ def test_joined_stages_have_length_one_each_per_position():
     assert torch.allclose(joined[:, :8].norm(dim=1), torch.ones(2, 3, 3))
     assert torch.allclose(joined[:, 8:].norm(dim=1), torch.ones(2, 3, 3))
     assert torch.equal(join_stages(first, second, normalise=False), torch.cat([first, second], 1))
-
-
-def test_cached_features_equal_those_computed_at_once():
-    images = torch.randint(0, 256, (7, 3, 136, 136), dtype=torch.uint8)
-    kept = cache_features(lambda frames: frames[..., ::8, ::8], images, batch=3, dtype="float32")
-    assert torch.equal(kept, images[..., ::8, ::8].float() / 255)
-    assert cache_features(lambda frames: frames[..., ::8, ::8], images).dtype == torch.float16
-
-
-def test_features_that_do_not_fit_into_memory_are_refused_at_the_first_batch(monkeypatch):
-    monkeypatch.setattr(regression.memory, "available", lambda: 10_000)
-    calls = []
-    with pytest.raises(ConfigError, match="larger stride"):
-        images = torch.zeros(4, 3, 136, 136, dtype=torch.uint8)
-        cache_features(lambda frames: calls.append(1) or frames, images, batch=2)
-    assert calls == [1]
-
-
-def test_features_that_are_not_finite_are_refused():
-    with pytest.raises(CheckpointError, match="not finite"):
-        cache_features(lambda frames: frames + 1e6, torch.zeros(1, 3, 136, 136, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("settings, named", [({"kernel": 2}, "kernel"),

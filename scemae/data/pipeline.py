@@ -119,15 +119,26 @@ def pretraining_views(batch: Batch, size: int, scale: tuple[float, float], patch
     return views.normalise(images), batch.tensor(batch.uniform(randomness.MASK, patches)), batch.tensor(batch.slice.weights)
 
 
-def correspondence_views(batch: Batch, size: int, scale: tuple[float, float]) -> Tensor:
+def correspondence_views(batch: Batch, size: int, scale: tuple[float, float], *, view: int = 0) -> Tensor:
     """Stage 2 (CL's, PROTOCOL 4.3): bilinear RandomResizedCrop of the frame, jitter 0.4, PCA lighting 0.1, centre crop.
 
-    Returns normalised images (b, 3, size, size).
+    Returns normalised images (b, 3, size, size). Another `view` is another, independent draw.
     """
-    boxes = views.crop_boxes(batch.uniform(randomness.CROP, 40), batch.images.shape[-1], scale)
+    boxes = views.crop_boxes(batch.uniform(randomness.CROP + view * randomness.VIEW, 40), batch.images.shape[-1], scale)
     images = views.resized_crop(batch.images, boxes, batch.images.shape[-1], "bilinear") / 255
-    colour = batch.uniform(randomness.COLOUR, 6)
+    return views.normalise(views.centre_crop(recoloured(batch, images, view), size))
+
+
+def recoloured(batch: Batch, images: Tensor, view: int) -> Tensor:
+    """Jitter 0.4 and PCA lighting 0.1 (PROTOCOL 3.1) of the batch's images (b, 3, h, w) in [0, 1], as drawn for `view`."""
+    colour = batch.uniform(randomness.COLOUR + view * randomness.VIEW, 6)
     order = to_device(torch.from_numpy(colour[:, 3:].argsort(1)), images.device)
     images = views.jitter(images, batch.tensor(0.6 + 0.8 * colour[:, :3]), order)
-    alpha = batch.tensor(0.1 * batch.normal(randomness.LIGHTING, 3))
-    return views.normalise(views.centre_crop(views.lighting(images, alpha), size))
+    return views.lighting(images, batch.tensor(0.1 * batch.normal(randomness.LIGHTING + view * randomness.VIEW, 3)))
+
+
+def view_pairs(batch: Batch, size: int, scale: tuple[float, float]) -> tuple[Tensor, ...]:
+    """Stage 1 of CL (PROTOCOL 4.1): two independent views of each image, each as `correspondence_views` makes them,
+    (b, 3, size, size); the weight of each image (b,). Both come of one frame, with one draw of JPEG noise where there is."""
+    first, second = (correspondence_views(batch, size, scale, view=view) for view in range(2))
+    return first, second, batch.tensor(batch.slice.weights)

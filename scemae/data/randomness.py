@@ -7,7 +7,8 @@ order, for a whole batch at once.
 import numpy as np
 
 # What a number is for. Numbers of different purposes are independent.
-CROP, FLIP, MASK, JPEG_QUALITY, JPEG_SIZE, COLOUR, LIGHTING = range(7)
+CROP, FLIP, MASK, JPEG_QUALITY, JPEG_SIZE, COLOUR, LIGHTING, WARP = range(8)
+VIEW = 16  # added to a purpose once for each further view of the same image
 
 
 def uniform(seed: int, epochs: np.ndarray, samples: np.ndarray, purpose: int, count: int) -> np.ndarray:

@@ -6,6 +6,7 @@ answer is the pixel with the highest cosine. This is CL's matcher, which the pap
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from scemae.landmarks.pairs import DIFFERENT, SAME, SOURCE, Pairs
 BUDGET = 1 << 25        # bytes of upsampled target features at a time: more is slower on a CPU
 PATCH = 9               # side of the square that `patches` sees
 
-Extract = Callable[[Tensor], Tensor]    # frames (b, 3, 136, 136) in [0, 1] to features (b, d, h, w) of the 96 crop
-Head = Callable[[Tensor], Tensor]       # features (b, d, h, w) to features (b, e, h, w)
+Extract = Callable[[Tensor], Any]       # frames (b, 3, 136, 136) in [0, 1] to features (b, d, h, w) of the 96 crop, or
+Head = Callable[[Any], Tensor]          # to what every one of some heads makes features (b, d, h, w) of
 
 
 @dataclass
@@ -54,15 +55,22 @@ def match(source_features: Tensor, target_features: Tensor, query_points: Tensor
     return torch.cat([_match(*part) for part in parts])
 
 
+def look_up(features: Tensor, points: Tensor) -> Tensor:
+    """The feature (b, l, d) at each of points (b, l, 2), x and y in pixels of the 96 crop, in maps (b, d, h, w) of the crop.
+
+    Points are rounded and kept inside the crop; a smaller map gives what upsampling would have put at the pixel.
+    """
+    places = ((2 * points.round().clamp(0, INPUT - 1) + 1) / INPUT - 1).unsqueeze(2)                # b l 1 2
+    found = F.grid_sample(features.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
+    return found[..., 0].transpose(1, 2)
+
+
 def _match(source: Tensor, target: Tensor, points: Tensor) -> Tensor:
-    pixels = points.round().clamp(0, INPUT - 1)
-    places = ((2 * pixels + 1) / INPUT - 1).unsqueeze(2)                                            # b l 1 2
-    # Looking up the small map at the pixel's place is what upsampling would have put there.
-    queries = F.grid_sample(source.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
+    queries = look_up(source, points)
     large = F.interpolate(target.float(), size=(INPUT, INPUT), mode="bilinear", align_corners=False).flatten(2)
     lengths = large.norm(dim=1, keepdim=True).clamp_min(1e-12)                                      # b 1 (h w)
     # The query's own length is left out: it changes no arg-max.
-    best = (queries[..., 0].transpose(1, 2) @ large / lengths).argmax(dim=2)                        # b l
+    best = (queries @ large / lengths).argmax(dim=2)                                                # b l
     return torch.stack([best % INPUT, best // INPUT], dim=2).float()
 
 
@@ -81,7 +89,7 @@ def matching_errors(extract: Extract, pairs: Pairs, *, heads: dict[str, Head] | 
     for start in range(0, len(pairs), batch):
         views = pairs.views[start:start + batch].to(device)
         points = (pairs.landmarks[start:start + batch, SOURCE] - CROP).to(device)
-        features = _checked(extract(views.flatten(0, 1).float() / 255), 3 * len(views))
+        features = extract(views.flatten(0, 1).float() / 255)
         for name, head in heads.items():
             maps = _checked(head(features), 3 * len(views)).unflatten(0, (-1, 3))
             found = [match(maps[:, SOURCE], maps[:, target], points) for target in (SAME, DIFFERENT)]

@@ -1,14 +1,12 @@
 """A small matching test during training: the loss of MAE says little about landmarks."""
 
 import torch
-from torch import nn
 
 from scemae.data.reader import open_shards
-from scemae.landmarks import features
 from scemae.landmarks.benchmarks import find_benchmark, load_frames
+from scemae.landmarks.features import Head, Trunk
 from scemae.landmarks.matching import matching_errors
 from scemae.landmarks.pairs import build_pairs
-from scemae.models.vit import Encoder
 
 STRIDE = 4  # of cover-and-stride: a quarter of the passes of the real test
 
@@ -23,10 +21,14 @@ class Probe:
             frames = load_frames(open_shards(shards, cache_dir), find_benchmark("mafl"), limit=2 * couples)
             self.pairs = build_pairs(frames, couples=couples)
 
-    def errors(self, encoder: Encoder, device: torch.device, projector: nn.Module | None = None) -> dict[str, float]:
-        """Mean same and different error in 70-px units. All ranks call it: with ZeRO 3 the weights are everyone's."""
+    def errors(self, trunk: Trunk, device: torch.device, head: Head | None = None) -> dict[str, float]:
+        """Mean same and different error in 70-px units, of the trunk's features, or a head's. All ranks call it: with ZeRO 3
+        the weights are everyone's."""
         if self.pairs is None:
             return {}
-        heads = {"features": projector} if projector is not None else None
-        found = matching_errors(features.backbone(encoder, STRIDE), self.pairs, heads=heads, device=device)["features"]
+        head, side, mode = head or trunk.join, trunk.side(STRIDE), trunk.network.training
+        trunk.network.eval()
+        found = matching_errors(lambda frames: trunk.maps(frames, STRIDE), self.pairs, device=device,
+                                heads={"features": lambda maps: head(maps, side)})["features"]
+        trunk.network.train(mode)
         return {"probe_same": float(found.same.mean()), "probe_different": float(found.different.mean())}

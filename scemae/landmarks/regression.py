@@ -1,7 +1,7 @@
 """Landmark detection: a light regressor on frozen features (paper 4.2; PROTOCOL 3.5, 3.6, 4.4, 4.7).
 
 Features -> convolution block -> I heat maps per landmark -> soft-argmax -> I points -> linear map -> the landmark.
-Features are computed once and kept in memory; the result is that of the last epoch, never of the best on test.
+Features are computed once and kept in memory (cached.py); the result is that of the last epoch, never of the best on test.
 """
 
 import math
@@ -13,13 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scemae import memory
-from scemae.errors import CheckpointError, ConfigError, DataError
+from scemae.errors import ConfigError, DataError
 from scemae.landmarks.benchmarks import normalise_landmarks
-from scemae.landmarks.matching import Extract
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
 
 @dataclass
 class RegressionConfig:
@@ -83,29 +78,6 @@ def join_stages(first: Tensor, second: Tensor, *, normalise: bool = True) -> Ten
     if normalise:
         first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
     return torch.cat([first, second], dim=1)
-
-
-@torch.no_grad()
-def cache_features(extract: Extract, images: Tensor, *, batch: int = 64, device: str | torch.device = "cpu",
-                   dtype: str = "float16", progress: Callable[[int, int], None] | None = None) -> Tensor:
-    """Features (n, d, h, w) of images (n, 3, 136, 136) uint8, in `dtype` on the CPU.
-
-    Raises ConfigError before anything is computed beyond one batch if they would not fit into memory, and
-    CheckpointError if they are not finite. `progress(done, total)` is told the images done.
-    """
-    kept = None
-    for start in range(0, len(images), batch):
-        features = extract(images[start:start + batch].to(device).float() / 255)
-        if kept is None:
-            _check_memory(len(images), features.shape[1:], DTYPES[dtype])
-            kept = torch.empty((len(images), *features.shape[1:]), dtype=DTYPES[dtype])
-        kept[start:start + batch] = features.to(DTYPES[dtype]).cpu()
-        if not kept[start:start + batch].isfinite().all():
-            raise CheckpointError(f"detection: the features are not finite in {dtype}; take another checkpoint, or "
-                                  "float32 if they are large")
-        if progress is not None:
-            progress(min(start + batch, len(images)), len(images))
-    return kept
 
 
 def train_regressor(features: Tensor, landmarks: Tensor, cfg: RegressionConfig, *, device: str | torch.device = "cpu",
@@ -174,14 +146,6 @@ def mean_face_errors(train: Tensor, test: Tensor, eyes: tuple[int, int]) -> np.n
     """Errors (n,) in %IOD of predicting the mean training face (m, l, 2) for all of test (n, l, 2): a floor."""
     mean = normalise_landmarks(train).mean(dim=0, keepdim=True)
     return iod_errors(mean.expand(len(test), -1, -1), normalise_landmarks(test), eyes).mean(axis=1)
-
-
-def _check_memory(images: int, shape: torch.Size, dtype: torch.dtype) -> None:
-    needed, free = images * math.prod(shape) * dtype.itemsize, memory.available()
-    if needed > 0.9 * free:
-        raise ConfigError(f"detection: features {tuple(shape)} of {images:,} images need {needed / 1e9:.1f} GB, "
-                          f"{free / 1e9:.1f} GB are free; use a larger stride (twice the stride needs a quarter), "
-                          "fewer images or more memory")
 
 
 def _check_config(cfg: RegressionConfig, images: int) -> None:

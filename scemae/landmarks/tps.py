@@ -16,6 +16,7 @@ from scemae.landmarks.benchmarks import FRAME
 
 CONTROL = 10                            # control points per side
 COEFFICIENTS = CONTROL * CONTROL + 3
+NORMALS = 6 * CONTROL * CONTROL + 4     # standard normal numbers that one warp is made of
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class WarpScales:
 SCALES = {
     "evaluation": WarpScales(every=0.0005, half=0.005, shift=0.05, zoom=0.05, degrees=2.5),
     "few-shot": WarpScales(every=0.0005, half=0.0, shift=0.02, zoom=0.02, degrees=2.0),     # DVE's WarperSingle
+    # DVE's training: the warp of both views, at half strength but for its affine part, and the one of view 1 on top of it.
+    "dve-both": WarpScales(every=0.0005, half=0.005, shift=0.1, zoom=0.1, degrees=5.0),
+    "dve-on-top": WarpScales(every=0.001, half=0.01, shift=0.1, zoom=0.1, degrees=5.0),
 }
 
 
@@ -40,8 +44,12 @@ def draw_warps(n: int, seed: int, which: str = "evaluation") -> Tensor:
 
     Rounded to 1e-9, so that the last bit of a mathematical library cannot change a manifest's hash.
     """
-    scales, points = SCALES[which], 2 * CONTROL * CONTROL
-    normal = np.random.default_rng(seed).standard_normal((n, 3 * points + 4))
+    return make_warps(np.random.default_rng(seed).standard_normal((n, NORMALS)), SCALES[which])
+
+
+def make_warps(normal: np.ndarray, scales: WarpScales) -> Tensor:
+    """Warps (n, 103, 2) float64 of standard normal numbers (n, NORMALS), rounded to 1e-9."""
+    n, points = len(normal), 2 * CONTROL * CONTROL
     every, half, coin = (normal[:, k * points:(k + 1) * points] for k in range(3))
     control = np.where(coin > 0, half * scales.half, every * scales.every).reshape(n, -1, 2)
     zoom, angle = 1 + normal[:, -2] * scales.zoom, np.radians(normal[:, -1] * scales.degrees)
@@ -52,8 +60,8 @@ def draw_warps(n: int, seed: int, which: str = "evaluation") -> Tensor:
 
 
 def warp_grid(warps: Tensor) -> Tensor:
-    """Where each pixel of the warped frame looks: (b, 103, 2) to (b, 136, 136, 2), x then y, frame = [-1, 1]."""
-    return (_basis() @ warps).reshape(-1, FRAME, FRAME, 2)
+    """Where each pixel of the warped frame looks: (b, 103, 2) float64 to (b, 136, 136, 2), x then y, frame = [-1, 1]."""
+    return (_basis(warps.device) @ warps).reshape(-1, FRAME, FRAME, 2)
 
 
 def resample(images: Tensor, grid: Tensor) -> Tensor:
@@ -85,12 +93,12 @@ def warp_landmarks(landmarks: Tensor, grid: Tensor) -> Tensor:
     return torch.stack([nearest % FRAME, nearest // FRAME], dim=2).float()
 
 
-@lru_cache(maxsize=1)
-def _basis() -> Tensor:
+@lru_cache(maxsize=2)
+def _basis(device: torch.device) -> Tensor:
     """(18496, 103) float64: the kernels of all control points, 1, x and y, at each pixel of the frame."""
     pixels, control = _lattice(FRAME), _lattice(CONTROL)
     squared = (pixels[:, None] - control).square().sum(dim=2)
-    return torch.cat([squared * torch.log(squared + 1e-5), torch.ones(len(pixels), 1), pixels], dim=1)
+    return torch.cat([squared * torch.log(squared + 1e-5), torch.ones(len(pixels), 1), pixels], dim=1).to(device)
 
 
 def _lattice(side: int) -> Tensor:

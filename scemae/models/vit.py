@@ -74,12 +74,14 @@ def block_at(block: nn.Module, tokens: Tensor, ids: Tensor) -> Tensor:
 class Encoder(nn.Module):
     """Images to tokens. CLS is token 0 and is never masked (paper 3.1)."""
 
-    def __init__(self, width: int, depth: int, heads: int, patch_size: int = 8, image_size: int = 96) -> None:
+    def __init__(self, width: int, depth: int, heads: int, patch_size: int = 8, image_size: int = 96, *,
+                 own_positions: bool = False) -> None:
+        """own_positions: the table of positions is of the weights, as in public ones that learned it; else it is fixed."""
         super().__init__()
         self.patch_size, self.grid = patch_size, image_size // patch_size
         self.patch_embed = nn.Linear(3 * patch_size**2, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.register_buffer("positions", sincos_positions(width, self.grid), persistent=False)
+        self.register_buffer("positions", sincos_positions(width, self.grid), persistent=own_positions)
         self.blocks = blocks(width, depth, heads)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.apply(initialise)
@@ -97,11 +99,11 @@ class Encoder(nn.Module):
         """Normalised images (b, 3, 96, 96) to CLS and patch tokens with positions; only patches ids_keep (b, k)."""
         patches = patchify(images.to(self.patch_embed.weight.dtype), self.patch_size)
         table = self.positions.to(patches.dtype)  # DeepSpeed's bf16 casts parameters, not buffers
-        positions = table[1:].expand(len(images), -1, -1)
+        positions = table[1:].expand(images.shape[0], -1, -1)  # len() would fix the batch on export
         if ids_keep is not None:  # before the projection: a hidden patch costs nothing
             patches, positions = take(patches, ids_keep), take(positions, ids_keep)
         tokens = self.patch_embed(patches) + positions
-        cls = (self.cls_token + table[:1]).expand(len(tokens), -1, -1)
+        cls = (self.cls_token + table[:1]).expand(tokens.shape[0], -1, -1)
         return torch.cat([cls, tokens], dim=1)
 
     def run(self, tokens: Tensor, start: int = 0, stop: int | None = None) -> Tensor:

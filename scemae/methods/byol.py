@@ -1,0 +1,77 @@
+"""BYOL (Grill et al. 2020), stage 1 of LEAD (Karmali et al. 2022; PROTOCOL 4.6).
+
+From one view of an image the trained encoder predicts what a target encoder, its moving average, makes of the other view:
+loss = 2 - (cos(q(z1), z2') + cos(q(z2), z1')), z of the trained, z' of the target encoder, q the predictor. After each
+optimizer step the target moves to m * itself + (1 - m) * the trained encoder.
+
+Of LEAD's stage 1 only "BYOL on ResNet-50" is known: numbers are BYOL's, views are CL's. Heads are lightly's; its loss is
+a batch mean, so ours is torch's cosine of each image.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import scemae.torchvision_cpu  # noqa: F401  before lightly, which imports torchvision
+from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
+from lightly.models.utils import update_momentum
+
+from scemae.data.pipeline import Batch, view_pairs
+from scemae.models.hypercolumn import ResNetTrunk
+
+STAGE = 1
+
+
+@dataclass
+class Settings:
+    """BYOL's numbers."""
+
+    trunk: str = "resnet50"  # LEAD's, PROTOCOL 4.6 [F]
+    hidden: int = 4096  # of projector and predictor, BYOL's; LEAD's [U]
+    dim: int = 256  # BYOL's; LEAD's [U]
+    momentum: float = 0.996  # BYOL's at the start, held: it rises to 1 there over a length that a module does not know [U]
+
+
+def build(settings: Settings, *, image_size: int, seed: int) -> "BYOL":
+    """A freshly initialised BYOL, the same for the same seed. Raises ConfigError for a trunk that timm does not have."""
+    torch.manual_seed(seed)
+    return BYOL(settings)
+
+
+def views(settings: Settings, *, size: int, scale: tuple[float, float]) -> Callable[[Batch], tuple[Tensor, ...]]:
+    """Two views (b, 3, size, size), augmented as CL's (LEAD's own are unknown [U]), and the weights (b,)."""
+    return partial(view_pairs, size=size, scale=scale)
+
+
+class BYOL(nn.Module):
+    """The trained encoder `trunk` and `head`, the `predictor` on it, and the target encoder.
+
+    BatchNorm's statistics are those of one view of a micro-batch, of the target encoder as of the trained one.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.momentum = settings.momentum
+        self.trunk = ResNetTrunk(settings.trunk)
+        self.head = BYOLProjectionHead(self.trunk.widths[0], settings.hidden, settings.dim)
+        self.predictor = BYOLPredictionHead(settings.dim, settings.hidden, settings.dim)
+        self.trunk_target, self.head_target = (
+            copy.deepcopy(part).requires_grad_(False) for part in (self.trunk, self.head))
+
+    def forward(self, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+        """Two views (b, 3, s, s) and weights (b,) to the sum over images of weight * loss, a scalar."""
+        predicted = [self.predictor(self.head(self.trunk.pooled(images))).float() for images in (first, second)]
+        with torch.no_grad():
+            targets = [self.head_target(self.trunk_target.pooled(images)).float() for images in (second, first)]
+        per_image = 2 - sum(F.cosine_similarity(*pair) for pair in zip(predicted, targets))
+        return (per_image * weights).sum()
+
+    def after_step(self) -> None:
+        """Move the target encoder; once after each optimizer step, however many micro-steps it had."""
+        update_momentum(self.trunk, self.trunk_target, self.momentum)
+        update_momentum(self.head, self.head_target, self.momentum)

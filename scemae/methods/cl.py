@@ -1,0 +1,61 @@
+"""Stage 2 of CL (ContrastLandmark, Cheng et al. 2021; PROTOCOL 4.3): a projector on the frozen hypercolumn of MoCo.
+
+Places of one image whose features are alike are pulled to where they are close, without a second view:
+
+    loss = mean_u sum_v ||u - v||^0.5 softmax_v(t cos(f_u, f_v))
+
+over the 24 x 24 places, distances in pixels of the 96-px input.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scemae.models.hypercolumn import HypercolumnProjector, ResNetTrunk
+
+STAGE = 2
+
+
+@dataclass
+class Settings:
+    """CL's numbers, all PROTOCOL 4.3 [F]."""
+
+    dim: int = 128
+    projector: str = "spatial_softmax"  # CL's FeatDistiller; or linear, a 1x1 convolution alone
+    temperature: float = 7.0  # t, a factor; 8 for 64 channels
+    power: float = 0.5  # of the distance
+    side: int = 24  # places per side
+    pixels: float = 4.0  # from one place to the next
+
+
+def build(settings: Settings, trunk: ResNetTrunk, *, seed: int) -> "CL":
+    """A freshly initialised projector under its loss, the same for the same seed; of the trunk only `widths` are read.
+
+    Raises ConfigError for a projector that a hypercolumn cannot have.
+    """
+    torch.manual_seed(seed)
+    return CL(trunk.widths, settings)
+
+
+class CL(nn.Module):
+    """The projector under CL's loss; a call takes the trunk's maps, (b, d_i, h_i, w_i) each, and the weights (b,)."""
+
+    def __init__(self, widths: list[int], settings: Settings) -> None:
+        super().__init__()
+        self.projector = HypercolumnProjector(widths, settings.dim, settings.projector)
+        self.side, self.temperature = settings.side, settings.temperature
+        self.register_buffer("penalty", proximity(settings.side, settings.pixels, settings.power), persistent=False)
+
+    def forward(self, *maps_and_weights: Tensor) -> Tensor:
+        """The sum over images of weight * loss, a scalar."""
+        *maps, weights = maps_and_weights
+        features = self.projector(maps, self.side).flatten(2).transpose(1, 2)  # b n d, unit length
+        p = (self.temperature * features @ features.transpose(1, 2)).softmax(-1)
+        return ((self.penalty.float() * p).sum(-1).mean(1) * weights).sum()
+
+
+def proximity(side: int, pixels: float, power: float) -> Tensor:
+    """The penalty for each pair of places, (n, n) for n = side * side: their distance in pixels, to the `power`."""
+    places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float() * pixels
+    return torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist") ** power

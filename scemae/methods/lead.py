@@ -1,0 +1,66 @@
+"""Stage 2 of LEAD (Karmali et al. 2022; PROTOCOL 4.6): the hypercolumn of BYOL distilled into a compact projector.
+
+For a pair of images A and B, the teacher is the soft correspondence of each place u of A among the places v of B by the raw
+hypercolumn h, the student the same by projected features f:
+
+    P(v | u) = softmax_v(t_h cos(h_u, h_v)),   Q(v | u) = softmax_v(t_f cos(f_u, f_v)),   loss = mean_u sum_v -P log Q
+
+That LEAD aligns distributions of feature similarity is in its abstract [F]; that it does so by cross entropy over the
+places of an image pair is from memory [M]; every number here, and the projector, is a choice of ours [U]. The pairs
+are neighbours in the micro-batch; an image alone is its own pair. cos(h_u, h_v) is the mean of the cosines of the maps:
+CL found that with one cosine over all of them matching drops (PROTOCOL 4.5).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scemae.models.hypercolumn import HypercolumnProjector, ResNetTrunk, resize
+
+STAGE = 2
+
+
+@dataclass
+class Settings:
+    """LEAD's numbers, all [U] but the dimensions that the paper lists in Table 1."""
+
+    dim: int = 128
+    projector: str = "linear"  # a 1x1 convolution, the lightest; or spatial_softmax, CL's
+    teacher: float = 20.0  # t_h: hypercolumns, after a ReLU, are all alike, and a softer teacher says little
+    student: float = 20.0  # t_f
+    side: int = 24  # places per side, as CL trains
+
+
+def build(settings: Settings, trunk: ResNetTrunk, *, seed: int) -> "LEAD":
+    """A freshly initialised projector under its loss, the same for the same seed; of the trunk only `widths` are read.
+
+    Raises ConfigError for a projector that a hypercolumn cannot have.
+    """
+    torch.manual_seed(seed)
+    return LEAD(trunk.widths, settings)
+
+
+class LEAD(nn.Module):
+    """The projector under LEAD's loss; a call takes the trunk's maps, (b, d_i, h_i, w_i) each, and the weights (b,)."""
+
+    def __init__(self, widths: list[int], settings: Settings) -> None:
+        super().__init__()
+        self.projector = HypercolumnProjector(widths, settings.dim, settings.projector)
+        self.side, self.teacher, self.student = settings.side, settings.teacher, settings.student
+
+    def forward(self, *maps_and_weights: Tensor) -> Tensor:
+        """The sum over images of weight * loss, each image with the next one, a scalar."""
+        *maps, weights = maps_and_weights
+        with torch.no_grad():
+            blocks = [F.normalize(resize(one.float(), self.side), dim=1) for one in maps]
+            wanted = (self.teacher / len(blocks) * sum(map(similarity, blocks))).softmax(-1)
+        found = (self.student * similarity(self.projector(maps, self.side))).log_softmax(-1)
+        return (-(wanted * found).sum(-1).mean(1) * weights).sum()
+
+
+def similarity(features: Tensor) -> Tensor:
+    """Cosines of each image's places with those of the next image: unit features (b, d, s, s) to (b, n, n), n = s * s."""
+    places = features.flatten(2)
+    return places.transpose(1, 2) @ places.roll(-1, 0)

@@ -1,0 +1,71 @@
+"""Any ViT of timm with local weights (DINOv2, DINOv3, DeiT III, ...) as a frozen backbone: today's reference beside the paper.
+
+Nothing of it is trained here and nothing is downloaded: weights come from a file, or are random where none is named.
+"""
+
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+import scemae.torchvision_cpu  # noqa: F401  before timm, which imports torchvision
+import timm
+from timm.models import load_checkpoint
+
+from scemae.errors import CheckpointError, ConfigError
+
+GRID = 12  # tokens per side, as SCE-MAE's: a patch sees 8 of the crop's 96 px, whatever its own size
+
+
+class TimmVit(nn.Module):
+    """Crops (b, 3, 96, 96) in [0, 1] to the last block's patch tokens as a map (b, d, 12, 12).
+
+    The crop is resized so that 12 patches fit along a side (96 px become 192 for patch 16): the same grid, and the same
+    cover-and-stride, as the paper's ViT. A choice of ours.
+    """
+
+    def __init__(self, name: str, weights: Path | None, seed: int = 0) -> None:
+        """Raises ConfigError where timm has no such ViT, CheckpointError where the file does not fit it."""
+        super().__init__()
+        torch.manual_seed(seed)
+        self.patch_size = patch_size_of(name)
+        self.vit = timm.create_model(name, pretrained=False, num_classes=0, img_size=GRID * self.patch_size)
+        if weights is not None:
+            _load(self.vit, name, weights)
+        self.register_buffer("mean", torch.tensor(self.vit.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.vit.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
+        self.eval().requires_grad_(False)
+
+    @property
+    def width(self) -> int:
+        return self.vit.num_features
+
+    def forward(self, crops: Tensor) -> Tensor:
+        side = GRID * self.patch_size
+        large = functional.interpolate(crops, (side, side), mode="bicubic", align_corners=False).clamp(0, 1)
+        tokens = self.vit.forward_features(((large - self.mean) / self.std).to(next(self.vit.parameters()).dtype))
+        return rearrange(tokens[:, self.vit.num_prefix_tokens:], "b (h w) d -> b d h w", h=GRID).float()
+
+
+def patch_size_of(name: str) -> int:
+    """The patch size of a ViT of timm. Raises ConfigError where it has none."""
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(name, pretrained=False)
+        patch, _ = model.patch_embed.patch_size, model.num_prefix_tokens
+    except (RuntimeError, AttributeError, ValueError) as error:
+        raise ConfigError(f"timm: found no ViT {name!r} in timm {timm.__version__} ({str(error).splitlines()[0]}); give the "
+                          "name of one, as vit_small_patch16_dinov3") from error
+    return int(patch[0] if isinstance(patch, tuple) else patch)
+
+
+def _load(model: nn.Module, name: str, weights: Path) -> None:
+    if not weights.is_file():
+        raise CheckpointError(f"{weights}: no such file; give a local checkpoint of {name} (.safetensors or .pth)")
+    try:
+        load_checkpoint(model, str(weights), strict=True, weights_only=True)
+    except Exception as error:  # whatever unpickling, safetensors or a mismatch raise
+        raise CheckpointError(f"{weights}: does not hold the weights of {name} ({' '.join(str(error).split())[:200]}); give "
+                              "a checkpoint of this model, without a classifier") from error
