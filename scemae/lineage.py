@@ -30,7 +30,8 @@ class Run:
     @property
     def images_seen(self) -> int | None:
         """Images in all steps so far, each counted as often as it came; None where nothing was trained."""
-        return None if self.step is None else self.step * self.config["optim.global_batch_size"]
+        batch = self.config.get("optim.global_batch_size")  # adopted weights were trained elsewhere
+        return None if None in (self.step, batch) else self.step * batch
 
 
 def read_run(folder: Path) -> Run:
@@ -45,6 +46,9 @@ def read_run(folder: Path) -> Run:
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise RunFolderError(f"{folder}: its config.yaml or provenance.json cannot be read ({error}); run the command "
                              "that made it again") from error
+    if "runs" in found:
+        raise RunFolderError(f"{folder}: found a run of `scemae tables`, whose page is {folder / 'tables.html'}; give the "
+                             "run_dir of `scemae evaluate`, `pretrain` or `correspond`")
     stage = next((name for name, key in (("evaluate", "matching.couples"), ("correspond", "carb.eta"),
                                          ("pretrain", "model.width")) if key in found), None)
     if stage is None:

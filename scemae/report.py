@@ -89,7 +89,7 @@ def gather(run_dir: Path, *, with_pictures: bool = True) -> tuple[dict, dict[str
     results = read_results(run)
     absent = reasons(run, runs, missing)
     missing |= {name: absent[name] for name in ("matching", "detection") if name not in results}
-    defaults = {stage: flatten(settings.load(stage, REQUIRED[stage])) for stage in runs}
+    defaults = {stage: flatten(settings.load(stage, REQUIRED[stage] + method_of(one))) for stage, one in runs.items()}
     rows = recipe(runs, results, defaults)
     curves = {stage: pictures.read_curves(read_metrics(one.folder)) for stage, one in runs.items()
               if stage != "evaluate"}
@@ -106,6 +106,11 @@ def gather(run_dir: Path, *, with_pictures: bool = True) -> tuple[dict, dict[str
             "runs": {stage: {"folder": str(one.folder), "step": one.step, "images_seen": one.images_seen,
                              "differs": differences(one, defaults[stage]), "config": one.config,
                              "provenance": one.provenance} for stage, one in runs.items()}}, shown.images
+
+
+def method_of(run: Run) -> list[str]:
+    """The override that gives a training run the defaults of its own method."""
+    return [f"method={run.config['method.name']}"] if "method.name" in run.config else []
 
 
 def goodputs(runs: dict[str, Run]) -> tuple[dict[str, dict], dict[str, str]]:

@@ -1,0 +1,49 @@
+"""`scemae tables`: the paper's Tables 1 to 4 and Figures 1, 4 and 5 for trained runs, all by the same code on the same pairs.
+
+    scemae tables runs/carb runs/cl runs/lead runs/dve run_dir=runs/tables shards=[data/celeba,data/aflw,data/w300]
+
+Writes tables.html, tables.md, tables.tex, tables.csv and tables.json. What is measured is kept (measure.py): the same command
+goes on where it stood, and a further run or data set costs only itself.
+"""
+
+from pathlib import Path
+
+from scemae import run_folder
+from scemae.distributed import process_group
+from scemae.errors import ConfigError
+from scemae.landmarks.pairs import save_pairs
+from scemae.schema import TablesConfig
+from scemae.tables import tabulate
+from scemae.tables.gather import gather
+from scemae.tables.measure import do
+from scemae.tables.plan import Plan
+
+
+def main(config: TablesConfig) -> None:
+    """Measure what is not measured yet, and write. Every rank that takes part shares the work."""
+    with (process_group(config.runtime.device, config.runtime.hang_seconds) as place,
+          run_folder.hold(Path(config.run_dir), place, "tables") as generation):
+        plan = Plan(config, place)
+        if place.is_first:
+            run_folder.describe(Path(config.run_dir), "tables", config, **plan.facts)
+            if plan.pairs is not None:
+                save_pairs(Path(config.run_dir) / "pairs.npz", plan.pairs)
+        do(plan.units, generation, place)
+        if place.is_first:
+            tables = gather(plan)
+            tabulate.write(tables, Path(config.run_dir), config.pictures)
+            print(tabulate.markdown(tables))
+            print(f"{(Path(config.run_dir) / 'tables.html').resolve()}")
+
+
+def arguments(argv: list[str]) -> list[str]:
+    """Overrides from a command line in which words without "=" are run folders. Raises ConfigError."""
+    runs = [word for word in argv if "=" not in word]
+    if missing := next((run for run in runs if not Path(run).is_dir()), None):
+        raise ConfigError(f"{missing}: no such folder; give run folders of `scemae pretrain` or `scemae correspond`")
+    named = [f"runs=[{','.join(map(_quoted, runs))}]"] if runs else []
+    return named + [word for word in argv if "=" in word]
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
