@@ -13,11 +13,16 @@ scemae: self-supervised landmark estimation with SCE-MAE (CVPR 2024), from shard
 usage: scemae COMMAND [ARGUMENTS]     (scemae COMMAND --help teaches each)
 
   demo         all of the below on generated faces, to a report, in a few minutes on two cores
-  faces        generate faces with exact landmarks, in CelebA's own layout
+  faces        generate faces with exact landmarks, in the layout of CelebA, AFLW_M, AFLW_R or 300W
   shards       build, verify and describe WebDataset shards of CelebA, MAFL, AFLW, 300W or any folder of images
   pretrain     stage 1: a masked autoencoder on unlabelled faces (DeepSpeed ZeRO, resumes by default)
   correspond   stage 2: freeze it, train CARB's projector with the Locality-Constrained Repellence loss
-  evaluate     landmark matching and landmark detection
+  evaluate     landmark matching and landmark detection of one run
+  tables       the paper's Tables 1 to 4 and Figures 1, 4, 5 for any runs, with DVE, CL and LEAD beside them
+  match        where in one photograph the points of another are, by trained features
+  detect       landmarks on photographs, by a trained regressor
+  export       the encoder and projector for timm, safetensors and ONNX, with a check that they give the same numbers
+  adopt        public MAE or timm weights as a backbone for stage 2
   doctor       before a job: would this run start here, go through and stop in time? a dry run and a forecast
   report       one HTML page and one JSON file with everything a run has to show
   goodput      where the wall time of a training run went, over all its starts, and what share trained what counts
@@ -76,9 +81,26 @@ run_dir/results.json, the pairs with their hash to run_dir/pairs.npz.
 
   matching.couples     couples of images; each gives one same and one different pair (500)
   stride               of cover-and-stride in pixels: 2 (48x48 features), 4 is four times faster
-  detection.benchmark  mafl, aflw_m, aflw_r or 300w; detection.epochs: 200
+  detection.benchmark  mafl, aflw_m, aflw_r, aflw_rc, 300w, or a .yaml file; detection.epochs: 200
 """
 
+TABLES = """\
+scemae tables RUN... [KEY=VALUE ...] [--cfg]: every table and figure of the paper, by one code on the same pairs
+
+  scemae tables runs/carb runs/cl runs/lead runs/dve run_dir=runs/tables shards=[data/celeba,data/aflw,data/aflwr,data/w300]
+  torchrun --nproc-per-node 8 -m scemae tables ...       ranks share the work; any command goes on where it stood
+
+RUN: a run folder of `scemae correspond` (it brings its backbone along) or of `scemae pretrain`, of any method. Writes
+tables.html, .md, .tex (a page of its own), .csv and .json into run_dir; a cell that cannot be filled says why.
+
+  shards               folders that hold splits: mafl-test, mafl-train, aflw-train, aflw-test, aflwr-*, w300-*
+  timm                 [NAME:FILE] a ViT of timm with local weights as a reference row (DINOv2, DINOv3, ...)
+  stride               of cover-and-stride in pixels (2); 4 and 8 are 4 and 16 times faster
+  detection.train_on   {aflw_m: mafl}: learn from MAFL's faces where AFLW's training crops are not at hand
+  detection.hold_out   {300w: 3}: test on every third training image where there are no test images
+  few_shot.*, embedding.*    Table 3 and Figure 5;  pictures=false: numbers alone, no face is shown
+  experiment           demo_tables, faces_cpu_tables: reduced schedules, which every table then says
+"""
 
 DOCTOR = """\
 scemae doctor pretrain|correspond [KEY=VALUE ...] [--time-limit MINUTES] [--signal-seconds N] [--steps N]
@@ -187,6 +209,38 @@ def _evaluate(argv: list[str]) -> None:
         evaluate.main(config)
 
 
+def _tables(argv: list[str]) -> None:
+    from scemae.tables import harness
+
+    asked = [part for part in argv if part in ("-h", "--help", "--cfg") or part.startswith("-")]
+    if config := _config("tables", TABLES, asked + harness.arguments([part for part in argv if part not in asked])):
+        harness.main(config)
+
+
+def _match(argv: list[str]) -> None:
+    from scemae.photographs import match
+
+    match.main(argv)
+
+
+def _detect(argv: list[str]) -> None:
+    from scemae.photographs import detect
+
+    detect.main(argv)
+
+
+def _export(argv: list[str]) -> None:
+    from scemae import export
+
+    export.main(argv)
+
+
+def _adopt(argv: list[str]) -> None:
+    from scemae import adopt
+
+    adopt.main(argv)
+
+
 def _faces(argv: list[str]) -> None:
     from scemae.faces import write
 
@@ -258,10 +312,11 @@ def _replay(argv: list[str]) -> None:
 
 
 LIMITS = {"--time-limit": "minutes", "--signal-seconds": "signal_seconds", "--steps": "steps"}  # of rehearsal.Limits
-RANKS = ("pretrain", "correspond")  # started as ranks of a process group
+RANKS = ("pretrain", "correspond", "tables")  # started as ranks of a process group
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo, "faces": _faces, "shards": _shards, "pretrain": _pretrain, "correspond": _correspond,
-    "evaluate": _evaluate, "report": _report, "doctor": _doctor, "submit": _submit, "goodput": _goodput,
+    "evaluate": _evaluate, "tables": _tables, "match": _match, "detect": _detect, "export": _export, "adopt": _adopt,
+    "report": _report, "doctor": _doctor, "submit": _submit, "goodput": _goodput,
     "verify-resume": _verify_resume, "replay": _replay,
 }
 

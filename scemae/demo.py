@@ -1,6 +1,7 @@
 """`scemae demo`: the whole system on generated faces, each stage by the command that a user would type.
 
     scemae demo runs/demo
+    scemae demo runs/demo --rivals       and CL, LEAD and DVE, the other benchmarks, every table and figure of the paper
 
 A small, labelled configuration (configs/experiment/demo_*.yaml), not the paper's; it ends with a report. A demo
 that was interrupted goes on where it stood.
@@ -14,33 +15,44 @@ import subprocess
 import sys
 from pathlib import Path
 
+LAYOUTS = {"aflw_m": "aflw_m", "aflw_r": "aflw_r", "300w": "w300"}  # of `scemae faces`, and what reads them
+
 
 def main(argv: list[str]) -> None:
-    """Run faces, shards, pretrain, correspond, evaluate and report below one folder."""
+    """Run faces, shards, pretrain, correspond, evaluate and report below one folder, and with --rivals tables."""
     parser = argparse.ArgumentParser("scemae demo", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", nargs="?", type=Path, default=Path("runs/demo"), help="folder of the demo (runs/demo)")
     parser.add_argument("--faces", type=int, default=6000, help="how many faces to generate (6000)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw and write (all cores)")
+    parser.add_argument("--rivals", action="store_true", help="the rivals too, and all tables; half an hour on two cores")
     options = parser.parse_args(argv)
-    for command in commands(options.out, options.faces, options.workers):
+    everything = commands(options.out, options.faces, options.workers)
+    if options.rivals:
+        everything += rivals(options.out, options.faces // 10, options.workers)
+    for command in everything:
         print(f"\n$ scemae {shlex.join(command)}", flush=True)
         status = subprocess.run([sys.executable, "-m", "scemae", *command]).returncode
         if status:
             sys.exit(status)
         if command[0] == "faces":
-            os.replace(options.out / "faces.partial", options.out / "faces")
+            os.replace(command[1], command[1].removesuffix(".partial"))
     print(f"\nThe report: {(options.out / 'evaluate' / 'report.html').resolve()}")
+    if options.rivals:
+        print(f"The tables: {(options.out / 'tables' / 'tables.html').resolve()}")
+
+
+def draw(folder: Path, *options: str) -> list[list[str]]:
+    """The command that draws faces into `folder`, unless they are there; what an interrupted one left is removed."""
+    if folder.exists():
+        return []
+    shutil.rmtree(f"{folder}.partial", ignore_errors=True)
+    return [["faces", f"{folder}.partial", *options]]
 
 
 def commands(out: Path, faces: int, workers: int) -> list[list[str]]:
     """The commands of one demo, in order; what is there already is not drawn again."""
     shards, mae, carb, evaluation = out / "shards", out / "pretrain", out / "correspond", out / "evaluate"
-    draw = []
-    if not (out / "faces").exists():
-        shutil.rmtree(out / "faces.partial", ignore_errors=True)  # of a demo that was interrupted
-        draw = [["faces", str(out / "faces.partial"), f"--count={faces}", f"--identities={faces // 10}",
-                 f"--workers={workers}"]]
-    return draw + [
+    return draw(out / "faces", f"--count={faces}", f"--identities={faces // 10}", f"--workers={workers}") + [
         ["shards", "build", "celeba", str(out / "faces"), str(shards), f"--workers={workers}"],
         ["pretrain", "experiment=demo_pretrain", f"run_dir={mae}", f"data.shards={shards}/train",
          f"probe_shards={shards}/val"],
@@ -51,3 +63,23 @@ def commands(out: Path, faces: int, workers: int) -> list[list[str]]:
          f"detection.test={shards}/mafl-test"],
         ["report", str(evaluation)],
     ]
+
+
+def rivals(out: Path, faces: int, workers: int) -> list[list[str]]:
+    """What comes on top: `faces` pictures in each other benchmark's layout, the rivals' stages, and the tables."""
+    found, shards = [], [str(out / "shards")]
+    for layout, source in LAYOUTS.items():
+        folder, there = out / f"faces-{layout}", out / "more" / layout
+        corrected = [f"--corrected={folder / 'corrected.csv'}"] if layout == "aflw_r" else []
+        found += draw(folder, f"--layout={layout}", f"--count={faces}", f"--identities={max(faces // 5, 10)}",
+                      f"--workers={workers}")
+        found.append(["shards", "build", source, str(folder), str(there), f"--workers={workers}", *corrected])
+        shards.append(str(there))
+    data = f"data.shards={out / 'shards' / 'train'}"
+    for name in ("moco", "byol", "dve"):
+        found.append(["pretrain", f"experiment=demo_{name}_pretrain", f"run_dir={out / name}", data])
+    for name, backbone in (("cl", "moco"), ("lead", "byol")):
+        found.append(["correspond", f"experiment=demo_{name}_correspond", f"run_dir={out / name}",
+                      f"backbone={out / backbone}", data])
+    runs = [str(out / name) for name in ("correspond", "cl", "lead", "dve")]
+    return found + [["tables", *runs, "experiment=demo_tables", f"run_dir={out / 'tables'}", f"shards=[{','.join(shards)}]"]]

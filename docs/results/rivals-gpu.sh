@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# SCE-MAE, CL, LEAD and DVE under one budget (images seen, resolution) on one GPU, then every table and figure.
+#
+#   docs/results/rivals-gpu.sh SHARDS OUT [PART...]      parts: mae moco byol dve stage2 tables (all, in this order)
+#   MODE=rehearse docs/results/rivals-gpu.sh SHARDS OUT  minutes on a CPU: every command, at a size that says nothing
+#
+# SHARDS: `scemae shards build celeba FACES SHARDS --resize 136`; AFLW and 300W beside it, named in MORE (a comma-separated list
+# of folders of splits). EPOCHS (200) is every method's budget. Each part goes on where it stood, so a session that ends
+# in the middle costs nothing but time. Runs from a checkout, installed or not.
+set -euo pipefail
+shards=$1 out=$2; shift 2
+parts=${*:-mae moco byol dve stage2 tables} epochs=${EPOCHS:-200} more=${MORE:+,$MORE}
+scemae() { python3 -m scemae "$@"; }
+train="data.shards=$shards/train probe_shards=$shards/val"
+first=("optim.epochs=$epochs") mae=() moco=() byol=() dve=() second=() tables=()
+if [ "${MODE:-full}" = rehearse ]; then
+    first=(runtime.device=cpu optim.global_batch_size=16 optim.epochs=0.01 optim.warmup_epochs=0 loop.log_every=1
+           loop.save_every=2 loop.probe_every=2 loop.probe_pairs=2)
+    mae=(decoder=light) moco=(method.settings.trunk=resnet18) byol=(method.settings.trunk=resnet18 method.settings.hidden=64)
+    dve=(method.settings.width=16 method.settings.depth=2 method.settings.blocks=1)
+    second=(runtime.device=cpu optim.epochs=0.01 loop.log_every=1 loop.save_every=1 loop.probe_every=0)
+    tables=(runtime.device=cpu stride=8 matching.couples=4 detection.epochs=1 detection.limit=32 'few_shot.counts=[1,5]'
+            'few_shot.seeds=[0]' few_shot.images_per_epoch=8 few_shot.epochs=1 few_shot.views=1 embedding.images=8
+            embedding.repeats=2 embedding.perplexity=5)
+fi
+for part in $parts; do
+    case $part in
+    mae) scemae pretrain experiment=faces_gpu_rivals_pretrain run_dir="$out/mae" $train "${first[@]}" "${mae[@]}" ;;
+    moco | byol | dve)
+        declare -n small=$part
+        scemae pretrain experiment=faces_gpu_${part}_pretrain run_dir="$out/$part" $train "${first[@]}" "${small[@]}" ;;
+    stage2)
+        for dim in 64 128 256; do
+            t=$([ $dim = 64 ] && echo 8.0 || echo 7.0) tau=$([ $dim = 64 ] && echo 0.125 || echo 0.14285714285714285)
+            scemae correspond experiment=faces_gpu_correspond run_dir="$out/carb$dim" backbone="$out/mae" $train carb.dim=$dim \
+                carb.tau=$tau "${second[@]}"
+            scemae correspond experiment=faces_gpu_cl_correspond run_dir="$out/cl$dim" backbone="$out/moco" $train \
+                method.settings.dim=$dim method.settings.temperature=$t "${second[@]}"
+            [ $dim = 128 ] || scemae correspond experiment=faces_gpu_lead_correspond run_dir="$out/lead$dim" \
+                backbone="$out/byol" $train method.settings.dim=$dim "${second[@]}"
+        done ;;
+    tables)
+        scemae tables "$out"/carb{64,128,256} "$out"/cl{64,128,256} "$out"/lead{64,256} "$out/dve" run_dir="$out/tables" \
+            experiment=faces_gpu_tables "shards=[$shards$more]" pictures=false "${tables[@]}" ;;
+    esac
+done
