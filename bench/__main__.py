@@ -9,6 +9,7 @@ COMMANDS = {
     "step": "images per second of one training step of stage 1: ours, lightly's MAE, the official recipe",
     "loader": "images per second of the data pipeline alone, against other loaders",
     "stage2": "images per second of stage 2",
+    "matching": "the 1,000-pair matching test as a share of the machine's matrix-product peak",
     "growth": "how speed and memory grow with batch, images and ranks",
     "profile": "where the time of a training step goes",
     "soak": "a long run: does speed sag or memory creep",

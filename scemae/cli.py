@@ -95,9 +95,10 @@ tables.html, .md, .tex (a page of its own), .csv and .json into run_dir; a cell 
 
   shards               folders that hold splits: mafl-test, mafl-train, aflw-train, aflw-test, aflwr-*, w300-*
   timm                 [NAME:FILE] a ViT of timm with local weights as a reference row (DINOv2, DINOv3, ...)
-  stride               of cover-and-stride in pixels (2); 4 and 8 are 4 and 16 times faster
+  stride               of cover-and-stride in pixels, for matching (2); 4 and 8 are 4 and 16 times faster
+  detection.stride     the same for detection, few shots and t-SNE (2)
   detection.train_on   {aflw_m: mafl}: learn from MAFL's faces where AFLW's training crops are not at hand
-  detection.hold_out   {300w: 3}: test on every third training image where there are no test images
+  detection.hold_out   {300w: 3}: where only one split is there, every third image of it is tested on, the rest trained on
   few_shot.*, embedding.*    Table 3 and Figure 5;  pictures=false: numbers alone, no face is shown
   experiment           demo_tables, faces_cpu_tables: reduced schedules, which every table then says
 """
@@ -210,11 +211,19 @@ def _evaluate(argv: list[str]) -> None:
 
 
 def _tables(argv: list[str]) -> None:
-    from scemae.tables import harness
+    if config := _config("tables", TABLES, _with_runs(argv)):
+        from scemae.tables import harness
 
-    asked = [part for part in argv if part in ("-h", "--help", "--cfg") or part.startswith("-")]
-    if config := _config("tables", TABLES, asked + harness.arguments([part for part in argv if part not in asked])):
         harness.main(config)
+
+
+def _with_runs(argv: list[str]) -> list[str]:
+    """The words that are neither options nor key=value as runs=[...]. Raises ConfigError where one is no folder."""
+    runs = [word for word in argv if "=" not in word and not word.startswith("-")]
+    if missing := next((run for run in runs if not os.path.isdir(run)), None):
+        raise ConfigError(f"{missing}: no such folder; give run folders of `scemae pretrain` or `scemae correspond`")
+    quoted = ('"' + run.replace("\\", "\\\\").replace('"', '\\"') + '"' for run in runs)
+    return [word for word in argv if word not in runs] + ([f"runs=[{','.join(quoted)}]"] if runs else [])
 
 
 def _match(argv: list[str]) -> None:

@@ -206,6 +206,7 @@ def _check_evaluation(config: EvaluateConfig) -> None:
 
 def _check_tables(config: TablesConfig) -> None:
     one_of("stride", config.stride, (1, 2, 4, 8))
+    one_of("detection.stride", config.detection.stride, (1, 2, 4, 8))
     detection, few_shot, embedding = config.detection, config.few_shot, config.embedding
     for key, value in {"matching.couples": config.matching.couples, "matching.chunk": config.matching.chunk,
                        "detection.epochs": detection.epochs, "detection.batch_size": detection.batch_size,

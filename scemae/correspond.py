@@ -119,7 +119,8 @@ def rival(config: CorrespondConfig, sources: Sources) -> Parts:
         raise ConfigError(f"method={name}: found a backbone of {trunk.model}, and {name} reads a hypercolumn; give a "
                           "backbone of method=moco or byol")
     module = method.build(settings, trunk.network, seed=config.seed)
-    rivals.check_runtime(name, module, config.runtime, place)
+    rivals.check_runtime(name, module, precision(config.runtime.precision, place.device),
+                         engines.zero_stage(config.runtime, place))
     network = trunk.network.to(place.device)
 
     def views(batch: Batch) -> tuple[Tensor, ...]:
@@ -127,8 +128,8 @@ def rival(config: CorrespondConfig, sources: Sources) -> Parts:
                 batch.tensor(batch.slice.weights))
 
     def open_feed(order: Order, first: int, last: int) -> stage.Feed:
-        source = open_frames(sources.shards, config.data, config.runtime, place, images=(last - first) * order.global_batch_size,
-                             note=sources.note)
+        source = open_frames(sources.shards, config.data, config.runtime, place, note=sources.note,
+                             images=(last - first) * order.global_batch_size)
 
         def feed(slices: Iterator[Slice], consumed: Consumed) -> Iterator[tuple]:
             pipeline = Pipeline(source, slices, config.seed, views, device=place.device,

@@ -140,7 +140,8 @@ def set_learning_rate(engine: deepspeed.DeepSpeedEngine, lr: float) -> None:
 def full_weights(engine: deepspeed.DeepSpeedEngine, keep: bool) -> dict[str, Tensor]:
     """The whole module's parameters in fp32 on the CPU, put together from all ranks, where `keep`, and its persistent
     buffers (BatchNorm's statistics, MoCo's queue), which are rank 0's, as under DDP. All ranks call it."""
-    weights = {name: buffer.to("cpu", copy=True).contiguous() for name, buffer in fragments.still(engine.module).items() if keep}
+    kept = fragments.still(engine.module) if keep else {}
+    weights = {name: value.to("cpu", copy=True).contiguous() for name, value in kept.items()}
     for name, parameter in engine.module.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -151,8 +151,8 @@ def evaluate_detection(config: EvaluateConfig, shards: dict[str, ShardSet], ladd
 
 def _cached(subject: Subject, frames: Frames, config: EvaluateConfig, device: torch.device) -> list[Tensor]:
     with tqdm(total=len(frames), desc=f"features, {subject.title}", unit="image", dynamic_ncols=True) as bar:
-        return cache_maps(subject.trunk, frames.images, config.detection.stride, batch=config.runtime.batch_size, device=device,
-                          progress=bar.update)
+        return cache_maps(subject.trunk, frames.images, config.detection.stride, batch=config.runtime.batch_size,
+                          device=device, progress=bar.update)
 
 
 def _fit(name: str, maps: Cached, frames: Frames, settings: regression.RegressionConfig,

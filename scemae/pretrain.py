@@ -15,7 +15,7 @@ from scemae import engine as engines, flops, restore, rivals, run_folder, stage
 from scemae.data.order import Order
 from scemae.data.pipeline import Pipeline, Views, pretraining_views
 from scemae.data.reader import open_shards
-from scemae.distributed import Place, data_threads, process_group
+from scemae.distributed import Place, data_threads, precision, process_group
 from scemae.generations import Generation
 from scemae.landmarks import features
 from scemae.landmarks.features import Trunk
@@ -91,6 +91,7 @@ def rival(config: PretrainConfig, place: Place) -> Parts:
     method = rivals.find(name, 1)
     settings = rivals.settings_of(method, config.method.settings)
     module = method.build(settings, image_size=size, seed=config.seed)
-    rivals.check_runtime(name, module, config.runtime, place)
+    rivals.check_runtime(name, module, precision(config.runtime.precision, place.device),
+                         engines.zero_stage(config.runtime, place))
     views = method.views(settings, size=size, scale=tuple(config.data.scale))
     return Parts(module, features.trunk_of(module.trunk), views, {"method": rivals.described(name, settings)}, 0.0)

@@ -50,7 +50,7 @@ def load_autoencoder(location: Path) -> tuple[MaskedAutoencoder, Path]:
 
     Raises CheckpointError, also for adopted public weights, which are an encoder alone.
     """
-    folder, kept = _stage_1(location)
+    folder, kept = _own(location)
     _refuse_adopted(folder, kept)
     model = build_autoencoder(Model(**kept["model"]), Decoder(**kept["decoder"]), mask_ratio=kept["mask_ratio"],
                               norm_pix=kept["norm_pix"], seed=0)
@@ -64,17 +64,22 @@ def _refuse_adopted(folder: Path, settings: dict) -> None:
                               "pretrain` where images are to be reconstructed or stage 1 is to go on")
 
 
-def _stage_1(location: Path) -> tuple[Path, dict]:
+def stage_1(location: Path) -> tuple[Path, dict]:
+    """The newest checkpoint of a stage-1 run, of any method, and its settings. Raises CheckpointError."""
     folder = checkpoint.newest(location)
     state = checkpoint.read_state(folder)
     if state.stage != "pretrain":
         raise CheckpointError(f"{folder}: found a checkpoint of `scemae {state.stage}`, one of `scemae pretrain` was "
                               "needed; give backbone=RUN of stage 1")
-    if "model" not in state.settings:
-        method = state.settings.get("method", {}).get("name", "another method")
-        raise CheckpointError(f"{folder}: found a checkpoint of method={method}, one of the paper's masked autoencoder was "
-                              "needed; give a run of `scemae pretrain` with method=mae")
     return folder, state.settings
+
+
+def _own(location: Path) -> tuple[Path, dict]:
+    folder, kept = stage_1(location)
+    if "model" not in kept:
+        raise CheckpointError(f"{folder}: found a checkpoint of method={kept['method']['name']}, one of the paper's masked "
+                              "autoencoder was needed; give a run of `scemae pretrain` with method=mae")
+    return folder, kept
 
 
 def selection_options(carb: Carb) -> dict:
@@ -84,7 +89,7 @@ def selection_options(carb: Carb) -> dict:
 
 def load_encoder(location: Path) -> tuple[Encoder, Path]:
     """The frozen encoder of a stage-1 run folder or checkpoint, and the checkpoint it came from; no decoder is needed."""
-    folder, kept = _stage_1(location)
+    folder, kept = _own(location)
     model, weights = Model(**kept["model"]), checkpoint.read_weights(folder)
     own = {name.removeprefix(ENCODER): value for name, value in weights.items() if name.startswith(ENCODER)}
     encoder = Encoder(model.width, model.depth, model.heads, model.patch_size, model.image_size,

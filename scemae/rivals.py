@@ -15,10 +15,7 @@ import torch
 from torch import nn
 
 from scemae import fragments, methods
-from scemae.distributed import Place, precision
-from scemae.engine import zero_stage
 from scemae.errors import CheckpointError, ConfigError
-from scemae.schema import Runtime
 
 OWN = {1: "mae", 2: "carb"}  # the paper's stages
 
@@ -58,13 +55,13 @@ def described(name: str, settings: Any) -> dict[str, Any]:
     return {"name": name, "settings": asdict(settings)}
 
 
-def check_runtime(name: str, module: nn.Module, runtime: Runtime, place: Place) -> None:
+def check_runtime(name: str, module: nn.Module, dtype: torch.dtype, zero_stage: int) -> None:
     """Refuse what would go wrong without a word. Raises ConfigError."""
     delicate = hasattr(module, "after_step") or any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
-    if delicate and precision(runtime.precision, place.device) != torch.float32:
+    if delicate and dtype != torch.float32:
         raise ConfigError(f"method={name}: found bf16, in which the small steps of a momentum encoder vanish and BatchNorm's "
                           "statistics do not fit the weights; give runtime.precision=fp32")
-    if fragments.still(module) and zero_stage(runtime, place) == 3:
+    if fragments.still(module) and zero_stage == 3:
         raise ConfigError(f"method={name}: found runtime.zero_stage=3, under which what no optimizer moves (a momentum "
                           "encoder, BatchNorm's statistics) is not kept whole; give runtime.zero_stage 0, 1 or 2")
 

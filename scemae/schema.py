@@ -222,8 +222,9 @@ class Regression:
     kernel: int  # of the conv block [U]
     init_std: float  # of its weights: 1 is DVE's (PROTOCOL 3.5)
     limit: int | None  # training images, for a declared, reduced schedule
+    stride: int  # of detection, few shots and t-SNE
     train_on: dict[str, str]  # a data set without training shards learns from another one's
-    hold_out: dict[str, int]  # of a data set without test shards every n-th training image is tested on
+    hold_out: dict[str, int]  # of a data set with one split alone every n-th image is tested on, the others are trained on
 
 
 @dataclass
@@ -282,7 +283,7 @@ class TablesConfig:
     shards: list[str]  # folders of splits, as `scemae shards build` makes them
     cache_dir: str | None
     seed: int
-    stride: int  # of cover-and-stride, in pixels
+    stride: int  # of cover-and-stride, in pixels, for matching
     matching: TableMatching
     detection: Regression
     few_shot: FewShot

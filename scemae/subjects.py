@@ -15,6 +15,7 @@ from scemae.errors import CheckpointError
 from scemae.landmarks import features, matching
 from scemae.landmarks.features import Head, Trunk
 from scemae.landmarks.regression import join_stages
+from scemae.lineage import locate, read_run
 from scemae.models import hypercolumn
 from scemae.models.timm_vit import TimmVit
 from scemae.models.vit import Encoder
@@ -37,6 +38,7 @@ class Line:
     dim: int
     head: Head
     projector: str | None = None  # digest of its weights, where one takes part
+    variant: str = ""  # the run's name, where another run has a projector of as many dimensions
     hypercolumn: bool | None = None
     cluster: bool | None = None
     lcr: bool | None = None
@@ -53,13 +55,14 @@ class Subject:
     backbone: str | None = None  # digest of the trunk's weights
     lines: list[Line] = field(default_factory=list)
     images_seen: int | None = None
+    run: str = ""  # of stage 1, where another subject is alike
     runs: list[str] = field(default_factory=list)
     heads: list[nn.Module] = field(default_factory=list)  # the projectors' networks
 
     @property
     def title(self) -> str:
         """How the rows of this subject are called."""
-        return f"{self.method} {self.trunk.model}".strip()
+        return " ".join(word for word in (self.method, self.trunk.model, self.run and f"({self.run})") if word)
 
     def weights(self, line: Line) -> dict[str, str]:
         """The digests of the weights behind a line's features."""
@@ -83,15 +86,10 @@ class Subject:
 
 def load_trunk(location: Path) -> tuple[Trunk, Path]:
     """The frozen trunk of a stage-1 run folder or checkpoint, and the checkpoint. Raises CheckpointError."""
-    folder = checkpoint.newest(location)
-    state = checkpoint.read_state(folder)
-    if state.stage != "pretrain":
-        raise CheckpointError(f"{folder}: found a checkpoint of `scemae {state.stage}`, one of `scemae pretrain` was "
-                              "needed; give backbone=RUN of stage 1")
-    kept = state.settings.get("method")
+    folder, settings = restore.stage_1(location)
+    kept = settings.get("method")
     if kept is None:
-        encoder, folder = restore.load_encoder(folder)
-        return features.vit_trunk(encoder), folder
+        return features.vit_trunk(restore.load_encoder(folder)[0]), folder
     method = rivals.find(kept["name"], 1)
     module = method.build(method.Settings(**kept["settings"]), image_size=features.INPUT, seed=0)
     return features.trunk_of(rivals.load(module, checkpoint.read_weights(folder), folder).trunk), folder
@@ -107,6 +105,11 @@ class Projection:
     method: str  # carb, cl, lead, ...
     carb: Carb | None  # of the method carb
     folder: Path
+    variant: str = ""  # the run's name, where another one is alike
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.dim} {self.variant}".strip()
 
     @property
     def digest(self) -> str:
@@ -142,12 +145,18 @@ def from_runs(runs: list[Path]) -> list[Subject]:
         groups.setdefault(checkpoint.weights_digest(backbone), (backbone, []))
         if state.stage != "pretrain":
             groups[checkpoint.weights_digest(backbone)][1].append(folder)
-    return [subject for backbone, projectors in groups.values() for subject in from_backbone(backbone, projectors)]
+    found = [subject for backbone, projectors in groups.values() for subject in from_backbone(backbone, projectors)]
+    tell_apart(found)
+    return found
+
+
+def tell_apart(found: list[Subject]) -> None:
+    """Name the run of each subject that is called like another one with other weights."""
+    for one in [one for one in found if any(other.title == one.title and other.backbone != one.backbone for other in found)]:
+        one.run = Path(one.runs[0]).name
 
 
 def _backbone_of(folder: Path, run: Path) -> Path:
-    from scemae.lineage import locate, read_run
-
     try:
         return locate(read_run(folder.parent.parent).provenance["backbone"], folder.parent.parent)
     except KeyError as error:
@@ -158,6 +167,9 @@ def from_backbone(backbone: Path, projectors: list[Path]) -> list[Subject]:
     """What one trained trunk and the projectors on it stand for: of an MAE with CARB also Table 4's row with clusters alone."""
     trunk, folder = load_trunk(backbone)
     found = [load_projection(place, folder, trunk) for place in projectors]
+    for one in found:
+        same = [other for other in found if (other.method, other.dim) == (one.method, one.dim)]
+        one.variant = one.folder.parent.parent.name if len(same) > 1 else ""
     digests = [checkpoint.weights_digest(folder), *(one.digest for one in found)]
     state = checkpoint.read_state(folder)
     seen = state.global_step * int(state.settings["optim"]["global_batch_size"]) if "optim" in state.settings else None
@@ -167,8 +179,8 @@ def from_backbone(backbone: Path, projectors: list[Path]) -> list[Subject]:
              _of_descriptor)(trunk, found)
     role = OURS if kept is None else RIVAL
     runs = [str(place.parent.parent) for place in [folder, *(one.folder for one in found)]]
-    subjects = [Subject(method, role, trunk, checkpoint.hash_of({"weights": digests}), digests[0], lines, seen, runs,
-                        [one.network for one in found])]
+    subjects = [Subject(method, role, trunk, checkpoint.hash_of({"weights": digests}), digests[0], lines, seen,
+                        runs=runs, heads=[one.network for one in found])]
     if carb := next((one.carb for one in found if one.carb), None):
         subjects.append(_clustered(trunk, carb, digests[0], seen, runs[:1]))
     return subjects
@@ -179,11 +191,11 @@ def _of_tokens(trunk: Trunk, found: list[Projection]) -> list[Line]:
     lines = [Line(MATCHING, 4, "raw", trunk.width, trunk.join, cluster=False, lcr=False),
              Line(DETECTION, 2, "raw", trunk.width, _unit(trunk.join))]
     for one in found:
-        name = f"{one.method} {one.dim}"
-        lines += [Line(MATCHING, 1, name, one.dim, one.head, one.digest, cluster=True, lcr=True),
-                  Line(DETECTION, 2, name, trunk.width + one.dim, _joined(trunk.join, one.head), one.digest, False),
-                  Line(FEW_SHOT, 3, name, one.dim, one.head, one.digest),
-                  Line(EMBEDDING, 5, name, one.dim, one.head, one.digest)]
+        known = {"projector": one.digest, "variant": one.variant}
+        lines += [Line(MATCHING, 1, one.name, one.dim, one.head, cluster=True, lcr=True, **known),
+                  Line(DETECTION, 2, one.name, trunk.width + one.dim, _joined(trunk.join, one.head), hypercolumn=False, **known),
+                  Line(FEW_SHOT, 3, one.name, one.dim, one.head, **known),
+                  Line(EMBEDDING, 5, one.name, one.dim, one.head, **known)]
     return lines
 
 
@@ -194,7 +206,7 @@ def _of_hypercolumn(trunk: Trunk, found: list[Projection]) -> list[Line]:
              Line(DETECTION, 2, "hypercolumn", trunk.width, trunk.join, hypercolumn=True)]
     for one in found:
         tests = ((MATCHING, 1), (FEW_SHOT, 3)) if one.method == "lead" else ((MATCHING, 1), (FEW_SHOT, 3), (EMBEDDING, 5))
-        lines += [Line(test, table, f"{one.method} {one.dim}", one.dim, one.head, one.digest) for test, table in tests]
+        lines += [Line(test, table, one.name, one.dim, one.head, one.digest, one.variant) for test, table in tests]
     if not found or any(one.method == "lead" for one in found):
         lines.append(Line(EMBEDDING, 5, "hypercolumn", trunk.width, hypercolumn.join_normalised))
     return lines
@@ -211,7 +223,7 @@ def _clustered(trunk: Trunk, carb: Carb, digest: str, seen: int | None, runs: li
     changed = features.substituted(trunk.network, layer=carb.layer, heads=carb.heads, **options)
     line = Line(MATCHING, 4, "clusters alone", trunk.width, changed.join, cluster=True, lcr=False)
     return Subject("SCE-MAE", OURS, changed, checkpoint.hash_of({"weights": [digest], "clustered": options}), digest, [line],
-                   seen, runs)
+                   seen, runs=runs)
 
 
 def of_timm(name: str, seed: int = 0) -> Subject:

@@ -211,9 +211,11 @@ def test_all_files_are_written_whole_and_without_pictures_no_face_is_in_them(tab
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in paths)
     assert {path.suffix for path in paths} == {".md", ".tex", ".csv", ".json", ".html"}
     assert "base64" in (tmp_path / "out/tables.html").read_text() and json.loads((tmp_path / "out/tables.json").read_text())
+    tables.figures["figure4"] = "data:image/png;base64,FACE"
+    assert "FACE" in write(tables, tmp_path / "out")[-1].read_text()
     for path in write(tables, tmp_path / "out", with_pictures=False):
-        assert "base64" not in path.read_text()
-    assert "figure5" in tables.figures
+        assert "FACE" not in path.read_text()
+    assert tables.figures["figure5"] in (tmp_path / "out/tables.html").read_text()  # it shows points, no face
 
 
 def test_the_page_fetches_nothing_and_escapes_what_it_is_given(tables):

@@ -18,8 +18,8 @@ if [ "${MODE:-full}" = rehearse ]; then
            loop.save_every=2 loop.probe_every=2 loop.probe_pairs=2)
     mae=(decoder=light) moco=(method.settings.trunk=resnet18) byol=(method.settings.trunk=resnet18 method.settings.hidden=64)
     dve=(method.settings.width=16 method.settings.depth=2 method.settings.blocks=1)
-    second=(runtime.device=cpu optim.epochs=0.01 loop.log_every=1 loop.save_every=1 loop.probe_every=0)
-    tables=(runtime.device=cpu stride=8 matching.couples=4 detection.epochs=1 detection.limit=32 'few_shot.counts=[1,5]'
+    second=(runtime.device=cpu optim.epochs=0.01 loop.log_every=1 loop.save_every=1 loop.probe_every=0 loop.probe_pairs=2)
+    tables=(runtime.device=cpu stride=8 detection.stride=8 matching.couples=4 detection.epochs=1 detection.limit=32 'few_shot.counts=[1,5]'
             'few_shot.seeds=[0]' few_shot.images_per_epoch=8 few_shot.epochs=1 few_shot.views=1 embedding.images=8
             embedding.repeats=2 embedding.perplexity=5)
 fi

@@ -53,7 +53,7 @@ def find_testsets(folders: Iterable[str], cache_dir: str | None, *, train_on: di
     """Every benchmark whose splits lie in `folders`, as FOLDER/SPLIT, and why the others cannot be measured.
 
     train_on: a data set without training shards learns from another one's with the same points. hold_out: of a data set
-    without test shards every n-th training image is tested on, and not trained on. Raises ShardError for shards that are
+    with one split alone every n-th image is tested on, and the others are trained on. Raises ShardError for shards that are
     damaged, ConfigError where both splits are there in part of `folders` twice, or a stand-in does not fit.
     """
     places = list(folders)
@@ -61,8 +61,8 @@ def find_testsets(folders: Iterable[str], cache_dir: str | None, *, train_on: di
     for name in benchmark_names():
         benchmark = find_benchmark(name)
         train, test = (_open(places, benchmark.splits[split], cache_dir) for split in ("train", "test"))
-        if test is None and train is not None and name in hold_out:
-            found[name] = _held_out(benchmark, train, hold_out[name])
+        if (test is None) != (train is None) and name in hold_out:
+            found[name] = _held_out(benchmark, *(("test", test) if train is None else ("train", train)), hold_out[name])
         elif test is None:
             missing[name] = (f"no shards {benchmark.splits['test']} in {', '.join(places) or 'no folder'}"
                              + (": the corrected labels are not public" if name == "aflw_rc" else ""))
@@ -78,25 +78,27 @@ def find_testsets(folders: Iterable[str], cache_dir: str | None, *, train_on: di
 
 
 def note(one: TestSet, split: str, shards: ShardSet) -> None:
-    """Say so where the shards are a subset of the official split. Raises ShardError where they claim to be whole and are not."""
+    """Say so where the shards are a subset of the official split. Raises ShardError where they claim to be whole wrongly."""
     if problem := check_counts(shards.manifest, one.benchmark, split):
         one.notes.append(f"{split} {problem}")
 
 
-def _held_out(benchmark: Benchmark, train: ShardSet, every: int) -> TestSet:
-    rows = list(range(len(train)))
+def _held_out(benchmark: Benchmark, split: str, shards: ShardSet, every: int) -> TestSet:
+    rows = list(range(len(shards)))
     test = rows[every - 1::every]
     kept = sorted(set(rows) - set(test))
-    one = TestSet(benchmark, train, train, kept, test)
-    note(one, "train", train)
-    one.notes.append(f"no official test images: {len(test)} of the training images held out (every {every}th)")
+    one = TestSet(benchmark, shards, shards, kept, test)
+    note(one, split, shards)
+    other = {"train": "test", "test": "train"}[split]
+    one.notes.append(f"no official {other} images: of the {split} images 1 in {every} is tested on ({len(test)}), the others "
+                     f"are trained on ({len(kept)})")
     return one
 
 
 def _lend(found: dict[str, TestSet], name: str, other: str) -> None:
     if other not in found or found[other].train is None:
-        raise ConfigError(f"detection.train_on.{name}={other}: found no training shards of {other}; give the folder that has "
-                          "them, or leave it out")
+        raise ConfigError(f"detection.train_on.{name}={other}: found no training shards of {other}; give the folder that "
+                          "has them, or leave it out")
     mine, theirs = found[name], found[other]
     if mine.benchmark.landmarks != theirs.benchmark.landmarks:
         raise ConfigError(f"detection.train_on.{name}={other}: {other} has {theirs.benchmark.landmarks} landmarks, {name} "

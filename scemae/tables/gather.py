@@ -34,8 +34,10 @@ def _row(plan: Plan, one: Found, *, table: int | None = None) -> Row:
     for column in columns(plan, table):
         cells.setdefault(column, Cell(missing=_why(plan, subject, table, column)))
     name = line.name if subject.role == FLOOR else subject.method
+    if word := ", ".join(filter(None, (subject.run, line.variant))):
+        name += f" ({word})"
     if table == 2 and line.name == "raw":
-        name = f"{subject.method}, stage 1 alone"
+        name += ", stage 1 alone"
     return Row(table, name, subject.trunk.model if subject.role != FLOOR else "", subject.role,
                subject.trunk.parameters or None, line.dim, cells, line.hypercolumn, line.cluster, line.lcr,
                subject.images_seen, ", ".join(subject.runs) or None)
@@ -46,7 +48,8 @@ def _cell(values: np.ndarray, seed: int) -> Cell:
         means = values.mean(axis=1)
         return Cell(float(means.mean()), sd=float(means.std(ddof=1)) if len(means) > 1 else None, n=len(means))
     estimate = scores.bootstrap(values, seed=seed)
-    return Cell(estimate.mean, estimate.low, estimate.high, float(values.std(ddof=1)) if len(values) > 1 else None, len(values))
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else None
+    return Cell(estimate.mean, estimate.low, estimate.high, deviation, len(values))
 
 
 def columns(plan: Plan, table: int) -> list[str]:
@@ -107,7 +110,7 @@ def _differences(measured: list[tuple[Row, Found]], seed: int) -> Iterator[Diffe
 def reduced(plan: Plan) -> list[str]:
     """What is smaller than, or other than, the full protocol of configs/tables.yaml, a phrase each."""
     full, here = (lineage.flatten(asdict(one)) for one in (settings.load("tables", ["run_dir=-"]), plan.config))
-    watched = ("stride", "detection.epochs", "detection.init_std", "detection.limit", "detection.kernel",
+    watched = ("stride", "detection.stride", "detection.epochs", "detection.init_std", "detection.limit", "detection.kernel",
                "few_shot.images_per_epoch", "few_shot.epochs", "few_shot.init_std", "few_shot.views", "few_shot.counts",
                "few_shot.seeds", "embedding.images", "embedding.repeats")
     found = [f"{key} {here[key]} instead of {full[key]}" for key in watched if here[key] != full[key]]
@@ -122,7 +125,8 @@ def _benchmarks(plan: Plan) -> dict[str, dict]:
         benchmark, data = find_benchmark(name), plan.data.get(name)
         found[name] = {"title": benchmark.title, "train": data.count("train", plan.config.detection.limit) if data else None,
                        "test": data.count("test") if data else None, "official_train": benchmark.official["train"],
-                       "official_test": benchmark.official["test"], "subset": "; ".join(data.notes) or None if data else None,
+                       "official_test": benchmark.official["test"],
+                       "subset": "; ".join(data.notes) or None if data else None,
                        "missing": plan.missing.get(name)}
     return found
 
@@ -133,6 +137,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
     return {"seed": plan.config.seed, "pairs_hash": plan.pairs.hash if plan.pairs else None,
             "couples": len(plan.pairs) if plan.pairs else 0, "unit": score["unit"].default,
             "warping": score["warping"].default, "stride": plan.config.stride,
+            "detection_stride": plan.config.detection.stride,
             "precision": str(plan.measure.dtype).removeprefix("torch."),
             "exclusions": [f"{name}: {reason} ({count:,})" for name, data in plan.data.items()
                            for reason, count in data.test.manifest.excluded.items()],

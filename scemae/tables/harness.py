@@ -1,16 +1,15 @@
-"""`scemae tables`: the paper's Tables 1 to 4 and Figures 1, 4 and 5 for trained runs, all by the same code on the same pairs.
+"""`scemae tables`: the paper's Tables 1 to 4 and Figures 1, 4, 5 for trained runs, by the same code on the same pairs.
 
     scemae tables runs/carb runs/cl runs/lead runs/dve run_dir=runs/tables shards=[data/celeba,data/aflw,data/w300]
 
-Writes tables.html, tables.md, tables.tex, tables.csv and tables.json. What is measured is kept (measure.py): the same command
-goes on where it stood, and a further run or data set costs only itself.
+Writes tables.html, tables.md, tables.tex, tables.csv and tables.json. What is measured is kept (measure.py): the same
+command goes on where it stood, and a further data set or trunk costs only itself.
 """
 
 from pathlib import Path
 
 from scemae import run_folder
 from scemae.distributed import process_group
-from scemae.errors import ConfigError
 from scemae.landmarks.pairs import save_pairs
 from scemae.schema import TablesConfig
 from scemae.tables import tabulate
@@ -34,16 +33,3 @@ def main(config: TablesConfig) -> None:
             tabulate.write(tables, Path(config.run_dir), config.pictures)
             print(tabulate.markdown(tables))
             print(f"{(Path(config.run_dir) / 'tables.html').resolve()}")
-
-
-def arguments(argv: list[str]) -> list[str]:
-    """Overrides from a command line in which words without "=" are run folders. Raises ConfigError."""
-    runs = [word for word in argv if "=" not in word]
-    if missing := next((run for run in runs if not Path(run).is_dir()), None):
-        raise ConfigError(f"{missing}: no such folder; give run folders of `scemae pretrain` or `scemae correspond`")
-    named = [f"runs=[{','.join(map(_quoted, runs))}]"] if runs else []
-    return named + [word for word in argv if "=" in word]
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

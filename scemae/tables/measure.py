@@ -81,7 +81,7 @@ class Measure:
         detected = subject.of(DETECTION) if data.train is not None and self.asked(name) else []
         shown = subject.of(FEW_SHOT) if data.train is not None and name == config.few_shot.benchmark else []
         drawn = subject.of(EMBEDDING) if embedded else []
-        facts = {"data": data.digest, "benchmark": name, "stride": config.stride, "seed": config.seed}
+        facts = {"data": data.digest, "benchmark": name, "stride": config.detection.stride, "seed": config.seed}
         if detected:
             settings = {**asdict(config.detection), "benchmarks": None, "train_on": None, "hold_out": None}
             units.append((DETECTION, detected, {**facts, **settings}))
@@ -142,6 +142,10 @@ class Shared:
     def __init__(self, measure: Measure, subject: Subject, data: TestSet) -> None:
         self.measure, self.subject, self.data = measure, subject, data
 
+    @property
+    def stride(self) -> int:
+        return self.measure.config.detection.stride
+
     def maps(self, split: str, limit: int | None = None) -> list[torch.Tensor]:
         """The trunk's maps of a split; those of the test images are kept until another subject or data set asks."""
         measure = self.measure
@@ -151,14 +155,14 @@ class Shared:
         self.subject.to(measure.device, measure.dtype)
         with tqdm(total=len(images), desc=f"features, {self.subject.title}, {self.data.benchmark.title} {split}",
                   unit="image", leave=False, dynamic_ncols=True, disable=None) as bar:
-            found = cache_maps(self.subject.trunk, images, measure.config.stride, batch=measure.config.runtime.batch_size,
+            found = cache_maps(self.subject.trunk, images, self.stride, batch=measure.config.runtime.batch_size,
                                device=measure.device, progress=bar.update)
         if split == "test":
             measure.kept = self, found
         return found
 
     def seen(self, maps: list[torch.Tensor], line: Line) -> Cached:
-        return Cached(maps, line.head, self.subject.trunk.side(self.measure.config.stride), self.measure.device)
+        return Cached(maps, line.head, self.subject.trunk.side(self.stride), self.measure.device)
 
     def detect(self, lines: list[Line], told: Told) -> Arrays:
         """Table 2: a regressor for each line, its predictions and errors on the test images, per landmark."""
@@ -174,7 +178,7 @@ class Shared:
                 self.seen(maps["train"], line), normalise_landmarks(train.landmarks), settings, device=self.measure.device,
                 progress=lambda *_: told(1))
             save_regressor(Path(config.run_dir) / "regressors" / slug(self.subject, line, benchmark.name), regressor,
-                           benchmark.name, settings, self.subject.weights(line), stride=config.stride)
+                           benchmark.name, settings, self.subject.weights(line), stride=self.stride)
             predicted = regression.predict(regressor, self.seen(maps["test"], line), device=self.measure.device)
             found[f"{line.name}/predicted"] = predicted.numpy()
             found[f"{line.name}/errors"] = iod_errors(predicted, normalise_landmarks(test.landmarks), benchmark.eyes)
@@ -186,10 +190,10 @@ class Shared:
         settings = FewShotConfig(tuple(asked.counts), tuple(asked.seeds), asked.images_per_epoch, asked.epochs,
                                  asked.batch_size, asked.lr, asked.weight_decay, init_std=asked.init_std, views=asked.views)
         train, test, maps = self.data.frames("train"), self.data.frames("test"), self.maps("test")
-        stride, side = measure.config.stride, trunk.side(measure.config.stride)
+        side = trunk.side(self.stride)
 
         def extract(frames: torch.Tensor) -> dict[str, torch.Tensor]:
-            made = trunk.maps(frames, stride)
+            made = trunk.maps(frames, self.stride)
             return {line.name: line.head(made, side) for line in lines}
 
         found = few_shot_errors(extract, train, {line.name: self.seen(maps, line) for line in lines}, test.landmarks,
@@ -205,8 +209,8 @@ class Shared:
         maps = [part[:images] for part in self.maps("test")]
         landmarks = frames.landmarks[:images]
         for line in lines:
-            seen = self.seen(maps, line)
-            parts = [sample_landmarks(features.cpu(), points) for features, points in zip(seen.split(16), landmarks.split(16))]
+            pairs = zip(self.seen(maps, line).split(16), landmarks.split(16))
+            parts = [sample_landmarks(features.cpu(), points) for features, points in pairs]
             found[f"{line.name}/vectors"] = torch.cat(parts).flatten(0, 1).numpy()
         return {**found, "labels": np.tile(np.arange(landmarks.shape[1]), len(landmarks))}
 

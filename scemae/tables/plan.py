@@ -1,4 +1,4 @@
-"""What a run of `scemae tables` will measure: subjects, data, units; whatever is wrong shows here, before the first begins."""
+"""What a run of `scemae tables` will measure: subjects, data, units; what is wrong shows here, before the first begins."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

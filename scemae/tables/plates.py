@@ -40,7 +40,7 @@ def shown(found: list[Found]) -> list[Found]:
 
 def _named(lines: list[Found]) -> Iterator[tuple[str, Found]]:
     for one in lines:
-        yield f"{one.subject.title}, {one.line.dim}-d", one
+        yield f"{one.subject.title}, {one.line.dim}-d {one.line.variant}".strip(), one
 
 
 def _errors(plan: Plan, found: dict[str, list[Found]]) -> dict[str, MatchingErrors]:
