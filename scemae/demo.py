@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     everything = commands(options.out, options.faces, options.workers)
     if options.rivals:
-        everything += rivals(options.out, options.faces // 10, options.workers)
+        everything += rivals(options.out, max(options.faces // 10, 150), options.workers)  # 100 to learn from, and a test
     for command in everything:
         print(f"\n$ scemae {shlex.join(command)}", flush=True)
         status = subprocess.run([sys.executable, "-m", "scemae", *command]).returncode
