@@ -76,6 +76,10 @@ def test_every_figure_is_drawn_and_every_difference_has_its_rows(tables):
     assert set(tables.figures) == {"figure1", "figure4", "figure5"} and not tables.missing_figures
     assert list(tables.figure_facts["figure5"]["methods"]) == [
         "CL ResNet-10t, 64-d", "DVE hourglass, 64-d", "LEAD ResNet-10t, 960-d", "SCE-MAE ViT 4 x 48, 64-d"]
+    rows = {(row.table, tabulate.label(row)): row.cells for row in tables.rows}
+    for one in tables.differences:
+        first, second = (rows[one.table, name][one.column].mean for name in (one.first, one.second))
+        assert one.mean == pytest.approx(first - second, abs=1e-6) and one.low <= one.mean <= one.high
     compared = {(one.table, one.column) for one in tables.differences}
     assert compared >= {(1, "same"), (1, "different"), (2, "mafl"), (2, "300w"), (4, "different")}
 
@@ -156,11 +160,15 @@ def test_bad_input_is_one_sentence_before_anything_starts(world, tmp_path, words
 
 
 @pytest.mark.slow
-def test_evaluate_takes_a_rivals_runs(world, tmp_path):
+def test_evaluate_takes_a_rivals_runs_and_gives_the_numbers_of_the_tables(world, tables, tmp_path):
     celeba = world / "shards" / "celeba"
     scemae("evaluate", f"run_dir={tmp_path / 'eval'}", f"backbone={world / 'moco'}", f"projector={world / 'cl'}", "stride=8",
-           f"matching.shards={celeba / 'mafl-test'}", "matching.couples=2", f"detection.train={celeba / 'mafl-train'}",
-           f"detection.test={celeba / 'mafl-test'}", "detection.epochs=1", "detection.stride=8", "detection.limit=8")
+           f"matching.shards={celeba / 'mafl-test'}", "matching.couples=4", f"detection.train={celeba / 'mafl-train'}",
+           f"detection.test={celeba / 'mafl-test'}", "detection.epochs=1", "detection.stride=8")
     results = json.loads((tmp_path / "eval" / "results.json").read_text())
-    assert any(name.startswith("CL ") for name in results["matching"]["methods"])
-    assert any("hypercolumn" in name for name in results["detection"]["methods"])
+    rows = {(row.table, row.method): row.cells for row in tables.rows if row.method == "CL"}
+    matched, detected = (results[part]["methods"] for part in ("matching", "detection"))
+    for kind in ("same", "different"):  # all couples at once there, two at a time here
+        assert rows[1, "CL"][kind].mean == pytest.approx(matched["CL ResNet-10t cl 64"][kind]["mean"], rel=1e-4)
+        assert rows[4, "CL"][kind].mean == pytest.approx(matched["CL ResNet-10t hypercolumn"][kind]["mean"], rel=1e-4)
+    assert rows[2, "CL"]["mafl"].mean == pytest.approx(detected["CL ResNet-10t hypercolumn"]["error"]["mean"], rel=1e-3)
