@@ -269,3 +269,15 @@ def test_lead_equals_a_loop_over_places_of_neighbours():
             p, q = (20 * cosines).softmax(0), (20 * features[b, :, u] @ features[other]).softmax(0)
             slow = slow - weight * (p * q.log()).sum() / 144
     assert torch.allclose(module(*maps, weights), slow, rtol=1e-4)
+
+
+def test_dve_exchanges_through_the_next_image_and_no_other():
+    module = dve.build(dve.Settings(width=16, depth=2, blocks=1, dim=8), image_size=32, seed=0).eval()
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.rand(2, 3, 3, 32, 32, generator=generator)
+    meets, only_the_first = 32 * torch.rand(3, 16, 16, 2, generator=generator), torch.tensor([1.0, 0, 0])
+    whole = module(first, second, meets, only_the_first)
+    for changed, is_seen in ((1, True), (2, False)):
+        other = first.clone()
+        other[changed] = torch.rand(3, 32, 32, generator=generator)
+        assert torch.allclose(module(other, second, meets, only_the_first), whole, rtol=1e-6) != is_seen

@@ -98,7 +98,8 @@ def descriptor_trunk(network: nn.Module) -> Trunk:
     """A network with one map of the 96-px crop, `out` channels, at its own stride (DVE's hourglass: 2)."""
     @torch.no_grad()
     def maps(frames: Tensor, stride: int) -> list[Tensor]:
-        return [network(centre_crop(normalise(frames), INPUT)).float()]
+        crops = centre_crop(normalise(frames), INPUT)
+        return [network(crops.to(next(network.parameters()).dtype)).float()]
 
     return Trunk(type(network).__name__.lower(), sum(p.numel() for p in network.parameters()), network.out, network, maps,
                  hypercolumn.join)
