@@ -97,6 +97,16 @@ def test_two_nodes_with_two_ranks_train_to_the_end(rig, shards, tmp_path):
     assert "4 x cpu" in rig.log(job_id)
 
 
+def test_the_ranks_of_a_job_share_the_tables(rig, tmp_path):
+    write_shards(tmp_path / "shards" / "mafl-test", 12)
+    run = tmp_path / "tables"
+    job_id = rig.sbatch("--nodes=2", "--ntasks-per-node=2", f"--output={run}.out", "cluster/tables.sh", f"run_dir={run}",
+                        f"shards=[{tmp_path / 'shards'}]", "matching.chunk=1", "matching.couples=6", "runtime.device=cpu")
+    assert rig.completed(job_id)["Restarts"] == "0"
+    assert "| raw pixels |" in (run / "tables.md").read_text() and len(list((run / "measured").glob("*.npz"))) == 6
+    assert len(list((run / "generations" / "0001" / "claims").iterdir())) == 6
+
+
 def test_asked_to_stop_a_job_saves_queues_again_and_finishes(rig, shards, tmp_path):
     run = tmp_path / "run"
     job_id = submit(rig, run, shards, 60)
