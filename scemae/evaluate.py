@@ -17,7 +17,7 @@ from tqdm import tqdm
 from scemae import run_folder, subjects
 from scemae.data.manifest import write_json
 from scemae.data.reader import ShardSet, open_shards
-from scemae.distributed import choose_device, keep_freed_memory, precision
+from scemae.distributed import choose_device, flush_denormals, keep_freed_memory, precision
 from scemae.landmarks import matching, pairs as pair_protocol, regression, scores
 from scemae.landmarks.benchmarks import Frames, find_benchmark, load_frames, normalise_landmarks
 from scemae.landmarks.cached import Cached, cache_maps
@@ -32,6 +32,7 @@ MAE, CARB = "MAE", "MAE + CARB"
 
 def main(config: EvaluateConfig) -> None:
     """Evaluate what the config names; each test's results are in the run folder as soon as it is done."""
+    flush_denormals()
     run_dir, device = Path(config.run_dir), choose_device(config.runtime.device)
     if device.type == "cpu":
         keep_freed_memory()

@@ -3,6 +3,9 @@
 import math
 
 import numpy as np
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -120,3 +123,10 @@ def test_joined_stages_have_length_one_each_per_position():
 def test_settings_that_cannot_work_are_refused(settings, named):
     with pytest.raises(ConfigError, match=named):
         train_regressor(*marked_features(2), RegressionConfig(**settings))
+
+
+def test_numbers_too_small_to_be_normal_are_zero_on_every_thread_of_torch():
+    program = ("from scemae.distributed import flush_denormals; import torch; flush_denormals(); torch.set_num_threads(2); "
+               "print(int((torch.full((1 << 22,), 1e-38) * 0.01 != 0).sum()))")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"

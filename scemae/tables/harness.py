@@ -9,7 +9,7 @@ command goes on where it stood, and a further data set or trunk costs only itsel
 from pathlib import Path
 
 from scemae import run_folder
-from scemae.distributed import process_group
+from scemae.distributed import flush_denormals, process_group
 from scemae.landmarks.pairs import save_pairs
 from scemae.schema import TablesConfig
 from scemae.tables import tabulate
@@ -20,6 +20,7 @@ from scemae.tables.plan import Plan
 
 def main(config: TablesConfig) -> None:
     """Measure what is not measured yet, and write. Every rank that takes part shares the work."""
+    flush_denormals()
     with (process_group(config.runtime.device, config.runtime.hang_seconds) as place,
           run_folder.hold(Path(config.run_dir), place, "tables") as generation):
         plan = Plan(config, place)
