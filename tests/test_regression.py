@@ -1,11 +1,10 @@
 """The landmark regressor against slow versions, and on features that show where the landmarks are."""
 
 import math
-
-import numpy as np
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
