@@ -5,8 +5,8 @@
 #   MODE=rehearse docs/results/rivals-gpu.sh SHARDS OUT  minutes on a CPU: every command, at a size that says nothing
 #
 # SHARDS: `scemae shards build celeba FACES SHARDS --resize 136`; AFLW and 300W beside it, named in MORE (a comma-separated list
-# of folders of splits). EPOCHS (200) is every method's budget. Each part goes on where it stood, so a session that ends
-# in the middle costs nothing but time. Runs from a checkout, installed or not.
+# of folders of splits). EPOCHS (200) is every method's budget. Each part goes on where it stood, so one that is cut off
+# costs nothing but time. Runs from a checkout, installed or not.
 set -euo pipefail
 shards=$1 out=$2; shift 2
 parts=${*:-mae moco byol dve stage2 tables} epochs=${EPOCHS:-200} more=${MORE:+,$MORE}
