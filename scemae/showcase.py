@@ -24,6 +24,7 @@ from scemae.evaluate import CARB, MAE
 from scemae.landmarks import features
 from scemae.landmarks.benchmarks import (
     CROP, FRAME, INPUT, Frames, denormalise_landmarks, find_benchmark, load_frames, normalise_landmarks)
+from scemae.landmarks.embedding import spread
 from scemae.landmarks.pairs import DIFFERENT, SOURCE, Pairs, warp_views
 from scemae.landmarks.regression import iod_errors
 from scemae.models import losses
@@ -268,13 +269,6 @@ def similarity_maps(heads: dict[str, nn.Module], encoder: Encoder, pairs: Pairs,
         source, target = F.normalize(large, dim=1)
         found[name] = torch.einsum("dl,dhw->lhw", source[:, y, x], target)
     return found
-
-
-def spread(similarity: Tensor) -> list[float]:
-    """The share of each map (l, h, w) that lies above the middle of its range: a sharp map has a small one."""
-    flat = similarity.flatten(1)
-    middle = (flat.amin(1) + flat.amax(1)) / 2
-    return (flat > middle[:, None]).float().mean(1).tolist()
 
 
 def best_median_worst(errors: np.ndarray, each: int = 1) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from scemae import config as settings, lineage, run_folder
 from scemae.landmarks import matching, regression, scores
 from scemae.landmarks.benchmarks import benchmark_names, find_benchmark
-from scemae.subjects import DETECTION, EMBEDDING, FEW_SHOT, FLOOR, MATCHING, OURS, Subject
+from scemae.subjects import DETECTION, EMBEDDING, FEW_SHOT, FLOOR, MATCHING, OURS
 from scemae.tables import plates
 from scemae.tables.cells import Cell, Difference, Row, Tables, label
 from scemae.tables.plan import KINDS, Found, Plan, find
@@ -32,7 +32,7 @@ def _row(plan: Plan, one: Found, *, table: int | None = None) -> Row:
     table = table or line.table
     cells = {column: _cell(values, plan.config.seed) for column, values in one.values.items()}
     for column in columns(plan, table):
-        cells.setdefault(column, Cell(missing=_why(plan, subject, table, column)))
+        cells.setdefault(column, Cell(missing=_why(plan, table, column)))
     name = line.name if subject.role == FLOOR else subject.method
     if word := ", ".join(filter(None, (subject.run, line.variant))):
         name += f" ({word})"
@@ -57,7 +57,7 @@ def columns(plan: Plan, table: int) -> list[str]:
     return {1: list(KINDS), 4: list(KINDS), 2: benchmark_names(), 3: list(map(str, plan.config.few_shot.counts))}[table]
 
 
-def _why(plan: Plan, subject: Subject, table: int, column: str) -> str:
+def _why(plan: Plan, table: int, column: str) -> str:
     """Why a cell is empty, and what would fill it."""
     name = {1: "mafl", 4: "mafl", 2: column, 3: plan.config.few_shot.benchmark}[table]
     if name in plan.missing:
@@ -79,7 +79,7 @@ def _floor_rows(plan: Plan) -> Iterator[Row]:
     for name in benchmark_names():
         data = plan.data.get(name)
         if data is None or data.train is None or not plan.measure.asked(name):
-            cells[name] = Cell(missing=_why(plan, plan.everyone[0], 2, name))
+            cells[name] = Cell(missing=_why(plan, 2, name))
         else:
             train = data.frames("train", plan.config.detection.limit)
             cells[name] = _cell(regression.mean_face_errors(train.landmarks, data.frames("test").landmarks,

@@ -80,6 +80,7 @@ class Found:
 
 
 def find(plan: Plan, test: str) -> Iterator[Found]:
+    """What was measured of every line of one test, in the order of subjects; all units must be done."""
     for one in plan.everyone:
         key, lines = one.title + one.digest, one.of(test)
         if test == MATCHING:
