@@ -46,8 +46,9 @@ rank='trap : TERM INT USR1 USR2               # each process of a rank gets the 
       case $status in 1 | 2 | 126 | 127) exit 99 ;; esac    # 126, 127: there is no such program
       exit $status'
 
-# --label: every line says whose it is. The other two: once a rank has ended, the others have a minute to save.
-srun --label --kill-on-bad-exit=0 --wait=60 bash -c "$rank" rank "$@"
+# --label: every line says whose it is. The other two: once a rank has ended, the others have a minute to save (a sweep's
+# nodes all the time they want).
+srun --label --kill-on-bad-exit=0 --wait="${SCEMAE_WAIT:-60}" bash -c "$rank" rank "$@"
 status=$?
 
 [ $status -eq 0 ] && exit 0

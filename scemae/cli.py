@@ -19,6 +19,7 @@ usage: scemae COMMAND [ARGUMENTS]     (scemae COMMAND --help teaches each)
   correspond   stage 2: freeze it, train CARB's projector with the Locality-Constrained Repellence loss
   evaluate     landmark matching and landmark detection of one run
   tables       the paper's Tables 1 to 4 and Figures 1, 4, 5 for any runs, with DVE, CL and LEAD beside them
+  sweep        a search over eta, K_c, the repellence weights or any other settings, with Ray Tune
   match        where in one photograph the points of another are, by trained features
   detect       landmarks on photographs, by a trained regressor
   export       the encoder and projector for timm, safetensors and ONNX, with a check that they give the same numbers
@@ -226,6 +227,12 @@ def _with_runs(argv: list[str]) -> list[str]:
     return [word for word in argv if word not in runs] + ([f"runs=[{','.join(quoted)}]"] if runs else [])
 
 
+def _sweep(argv: list[str]) -> None:
+    from scemae.sweep import command
+
+    command.main(argv)
+
+
 def _match(argv: list[str]) -> None:
     from scemae.photographs import match
 
@@ -324,7 +331,7 @@ LIMITS = {"--time-limit": "minutes", "--signal-seconds": "signal_seconds", "--st
 RANKS = ("pretrain", "correspond", "tables")  # started as ranks of a process group
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo, "faces": _faces, "shards": _shards, "pretrain": _pretrain, "correspond": _correspond,
-    "evaluate": _evaluate, "tables": _tables, "match": _match, "detect": _detect, "export": _export, "adopt": _adopt,
+    "evaluate": _evaluate, "tables": _tables, "sweep": _sweep, "match": _match, "detect": _detect, "export": _export, "adopt": _adopt,
     "report": _report, "doctor": _doctor, "submit": _submit, "goodput": _goodput,
     "verify-resume": _verify_resume, "replay": _replay,
 }

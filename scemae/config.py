@@ -4,15 +4,18 @@ A misspelt key, a wrong type or settings that contradict each other fail here, i
 """
 
 import difflib
-from dataclasses import fields, is_dataclass
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from scemae.errors import ConfigError
-from scemae.schema import CorrespondConfig, EvaluateConfig, PretrainConfig, SubmitConfig, TablesConfig
+from scemae.schema import CorrespondConfig, EvaluateConfig, PretrainConfig, SubmitConfig, SweepConfig, TablesConfig
 
 SCHEMAS = {"pretrain": PretrainConfig, "correspond": CorrespondConfig, "evaluate": EvaluateConfig,
-           "tables": TablesConfig, "submit": SubmitConfig}
+           "tables": TablesConfig, "submit": SubmitConfig, "sweep": SweepConfig}
+FREE = ("method.settings", "train_on", "hold_out", "space.parameters")  # sections in which any key may stand
 
 
 def configs_dir() -> Path:
@@ -51,6 +54,7 @@ def _merge(name: str, overrides: list[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     GlobalHydra.instance().clear()
+    overrides = _with_files(overrides)
     _check_keys(name, overrides)
     try:
         with hydra.initialize_config_dir(str(configs_dir()), version_base="1.3"):
@@ -58,6 +62,43 @@ def _merge(name: str, overrides: list[str]) -> Any:
         return OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), composed)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(name, error)) from error
+
+
+def _with_files(overrides: list[str]) -> list[str]:
+    """experiment=FILE.yaml and space=FILE.yaml as the settings in the file, before all others: later ones win. Raises
+    ConfigError."""
+    first, rest = [], []
+    for override in overrides:
+        group, _, path = override.partition("=")
+        if group not in ("experiment", "space") or not path.endswith((".yaml", ".yml")):
+            rest.append(override)
+        elif group == "experiment":
+            first += _settings_in(path, "")
+        else:
+            first += ["space=own", *_settings_in(path, "space.")]
+    return first + rest
+
+
+def _settings_in(path: str, prefix: str) -> list[str]:
+    """The leaves of a YAML file as overrides. Raises ConfigError."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(tree, dict) or "defaults" in tree:
+        raise ConfigError(f"{path}: found {'a defaults list' if isinstance(tree, dict) else 'no settings'}; a file given by its path "
+                          "holds key: value settings alone")
+    return [f"{prefix}{name}={json.dumps(value)}" for name, value in _leaves(tree, "")]
+
+
+def _leaves(tree: dict, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + str(key), value
 
 
 def keys(schema: type, prefix: str = "") -> list[str]:
@@ -74,7 +115,7 @@ def _is_free(name: str, override: str) -> bool:
     """True for a key of a section in which any may stand, as method.settings: which, its reader knows."""
     known, key = keys(SCHEMAS[name]), override.partition("=")[0]
     return key not in known and any(key.startswith(f"{section}.") for section in known
-                                    if section.endswith(("method.settings", "train_on", "hold_out")))
+                                    if section.endswith(FREE))
 
 
 def _check_keys(name: str, overrides: list[str]) -> None:
@@ -90,6 +131,22 @@ def _check_keys(name: str, overrides: list[str]) -> None:
                               + f"; `scemae {name} --cfg` prints every one with its value")
 
 
+def reload(name: str, path: Path) -> Any:
+    """A config that `to_yaml` wrote. Raises ConfigError where it cannot be read."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), OmegaConf.load(path)))
+    except (OSError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())[:300]}); restore it") from error
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """Every setting of a config by its dotted name."""
+    return dict(_leaves(asdict(config), ""))
+
+
 def to_yaml(config: Any) -> str:
     """The resolved config as YAML."""
     from omegaconf import OmegaConf
@@ -101,6 +158,9 @@ def check(config: Any) -> None:
     """Refuse settings that contradict each other. Raises ConfigError."""
     if isinstance(config, SubmitConfig):
         _check_submission(config)
+        return
+    if isinstance(config, SweepConfig):
+        _check_sweep(config)
         return
     one_of("runtime.device", config.runtime.device, ("auto", "cpu", "cuda"))
     one_of("runtime.precision", config.runtime.precision, ("auto", "fp32", "bf16"))
@@ -186,6 +246,24 @@ def _check_submission(config: SubmitConfig) -> None:
     if 60 * cluster.time <= cluster.signal:
         raise ConfigError(f"cluster: found time {cluster.time} minutes and signal {cluster.signal} seconds before its "
                           "end, so a job would be stopped at its start; give more time")
+
+
+def _check_sweep(config: SweepConfig) -> None:
+    one_of("search", config.search, ("random", "grid", "tpe"))
+    at_least("seed", config.seed, 0)
+    for key, found in {"trials": config.trials, "trial.ranks": config.trial.ranks, "trial.cpus": config.trial.cpus}.items():
+        above_0(key, found)
+    for key, found in {"trial.gpus": config.trial.gpus, "retries": config.retries, "keep": config.keep}.items():
+        at_least(key, found, 0)
+    if config.concurrency != "auto" and not (isinstance(config.concurrency, int) and config.concurrency > 0):
+        raise ConfigError(f"concurrency: found {config.concurrency}, auto or a number above 0 was needed")
+    if not 1 <= len(config.objectives) <= 2 or len(set(config.objectives)) < len(config.objectives):
+        raise ConfigError(f"objectives: found {list(config.objectives)}, one or two different ones were needed")
+    for objective in config.objectives:
+        one_of("objectives", objective, ("different", "same", "cycle"))
+    if not 0 < config.halving.grace <= 1 or config.halving.reduction < 2:
+        raise ConfigError(f"halving: found grace {config.halving.grace}, reduction {config.halving.reduction}; needed are "
+                          "0 < grace <= 1 and a reduction of at least 2")
 
 
 def _check_evaluation(config: EvaluateConfig) -> None:

@@ -98,8 +98,8 @@ def rows(run_dir: Path, file: str) -> list[dict]:
 
 
 def all_rows(run_dir: Path, file: str) -> Iterator[tuple[dict, bool]]:
-    """Every row ever written, and whether it counts; rows of work that was lost and done again do not.
-    Each row gets its "generation"."""
+    """Every row ever written, and whether it counts; rows of work that was lost and done again do not. One marked "late"
+    tells more of the step that its generation went on from. Each row gets its "generation"."""
     bases = base_steps(run_dir)
     for number, base in bases.items():
         upper = upper_step(bases, number)
@@ -110,7 +110,14 @@ def all_rows(run_dir: Path, file: str) -> Iterator[tuple[dict, bool]]:
             except json.JSONDecodeError:
                 continue
             row["generation"] = number
-            yield row, base < row["step"] <= upper
+            yield row, base < row["step"] <= upper or (bool(row.get("late")) and row["step"] == base)
+
+
+def seconds_of(folder: Path) -> float:
+    """How long the start in `folder` has lived: from its start to its end, or to its last beat."""
+    owner, ended, beat = _read(folder / "owner.json"), _text(folder / "ended"), _text(folder / "beat").split()
+    last = ended or (beat[2] if len(beat) == 3 else "")
+    return max(float(last) - owner["started"], 0.0) if owner and last else 0.0
 
 
 def refuse_crash_loop(run_dir: Path, job: str | None) -> None:

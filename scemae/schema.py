@@ -141,6 +141,7 @@ class Store:
     """Where the frozen backbone's tokens are kept (token_store.py)."""
 
     dir: str | None  # none: tokens/ in the backbone's run folder
+    third_dir: str | None  # of the third block's tokens, where they are to lie elsewhere than in `dir`
     keep_third: bool  # the tokens after the third block too: eta and K_c can change without a look at the images
 
 
@@ -323,3 +324,51 @@ class SubmitConfig:
     correspond: list[str]
     evaluate: list[str]
     cluster: Cluster
+
+
+@dataclass
+class Space:
+    """What a sweep searches: a file of configs/space, or one of your own (sweep/space.py reads it)."""
+
+    stage: str  # whose settings: pretrain or correspond
+    parameters: dict[str, Any]  # nested as those are; at the leaves {low, high}, with step or log: true, or {values: [...]}
+    constraints: list[str]  # "carb.r_att_att > carb.r_inatt_inatt"
+
+
+@dataclass
+class Halving:
+    """Early stopping by asynchronous successive halving (ASHA) on the first objective."""
+
+    enabled: bool
+    grace: float  # share of a trial's training before it may be stopped
+    reduction: int  # one of so many goes on at each rung
+
+
+@dataclass
+class TrialShare:
+    """What each trial of a sweep gets."""
+
+    ranks: int  # processes, all on one node
+    cpus: int  # per rank
+    gpus: float  # per trial; a part of one may be shared where there is one rank: 0.25
+
+
+@dataclass
+class SweepConfig:
+    """`scemae sweep`; pretrain and correspond are lists of key=value that every trial of that stage gets."""
+
+    run_dir: str
+    seed: int
+    search: str  # random, grid or tpe
+    trials: int  # the paper's setting included
+    objectives: list[str]  # of different, same, cycle (landmarks/probe.py); with two the search is for the Pareto front
+    halving: Halving
+    trial: TrialShare
+    concurrency: int | str  # trials at once; auto: as many as fit on the nodes that are there
+    retries: int  # of a trial whose processes were killed, or whose node is gone
+    share_tokens: bool  # one store of the third block's tokens for all trials; false: each makes its own, for comparison
+    keep: int  # best trials whose checkpoints stay; 0: those of all
+    space: Space
+    pretrain: list[str]
+    correspond: list[str]
+    cluster: Cluster  # of --array

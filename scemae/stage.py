@@ -19,7 +19,7 @@ from scemae.health import WINDOW, Health
 from scemae.ledger import FILE as LEDGER
 from scemae.ledger import Ledger
 from scemae.loop import Steps, StopRequest, Watch, train
-from scemae.metrics import Writer
+from scemae.metrics import Writer, read_metrics
 from scemae.saver import Saver, save_now
 from scemae.schema import CorrespondConfig, Data, Loop, Optim, PretrainConfig, Runtime
 from scemae.watchdog import Watchdog
@@ -90,6 +90,7 @@ class Run:
             self.state = loader.resume(self.engine, found, self.state, self.place)
         self._announce(found)
         if self.state.global_step == self.steps.total:
+            self._probe_late()
             return
         order = Order(len(self.shards), self.config.seed, self.steps.images)
         began = time.perf_counter()
@@ -101,6 +102,19 @@ class Run:
                 self._train(order, feed, speed)
             except BadStepError as bad:
                 self._roll_back(bad)
+
+    def _probe_late(self) -> None:
+        """A run that was stopped between its last save and the probe after it: what the probe says is still owed."""
+        total, place = self.steps.total, self.place
+        is_owed = any("loss" in row and row["step"] == total for row in read_metrics(self.run_dir)) and not any(
+            "probe_seconds" in row and row["step"] == total for row in read_metrics(self.run_dir))
+        if not self.config.loop.probe_every or not agree(is_owed):
+            return
+        writer, started = Writer(self.run_dir, self.generation, place, total), time.perf_counter()
+        try:
+            writer.write(total, **self.probe(), probe_seconds=time.perf_counter() - started, late=True)
+        finally:
+            writer.close()
 
     def _start_from_scratch(self) -> None:
         if self.place.is_first:

@@ -103,7 +103,7 @@ def open_tokens(config: CorrespondConfig, encoder: Encoder, backbone: tuple[Path
     fill = Fill(config, encoder, shards, place, note)
     folder = Path(config.store.dir) if config.store.dir else backbone[0].parent.parent / "tokens"
     selected = Records(folder, "selected", fill.facts(backbone[1], True), fill.selected_fields(), config.views * len(shards))
-    thirds = Records(folder, "third", fill.facts(backbone[1], False), fill.third_fields(), selected.rows)
+    thirds = Records(Path(config.store.third_dir) if config.store.third_dir else folder, "third", fill.facts(backbone[1], False), fill.third_fields(), selected.rows)
     with selected.held(place, note):
         lacking = selected.lacking(rows, fill.size, place, note)
         if lacking.chunks:

@@ -18,15 +18,15 @@ LAYERS = {
     "scemae/methods": 4, "scemae/rivals": 5, "scemae/subjects": 6, "scemae/tables": 8, "scemae/photographs": 8, "scemae/export": 7, "scemae/adopt": 7,
     "scemae/verify": 4, "scemae/roll_call": 4, "scemae/goodput": 4, "scemae/lineage": 4, "cluster": 4, "scemae/loop": 5, "scemae/stage": 6,
     "scemae/pretrain": 7, "scemae/correspond": 7, "scemae/evaluate": 7, "scemae/pictures": 7,
-    "scemae/replay": 8, "scemae/rehearsal": 7, "scemae/doctor": 8, "scemae/showcase": 8, "scemae/report": 9, "scemae/demo": 9, "scemae/cli": 10,
+    "scemae/sweep": 8, "scemae/replay": 8, "scemae/rehearsal": 7, "scemae/doctor": 8, "scemae/showcase": 8, "scemae/report": 9, "scemae/demo": 9, "scemae/cli": 10,
 }
 OWNERS = {
-    "deepspeed": {"scemae/engine.py", "scemae/distributed.py"}, "timm": {"scemae/models/vit.py", "scemae/models/hypercolumn.py", "scemae/models/timm_vit.py", "scemae/models/timm_names.py"},
-    "hydra": {"scemae/config.py"}, "omegaconf": {"scemae/config.py"}, "safetensors": {"scemae/checkpoint.py", "scemae/loader.py", "scemae/capsule.py", "scemae/replay.py", "scemae/export.py", "scemae/adopt.py", "scemae/landmarks/regressor_file.py"},
-    "webdataset": {"scemae/data/reader.py"}, "cv2": {"scemae/faces"}, "jinja2": {"scemae/report.py", "scemae/tables/tabulate.py"},
-    "matplotlib": {"scemae/pictures.py", "scemae/tables/figures.py", "scemae/photographs/marked.py"}, "simplejpeg": {"scemae/data/decode.py", "scemae/faces", "shards"},
-    "scipy": {"shards", "scemae/faces/layouts.py"}, "sklearn": {"scemae/landmarks/embedding.py"},
-    "lightly": {"scemae/methods/moco.py", "scemae/methods/byol.py"}, "onnxruntime": {"scemae/export.py"}, "ray": set(), "submitit": {"cluster/submit.py"},
+    "deepspeed": {"scemae/engine.py", "scemae/distributed.py", "scemae/sweep/nursery.py"}, "timm": {"scemae/models/vit.py", "scemae/models/hypercolumn.py", "scemae/models/timm_vit.py", "scemae/models/timm_names.py"},
+    "hydra": {"scemae/config.py", "scemae/sweep/nursery.py"}, "omegaconf": {"scemae/config.py"}, "safetensors": {"scemae/checkpoint.py", "scemae/loader.py", "scemae/capsule.py", "scemae/replay.py", "scemae/export.py", "scemae/adopt.py", "scemae/landmarks/regressor_file.py"},
+    "webdataset": {"scemae/data/reader.py"}, "cv2": {"scemae/faces"}, "jinja2": {"scemae/report.py", "scemae/tables/tabulate.py", "scemae/sweep/page.py"},
+    "matplotlib": {"scemae/pictures.py", "scemae/tables/figures.py", "scemae/photographs/marked.py", "scemae/sweep/figures.py", "scemae/sweep/canvas.py", "scemae/sweep/axes.py"}, "simplejpeg": {"scemae/data/decode.py", "scemae/faces", "shards"},
+    "scipy": {"shards", "scemae/faces/layouts.py", "scemae/sweep/ranking.py"}, "sklearn": {"scemae/landmarks/embedding.py"},
+    "lightly": {"scemae/methods/moco.py", "scemae/methods/byol.py"}, "onnxruntime": {"scemae/export.py"}, "ray": {"scemae/sweep/driver.py"}, "optuna": {"scemae/sweep/search.py", "scemae/sweep/importance.py"}, "submitit": {"cluster/submit.py"},
 }
 FILES = sorted(path for folder in ("scemae", "shards", "cluster") for path in (REPO / folder).rglob("*.py"))
 

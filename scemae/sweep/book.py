@@ -1,0 +1,126 @@
+"""The book of a sweep that runs: which trials wait, run, have ended; the one writer of all that they share."""
+
+import sys
+import time
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from scemae.errors import RunFolderError
+from scemae.generations import Generation
+from scemae.sweep import ranking
+from scemae.sweep.search import Search
+from scemae.sweep.sweep import Sweep
+from scemae.sweep.trials import FAILED, FINISHED, STOPPED, Record, Table, Trial, drop_checkpoints, end_trial, write_trial
+from scemae.sweep.work import clear
+
+
+class Book:
+    """Hands out trials, and writes down how they end."""
+
+    def __init__(self, sweep: Sweep, generation: Generation, show: Callable[[], None] = lambda: None) -> None:
+        """Reads what earlier starts left: trials that ended are told to the search, the others come first. `show` is called
+        now and then, when a trial has ended."""
+        self.sweep, self._generation, self._show = sweep, generation, show
+        records = sweep.records()
+        self.ended = {record.number: record for record in records if record.has_ended}
+        self._again = [record.trial for record in records if not record.has_ended]
+        self._next = max((record.number for record in records), default=-1) + 1
+        self._search = Search(sweep, records)
+        self._losses: dict[int, int] = {}
+        self._cleared: set[int] = set()
+        self._table = Table(sweep.folder, sweep.names)
+        self._table.rewrite(iter(records))
+        self._began, self._ended_before, self._shown = time.monotonic(), len(self.ended), time.monotonic()
+        self._bar = tqdm(total=sweep.size, initial=len(self.ended), unit="trial", dynamic_ncols=True, disable=None)
+        if records:
+            print(f"{sweep.folder}: {len(self.ended)} of {sweep.size} trials have ended, {len(self._again)} go on where they "
+                  "stood", flush=True)
+
+    @property
+    def is_done(self) -> bool:
+        """True once every trial has ended."""
+        return len(self.ended) >= self.sweep.size
+
+    def next(self) -> Trial | None:
+        """The trial to start now, on disk already; None where all have been handed out."""
+        if self._again:
+            return self._again.pop(0)
+        if self._next >= self.sweep.size:
+            return None
+        trial = self._search.propose(self._next)
+        self._check()
+        write_trial(self.sweep.folder, trial)
+        self._next += 1
+        return trial
+
+    def end(self, trial: Trial, outcome: str, reason: str = "") -> None:
+        """Write down how a trial ended, in all places."""
+        self._check()
+        record = end_trial(self.sweep.folder, trial, outcome, reason)
+        self.ended[trial.number] = record
+        self._table.append(record)
+        self._search.tell(record)
+        self._tell(record)
+        self.sweep_up(but=trial.number)
+        if time.monotonic() - self._shown > 60 + len(self.ended) / 10:
+            self._show()
+            self._shown = time.monotonic()
+
+    def lose(self, trial: Trial, reason: str) -> None:
+        """The processes of a trial, or its node, are gone: it goes on, `retries` times."""
+        self._losses[trial.number] = self._losses.get(trial.number, 0) + 1
+        if self._losses[trial.number] > self.sweep.config.retries:
+            self.end(trial, FAILED, f"lost {self._losses[trial.number]} times: {reason}")
+            return
+        tqdm.write(f"trial {trial.number}: {reason}; it goes on from its last checkpoint", file=sys.stdout)
+        sys.stdout.flush()
+        self._again.append(trial)
+
+    def put_back(self, trial: Trial) -> None:
+        """A trial that was asked to stop, and saved: it comes first when the sweep goes on."""
+        self._again.append(trial)
+
+    def sweep_up(self, but: int | None = None) -> None:
+        """Remove what ended trials no longer need: tokens of their own, and checkpoints of all but the best. `but`: its
+        processes may live for a moment yet."""
+        keep = self.sweep.config.keep
+        best = sorted((record for record in self.ended.values() if record.outcome == FINISHED), key=self._rank)[:keep]
+        front = ranking.pareto_front(best, list(self.sweep.config.objectives)) if len(self.sweep.config.objectives) > 1 else []
+        kept = {0, *(record.number for record in [*best, *front])}
+        for number in self.ended.keys() - self._cleared - {but}:
+            clear(self.ended[number].trial.folder(self.sweep.folder))
+            if keep and number not in kept:
+                drop_checkpoints(self.sweep.folder, self.ended[number].trial)
+            if not keep or number not in kept:
+                self._cleared.add(number)
+
+    def close(self) -> None:
+        """The last look at everything."""
+        self.sweep_up()
+        self._bar.close()
+        self._show()
+
+    def _rank(self, record: Record) -> tuple[float, int]:
+        score = record.scores.get(self.sweep.config.objectives[0], float("inf"))
+        return (score if score == score else float("inf"), record.number)
+
+    def _check(self) -> None:
+        if self._generation.is_superseded:
+            raise RunFolderError(f"{self.sweep.folder}: another start of this sweep has taken it over; this one ends and has "
+                                 "touched nothing of its")
+
+    def _tell(self, record: Record) -> None:
+        first = self.sweep.config.objectives[0]
+        found = " ".join(f"{name} {record.scores[name]:.3f}" for name in self.sweep.config.objectives if name in record.scores)
+        best = ranking.best(list(self.ended.values()), first)
+        seconds = time.monotonic() - self._began
+        rate = 60 * (len(self.ended) - self._ended_before) / max(seconds, 1e-9)
+        left = (self.sweep.size - len(self.ended)) / rate
+        said = f"trial {record.number} {record.outcome}" + (f" at step {record.step} of {record.total}" if record.outcome == STOPPED
+                                                            else "") + (f": {found or record.reason}" if found or record.reason else "")
+        if best:
+            said += f" (best {best.scores[first]:.3f} of trial {best.number})"
+        tqdm.write(f"{said}; {len(self.ended)} of {self.sweep.size}, {rate:.1f} trials/min, {left:.0f} min left", file=sys.stdout)
+        sys.stdout.flush()
+        self._bar.update()

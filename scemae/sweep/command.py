@@ -1,0 +1,109 @@
+"""`scemae sweep`: the command; what it does on which node of a job, and the page on its own.
+
+    scemae sweep run_dir=runs/sweep correspond.backbone=runs/mae correspond.data.shards=data/celeba/train \\
+                 correspond.probe_shards=data/celeba/val
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from scemae import config as settings
+from scemae.errors import ConfigError, LaunchError
+from scemae.sweep import sweep as sweeps
+from scemae.sweep.sweep import Sweep
+
+HELP = """\
+scemae sweep run_dir=SWEEP [KEY=VALUE ...]: search settings of a stage with Ray Tune
+scemae sweep --join SWEEP                   lend this node too, until the sweep is over
+scemae sweep --page SWEEP                   write its page and table as far as it has come (they are written at its end)
+scemae sweep ... --array                    random and grid search as an array of jobs, without Ray
+
+  scemae sweep run_dir=runs/sweep correspond.backbone=runs/mae correspond.data.shards=data/celeba/train \\
+               correspond.probe_shards=data/celeba/val
+  sbatch --nodes=4 cluster/sweep.sh run_dir=runs/sweep ...       the same on a cluster: first node leads, others join
+
+A trial is `scemae correspond` (or pretrain) with a list of settings, in a run folder of its own. Trial 0 is the paper's
+setting. What trials share (the tokens of the frozen backbone, the validation pairs) is computed once. The same command goes
+on where the sweep stood, whatever ended it: trials that ended stay, those that ran go on from their checkpoints.
+Ends with sweep.html (look at this one), results.csv, and best.yaml: scemae correspond experiment=SWEEP/best.yaml ...
+
+  space                carb (eta, K_c, the three repellence weights), carb_ordered, carb_more, eta_clusters, mae (stage 1), or
+                       FILE.yaml of your own; space.parameters.carb.eta.high=0.4 changes a range
+  search               tpe (Optuna), random or grid; trials: how many, seed
+  correspond.KEY=VALUE, pretrain.KEY=VALUE     a setting of every trial
+  objectives           [different]: the error on pairs of different people of probe_shards, never of the test set;
+                       [different,same]: two, and the Pareto front; cycle: a proxy that needs no landmarks
+  halving.enabled      ASHA: of the trials that are looked at after halving.grace of their training, one of
+                       halving.reduction goes on
+  trial.ranks, trial.cpus, trial.gpus     what each trial gets: processes, processors per process, GPUs (0.25 shares one)
+  concurrency          trials at once; auto: as many as fit. With 1, the same seed gives the same trials; random and grid
+                       search give them with any
+  retries              of a trial whose processes or node are gone; keep: best trials that keep their checkpoints
+"""
+
+
+def main(words: list[str]) -> None:
+    """Run `scemae sweep` with the words after it. Raises ConfigError, LaunchError, Preempted and what a stage raises."""
+    if "-h" in words or "--help" in words or not words:
+        print(HELP)
+        return
+    flags = [word for word in words if word.startswith("-")]
+    rest = [word for word in words if not word.startswith("-")]
+    if "--cfg" in flags:
+        print(settings.compose("sweep", [word for word in rest if not word.startswith(sweeps.STAGES)]))
+    elif flags in (["--join"], ["--page"]):
+        if len(rest) != 1 or not (Path(rest[0]) / sweeps.FILE).is_file():
+            raise ConfigError(f"{flags[0]}: found {' '.join(rest) or 'nothing'}; give the run_dir of a sweep that has begun")
+        (_join if flags == ["--join"] else _page)(Path(rest[0]).absolute())
+    elif flags and flags != ["--trial"]:
+        raise ConfigError(f"found {flags[0]}, which is no option; give key=value pairs, --join, --page, --array, --cfg or --help")
+    else:
+        sweep = sweeps.load([word for word in rest if not word.startswith("number=")])
+        _start(sweep, rest)
+
+
+def _start(sweep: Sweep, words: list[str]) -> None:
+    _check_ray()
+    from scemae.sweep import lead
+
+    nodes = int(os.environ.get("WORLD_SIZE", 1))
+    if int(os.environ.get("RANK", 0)):
+        _wait_for(sweep.folder / sweeps.FILE)
+        lead.join(sweep.folder, sweep.config.trial.gpus > 0)
+        return
+    lead.lead(sweep, words, nodes=nodes)
+    from scemae.sweep.summary import told
+
+    print(told(sweep))
+
+
+def _wait_for(path: Path, seconds: float = 600.0) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > until:
+            raise LaunchError(f"{path}: not there after {seconds:.0f} s; the first node makes it, see what it says")
+        time.sleep(0.5)
+
+
+def _check_ray() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("ray") is None or find_spec("optuna") is None:
+        raise LaunchError("found no ray, or no optuna; install them with `pip install 'scemae[sweep]'`, or run random and grid "
+                          "searches without them: --array")
+
+
+def _join(folder: Path) -> None:
+    _check_ray()
+    from scemae.sweep import lead
+
+    print(f"{folder}: this node joins", file=sys.stderr, flush=True)
+    lead.join(folder, "CUDA_VISIBLE_DEVICES" in os.environ)
+
+
+def _page(folder: Path) -> None:
+    from scemae.sweep.summary import show
+
+    print(show(sweeps.reopen(folder)))

@@ -1,0 +1,221 @@
+"""Ray Tune drives the trials: python -m scemae.sweep.driver WORDS, started by sweep/lead.py beside a Ray of its own.
+
+Tune places trials on nodes, asks the search for the next, and ASHA whether one goes on. What a sweep is and how far it has
+come is not Tune's but on disk (trials.py): a start after any end, and every WAVE trials, begins with an empty Tune that is
+told of the past. So memory stays bounded, and nothing of Ray needs to be restored, in a moved folder or elsewhere.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from scemae.errors import ScemaeError
+from scemae.generations import Generation
+from scemae.schema import TrialShare
+from scemae.sweep import sweep as sweeps
+from scemae.sweep.book import Book
+from scemae.sweep.lead import BROKEN
+from scemae.sweep.summary import show
+from scemae.sweep.ranks import Nursery
+from scemae.sweep.sweep import Sweep
+from scemae.sweep.trials import FAILED, FINISHED, RUNNING, STOPPED, Record, Trial, read_run
+from scemae.sweep.work import ASKED, KILLED, Order, Work
+
+WAVE = 500  # trials that one Tune handles: it keeps all that it has seen in memory
+SETTINGS = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_RESULT_BUFFER_LENGTH": "1", "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+            "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_DEDUP_LOGS": "0",
+            "TUNE_FORCE_TRIAL_CLEANUP_S": "20", "TUNE_PRINT_ALL_TRIAL_ERRORS": "0"}
+
+
+class Worker(tune.Trainable):
+    """A slot on some node: works at one trial after the other, with one warm process to start their ranks from."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._nursery, self._work, self._config = None, None, config
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._close()
+        self._config = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next look at the trial."""
+        if self._work is None:
+            if self._nursery is None or not self._nursery.is_alive:
+                self._nursery = Nursery(spawns=self._config["spawns"], threads=self._config["threads"])
+            self._work = Work(self._config["order"], self._nursery)
+        record, outcome = self._work.look()
+        looked = record.curve[-1][0] if record.curve else 0
+        return {"progress": looked / max(record.total, 1), "outcome": outcome, "reason": record.reason, **record.scores,
+                "done": outcome != RUNNING}
+
+    def cleanup(self) -> None:
+        self._close()
+        if self._nursery is not None:
+            self._nursery.close()
+
+    def _close(self) -> None:
+        if self._work is not None:
+            self._work.close()
+        self._work = None
+
+
+class Feeder(Searcher):
+    """Tune's view of the book: hands it trials, as many at once as fit, and writes down what it says of them."""
+
+    def __init__(self, book: Book, capacity: Callable[[], int], is_asked: Callable[[], bool]) -> None:
+        super().__init__(metric="progress", mode="max")  # unused: the book's search knows the objectives
+        self._book, self._capacity, self._is_asked = book, capacity, is_asked
+        self._live: dict[str, Trial] = {}
+        self._given = 0
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        is_last = self._is_asked() or self._given >= WAVE
+        if is_last or len(self._live) >= self._capacity():
+            return Searcher.FINISHED if is_last and not self._live else None
+        trial = self._book.next()
+        if trial is None:
+            return None if self._live else Searcher.FINISHED  # one that lives may be lost, and come again
+        self._live[trial_id], self._given = trial, self._given + 1
+        sweep, share = self._book.sweep, self._book.sweep.config.trial
+        order = Order(sweep.folder, trial, sweep.arguments(trial), share.ranks, environment(sweep))
+        return {"order": order, "threads": share.cpus, "spawns": sweep.spawns}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        trial = self._live.pop(trial_id)
+        outcome = (result or {}).get("outcome", KILLED)
+        if outcome in (FINISHED, FAILED):
+            self._book.end(trial, outcome, result["reason"])
+        elif outcome == RUNNING and not error:
+            self._book.end(trial, STOPPED)
+        elif outcome == ASKED:
+            self._book.put_back(trial)
+        else:
+            self._book.lose(trial, (result or {}).get("reason") or "its worker or node is gone")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the book is on disk."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+class Halving(ASHAScheduler):
+    """ASHA that knows the past: the rungs of trials that ended before, and of those that go on."""
+
+    def __init__(self, sweep: Sweep, ended: list[Record]) -> None:
+        halving, objective = sweep.config.halving, sweep.config.objectives[0]
+        super().__init__(time_attr="progress", metric=objective, mode="min", max_t=1.0, grace_period=halving.grace,
+                         reduction_factor=halving.reduction, brackets=1, stop_last_trials=False)
+        self._sweep = sweep
+        for record in ended:
+            past = SimpleNamespace(trial_id=f"past-{record.number}")
+            super().on_trial_add(None, past)
+            self._replay(past, record, record.curve)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """All its looks but the last, which it tells again itself."""
+        super().on_trial_add(tune_controller, trial)
+        record = read_run(self._sweep.folder, trial.config["order"].trial)
+        self._replay(trial, record, record.curve[:-1])
+
+    def _replay(self, trial: Any, record: Record, looks: list[tuple[int, dict[str, float]]]) -> None:
+        for step, scores in looks:
+            super().on_trial_result(None, trial, {"progress": step / max(record.total, 1), **scores})
+
+
+def _name(trial: Any) -> str:
+    return f"{trial.config['order'].trial.number}-{trial.trial_id}"
+
+
+def environment(sweep: Sweep) -> dict[str, str]:
+    """What a trial's ranks get: a restart, on any node, takes over from its own past."""
+    return {"SCEMAE_JOB": f"sweep-{sweep.identity}"}
+
+
+class Capacity:
+    """How many trials fit on the nodes that are there now."""
+
+    def __init__(self, asked: int | str, share: TrialShare) -> None:
+        self._asked, self._share, self._found, self._until = asked, share, 0, 0.0
+
+    def __call__(self) -> int:
+        if self._asked != "auto":
+            return int(self._asked)
+        if time.monotonic() > self._until:
+            self._found, self._until = sum(map(self._fits, ray.nodes())), time.monotonic() + 1.0
+        return self._found
+
+    def _fits(self, node: dict[str, Any]) -> int:
+        if not node["Alive"]:
+            return 0
+        resources, share = node["Resources"], self._share
+        found = int(resources.get("CPU", 0) // (share.ranks * share.cpus))
+        return min(found, int(resources.get("GPU", 0) / share.gpus + 1e-6)) if share.gpus else found
+
+
+def run(sweep: Sweep, generation: Generation, address: str, is_asked: Callable[[], bool]) -> bool:
+    """Run trials until all have ended, or it is asked to stop; True where all have ended."""
+    os.environ.update(SETTINGS)
+    ray.init(address=address, namespace=sweep.identity, logging_level="ERROR", log_to_driver=False, configure_logging=False)
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    book = Book(sweep, generation, lambda: show(sweep))
+    share = sweep.config.trial
+    resources = tune.PlacementGroupFactory([{"CPU": share.ranks * share.cpus, "GPU": share.gpus}])
+    try:
+        while not book.is_done and not is_asked():
+            scheduler = Halving(sweep, list(book.ended.values())) if sweep.config.halving.enabled else FIFOScheduler()
+            with tempfile.TemporaryDirectory(prefix="tune-", dir=os.environ.get("SCEMAE_SWEEP_TEMP")) as scratch:
+                tune.Tuner(
+                    tune.with_resources(Worker, resources),
+                    tune_config=tune.TuneConfig(search_alg=Feeder(book, Capacity(sweep.config.concurrency, share), is_asked),
+                                                scheduler=scheduler, num_samples=WAVE, reuse_actors=True,
+                                                trial_name_creator=_name, trial_dirname_creator=_name),
+                    run_config=tune.RunConfig(name="wave", storage_path=scratch, verbose=0,
+                                              failure_config=tune.FailureConfig(max_failures=0),
+                                              checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)),
+                ).fit()
+    finally:
+        book.close()
+    return book.is_done
+
+
+def main(words: list[str]) -> int:
+    """The exit status: 0 all trials have ended, 75 asked to stop, 1 what the user has to mend, BROKEN Ray's."""
+    asked: list[int] = []
+    signal.signal(signal.SIGUSR2, lambda number, _: asked.append(number))  # SIGTERM and SIGINT are Ray's and Tune's
+    start = json.loads(os.environ["SCEMAE_SWEEP_START"])
+    try:
+        sweep = sweeps.load(words)
+        sweep.claim()
+        done = run(sweep, Generation(start["generation"], Path(start["folder"])), start["address"], lambda: bool(asked))
+        return 0 if done else 75
+    except ScemaeError as error:
+        print(f"scemae sweep: {error}", file=sys.stderr)
+        return error.exit_status
+    except Exception:
+        traceback.print_exc()
+        return BROKEN
+
+
+if __name__ == "__main__":
+    from scemae.sweep import driver  # as others import it: workers find its classes there
+
+    status = driver.main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # Ray's own end can wait for processes that are gone

@@ -1,0 +1,173 @@
+"""Who starts what on the nodes of a sweep: the first leads (a Ray head, and the driver), the others join (a Ray worker).
+
+    SWEEP/generations/0003/ray.json    the address of the head of this start; written anew when it had to be started again
+                           beat        goes on while the leader lives (generations.py)
+                           stopping    it has been asked to stop: trials save
+                           over        no more trials: the others leave
+    SWEEP/token                        the secret of this sweep's Ray, for its owner alone
+
+Neither imports ray. What they start dies with them or is shot by pid; what is on disk is enough to go on.
+"""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from scemae import generations
+from scemae.data.manifest import write_json
+from scemae.errors import ConfigError, LaunchError, Preempted
+from scemae.generations import Generation
+from scemae.loop import StopRequest
+from scemae.run_folder import own
+from scemae.sweep.ray_node import RayNode, own_address
+from scemae.sweep.sweep import Sweep
+
+POLL_SECONDS = 0.5
+BROKEN = 70  # of the driver: Ray is gone or in disorder, and the sweep goes on with another one
+FRUITLESS = 5  # starts of Ray in a row after which no trial had ended
+SILENT_SECONDS = 60.0  # without a beat of the leader: it is gone
+
+
+def lead(sweep: Sweep, words: list[str], *, nodes: int) -> None:
+    """Run the sweep to its end on this node and those that join. Raises Preempted once asked to stop and saved, LaunchError."""
+    stop = StopRequest()
+    sweep.check()
+    share, cpus = sweep.config.trial, processors()
+    if share.ranks * share.cpus > cpus:
+        raise ConfigError(f"trial: found ranks={share.ranks} with cpus={share.cpus} each, and {cpus} processors here; ask for fewer, or "
+                          "start on a larger node")
+    sweep.claim()
+    with own(sweep.folder, "sweep") as generation:
+        ended = sum(record.has_ended for record in sweep.records())
+        generation.record_base(ended)
+        try:
+            _drive(sweep, words, generation, stop, own_address(os.environ.get("MASTER_ADDR") if nodes > 1 else None), cpus)
+        finally:
+            (generation.folder / "over").touch()
+
+
+def _drive(sweep: Sweep, words: list[str], generation: Generation, stop: StopRequest, address: str, cpus: int) -> None:
+    fruitless, before = 0, -1
+    while True:
+        ended = sum(record.has_ended for record in sweep.records())
+        fruitless = fruitless + 1 if ended == before else 0
+        if fruitless >= FRUITLESS:
+            raise LaunchError(f"{sweep.folder}: Ray ended {FRUITLESS} times in a row and no trial came to its end; see above for why, "
+                              "or run random and grid searches without Ray: --array")
+        before = ended
+        node = RayNode(_token(sweep.folder), cpus, sweep.config.trial.gpus > 0, address, None)
+        try:
+            head = node.wait_until_ready()
+            write_json(generation.folder / "ray.json", {"address": head})
+            status = _run_driver(words, generation, node, head, stop)
+        finally:
+            node.stop()
+        if status == 0:
+            return
+        if status == 75 or stop.requested:
+            raise Preempted(f"{sweep.folder}: asked to stop; trials have saved, the same command goes on")
+        if status == 1:
+            raise LaunchError(f"{sweep.folder}: the sweep ended, see above")
+        print(f"scemae sweep: Ray or its driver is gone (status {status}); starting another one, trials go on where they stood",
+              file=sys.stderr, flush=True)
+
+
+def _run_driver(words: list[str], generation: Generation, node: RayNode, head: str, stop: StopRequest) -> int:
+    """Start the driver and watch it; its exit status."""
+    start = {"generation": generation.number, "folder": str(generation.folder), "address": head}
+    driver = subprocess.Popen([sys.executable, "-m", "scemae.sweep.driver", *words], start_new_session=True,
+                              env={**node.environment, "SCEMAE_SWEEP_START": json.dumps(start)})
+    is_told = False
+    while (status := driver.poll()) is None:
+        if stop.requested and not is_told:
+            is_told = True
+            (generation.folder / "stopping").touch()
+            node.stop_file.touch()
+            driver.send_signal(signal.SIGUSR2)
+        if not node.is_alive:
+            driver.kill()
+            driver.wait()
+            return BROKEN
+        time.sleep(POLL_SECONDS)
+    return status
+
+
+def join(folder: Path, wants_gpus: bool) -> None:
+    """Give this node to the sweep in `folder` until it is over. Raises Preempted where its leader is gone."""
+    stop, node, joined, beats = StopRequest(), None, None, {}
+    seen = time.monotonic()
+    try:
+        while True:
+            number = max(generations.numbers(folder), default=0)
+            current = generations.path_of(folder, number)
+            if _beats_on(current, beats):
+                seen = time.monotonic()
+            if (current / "over").exists() and beats.get("number") == number:
+                return
+            if time.monotonic() - seen > SILENT_SECONDS:
+                raise Preempted(f"{folder}: no sign of life of its leader for {SILENT_SECONDS:.0f} s; this node leaves, the same "
+                                "command goes on")
+            address = _address(current) if beats.get("number") == number else None
+            if node is not None and (address != joined or not node.is_alive):
+                node.stop()
+                node = None
+            if node is None and address is not None and not stop.requested:
+                node, joined = _joined(folder, address, wants_gpus), address
+            if node is not None and (stop.requested or (current / "stopping").exists()):
+                node.stop_file.touch()
+            time.sleep(POLL_SECONDS)
+    finally:
+        if node is not None:
+            node.stop()
+
+
+def _joined(folder: Path, address: str, wants_gpus: bool) -> RayNode | None:
+    node = RayNode(folder / "token", processors(), wants_gpus, own_address(address.rpartition(":")[0]), address)
+    try:
+        node.wait_until_ready()
+    except LaunchError as error:
+        print(f"scemae sweep: {error}; trying again", file=sys.stderr, flush=True)
+        return None
+    return node
+
+
+def _beats_on(current: Path, beats: dict) -> bool:
+    """True where the beat of a start has changed since the last look; one that never does is of a leader long gone."""
+    try:
+        beat = (current / "beat").read_text(encoding="utf8")
+    except OSError:
+        return False
+    changed = beats.get("beat") not in (None, beat)
+    beats["beat"] = beat
+    if changed:
+        beats["number"] = int(current.name)
+    return changed
+
+
+def _address(current: Path) -> str | None:
+    try:
+        return json.loads((current / "ray.json").read_text(encoding="utf8"))["address"]
+    except (OSError, ValueError):
+        return None
+
+
+def _token(folder: Path) -> Path:
+    """The file with this sweep's secret, made at the first start."""
+    path = folder / "token"
+    if not path.exists():
+        with open(os.open(path.with_suffix(".partial"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf8") as file:
+            file.write(secrets.token_hex(32))
+        os.replace(path.with_suffix(".partial"), path)
+    return path
+
+
+def processors() -> int:
+    """Processors that this process may use; SCEMAE_CPUS where a job was given fewer than it sees."""
+    given = os.environ.get("SCEMAE_CPUS", "")
+    return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
+

@@ -1,0 +1,276 @@
+"""One sweep: its space, what every trial gets, and the checks that are made before anything starts."""
+
+import copy
+import json
+import math
+import os
+import secrets
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from scemae import checkpoint, config as settings, restore
+from scemae.correspond import check_clusters
+from scemae.data.manifest import write_json
+from scemae.data.reader import ShardSet, open_shards
+from scemae.distributed import choose_device
+from scemae.errors import ConfigError, RunFolderError
+from scemae.landmarks.probe import Probe
+from scemae.models.vit import Encoder
+from scemae.schema import SweepConfig
+from scemae.subjects import load_trunk
+from scemae.sweep import space as spaces
+from scemae.sweep.space import Space, Values
+from scemae.sweep.trials import GRID, PAPER, RANDOM, Record, Trial, read_records
+
+SELECTION = ("eta", "clusters", "heads", "density", "remaining", "aggregate")  # of carb: what a token store of its own needs
+FILE, STAGES = "sweep.json", ("pretrain.", "correspond.")
+PLACES = ("run_dir", "backbone", "data.shards", "data.cache_dir", "probe_shards", "init_from", "store.dir", "store.third_dir")
+
+
+@dataclass
+class Sweep:
+    """A checked sweep in its folder."""
+
+    folder: Path
+    config: SweepConfig
+    space: Space
+    base: list[str]  # key=value of every trial
+    identity: str = ""  # of all its starts: trials take over from their own past
+
+    @property
+    def stage(self) -> str:
+        return self.space.stage
+
+    @property
+    def names(self) -> list[str]:
+        """The swept settings."""
+        return [parameter.name for parameter in self.space.parameters]
+
+    @cached_property
+    def settings(self) -> Any:
+        """The stage's settings without a sweep: those of trial 0."""
+        return settings.load(self.stage, [*self.base, f"run_dir={self.folder / 'trials'}"])
+
+    @cached_property
+    def paper(self) -> Values:
+        """Trial 0: what the swept settings are by themselves."""
+        return {name: get(self.settings, name) for name in self.names}
+
+    @cached_property
+    def spawns(self) -> bool:
+        """Ranks are fresh processes on a GPU, forks on a CPU."""
+        return choose_device(self.settings.runtime.device).type == "cuda"
+
+    @cached_property
+    def _shards(self) -> ShardSet:
+        return open_shards(self.settings.data.shards, self.settings.data.cache_dir)
+
+    @property
+    def images(self) -> int:
+        return len(self._shards)
+
+    @property
+    def data_digest(self) -> str:
+        return self._shards.manifest.digest()
+
+    @cached_property
+    def backbone_digest(self) -> str:
+        return checkpoint.weights_digest(restore.stage_1(Path(self.settings.backbone))[0])
+
+    @cached_property
+    def grid(self) -> list[Values]:
+        """The grid's points, without the paper's setting, which is trial 0."""
+        return [values for values in self.space.grid() if values != self.paper]
+
+    @property
+    def size(self) -> int:
+        """How many trials there will be."""
+        return min(self.config.trials, 1 + len(self.grid)) if self.config.search == GRID else self.config.trials
+
+    def trial(self, number: int) -> Trial:
+        """Trial `number` of a random or grid search, whatever the others are."""
+        if number == 0:
+            return Trial(0, self.paper, PAPER)
+        if self.config.search == GRID:
+            return Trial(number, self.grid[number - 1], GRID)
+        return Trial(number, self.space.draw(self.config.seed, number), RANDOM)
+
+    def with_values(self, values: Values) -> Any:
+        """The stage's settings with `values`. Raises ConfigError where they contradict each other."""
+        found = copy.deepcopy(self.settings)
+        for name, value in values.items():
+            put(found, name, value)
+        settings.check(found)
+        return found
+
+    def arguments(self, trial: Trial) -> list[str]:
+        """The command of a trial: `scemae` with these."""
+        folder = trial.folder(self.folder)
+        found = [self.stage, *self.base, *as_overrides(trial.values), f"run_dir={folder / 'run'}"]
+        found += [f"loop.{name}={value}" for name, value in self.looks(trial.values).items()]
+        if self.stage == "correspond" and (not self.config.share_tokens or self.has_own_selection):
+            # The selected tokens are of no use to other trials, and go when this one ends.
+            found.append(f"store.dir={folder / 'tokens'}")
+            if self.config.share_tokens:
+                found += ["store.keep_third=true", f"store.third_dir={self.shared_tokens}"]
+        return found
+
+    @property
+    def has_own_selection(self) -> bool:
+        """True where trials select different tokens."""
+        return any(name in self.names for name in (f"carb.{key}" for key in SELECTION))
+
+    @cached_property
+    def shared_tokens(self) -> Path:
+        """Where what all trials share is kept: beside the backbone."""
+        store = self.settings.store
+        return Path(store.third_dir or store.dir or restore.stage_1(Path(self.settings.backbone))[0].parent.parent / "tokens")
+
+    def looks(self, values: Values) -> dict[str, int]:
+        """When a trial is looked at, and saved: at each share halving.grace of its training. Settings given for every trial
+        win."""
+        config = self.with_values(values)
+        every = config.loop.log_every
+        total = max(round(config.optim.epochs * self.images / config.optim.global_batch_size), 1)
+        look = math.ceil(total * self.config.halving.grace / every) * every
+        found = {"probe_every": look, "save_every": look, "keep": 1}
+        given = {word.partition("=")[0] for word in self.base}
+        return {name: value for name, value in found.items() if f"loop.{name}" not in given}
+
+    def fingerprint(self) -> dict:
+        """What a sweep folder's trials have in common, wherever things lie; another one is another sweep."""
+        config, found = self.config, settings.flat(self.settings)
+        looks = open_shards(self.settings.probe_shards, self.settings.data.cache_dir)
+        mine = {"stage": self.stage, "search": config.search, "seed": config.seed, "objectives": list(config.objectives),
+                "halving": vars(config.halving), "trial.ranks": config.trial.ranks,
+                "parameters": {one.name: {key: value for key, value in vars(one).items() if value is not None and key != "name"}
+                               for one in self.space.parameters}, "constraints": self.space.constraints,
+                "data": self.data_digest, "validation": looks.manifest.digest(),
+                **{name: value for name, value in found.items() if name not in PLACES and not name.startswith("runtime.")}}
+        return mine | ({"backbone": self.backbone_digest} if self.stage == "correspond" else {})
+
+    def check(self) -> None:
+        """Whatever is wrong shows now. Raises ConfigError, CheckpointError, ShardError."""
+        config = self.settings
+        if config.probe_shards is None:
+            raise ConfigError(f"found no {self.stage}.probe_shards, by which trials are judged; give faces with landmarks of "
+                              f"people to train on: {self.stage}.probe_shards=data/celeba/val")
+        if self.config.trial.ranks > 1 and 0 < self.config.trial.gpus < self.config.trial.ranks:
+            raise ConfigError(f"trial.gpus: found {self.config.trial.gpus} with trial.ranks={self.config.trial.ranks}; a rank needs a "
+                              "GPU of its own")
+        _ = self.images, self.size
+        encoder = None
+        if self.stage == "correspond":
+            encoder = load_trunk(Path(config.backbone))[0].network
+        Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
+        points = [self.paper, self.space.draw(self.config.seed, 1), *self.space.corners()]
+        for values in points:
+            try:
+                found = self.with_values(values)
+                if isinstance(encoder, Encoder) and config.method.name == "carb":
+                    check_clusters(found.carb, encoder)
+            except ConfigError as error:
+                shown = ", ".join(as_overrides(values))
+                raise ConfigError(f"{error}; the space allows {shown}: narrow it, or give a constraint") from error
+
+    def claim(self) -> None:
+        """Make the folder this sweep's, or go on in it. Raises RunFolderError where it is another one's."""
+        path, mine = self.folder / FILE, json.loads(json.dumps(self.fingerprint()))
+        if path.exists():
+            found = read_file(path)
+            if different := [key for key in mine if found.get(key) != mine[key]]:
+                raise RunFolderError(f"{self.folder}: found a sweep with {_shown(different[0], found.get(different[0]))}, this one has "
+                                     f"{_shown(different[0], mine[different[0]])}; give another run_dir, or the settings it was "
+                                     "started with")
+            self.identity = found["identity"]
+            return
+        if (self.folder / "provenance.json").exists() or (self.folder / "checkpoints").exists():
+            raise RunFolderError(f"{self.folder}: found a run of another command in it; choose another run_dir")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.identity = secrets.token_hex(4)
+        write_json(path, {**mine, "identity": self.identity})
+        (self.folder / "sweep.yaml").write_text(settings.to_yaml(self.config), encoding="utf8")
+
+    def records(self) -> list[Record]:
+        """Its trials so far, in order."""
+        return list(read_records(self.folder))
+
+
+def load(words: list[str]) -> Sweep:
+    """A sweep from the words of its command: pretrain.KEY=VALUE and correspond.KEY=VALUE are added to every trial's settings.
+    Raises ConfigError."""
+    own = [word for word in words if not word.startswith(STAGES)]
+    config = settings.load("sweep", own)
+    for word in words:
+        stage, _, setting = word.partition(".")
+        if word.startswith(STAGES):
+            getattr(config, stage).append(setting)
+    return read(config)
+
+
+def reopen(folder: Path) -> Sweep:
+    """The sweep that lies in a folder, which may have moved. Raises RunFolderError."""
+    found = read_file(folder / FILE)
+    config = settings.reload("sweep", folder / "sweep.yaml")
+    config.run_dir = str(folder)
+    return replace(read(config), identity=found["identity"])
+
+
+def read(config: SweepConfig) -> Sweep:
+    """A sweep as its settings say; nothing is written. Raises ConfigError."""
+    space = spaces.read(config.space)
+    other = {"pretrain": config.correspond, "correspond": config.pretrain}[space.stage]
+    if other:
+        raise ConfigError(f"found settings of the other stage ({other[0]}) with a space of `scemae {space.stage}`; give "
+                          f"{space.stage}.KEY=VALUE")
+    base = [absolute(word) for word in getattr(config, space.stage)]
+    setattr(config, space.stage, base)
+    for word in base:
+        if word.partition("=")[0] == "run_dir":
+            raise ConfigError(f"found {space.stage}.{word}; each trial has a folder of its own in run_dir of the sweep")
+    return Sweep(Path(config.run_dir).absolute(), config, space, base)
+
+
+def absolute(word: str) -> str:
+    """Paths of a setting made absolute where they exist here: trials run elsewhere."""
+    key, _, value = word.partition("=")
+    if key in (*PLACES, "experiment") and os.path.exists(value):
+        return f"{key}={os.path.abspath(value)}"
+    return word
+
+
+def as_overrides(values: Values) -> list[str]:
+    """key=value for each."""
+    return [f"{name}={json.dumps(value)}" for name, value in values.items()]
+
+
+def get(config: Any, name: str) -> Any:
+    """A setting by its dotted name."""
+    for part in name.split("."):
+        config = config[part] if isinstance(config, dict) else getattr(config, part)
+    return config
+
+
+def put(config: Any, name: str, value: Any) -> None:
+    """Set a setting by its dotted name."""
+    *path, last = name.split(".")
+    for part in path:
+        config = config[part] if isinstance(config, dict) else getattr(config, part)
+    if isinstance(config, dict):
+        config[last] = value
+    else:
+        setattr(config, last, value)
+
+
+def read_file(path: Path) -> dict:
+    """sweep.json. Raises RunFolderError where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path}: cannot be read ({error}); restore it, or give another run_dir") from error
+
+
+def _shown(key: str, value: Any) -> str:
+    return f"{key} {json.dumps(value)}"[:300]

@@ -1,0 +1,178 @@
+"""The trials of a sweep on disk, which is all that a sweep needs to go on: with Ray or without it, here or in a moved folder.
+
+    SWEEP/sweep.json            what the sweep is: space, search, seed, settings of every trial
+    SWEEP/trials/000017/        one trial
+        trial.json              its number, values, and where they came from; written before it starts
+        run/                    the run folder of `scemae correspond` (or pretrain): checkpoints, metrics, TensorBoard
+        log.txt                 what its ranks print
+        end.json                how it ended; a trial without it goes on where its newest checkpoint stands
+    SWEEP/results.csv           the table, a row for each trial that has ended
+
+Trial 0 is the paper's setting: the values that the swept settings have without a sweep.
+"""
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scemae import checkpoint, generations
+from scemae.data.manifest import write_json
+from scemae.metrics import METRICS
+from scemae.sweep.space import Values
+
+PAPER, RANDOM, GRID, TPE = "paper", "random", "grid", "tpe"
+WAITING, RUNNING, FINISHED, STOPPED, FAILED = "waiting", "running", "finished", "stopped", "failed"
+PROBE = "probe_"  # before the names of scores in metrics.jsonl
+OBJECTIVES = ("different", "same", "cycle")
+
+
+@dataclass
+class Trial:
+    """One point of the search, before it runs."""
+
+    number: int
+    values: Values
+    origin: str
+
+    def folder(self, sweep: Path) -> Path:
+        """Where it lies."""
+        return sweep / "trials" / f"{self.number:06d}"
+
+
+@dataclass
+class Record:
+    """A trial and what became of it."""
+
+    number: int
+    values: Values
+    origin: str
+    outcome: str = WAITING
+    step: int = 0
+    total: int = 0
+    scores: dict[str, float] = field(default_factory=dict)  # of its last look
+    curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    seconds: float = 0.0  # from start to end, of all its starts
+    starts: int = 0
+    trained: int = 0  # steps in all; more than `step` where some were lost and done again
+    reason: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.outcome in (FINISHED, STOPPED, FAILED)
+
+    @property
+    def trial(self) -> Trial:
+        return Trial(self.number, self.values, self.origin)
+
+
+def write_trial(sweep: Path, trial: Trial) -> None:
+    """Put a trial on disk, before it starts."""
+    folder = trial.folder(sweep)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "trial.json", asdict(trial))
+
+
+def end_trial(sweep: Path, trial: Trial, outcome: str, reason: str = "") -> Record:
+    """Say how a trial ended; what it scored is read from its run."""
+    record = read_run(sweep, trial)
+    record.outcome, record.reason = outcome, reason
+    write_json(trial.folder(sweep) / "end.json", {name: value for name, value in asdict(record).items()
+                                                  if name not in ("number", "values", "origin")})
+    return record
+
+
+def read_records(sweep: Path) -> Iterator[Record]:
+    """Every trial of a sweep, in order."""
+    root = sweep / "trials"
+    for name in sorted(os.listdir(root)) if root.is_dir() else []:
+        try:
+            trial = Trial(**json.loads((root / name / "trial.json").read_text(encoding="utf8")))
+        except (OSError, ValueError, TypeError):
+            continue  # it was to be written when the sweep was stopped, and had not begun
+        yield read_record(sweep, trial)
+
+
+def read_record(sweep: Path, trial: Trial) -> Record:
+    """What is known of a trial."""
+    try:
+        found = json.loads((trial.folder(sweep) / "end.json").read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        return read_run(sweep, trial)
+    found["curve"] = [(step, scores) for step, scores in found["curve"]]
+    return Record(trial.number, trial.values, trial.origin, **found)
+
+
+def read_run(sweep: Path, trial: Trial) -> Record:
+    """How far a trial's run has come, from the run folder."""
+    run, record = trial.folder(sweep) / "run", Record(trial.number, trial.values, trial.origin)
+    reached: dict[int, int] = {}
+    for row, counts in generations.all_rows(run, METRICS):
+        reached[row["generation"]] = max(reached.get(row["generation"], 0), row["step"])
+        if not counts:
+            continue
+        record.step = max(record.step, row["step"])
+        if scores := scores_of(row):
+            record.curve.append((row["step"], scores))
+    record.scores = record.curve[-1][1] if record.curve else {}
+    bases = generations.base_steps(run)
+    record.trained = sum(max(step - bases.get(number, 0), 0) for number, step in reached.items())
+    record.starts = len(generations.numbers(run))
+    record.seconds = sum(map(generations.seconds_of, (generations.path_of(run, number) for number in generations.numbers(run))))
+    record.total = _total(run)
+    record.outcome = RUNNING if record.starts else WAITING
+    return record
+
+
+def scores_of(row: dict[str, Any]) -> dict[str, float]:
+    """The scores in a row of metrics.jsonl."""
+    return {name: row[PROBE + name] for name in OBJECTIVES if PROBE + name in row}
+
+
+def _total(run: Path) -> int:
+    try:
+        return json.loads((run / "provenance.json").read_text(encoding="utf8"))["total_steps"]
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def drop_checkpoints(sweep: Path, trial: Trial) -> None:
+    """Remove the checkpoints of a trial that has ended and is not among the best; what it showed stays."""
+    shutil.rmtree(trial.folder(sweep) / "run" / checkpoint.CHECKPOINTS, ignore_errors=True)
+
+
+class Table:
+    """results.csv: written anew when a sweep begins, then a row is appended whenever a trial ends."""
+
+    def __init__(self, sweep: Path, names: list[str]) -> None:
+        self._path, self._names = sweep / "results.csv", names
+        self._head = ["trial", "origin", "outcome", *names, *OBJECTIVES, "step", "total", "steps_trained", "starts", "seconds",
+                      "reason"]
+
+    def rewrite(self, records: Iterator[Record]) -> None:
+        """All rows that there are, in the order of trials."""
+        aside = self._path.with_suffix(".partial")
+        with open(aside, "w", encoding="utf8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(self._head)
+            for record in records:
+                if record.has_ended:
+                    file.write(self._row(record))
+        os.replace(aside, self._path)
+
+    def append(self, record: Record) -> None:
+        """One row more, in one write."""
+        with open(self._path, "a", encoding="utf8", newline="") as file:
+            file.write(self._row(record))
+
+    def _row(self, record: Record) -> str:
+        line = io.StringIO()
+        scores = (f"{record.scores[name]:.6g}" if name in record.scores else "" for name in OBJECTIVES)
+        csv.writer(line, lineterminator="\n").writerow([
+            record.number, record.origin, record.outcome, *(record.values[name] for name in self._names), *scores, record.step,
+            record.total, record.trained, record.starts, f"{record.seconds:.1f}", record.reason])
+        return line.getvalue()

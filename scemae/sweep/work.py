@@ -1,0 +1,106 @@
+"""One trial at work on this machine: its ranks, and what its run shows of them, look by look."""
+
+import os
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from scemae import generations
+from scemae.metrics import METRICS
+from scemae.sweep.ranks import Nursery, Ranks
+from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Record, Trial, read_run
+
+ASKED, KILLED = "asked to stop", "killed"  # outcomes of a start, not of a trial: both go on
+POLL_SECONDS = 0.1
+SAVE_SECONDS = 600.0  # that a trial has to save when it is asked to stop; what ends a job sooner ends it too
+STOP_FILE = "SCEMAE_SWEEP_STOP"  # in the environment: the file whose presence asks all trials of a node to stop
+
+
+@dataclass
+class Order:
+    """What a worker is told of a trial."""
+
+    sweep: Path
+    trial: Trial
+    arguments: list[str]
+    ranks: int
+    environment: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        return self.trial.folder(self.sweep)
+
+
+class Work:
+    """One start of a trial. `look` waits for its next look; `close` ends it."""
+
+    def __init__(self, order: Order, nursery: Nursery) -> None:
+        self.order, self._nursery, self._ranks = order, nursery, None
+        self._asked, self._size = False, -1
+        self._seen = max(len(read_run(order.sweep, order.trial).curve) - 1, 0)  # its last look is told again, for a decision
+
+    def look(self) -> tuple[Record, str]:
+        """Wait for the next look, or the end: the record, and RUNNING, FINISHED, FAILED, ASKED or KILLED."""
+        if self._ranks is None and not self._is_asked():
+            self._ranks = Ranks(self._nursery, self.order.arguments, self.order.ranks, self.order.folder / "log.txt",
+                                self.order.environment)
+        while self._ranks is not None:
+            status = self._ranks.poll()  # first, so that what was written last is seen
+            if status is not None or self._has_grown():
+                record = read_run(self.order.sweep, self.order.trial)
+                if status is not None:
+                    return self._ended(record, status)
+                is_last = bool(record.curve) and record.curve[-1][0] == record.total  # told once its ranks have ended well
+                if len(record.curve) > self._seen and not is_last:
+                    self._seen = len(record.curve)
+                    return record, RUNNING
+            if self._is_asked() and not self._asked:
+                self._asked = True
+                self._ranks.stop(SAVE_SECONDS)
+            time.sleep(POLL_SECONDS)
+        return read_run(self.order.sweep, self.order.trial), ASKED
+
+    def close(self) -> None:
+        """End its ranks at once; what they saved stays."""
+        if self._ranks is not None:
+            self._ranks.stop(0)
+
+    def _ended(self, record: Record, status: int) -> tuple[Record, str]:
+        if status == 0 and record.scores and record.step == record.total:
+            return record, FINISHED
+        if status == 75:
+            return record, ASKED if self._asked else KILLED
+        if status < 0 or status > 128:
+            record.reason = f"killed by {signal.Signals(abs(status) % 128).name}"
+            return record, ASKED if self._asked else KILLED
+        record.reason = self._last_words() if status else "it has no score at its last step; see log.txt"
+        return record, FAILED
+
+    def _last_words(self) -> str:
+        try:
+            lines = (self.order.folder / "log.txt").read_text(encoding="utf8", errors="replace").splitlines()
+        except OSError:
+            lines = []
+        told = [line for line in lines if line.startswith("scemae ")] or [line for line in lines if line.strip()]
+        return told[-1][:500] if told else "it left no word"
+
+    def _is_asked(self) -> bool:
+        return os.path.exists(os.environ.get(STOP_FILE, ""))
+
+    def _has_grown(self) -> bool:
+        run = self.order.folder / "run"
+        size = 0
+        for number in generations.numbers(run):
+            try:
+                size += (generations.path_of(run, number) / METRICS).stat().st_size
+            except OSError:
+                pass
+        grown, self._size = size != self._size, size
+        return grown
+
+
+def clear(folder: Path) -> None:
+    """Remove the tokens that were a trial's own."""
+    shutil.rmtree(folder / "tokens", ignore_errors=True)
