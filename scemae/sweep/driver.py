@@ -23,7 +23,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from scemae.errors import ScemaeError
+from scemae.errors import LaunchError, ScemaeError
 from scemae.generations import Generation
 from scemae.schema import TrialShare
 from scemae.sweep import sweep as sweeps
@@ -54,11 +54,14 @@ class Worker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Wait for the next look at the trial."""
-        if self._work is None:
-            if self._nursery is None or not self._nursery.is_alive:
-                self._nursery = Nursery(spawns=self._config["spawns"], threads=self._config["threads"])
-            self._work = Work(self._config["order"], self._nursery)
-        record, outcome = self._work.look()
+        try:
+            if self._work is None:
+                if self._nursery is None or not self._nursery.is_alive:
+                    self._nursery = Nursery(spawns=self._config["spawns"], threads=self._config["threads"])
+                self._work = Work(self._config["order"], self._nursery)
+            record, outcome = self._work.look()
+        except LaunchError as error:
+            return {"progress": 0.0, "outcome": KILLED, "reason": str(error), "done": True}
         looked = record.curve[-1][0] if record.curve else 0
         return {"progress": looked / max(record.total, 1), "outcome": outcome, "reason": record.reason, **record.scores,
                 "done": outcome != RUNNING}
