@@ -41,6 +41,7 @@ def prepare(config: PretrainConfig, place: Place, generation: Generation, stop: 
     shards = open_shards(config.data.shards, config.data.cache_dir)
     steps = stage.plan(shards, config.optim, config.loop, config.runtime, place)
     probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
+    probe.load()
     parts = masked_autoencoder(config) if config.method.name == rivals.OWN[1] else rival(config, place)
     if start := stage.weights_folder(config.init_from, Path(config.run_dir)):
         restore.load_into(parts.module, start)

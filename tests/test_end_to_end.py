@@ -12,7 +12,7 @@ SMALL = ["optim.global_batch_size=8", "optim.epochs=1", "loop.log_every=1", "loo
 def from_shards_to_report(shards, runs, frames):
     """Three stages and a report on shards that have every split; the results."""
     scemae("pretrain", *TINY, *SMALL, f"run_dir={runs / 'mae'}", f"data.shards={shards / 'val'}", "loop.probe_every=2",
-           f"probe_shards={shards / 'mafl-test'}", "loop.probe_pairs=2", "optim.warmup_epochs=0")
+           f"probe_shards={shards / 'mafl-train'}", "loop.probe_pairs=2", "optim.warmup_epochs=0")
     scemae("correspond", *SMALL, f"run_dir={runs / 'carb'}", f"backbone={runs / 'mae'}", f"data.shards={shards / 'val'}",
            "carb.dim=16")
     scemae("evaluate", f"run_dir={runs / 'eval'}", f"backbone={runs / 'mae'}", f"projector={runs / 'carb'}", "stride=8",

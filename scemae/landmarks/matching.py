@@ -66,9 +66,18 @@ def look_up(features: Tensor, points: Tensor) -> Tensor:
 
 
 def _match(source: Tensor, target: Tensor, points: Tensor) -> Tensor:
-    queries = look_up(source, points)
-    large = F.interpolate(target.float(), size=(INPUT, INPUT), mode="bilinear", align_corners=False).flatten(2)
-    lengths = large.norm(dim=1, keepdim=True).clamp_min(1e-12)                                      # b 1 (h w)
+    large = enlarge(target)
+    return nearest(look_up(source, points), large, large.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+
+def enlarge(features: Tensor) -> Tensor:
+    """Maps (b, d, h, w) of the crop, bilinearly upsampled to its pixels: (b, d, 96 * 96)."""
+    return F.interpolate(features.float(), size=(INPUT, INPUT), mode="bilinear", align_corners=False).flatten(2)
+
+
+def nearest(queries: Tensor, large: Tensor, lengths: Tensor) -> Tensor:
+    """The pixel of highest cosine to each of queries (b, l, d) in what `enlarge` made, whose lengths (b, 1, 96 * 96) are
+    given and not 0: (b, l, 2), x and y in pixels of the 96 crop."""
     # The query's own length is left out: it changes no arg-max.
     best = (queries @ large / lengths).argmax(dim=2)                                                # b l
     return torch.stack([best % INPUT, best // INPUT], dim=2).float()
@@ -91,7 +100,7 @@ def matching_errors(extract: Extract, pairs: Pairs, *, heads: dict[str, Head] | 
         points = (pairs.landmarks[start:start + batch, SOURCE] - CROP).to(device)
         features = extract(views.flatten(0, 1).float() / 255)
         for name, head in heads.items():
-            maps = _checked(head(features), 3 * len(views)).unflatten(0, (-1, 3))
+            maps = checked(head(features), 3 * len(views)).unflatten(0, (-1, 3))
             found = [match(maps[:, SOURCE], maps[:, target], points) for target in (SAME, DIFFERENT)]
             answers[name].append(torch.stack(found).cpu())
         if progress is not None:
@@ -127,7 +136,8 @@ def _errors(predicted: Tensor, pairs: Pairs) -> MatchingErrors:
     return MatchingErrors(pairs.hash, errors[0], errors[1], predicted[0].numpy(), predicted[1].numpy())
 
 
-def _checked(features: Tensor, images: int) -> Tensor:
+def checked(features: Tensor, images: int) -> Tensor:
+    """`features`, which must be maps (images, d, h, w). Raises ConfigError, or CheckpointError where they are not finite."""
     if features.dim() != 4 or len(features) != images:
         raise ConfigError(f"matching: the extractor returned {tuple(features.shape)}, needed ({images}, d, h, w)")
     if not features.isfinite().all():

@@ -56,7 +56,7 @@ def build_pairs(frames: Frames, seed: int = 0, couples: int | None = 500) -> Pai
                           "ask for fewer couples or give more images")
     chosen = sorted(range(len(frames)), key=frames.keys.__getitem__)[:2 * wanted]
     warps = tps.draw_warps(4 * wanted, seed).reshape(2 * wanted, 2, tps.COEFFICIENTS, 2)
-    return _render(frames, chosen, warps, seed)
+    return render_pairs(frames, chosen, warps, seed)
 
 
 def save_pairs(path: Path, pairs: Pairs) -> None:
@@ -75,14 +75,15 @@ def load_pairs(path: Path, frames: Frames) -> Pairs:
     if missing := [key for key in keys if key not in where]:
         raise DataError(f"{path}: {len(missing)} of its {len(keys)} images are not in these shards ({missing[0]} is "
                         "the first); give the shards that it was made from")
-    pairs = _render(frames, [where[key] for key in keys], warps, seed)
+    pairs = render_pairs(frames, [where[key] for key in keys], warps, seed)
     if pairs.hash != wanted:
         raise DataError(f"{path}: its pairs have hash {wanted[:12]}, the same warps on these shards {pairs.hash[:12]}; "
                         "the landmarks differ, give the shards that it was made from")
     return pairs
 
 
-def _render(frames: Frames, chosen: list[int], warps: Tensor, seed: int) -> Pairs:
+def render_pairs(frames: Frames, chosen: list[int], warps: Tensor, seed: int) -> Pairs:
+    """The pairs of the images `chosen` (2c, A and B of each couple) of `frames` under warps (2c, 2, 103, 2)."""
     images, landmarks, identities = frames.images[chosen], frames.landmarks[chosen], frames.identities[chosen]
     parts = [warp_views(*part) for part in zip(images.split(CHUNK), landmarks.split(CHUNK), warps.split(CHUNK))]
     view_1, view_2, points_1, points_2 = (torch.cat(column) for column in zip(*parts))

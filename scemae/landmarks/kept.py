@@ -1,0 +1,80 @@
+"""A file of arrays that is computed once and read by many processes through one map, or found wanting.
+
+    16 bytes   XXH3-128 of all that follows
+    8 bytes    how long the header is
+    header     JSON: all that the arrays depend on, and of each array its type, shape and first byte
+    arrays     each at a multiple of 64
+
+It is written aside and renamed, so a file under its name is whole unless the disk has damaged it: who opens it looks.
+Processes that compute the same file at once write the same bytes, and the last one stays.
+"""
+
+import hashlib
+import json
+import math
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+DIGEST, PREAMBLE = 16, 24
+ALIGN = 64
+
+Arrays = dict[str, np.ndarray]
+
+
+def path_of(folder: Path, kind: str, facts: dict[str, Any]) -> Path:
+    """The file in `folder` of what depends on `facts` alone: other facts, another file, so that none is ever stale."""
+    return folder / f"{kind}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+def write_arrays(path: Path, facts: dict[str, Any], arrays: Arrays) -> None:
+    """Write `arrays`, whole or not at all. Raises OSError where the disk is full or the folder cannot be written."""
+    described, offset = {}, 0
+    for name, array in arrays.items():
+        described[name] = {"type": array.dtype.str, "shape": array.shape, "first": offset}
+        offset += -(-array.nbytes // ALIGN) * ALIGN
+    header = json.dumps({"facts": facts, "arrays": described}, sort_keys=True).encode()
+    header += b" " * (-(PREAMBLE + len(header)) % ALIGN)
+    parts = [len(header).to_bytes(8, "little"), header]
+    for array in arrays.values():
+        parts += [np.ascontiguousarray(array).reshape(-1).view(np.uint8), bytes(-array.nbytes % ALIGN)]
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(part)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")  # other nodes have the same process ids
+    try:
+        with open(aside, "wb") as file:
+            for part in (digest.digest(), *parts):
+                file.write(part)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_arrays(path: Path, facts: dict[str, Any]) -> Arrays | None:
+    """The arrays of a file, on one map of it that all processes of a node share; None where there is no such file, or it is
+    not whole, or cannot be read: then it is to be made again, and what is wrong with the folder shows in the writing."""
+    try:
+        if path.stat().st_size <= PREAMBLE:
+            return None
+        whole = np.asarray(np.memmap(path, np.uint8, "c"))
+    except OSError:
+        return None
+    if xxhash.xxh3_128_digest(whole[DIGEST:]) != whole[:DIGEST].tobytes():
+        return None
+    first = PREAMBLE + int.from_bytes(whole[DIGEST:PREAMBLE].tobytes(), "little")
+    header = json.loads(whole[PREAMBLE:first].tobytes())
+    if header["facts"] != json.loads(json.dumps(facts)):
+        return None
+    return {name: _array(whole[first + about["first"]:], about) for name, about in header["arrays"].items()}
+
+
+def _array(stored: np.ndarray, about: dict[str, Any]) -> np.ndarray:
+    """The array described by `about` at the beginning of some bytes, without a copy."""
+    kind = np.dtype(about["type"])
+    return stored[:math.prod(about["shape"]) * kind.itemsize].view(kind).reshape(about["shape"])
