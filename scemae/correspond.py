@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from scemae import checkpoint, engine as engines, flops, rivals, run_folder, stage, subjects
+from scemae import checkpoint, engine as engines, flops, restore, rivals, run_folder, stage, subjects
 from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Batch, Consumed, Pipeline, correspondence_views
 from scemae.data.reader import ShardSet, open_shards
@@ -97,7 +97,7 @@ def carb(config: CorrespondConfig, sources: Sources) -> Parts:
     if not isinstance(encoder, Encoder):
         raise ConfigError(f"method=carb: found a backbone of {trunk.model}, and CARB selects the tokens of a ViT; give a "
                           "backbone of method=mae, or method=cl or lead")
-    check_clusters(config.carb, encoder)
+    restore.check_clusters(config.carb, encoder)
     encoder.to(place.device, precision(config.runtime.precision, place.device))
     torch.manual_seed(config.seed)
     module = build(config.carb, encoder)
@@ -154,12 +154,3 @@ def build(carb: Carb, encoder: Encoder) -> CARB:
     return CARB(Projector(carb.projector, encoder.width, carb.dim), clusters=carb.clusters, tau=carb.tau,
                 coefficients=(carb.r_att_att, carb.r_att_inatt, carb.r_inatt_inatt), reduction=carb.reduction,
                 place_unit=1.0 if carb.place_unit == "grid" else float(encoder.patch_size))
-
-
-def check_clusters(carb: Carb, encoder: Encoder) -> None:
-    """Raise ConfigError where eta leaves no attentive tokens, or fewer inattentive ones than clusters."""
-    n = encoder.grid**2
-    attentive = round(carb.eta * n)
-    if attentive < 1 or n - attentive < carb.clusters:
-        raise ConfigError(f"carb: eta {carb.eta} of {n} tokens leaves {attentive} attentive and {n - attentive} "
-                          f"inattentive ones; at least 1 and {carb.clusters} (carb.clusters) are needed")

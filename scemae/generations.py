@@ -26,7 +26,8 @@ from pathlib import Path
 from scemae.data.manifest import write_json
 from scemae.errors import LaunchError, RunFolderError
 
-GENERATIONS, BEAT_SECONDS, SILENT_BEATS, FRUITLESS = "generations", 2.0, 5, 5
+GENERATIONS, METRICS = "generations", "metrics.jsonl"
+BEAT_SECONDS, SILENT_BEATS, FRUITLESS = 2.0, 5, 5
 IMPORTED = time.time()
 
 

@@ -12,12 +12,9 @@ from torch import Tensor, distributed
 
 from scemae import generations
 from scemae.distributed import Place
-from scemae.generations import Generation
+from scemae.generations import METRICS, Generation
 from scemae.ledger import to_text
 from scemae.rows import Rows
-
-METRICS = "metrics.jsonl"
-
 
 NO_NORM = -1.0  # of a step whose gradient norm the engine does not tell
 

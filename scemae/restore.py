@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from scemae import checkpoint
-from scemae.errors import CheckpointError
+from scemae.errors import CheckpointError, ConfigError
 from scemae.models.mae import Decoder as MaeDecoder
 from scemae.models.mae import MaskedAutoencoder
 from scemae.models.projector import Projector
@@ -85,6 +85,15 @@ def _own(location: Path) -> tuple[Path, dict]:
 def selection_options(carb: Carb) -> dict:
     """The part of the settings that `carb.select` takes."""
     return {name: getattr(carb, name) for name in ("eta", "clusters", "density", "remaining", "aggregate")}
+
+
+def check_clusters(carb: Carb, encoder: Encoder) -> None:
+    """Raise ConfigError where eta leaves no attentive tokens, or fewer inattentive ones than clusters."""
+    n = encoder.grid**2
+    attentive = round(carb.eta * n)
+    if attentive < 1 or n - attentive < carb.clusters:
+        raise ConfigError(f"carb: eta {carb.eta} of {n} tokens leaves {attentive} attentive and {n - attentive} "
+                          f"inattentive ones; at least 1 and {carb.clusters} (carb.clusters) are needed")
 
 
 def load_encoder(location: Path) -> tuple[Encoder, Path]:

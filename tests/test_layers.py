@@ -26,7 +26,7 @@ OWNERS = {
     "webdataset": {"scemae/data/reader.py"}, "cv2": {"scemae/faces"}, "jinja2": {"scemae/report.py", "scemae/tables/tabulate.py", "scemae/sweep/page.py"},
     "matplotlib": {"scemae/pictures.py", "scemae/tables/figures.py", "scemae/photographs/marked.py", "scemae/sweep/figures.py", "scemae/sweep/canvas.py", "scemae/sweep/axes.py"}, "simplejpeg": {"scemae/data/decode.py", "scemae/faces", "shards"},
     "scipy": {"shards", "scemae/faces/layouts.py", "scemae/sweep/ranking.py"}, "sklearn": {"scemae/landmarks/embedding.py"},
-    "lightly": {"scemae/methods/moco.py", "scemae/methods/byol.py"}, "onnxruntime": {"scemae/export.py"}, "ray": {"scemae/sweep/driver.py"}, "optuna": {"scemae/sweep/search.py", "scemae/sweep/importance.py"}, "submitit": {"cluster/submit.py"},
+    "lightly": {"scemae/methods/moco.py", "scemae/methods/byol.py"}, "onnxruntime": {"scemae/export.py"}, "ray": {"scemae/sweep/driver.py", "scemae/sweep/worker.py"}, "optuna": {"scemae/sweep/search.py", "scemae/sweep/importance.py"}, "submitit": {"cluster/submit.py"},
 }
 FILES = sorted(path for folder in ("scemae", "shards", "cluster") for path in (REPO / folder).rglob("*.py"))
 

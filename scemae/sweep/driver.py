@@ -23,58 +23,22 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from scemae.errors import LaunchError, ScemaeError
+from scemae.errors import ScemaeError
 from scemae.generations import Generation
 from scemae.schema import TrialShare
 from scemae.sweep import sweep as sweeps
 from scemae.sweep.book import Book
 from scemae.sweep.lead import BROKEN
 from scemae.sweep.summary import show
-from scemae.sweep.ranks import Nursery
 from scemae.sweep.sweep import Sweep
 from scemae.sweep.trials import FAILED, FINISHED, RUNNING, STOPPED, Record, Trial, read_run
-from scemae.sweep.work import ASKED, KILLED, Order, Work
+from scemae.sweep.work import ASKED, KILLED, Order
+from scemae.sweep.worker import Worker
 
 WAVE = 500  # trials that one Tune handles: it keeps all that it has seen in memory
 SETTINGS = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_RESULT_BUFFER_LENGTH": "1", "TUNE_GLOBAL_CHECKPOINT_S": "86400",
             "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_DEDUP_LOGS": "0",
             "TUNE_FORCE_TRIAL_CLEANUP_S": "20", "TUNE_PRINT_ALL_TRIAL_ERRORS": "0"}
-
-
-class Worker(tune.Trainable):
-    """A slot on some node: works at one trial after the other, with one warm process to start their ranks from."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self._nursery, self._work, self._config = None, None, config
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._close()
-        self._config = new_config
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Wait for the next look at the trial."""
-        try:
-            if self._work is None:
-                if self._nursery is None or not self._nursery.is_alive:
-                    self._nursery = Nursery(spawns=self._config["spawns"], threads=self._config["threads"])
-                self._work = Work(self._config["order"], self._nursery)
-            record, outcome = self._work.look()
-        except LaunchError as error:
-            return {"progress": 0.0, "outcome": KILLED, "reason": str(error), "done": True}
-        looked = record.curve[-1][0] if record.curve else 0
-        return {"progress": looked / max(record.total, 1), "outcome": outcome, "reason": record.reason, **record.scores,
-                "done": outcome != RUNNING}
-
-    def cleanup(self) -> None:
-        self._close()
-        if self._nursery is not None:
-            self._nursery.close()
-
-    def _close(self) -> None:
-        if self._work is not None:
-            self._work.close()
-        self._work = None
 
 
 class Feeder(Searcher):

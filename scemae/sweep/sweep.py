@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from scemae import checkpoint, config as settings, restore
-from scemae.correspond import check_clusters
 from scemae.data.manifest import write_json
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import choose_device
@@ -164,13 +163,13 @@ class Sweep:
         encoder = None
         if self.stage == "correspond":
             encoder = load_trunk(Path(config.backbone))[0].network
-        Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
+        Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir).load()
         points = [self.paper, self.space.draw(self.config.seed, 1), *self.space.corners()]
         for values in points:
             try:
                 found = self.with_values(values)
                 if isinstance(encoder, Encoder) and config.method.name == "carb":
-                    check_clusters(found.carb, encoder)
+                    restore.check_clusters(found.carb, encoder)
             except ConfigError as error:
                 shown = ", ".join(as_overrides(values))
                 raise ConfigError(f"{error}; the space allows {shown}: narrow it, or give a constraint") from error

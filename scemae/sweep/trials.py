@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scemae import checkpoint, generations
+from scemae import generations
 from scemae.data.manifest import write_json
-from scemae.metrics import METRICS
+from scemae.generations import METRICS
 from scemae.sweep.space import Values
 
 PAPER, RANDOM, GRID, TPE = "paper", "random", "grid", "tpe"
@@ -143,6 +143,8 @@ def _total(run: Path) -> int:
 
 def drop_checkpoints(sweep: Path, trial: Trial) -> None:
     """Remove the checkpoints of a trial that has ended and is not among the best; what it showed stays."""
+    from scemae import checkpoint  # here: Ray's workers do without torch
+
     shutil.rmtree(trial.folder(sweep) / "run" / checkpoint.CHECKPOINTS, ignore_errors=True)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scemae import generations
-from scemae.metrics import METRICS
+from scemae.generations import METRICS
 from scemae.sweep.ranks import Nursery, Ranks
 from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Record, Trial, read_run
 
