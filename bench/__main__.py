@@ -10,6 +10,7 @@ COMMANDS = {
     "loader": "images per second of the data pipeline alone, against other loaders",
     "stage2": "images per second of stage 2",
     "matching": "the 1,000-pair matching test as a share of the machine's matrix-product peak",
+    "sweep": "sweeps: trials per minute with and without the token store; memory of 10,000 trials against 100",
     "growth": "how speed and memory grow with batch, images and ranks",
     "profile": "where the time of a training step goes",
     "soak": "a long run: does speed sag or memory creep",

@@ -57,6 +57,17 @@ def write_shards(folder: Path, count: int, shards: int = 2, size: tuple[int, int
     return folder
 
 
+def write_backbone(folder: Path) -> Path:
+    """The run folder of a stage 1 with TINY's encoder that has learnt nothing: a backbone at once."""
+    from scemae import adopt, restore
+    from scemae.schema import Decoder, Model
+
+    model = Model("tiny", 48, 4, 3, 8, 96)
+    random = restore.build_autoencoder(model, Decoder("tiny", 32, 1, 2), mask_ratio=0.75, norm_pix=False, seed=0).encoder
+    adopt.write_run(adopt.Adopted(str(folder), "random", [0.5] * 3, [0.5] * 3, model), random.state_dict(), "", changes=[])
+    return folder
+
+
 def flipped(folder: Path, sample: int) -> Path:
     """The shards of `folder` with one sample's JPEG overwritten, and digests that know it: bad from the source on."""
     manifest = read_manifest(folder)

@@ -55,7 +55,7 @@ def ended(run):
     return sum(record.has_ended for record in records(run))
 
 
-def ends_whole(rig, job_id, run, seconds=300, restarts=None):
+def ends_whole(rig, job_id, run, seconds=400, restarts=None):
     """The job completes; every trial has finished, none was trained twice in full, and the table has each once."""
     record = rig.completed(job_id, seconds)
     found = records(run)
@@ -132,8 +132,8 @@ def test_a_sweep_asked_to_stop_saves_its_trials_and_goes_on(rig, words, tmp_path
 @pytest.mark.rig_long
 def test_a_sweep_goes_on_after_its_time_limit(rig, words, tmp_path):
     run = tmp_path / "run"
-    job_id = submit(rig, run, [*words, "correspond.optim.epochs=2500"], "--time=2", "--signal=TERM@40")
-    ends_whole(rig, job_id, run, seconds=560, restarts=1)
+    job_id = submit(rig, run, [*words, "correspond.optim.epochs=1200"], "--time=2", "--signal=TERM@30")
+    ends_whole(rig, job_id, run, seconds=800, restarts=1)
 
 
 @pytest.mark.rig_long

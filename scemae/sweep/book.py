@@ -1,5 +1,6 @@
 """The book of a sweep that runs: which trials wait, run, have ended; the one writer of all that they share."""
 
+import bisect
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +29,11 @@ class Book:
         self._next = max((record.number for record in records), default=-1) + 1
         self._search = Search(sweep, records)
         self._losses: dict[int, int] = {}
-        self._cleared: set[int] = set()
+        self._best: list[tuple[float, int]] = []
+        self._front: list[Record] = []
+        self._leavings: set[int] = set()  # of ended trials, to be removed
+        for record in self.ended.values():
+            self._sort_in(record)
         self._table = Table(sweep.folder, sweep.names)
         self._table.rewrite(iter(records))
         self._began, self._ended_before, self._shown = time.monotonic(), len(self.ended), time.monotonic()
@@ -59,6 +64,7 @@ class Book:
         self._check()
         record = end_trial(self.sweep.folder, trial, outcome, reason)
         self.ended[trial.number] = record
+        self._sort_in(record)
         self._table.append(record)
         self._search.tell(record)
         self._tell(record)
@@ -84,16 +90,25 @@ class Book:
     def sweep_up(self, but: int | None = None) -> None:
         """Remove what ended trials no longer need: tokens of their own, and checkpoints of all but the best. `but`: its
         processes may live for a moment yet."""
-        keep = self.sweep.config.keep
-        best = sorted((record for record in self.ended.values() if record.outcome == FINISHED), key=self._rank)[:keep]
-        front = ranking.pareto_front(best, list(self.sweep.config.objectives)) if len(self.sweep.config.objectives) > 1 else []
-        kept = {0, *(record.number for record in [*best, *front])}
-        for number in self.ended.keys() - self._cleared - {but}:
+        for number in [number for number in self._leavings if number != but]:
             clear(self.ended[number].trial.folder(self.sweep.folder))
-            if keep and number not in kept:
+            self._leavings.discard(number)
+            if self.sweep.config.keep and number not in self._kept():
                 drop_checkpoints(self.sweep.folder, self.ended[number].trial)
-            if not keep or number not in kept:
-                self._cleared.add(number)
+
+    def _kept(self) -> set[int]:
+        return {0, *(number for _, number in self._best), *(record.number for record in self._front)}
+
+    def _sort_in(self, record: Record) -> None:
+        """Keep the best, and the Pareto front, without a look at all others; who falls out of them is swept up."""
+        objectives = list(self.sweep.config.objectives)
+        before = self._kept()
+        if record.outcome == FINISHED and ranking.score(record, objectives[0]) == ranking.score(record, objectives[0]):
+            bisect.insort(self._best, (ranking.score(record, objectives[0]), record.number))
+            del self._best[max(self.sweep.config.keep, 1):]
+            if len(objectives) > 1:
+                self._front = ranking.pareto_front([*self._front, record], objectives)
+        self._leavings |= {record.number, *(before - self._kept())}
 
     def close(self) -> None:
         """The last look at everything."""
@@ -101,26 +116,20 @@ class Book:
         self._bar.close()
         self._show()
 
-    def _rank(self, record: Record) -> tuple[float, int]:
-        score = record.scores.get(self.sweep.config.objectives[0], float("inf"))
-        return (score if score == score else float("inf"), record.number)
-
     def _check(self) -> None:
         if self._generation.is_superseded:
             raise RunFolderError(f"{self.sweep.folder}: another start of this sweep has taken it over; this one ends and has "
                                  "touched nothing of its")
 
     def _tell(self, record: Record) -> None:
-        first = self.sweep.config.objectives[0]
         found = " ".join(f"{name} {record.scores[name]:.3f}" for name in self.sweep.config.objectives if name in record.scores)
-        best = ranking.best(list(self.ended.values()), first)
         seconds = time.monotonic() - self._began
         rate = 60 * (len(self.ended) - self._ended_before) / max(seconds, 1e-9)
         left = (self.sweep.size - len(self.ended)) / rate
         said = f"trial {record.number} {record.outcome}" + (f" at step {record.step} of {record.total}" if record.outcome == STOPPED
                                                             else "") + (f": {found or record.reason}" if found or record.reason else "")
-        if best:
-            said += f" (best {best.scores[first]:.3f} of trial {best.number})"
+        if self._best:
+            said += f" (best {self._best[0][0]:.3f} of trial {self._best[0][1]})"
         tqdm.write(f"{said}; {len(self.ended)} of {self.sweep.size}, {rate:.1f} trials/min, {left:.0f} min left", file=sys.stdout)
         sys.stdout.flush()
         self._bar.update()

@@ -38,7 +38,7 @@ from scemae.sweep.worker import Worker
 WAVE = 500  # trials that one Tune handles: it keeps all that it has seen in memory
 SETTINGS = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_RESULT_BUFFER_LENGTH": "1", "TUNE_GLOBAL_CHECKPOINT_S": "86400",
             "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_DEDUP_LOGS": "0",
-            "TUNE_FORCE_TRIAL_CLEANUP_S": "20", "TUNE_PRINT_ALL_TRIAL_ERRORS": "0"}
+            "TUNE_FORCE_TRIAL_CLEANUP_S": "20", "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1", "TUNE_PRINT_ALL_TRIAL_ERRORS": "0"}
 
 
 class Feeder(Searcher):
@@ -135,21 +135,25 @@ class Capacity:
         return min(found, int(resources.get("GPU", 0) / share.gpus + 1e-6)) if share.gpus else found
 
 
-def run(sweep: Sweep, generation: Generation, address: str, is_asked: Callable[[], bool]) -> bool:
-    """Run trials until all have ended, or it is asked to stop; True where all have ended."""
+def run(sweep: Sweep, generation: Generation, address: str, worker: type[tune.Trainable] = Worker) -> bool:
+    """Run trials until all have ended, or SIGTERM or SIGUSR2 asks it to stop; True where all have ended."""
+    asked: list[int] = []
     os.environ.update(SETTINGS)
     ray.init(address=address, namespace=sweep.identity, logging_level="ERROR", log_to_driver=False, configure_logging=False)
     logging.getLogger("ray").setLevel(logging.CRITICAL)
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # now: Ray has set its own
+        signal.signal(number, lambda received, _: asked.append(received))
     book = Book(sweep, generation, lambda: show(sweep))
     share = sweep.config.trial
     resources = tune.PlacementGroupFactory([{"CPU": share.ranks * share.cpus, "GPU": share.gpus}])
     try:
-        while not book.is_done and not is_asked():
+        while not book.is_done and not asked:
             scheduler = Halving(sweep, list(book.ended.values())) if sweep.config.halving.enabled else FIFOScheduler()
             with tempfile.TemporaryDirectory(prefix="tune-", dir=os.environ.get("SCEMAE_SWEEP_TEMP")) as scratch:
                 tune.Tuner(
-                    tune.with_resources(Worker, resources),
-                    tune_config=tune.TuneConfig(search_alg=Feeder(book, Capacity(sweep.config.concurrency, share), is_asked),
+                    tune.with_resources(worker, resources),
+                    tune_config=tune.TuneConfig(search_alg=Feeder(book, Capacity(sweep.config.concurrency, share),
+                                                                  lambda: bool(asked)),
                                                 scheduler=scheduler, num_samples=WAVE, reuse_actors=True,
                                                 trial_name_creator=_name, trial_dirname_creator=_name),
                     run_config=tune.RunConfig(name="wave", storage_path=scratch, verbose=0,
@@ -163,13 +167,11 @@ def run(sweep: Sweep, generation: Generation, address: str, is_asked: Callable[[
 
 def main(words: list[str]) -> int:
     """The exit status: 0 all trials have ended, 75 asked to stop, 1 what the user has to mend, BROKEN Ray's."""
-    asked: list[int] = []
-    signal.signal(signal.SIGUSR2, lambda number, _: asked.append(number))  # SIGTERM and SIGINT are Ray's and Tune's
     start = json.loads(os.environ["SCEMAE_SWEEP_START"])
     try:
         sweep = sweeps.load(words)
         sweep.claim()
-        done = run(sweep, Generation(start["generation"], Path(start["folder"])), start["address"], lambda: bool(asked))
+        done = run(sweep, Generation(start["generation"], Path(start["folder"])), start["address"])
         return 0 if done else 75
     except ScemaeError as error:
         print(f"scemae sweep: {error}", file=sys.stderr)

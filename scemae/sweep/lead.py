@@ -30,6 +30,7 @@ from scemae.sweep.sweep import Sweep
 POLL_SECONDS = 0.5
 BROKEN = 70  # of the driver: Ray is gone or in disorder, and the sweep goes on with another one
 FRUITLESS = 5  # starts of Ray in a row after which no trial had ended
+SAVE_SECONDS = 600.0  # that trials have to save once asked; what ends a job sooner ends it too
 SILENT_SECONDS = 60.0  # without a beat of the leader: it is gone
 
 
@@ -66,7 +67,7 @@ def _drive(sweep: Sweep, words: list[str], generation: Generation, stop: StopReq
             write_json(generation.folder / "ray.json", {"address": head})
             status = _run_driver(words, generation, node, head, stop)
         finally:
-            node.stop()
+            node.stop(SAVE_SECONDS if stop.requested else 0.0)
         if status == 0:
             return
         if status == 75 or stop.requested:
@@ -123,7 +124,7 @@ def join(folder: Path, wants_gpus: bool) -> None:
             time.sleep(POLL_SECONDS)
     finally:
         if node is not None:
-            node.stop()
+            node.stop(SAVE_SECONDS if stop.requested else 0.0)
 
 
 def _joined(folder: Path, address: str, wants_gpus: bool) -> RayNode | None:

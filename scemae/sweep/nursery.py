@@ -3,8 +3,9 @@
     python -m scemae.sweep.nursery [--spawn]       (sweep/ranks.py starts it)
 
 It reads one JSON line per rank, {"argv", "env", "log"}, and answers {"pid"}, later {"pid", "status"}. With --spawn it starts
-fresh processes instead: CUDA cannot be used in a fork of a process that has touched it. A rank dies with its nursery, and
-that with the process which started it: nothing is left behind when a worker is shot.
+fresh processes instead: CUDA cannot be used in a fork of a process that has touched it. When whoever started it is gone, or
+at SIGTERM (a scheduler sends it to every process of a job), its ranks save and it ends after them; where it is shot itself,
+they die with it.
 """
 
 import ctypes
@@ -20,16 +21,62 @@ from typing import Any
 DEATH = 1  # PR_SET_PDEATHSIG of prctl
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies (Linux)."""
+def hear_of_parent(number: int) -> None:
+    """Have the kernel send signal `number` to this process when its parent dies (Linux)."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
-        libc.prctl(DEATH, signal.SIGKILL)
+        libc.prctl(DEATH, number)
+
+
+class Nursery:
+    """The ranks that live, and whether others may start."""
+
+    def __init__(self, spawns: bool) -> None:
+        self._spawns, self._live, self._closing = spawns, set(), False
+
+    def serve(self) -> None:
+        """Start ranks as asked, until stdin is closed or SIGTERM comes; then ask them to save, and leave after the last."""
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # what a job's processes all get is meant for the ranks
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        watched = selectors.DefaultSelector()
+        watched.register(sys.stdin, selectors.EVENT_READ)
+        watched.register(reader, selectors.EVENT_READ)
+        tell({"ready": True})
+        while self._live or not self._closing:
+            for key, _ in watched.select():
+                if key.fileobj is reader:
+                    told = os.read(reader, 4096)
+                    self._bury()
+                    if signal.SIGTERM in told:
+                        self._close()
+                elif line := sys.stdin.readline():
+                    if not self._closing:
+                        self._live.add(start(json.loads(line), self._spawns))
+                else:
+                    watched.unregister(sys.stdin)
+                    self._close()
+
+    def _close(self) -> None:
+        self._closing = True
+        for pid in self._live:
+            os.kill(pid, signal.SIGTERM)
+
+    def _bury(self) -> None:
+        """Tell of every rank that has ended: its exit status, or less than 0 for the signal that killed it."""
+        for pid in list(self._live):
+            gone, found = os.waitpid(pid, os.WNOHANG)
+            if gone:
+                self._live.discard(pid)
+                tell({"pid": pid, "status": os.waitstatus_to_exitcode(found)})
 
 
 def main() -> None:
-    """Serve until stdin is closed."""
-    die_with_parent()
+    """Serve until whoever started this is gone."""
+    hear_of_parent(signal.SIGTERM)
     spawns = "--spawn" in sys.argv
     if not spawns:
         import deepspeed  # noqa: F401: this and what follows is what every rank will need
@@ -37,23 +84,7 @@ def main() -> None:
         import torch.utils.tensorboard  # noqa: F401
 
         from scemae import correspond, pretrain  # noqa: F401
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    watched = selectors.DefaultSelector()
-    watched.register(sys.stdin, selectors.EVENT_READ)
-    watched.register(reader, selectors.EVENT_READ)
-    tell({"ready": True})
-    while True:
-        for key, _ in watched.select():
-            if key.fileobj is reader:
-                os.read(reader, 4096)
-                bury()
-            elif line := sys.stdin.readline():
-                start(json.loads(line), spawns)
-            else:
-                return
+    Nursery(spawns).serve()
 
 
 def tell(word: dict) -> None:
@@ -61,44 +92,31 @@ def tell(word: dict) -> None:
     print(json.dumps(word), flush=True)
 
 
-def bury() -> None:
-    """Tell of every rank that has ended: its exit status, or less than 0 for the signal that killed it."""
-    while True:
-        try:
-            pid, found = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if not pid:
-            return
-        tell({"pid": pid, "status": os.waitstatus_to_exitcode(found)})
-
-
-def start(asked: dict[str, Any], spawns: bool) -> None:
-    """Start one rank."""
+def start(asked: dict[str, Any], spawns: bool) -> int:
+    """Start one rank; its pid."""
     if spawns:
         with open(asked["log"], "ab") as log:
             child = subprocess.Popen([sys.executable, "-m", "scemae", *asked["argv"]], env={**os.environ, **asked["env"]},
-                                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent,
-                                     start_new_session=True)
-        tell({"pid": child.pid})
+                                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                                     preexec_fn=lambda: hear_of_parent(signal.SIGKILL))
         child.returncode = 0  # buried here, not by subprocess
-        return
-    pid = os.fork()
-    if pid:
-        tell({"pid": pid})
-        return
-    try:
-        be_rank(asked)
-    finally:
-        os._exit(1)
+        pid = child.pid
+    elif not (pid := os.fork()):
+        try:
+            be_rank(asked)
+        finally:
+            os._exit(1)
+    tell({"pid": pid})
+    return pid
 
 
 def be_rank(asked: dict[str, Any]) -> None:
     """In the child: run the command as if it had been typed."""
-    die_with_parent()
+    hear_of_parent(signal.SIGKILL)
     os.setsid()
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
     os.environ.update(asked["env"])
     log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nowhere = os.open(os.devnull, os.O_RDONLY)

@@ -32,8 +32,10 @@ class Nursery:
         self._born: queue.Queue = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
         self._complaints: list[str] = []
-        threading.Thread(target=self._overhear, daemon=True).start()
+        overhearing = threading.Thread(target=self._overhear, daemon=True)
+        overhearing.start()
         if self._born.get() is None:
+            overhearing.join(5)  # until its last words are here
             raise LaunchError(f"the process that starts trials ended with {self._process.wait()}: "
                               f"{''.join(self._complaints)[-500:].strip()}")
 

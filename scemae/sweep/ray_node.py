@@ -76,8 +76,12 @@ class RayNode:
         except OSError:
             return ""
 
-    def stop(self) -> None:
-        """End its processes, and no other's, and remove its folder."""
+    def stop(self, patience: float = 0.0) -> None:
+        """End its processes, and no other's, and remove its folder. Ranks that have been asked to save get `patience` seconds
+        first."""
+        until = time.monotonic() + patience
+        while time.monotonic() < until and any(map(_is_nursery, self.pids())):
+            time.sleep(0.2)
         self._signal(signal.SIGTERM)
         until = time.monotonic() + 5
         while self.pids() and time.monotonic() < until:
@@ -122,6 +126,13 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
+
+
+def _is_nursery(pid: int) -> bool:
+    try:
+        return b"scemae.sweep.nursery" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _is_zombie(pid: str) -> bool:

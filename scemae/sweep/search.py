@@ -59,17 +59,18 @@ class Tpe:
         for attempt in range(ATTEMPTS):
             self._seed(number, attempt)
             asked = self._study.ask(self._ranges)
-            values = {name: plain(value) for name, value in asked.params.items()}
+            self._study.tell(asked, state=self._optuna.trial.TrialState.FAIL)  # what runs is the point as it is written
+            values = {one.name: plain(one, asked.params[one.name]) for one in self._sweep.space.parameters}
             if self._sweep.space.fits(values):
-                self._asked[number] = asked
-                return Trial(number, values, TPE)
-            self._study.tell(asked, state=self._optuna.trial.TrialState.FAIL)
-        trial = self._sweep.trial(number)
+                trial = Trial(number, values, TPE)
+                break
+        else:
+            trial = self._sweep.trial(number)
         self.expect(trial)
         return trial
 
     def expect(self, trial: Trial) -> None:
-        """A trial that TPE did not draw runs: it keeps others away from its point."""
+        """A trial runs: it keeps others away from its point."""
         if self._sweep.space.contains(trial.values):
             self._study.enqueue_trial(trial.values)
             self._asked[trial.number] = self._study.ask(self._ranges)
@@ -111,6 +112,8 @@ def distribution(optuna: Any, parameter: Parameter) -> Any:
     return optuna.distributions.FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
 
 
-def plain(value: Any) -> Any:
-    """A drawn value to six digits, as the random search has it."""
-    return rounded(value) if isinstance(value, float) else value
+def plain(parameter: Parameter, value: Any) -> Any:
+    """A drawn value as the random search has it: the step it is meant to be, or to six digits."""
+    if parameter.values is None and parameter.step is not None:
+        return min(parameter.steps(), key=lambda step: abs(step - value))
+    return rounded(value) if isinstance(value, float) and parameter.values is None else value

@@ -148,7 +148,7 @@ def read(found: Settings) -> Space:
     if not parameters:
         raise ConfigError("space: found no parameters to search, at least one was needed; give space=carb, or a file with "
                           "parameters: {carb: {eta: {low: 0.05, high: 0.5}}}")
-    names = [parameter.name for parameter in parameters]
+    names = [one.name for one in parameters if one.values is None or not any(isinstance(value, str) for value in one.values)]
     for text in found.constraints:
         _check_constraint(text, names)
     return Space(found.stage, parameters, list(found.constraints))
@@ -205,7 +205,7 @@ def _check_constraint(text: str, names: list[str]) -> None:
     for side in (parts[0], parts[2]):
         if side not in names and not _is_number(side):
             raise ConfigError(f"space: constraint {text!r}: found {side!r}, which is neither a number nor one of the parameters "
-                              f"({', '.join(names)})")
+                              f"that are numbers ({', '.join(names)})")
 
 
 def _is_number(text: str) -> bool:
