@@ -68,12 +68,11 @@ def _start(sweep: Sweep, words: list[str]) -> None:
     _check_ray()
     from scemae.sweep import lead
 
-    nodes = int(os.environ.get("WORLD_SIZE", 1))
     if int(os.environ.get("RANK", 0)):
         _wait_for(sweep.folder / sweeps.FILE)
         lead.join(sweep.folder, sweep.config.trial.gpus > 0)
         return
-    lead.lead(sweep, words, nodes=nodes)
+    lead.lead(sweep, words)
     from scemae.sweep.summary import told
 
     print(told(sweep))

@@ -34,7 +34,7 @@ SAVE_SECONDS = 600.0  # that trials have to save once asked; what ends a job soo
 SILENT_SECONDS = 60.0  # without a beat of the leader: it is gone
 
 
-def lead(sweep: Sweep, words: list[str], *, nodes: int) -> None:
+def lead(sweep: Sweep, words: list[str]) -> None:
     """Run the sweep to its end on this node and those that join. Raises Preempted once asked to stop and saved, LaunchError."""
     stop = StopRequest()
     sweep.check()
@@ -47,7 +47,7 @@ def lead(sweep: Sweep, words: list[str], *, nodes: int) -> None:
         ended = sum(record.has_ended for record in sweep.records())
         generation.record_base(ended)
         try:
-            _drive(sweep, words, generation, stop, own_address(os.environ.get("MASTER_ADDR") if nodes > 1 else None), cpus)
+            _drive(sweep, words, generation, stop, own_address(os.environ.get("MASTER_ADDR")), cpus)
         finally:
             (generation.folder / "over").touch()
 

@@ -19,6 +19,7 @@ import sys
 from typing import Any
 
 DEATH = 1  # PR_SET_PDEATHSIG of prctl
+OWN = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR2)  # signals that mean something else to a nursery than to a rank
 
 
 def hear_of_parent(number: int) -> None:
@@ -94,11 +95,12 @@ def tell(word: dict) -> None:
 
 def start(asked: dict[str, Any], spawns: bool) -> int:
     """Start one rank; its pid."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, OWN)  # until the rank is one: what comes to it at once is not for the nursery
     if spawns:
         with open(asked["log"], "ab") as log:
             child = subprocess.Popen([sys.executable, "-m", "scemae", *asked["argv"]], env={**os.environ, **asked["env"]},
                                      stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                                     preexec_fn=lambda: hear_of_parent(signal.SIGKILL))
+                                     preexec_fn=leave_nursery)
         child.returncode = 0  # buried here, not by subprocess
         pid = child.pid
     elif not (pid := os.fork()):
@@ -106,17 +108,24 @@ def start(asked: dict[str, Any], spawns: bool) -> int:
             be_rank(asked)
         finally:
             os._exit(1)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OWN)
     tell({"pid": pid})
     return pid
 
 
+def leave_nursery() -> None:
+    """In the child: die with the nursery, and hear signals as a process of its own."""
+    hear_of_parent(signal.SIGKILL)
+    signal.set_wakeup_fd(-1)
+    for number in OWN:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OWN)
+
+
 def be_rank(asked: dict[str, Any]) -> None:
     """In the child: run the command as if it had been typed."""
-    hear_of_parent(signal.SIGKILL)
+    leave_nursery()
     os.setsid()
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_DFL)
     os.environ.update(asked["env"])
     log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nowhere = os.open(os.devnull, os.O_RDONLY)

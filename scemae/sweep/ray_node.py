@@ -24,6 +24,10 @@ MARK = "SCEMAE_SWEEP_NODE"  # in the environment of every process of this node: 
 TEMP = "SCEMAE_SWEEP_TEMP"
 START_SECONDS = 120.0
 STORE_BYTES = 100_000_000  # of Ray's object store: trials exchange numbers
+# 0: one that is free, not one of Ray's usual ones, which another Ray on this node may have.
+PORTS = [f"--{name}=0" for name in ("min-worker-port", "max-worker-port", "node-manager-port", "object-manager-port",
+                                    "metrics-export-port", "runtime-env-agent-port", "dashboard-agent-grpc-port",
+                                    "dashboard-agent-listen-port")]
 OPTIONS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
            "RAY_maximum_gcs_destroyed_actor_cached_count": "200", "RAY_task_events_max_num_task_in_gcs": "1000",
            "RAY_memory_monitor_refresh_ms": "0"}  # the trials' memory is not Ray's to judge
@@ -41,9 +45,12 @@ class RayNode:
         self._log = self.temp / "start.log"
         (self.temp / "ray").mkdir()
         self.environment = self._environment(token)
+        is_alone = address.startswith("127.")
+        if is_alone:  # Ray takes a loopback address that it is given for another one; by this, meant for desktops, it keeps to it
+            self.environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--temp-dir={self.temp / 'ray'}",
-                   f"--node-ip-address={address}", f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}",
-                   "--disable-usage-stats", "--include-log-monitor=false", *([] if wants_gpus else ["--num-gpus=0"])]
+                   *([] if is_alone else [f"--node-ip-address={address}"]), f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}",
+                   "--disable-usage-stats", "--include-log-monitor=false", *PORTS, *([] if wants_gpus else ["--num-gpus=0"])]
         if head is None:
             command += ["--head", "--port=0", "--include-dashboard=false", f"--ray-client-server-port={free_port(address)}"]
         else:
