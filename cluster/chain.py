@@ -28,6 +28,7 @@ class Stage:
     ranks: int  # per node
     gpus: int  # per node
     saves: bool  # asked to leave, it saves and ends with 75; otherwise it starts anew
+    after: str = "afterok"  # how the stage before it must have ended; afterany: however
     job_id: str = ""
 
 
@@ -67,11 +68,10 @@ def _links(config: SubmitConfig, name: str) -> list[str]:
     return links
 
 
-def snapshot(config: SubmitConfig, stages: list[Stage]) -> None:
-    """Copy code and configs to run_dir/code and write every resolved config: what is edited later reaches no job."""
+def copy_code(run_dir: Path) -> None:
+    """Copy code and configs to run_dir/code: what is edited later reaches no job."""
     from scemae.run_folder import commit
 
-    run_dir = Path(config.run_dir).absolute()
     package = run_dir / (CODE + ".partial") / "scemae"
     shutil.rmtree(package.parent, ignore_errors=True)
     parts = {".": Path(scemae.__file__).parent, "shards": Path(scemae.shards.__file__).parent,
@@ -81,6 +81,12 @@ def snapshot(config: SubmitConfig, stages: list[Stage]) -> None:
     (package.parent / "COMMIT").write_text(commit() + "\n", encoding="utf8")
     shutil.rmtree(run_dir / CODE, ignore_errors=True)
     package.parent.rename(run_dir / CODE)
+
+
+def snapshot(config: SubmitConfig, stages: list[Stage]) -> None:
+    """Copy the code and write every resolved config."""
+    run_dir = Path(config.run_dir).absolute()
+    copy_code(run_dir)
     (run_dir / "submit.yaml").write_text(settings.to_yaml(config), encoding="utf8")
     for stage in stages:
         if stage.name != "shards":

@@ -19,8 +19,12 @@
 #
 # From outside: SCEMAE_COMMAND (default: scemae) starts the program, in a container if you like.
 
+# The id of an element of an array names it alone; its SLURM_JOB_ID may name all of them.
+export SCEMAE_JOB_ID=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+export SCEMAE_JOB_ID=${SCEMAE_JOB_ID:-$SLURM_JOB_ID}
+
 field() {                                     # field NAME: one entry of this job's record
-    scontrol show job "$SLURM_JOB_ID" | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1
+    scontrol show job "$SCEMAE_JOB_ID" | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1
 }
 
 # In braces: bash reads all of it before it starts, so an edit of this file cannot disturb a job that runs.
@@ -44,7 +48,13 @@ rank='trap : TERM INT USR1 USR2               # each process of a rank gets the 
       ${SCEMAE_COMMAND:-scemae} "$@"
       status=$?
       case $status in 1 | 2 | 126 | 127) exit 99 ;; esac    # 126, 127: there is no such program
+      # With --no-kill a job outlives the node of this script, and Slurm does not requeue it: then a rank on another does.
+      if [ $status -ne 0 ] && [ -n "$SCEMAE_ANY_REQUEUES" ] && sleep 30 && [ "$(field JobState)" = RUNNING ] &&
+          [ "$(field Restarts)" = "${SLURM_RESTART_COUNT:-0}" ]; then
+          scontrol requeue "$SCEMAE_JOB_ID"
+      fi
       exit $status'
+export -f field
 
 # --label: every line says whose it is. The other two: once a rank has ended, the others have a minute to save (a sweep's
 # nodes all the time they want).
@@ -61,7 +71,7 @@ until state=$(field JobState); [ -n "$state" ]; do sleep 10; done   # a busy con
 # Cut off until now, this may be the script of an earlier start, and the job be running elsewhere: not ours to requeue.
 if [ "$state" = RUNNING ] && [ "$(field Restarts)" = "$restarts" ]; then
     echo "ranks.sh: ended with status $status, requeued (restart $((restarts + 1)))" >&2
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$SCEMAE_JOB_ID"
 fi
 exit $status
 }

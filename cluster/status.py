@@ -54,7 +54,9 @@ def state_of(run_dir: Path, kind: str, job_id: str) -> tuple[str, str]:
         return "WAITING", ""
     if kind == "local":
         return _left_behind(run_dir / JOBS / f"{job_id}_0_result.pkl", "no result: it is running, or was stopped")
-    record = dict(word.split("=", 1) for word in _ask("scontrol", "show", "job", "-o", job_id).split() if "=" in word)
+    elements = [dict(word.split("=", 1) for word in line.split() if "=" in word)
+                for line in _ask("scontrol", "show", "job", "-o", job_id).splitlines()]  # one, or those of an array
+    record = next((one for one in elements if one.get("JobState") not in (*ENDED, None)), elements[0] if elements else {})
     if "JobState" in record:  # it forgets jobs some minutes after their end
         notes = [f"restarts: {record['Restarts']}"] if record.get("Restarts", "0") != "0" else []
         if record["JobState"] != "COMPLETED" and record.get("Reason", "None") != "None":
@@ -81,6 +83,10 @@ def progress(stage: Stage) -> str:
         return f"{', '.join(ready)} in {folder}" if ready else "no shards yet"
     if stage.name == "evaluate":
         return f"{folder / 'results.json'}" if (folder / "results.json").is_file() else "no results yet"
+    if stage.name == "sweep":
+        return f"{len(list(folder.glob('trials/*/end.json')))} trials have ended"
+    if stage.name == "page":
+        return f"{folder / 'sweep.html'}" if (folder / "sweep.html").is_file() else "no page yet"
     from scemae import checkpoint
 
     saved = [checkpoint.place_of(path)[0] for path in checkpoint.committed(folder)]

@@ -80,41 +80,53 @@ def submit(config: SubmitConfig, stages: list[Stage], *, dry_run: bool) -> None:
     """Submit the chain and record it, or only print it."""
     run_dir, local = Path(config.run_dir).absolute(), config.cluster.kind == "local"
     if dry_run:
-        print(*(_script(config, stages, i) for i in range(len(stages))), sep="\n")
+        print(*(script(config, stages, i) for i in range(len(stages))), sep="\n")
         return
-    if not local and shutil.which("sbatch") is None:
-        raise LaunchError("found no sbatch on PATH; submit from a login node of the cluster, or give cluster=local")
+    require_batch(config)
     status.refuse_if_alive(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     chain.snapshot(config, stages)
-    (_run_here if local else _queue)(config, stages)
+    (run_here if local else queue)(config, stages, {})
 
 
-def _queue(config: SubmitConfig, stages: list[Stage]) -> None:
-    """Submit each stage to start when the one before it has succeeded; all of them, or none."""
+def require_batch(config: SubmitConfig) -> None:
+    """Raise LaunchError where jobs are to be submitted and this machine cannot."""
+    if config.cluster.kind != "local" and shutil.which("sbatch") is None:
+        raise LaunchError("found no sbatch on PATH; submit from a login node of the cluster, or give cluster=local")
+
+
+def queue(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[list[str]]], at_once: int = 1) -> None:
+    """Submit each stage to start when the one before it has ended as it asks; all of them, or none. arrays: by name of the
+    stage, the commands of those that are an array of jobs, `at_once` of them at a time."""
     run_dir = Path(config.run_dir).absolute()
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     for i, stage in enumerate(stages):
         try:
-            job = _executor(config, stages, i).submit(run_stage, _command(config, stage))
+            executor = _executor(config, stages, i)
+            if stage.name in arrays:
+                executor.update_parameters(array_parallelism=at_once)
+                job = executor.map_array(run_stage, arrays[stage.name])[0]
+            else:
+                job = executor.submit(run_stage, command(config, stage))
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             for earlier in stages[:i]:
                 subprocess.run(["scancel", earlier.job_id], check=False)
             raise LaunchError(f"{stage.name}: the cluster refused the job and nothing stays queued: "
                               f"{' '.join(str(error).split())}") from error
-        stage.job_id = job.job_id
+        stage.job_id = job.job_id.partition("_")[0]  # of an array's elements too
         chain.write(run_dir, "batch", stages)
         print(f"{stage.name}: job {stage.job_id}" + (f" after {stages[i - 1].job_id}" if i else "")
               + f", log {job.paths.stdout}")
     print(f"`scemae submit --status {config.run_dir}` tells how it goes")
 
 
-def _run_here(config: SubmitConfig, stages: list[Stage]) -> None:
-    """Run the stages one after the other on this machine; stop at the first that fails."""
+def run_here(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[list[str]]]) -> None:
+    """Run the stages, and the commands of an array, one after the other on this machine; stop at the first that fails."""
     run_dir = Path(config.run_dir).absolute()
-    for i, stage in enumerate(stages):
-        job = _executor(config, stages, i).submit(run_stage, _command(config, stage))
+    for i, stage, words in ((i, stage, words) for i, stage in enumerate(stages)
+                            for words in arrays.get(stage.name) or [command(config, stage)]):
+        job = _executor(config, stages, i).submit(run_stage, words)
         stage.job_id = job.job_id
         chain.write(run_dir, "local", stages)
         print(f"{stage.name}: log {job.paths.stdout}", flush=True)
@@ -151,7 +163,7 @@ def _executor(config: SubmitConfig, stages: list[Stage], i: int) -> Any:
         **{name: value or True for name, _, value in (option.partition("=") for option in cluster.options)}}
     named = {"partition": cluster.partition, "account": cluster.account, "qos": cluster.qos, "mem": cluster.mem,
              "gpus_per_node": stage.gpus or None,
-             "dependency": f"afterok:{stages[i - 1].job_id or 'JOB_OF_' + stages[i - 1].name.upper()}" if i else None}
+             "dependency": f"{stage.after}:{stages[i - 1].job_id or 'JOB_OF_' + stages[i - 1].name.upper()}" if i else None}
     executor.update_parameters(
         job_name=f"scemae-{stage.name}", nodes=stage.nodes, cpus_per_task=cluster.cpus_per_task, time=cluster.time,
         use_srun=False, stderr_to_stdout=True, setup=_setup(config), additional_parameters=more,
@@ -162,22 +174,23 @@ def _executor(config: SubmitConfig, stages: list[Stage], i: int) -> Any:
 def _setup(config: SubmitConfig) -> list[str]:
     """The shell lines of each job: the user's, then what makes it run the snapshot."""
     code, cluster = Path(config.run_dir).absolute() / CODE, config.cluster
-    program = f"{cluster.container} env PYTHONPATH={code} python" if cluster.container else sys.executable
-    return [*cluster.setup, f"export PYTHONPATH={shlex.quote(str(code))}",
+    program = f"{cluster.container} env PYTHONSAFEPATH=1 PYTHONPATH={code} python" if cluster.container else sys.executable
+    # Without the second, python -m would find the code in the working folder first.
+    return [*cluster.setup, f"export PYTHONPATH={shlex.quote(str(code))}", "export PYTHONSAFEPATH=1",
             f"export SCEMAE_COMMAND={shlex.quote(program + ' -m scemae')}",
             f"export SCEMAE_MAX_RESTARTS={cluster.max_restarts}"]
 
 
-def _command(config: SubmitConfig, stage: Stage) -> list[str]:
+def command(config: SubmitConfig, stage: Stage) -> list[str]:
     """What a job runs: on the cluster the script that people submit by hand ends with too, here the program itself."""
     if config.cluster.kind == "local":
         return [sys.executable, "-m", "scemae", *stage.arguments]
     return ["bash", str(Path(config.run_dir).absolute() / CODE / "scemae" / "cluster" / "ranks.sh"), *stage.arguments]
 
 
-def _script(config: SubmitConfig, stages: list[Stage], i: int) -> str:
+def script(config: SubmitConfig, stages: list[Stage], i: int) -> str:
     """The job of stage i as it would be submitted."""
-    shown = f"# {stages[i].name} runs: {shlex.join(_command(config, stages[i]))}"
+    shown = f"# {stages[i].name} runs: {shlex.join(command(config, stages[i]))}"
     if config.cluster.kind == "local":
         return shown
     executor = _executor(config, stages, i)

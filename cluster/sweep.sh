@@ -12,11 +12,12 @@
 #SBATCH --cpus-per-task=4
 #SBATCH --open-mode=append
 #SBATCH --requeue
-#SBATCH --no-kill                    # a sweep outlives a node: its trials go on elsewhere (the first node's end requeues)
+#SBATCH --no-kill                    # a sweep outlives a node: its trials go on elsewhere; without the first it is requeued
 #SBATCH --signal=TERM@120            # to every node, two minutes before the limit: trials save, the job ends with status 75
 
 export SLURM_NO_KILL=set                      # the same for its step
 export SCEMAE_WAIT=0                          # a node may leave early; the leader decides when it is over
+export SCEMAE_ANY_REQUEUES=1                  # the first node may be the one that is lost
 export SCEMAE_CPUS=${SLURM_CPUS_PER_TASK:-1}
 
 # sbatch runs a copy of this file out of its spool folder; the job's record knows where the original lies.

@@ -228,6 +228,11 @@ def _with_runs(argv: list[str]) -> list[str]:
 
 
 def _sweep(argv: list[str]) -> None:
+    if "--array" in argv:
+        from scemae.cluster import array
+
+        array.main(argv)
+        return
     from scemae.sweep import command
 
     command.main(argv)

@@ -251,7 +251,7 @@ def _check_submission(config: SubmitConfig) -> None:
 def _check_sweep(config: SweepConfig) -> None:
     one_of("search", config.search, ("random", "grid", "tpe"))
     at_least("seed", config.seed, 0)
-    for key, found in {"trials": config.trials, "trial.ranks": config.trial.ranks, "trial.cpus": config.trial.cpus}.items():
+    for key, found in {"trials": config.trials, "jobs": config.jobs, "trial.ranks": config.trial.ranks, "trial.cpus": config.trial.cpus}.items():
         above_0(key, found)
     for key, found in {"trial.gpus": config.trial.gpus, "retries": config.retries, "keep": config.keep}.items():
         at_least(key, found, 0)

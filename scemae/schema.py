@@ -368,7 +368,8 @@ class SweepConfig:
     retries: int  # of a trial whose processes were killed, or whose node is gone
     share_tokens: bool  # one store of the third block's tokens for all trials; false: each makes its own, for comparison
     keep: int  # best trials whose checkpoints stay; 0: those of all
+    jobs: int  # elements of --array
     space: Space
     pretrain: list[str]
     correspond: list[str]
-    cluster: Cluster  # of --array
+    cluster: Cluster  # of the jobs of --array

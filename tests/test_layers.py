@@ -16,7 +16,7 @@ LAYERS = {
     "scemae/run_folder": 3, "scemae/checkpoint": 3, "scemae/metrics": 3, "scemae/landmarks": 3,
     "scemae/saver": 4, "scemae/loader": 4, "scemae/health": 4, "scemae/capsule": 4, "scemae/restore": 4, "scemae/records": 4, "scemae/token_store": 5,
     "scemae/methods": 4, "scemae/rivals": 5, "scemae/subjects": 6, "scemae/tables": 8, "scemae/photographs": 8, "scemae/export": 7, "scemae/adopt": 7,
-    "scemae/verify": 4, "scemae/roll_call": 4, "scemae/goodput": 4, "scemae/lineage": 4, "cluster": 4, "scemae/loop": 5, "scemae/stage": 6,
+    "scemae/verify": 4, "scemae/roll_call": 4, "scemae/goodput": 4, "scemae/lineage": 4, "cluster": 9, "scemae/loop": 5, "scemae/stage": 6,
     "scemae/pretrain": 7, "scemae/correspond": 7, "scemae/evaluate": 7, "scemae/pictures": 7,
     "scemae/sweep": 8, "scemae/replay": 8, "scemae/rehearsal": 7, "scemae/doctor": 8, "scemae/showcase": 8, "scemae/report": 9, "scemae/demo": 9, "scemae/cli": 10,
 }

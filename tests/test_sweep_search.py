@@ -1,12 +1,14 @@
 """Which trial comes next: by (seed, number, history) alone, within the constraints, and better than chance."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 
+from scemae.data.manifest import write_json
 from scemae.sweep import sweep as sweeps
 from scemae.sweep.search import STARTUP, Search
-from scemae.sweep.trials import FAILED, FINISHED, GRID, PAPER, RANDOM, STOPPED, TPE, Record, end_trial, read_records, write_trial
+from scemae.sweep.trials import FAILED, FINISHED, GRID, PAPER, RANDOM, STOPPED, TPE, Record, read_records, write_trial
 
 BEST = {"carb.eta": 0.3, "carb.clusters": 9, "carb.r_att_att": 3.0, "carb.r_att_inatt": 9.0, "carb.r_inatt_inatt": 1.0}
 
@@ -75,11 +77,6 @@ def test_a_search_rebuilt_from_disk_proposes_what_the_undisturbed_one_does(tmp_p
 
 def write_end(folder, record):
     """end.json of a trial whose run scored what the record says."""
-    from dataclasses import asdict
-
-    from scemae.data.manifest import write_json
-
-    end_trial(folder, record.trial, record.outcome)
     write_json(record.trial.folder(folder) / "end.json", {name: value for name, value in asdict(record).items()
                                                           if name not in ("number", "values", "origin")})
 
@@ -117,7 +114,7 @@ def test_a_constraint_that_tpe_hardly_meets_is_met_by_chance(tmp_path, monkeypat
 
 
 def test_tpe_draws_steps_of_any_number_of_digits(tmp_path):
-    words = ["space.parameters.carb={eta: {low: 0.1, high: 0.5, step: 0.0333333333}, clusters: {low: 1, high: 9}}", "space=own",
+    words = ["space.parameters.carb={eta: {low: 0.0, high: 0.3333333333, step: 0.1111111111}, clusters: {low: 1, high: 9}}", "space=own",
              "space.stage=correspond"]
     found = sweep(tmp_path, *words)
     assert all(one.values["carb.eta"] in found.space.parameters[0].steps() for one in play(Search(found, []), 0, 20, score_eta)[1:])

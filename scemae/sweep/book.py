@@ -26,7 +26,8 @@ class Book:
         records = sweep.records()
         self.ended = {record.number: record for record in records if record.has_ended}
         self._again = [record.trial for record in records if not record.has_ended]
-        self._next = max((record.number for record in records), default=-1) + 1
+        known = {record.number for record in records}
+        self._new = iter([number for number in range(sweep.size) if number not in known])
         self._search = Search(sweep, records)
         self._losses: dict[int, int] = {}
         self._best: list[tuple[float, int]] = []
@@ -51,18 +52,17 @@ class Book:
         """The trial to start now, on disk already; None where all have been handed out."""
         if self._again:
             return self._again.pop(0)
-        if self._next >= self.sweep.size:
+        if (number := next(self._new, None)) is None:
             return None
-        trial = self._search.propose(self._next)
+        trial = self._search.propose(number)
         self._check()
         write_trial(self.sweep.folder, trial)
-        self._next += 1
         return trial
 
-    def end(self, trial: Trial, outcome: str, reason: str = "") -> None:
-        """Write down how a trial ended, in all places."""
+    def end(self, trial: Trial, outcome: str, reason: str = "", progress: float | None = None) -> None:
+        """Write down how a trial ended, in all places; of one that was stopped, the share of its training at that look."""
         self._check()
-        record = end_trial(self.sweep.folder, trial, outcome, reason)
+        record = end_trial(self.sweep.folder, trial, outcome, reason, progress)
         self.ended[trial.number] = record
         self._sort_in(record)
         self._table.append(record)

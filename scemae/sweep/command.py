@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from scemae import config as settings
+from scemae import config as settings, generations
 from scemae.errors import ConfigError, LaunchError
 from scemae.sweep import sweep as sweeps
 from scemae.sweep.sweep import Sweep
@@ -40,6 +40,8 @@ Ends with sweep.html (look at this one), results.csv, and best.yaml: scemae corr
   trial.ranks, trial.cpus, trial.gpus     what each trial gets: processes, processors per process, GPUs (0.25 shares one)
   concurrency          trials at once; auto: as many as fit. With 1, the same seed gives the same trials; random and grid
                        search give them with any
+  --array              jobs: how many elements; cluster.time, cluster.partition and so on as for `scemae submit`; --dry-run prints
+                       them; what each job gets follows from trial.*; all trials keep their checkpoints
   retries              of a trial whose processes or node are gone; keep: best trials that keep their checkpoints
 """
 
@@ -57,11 +59,12 @@ def main(words: list[str]) -> None:
         if len(rest) != 1 or not (Path(rest[0]) / sweeps.FILE).is_file():
             raise ConfigError(f"{flags[0]}: found {' '.join(rest) or 'nothing'}; give the run_dir of a sweep that has begun")
         (_join if flags == ["--join"] else _page)(Path(rest[0]).absolute())
-    elif flags and flags != ["--trial"]:
+    elif flags == ["--alone"]:
+        _alone(rest)
+    elif flags:
         raise ConfigError(f"found {flags[0]}, which is no option; give key=value pairs, --join, --page, --array, --cfg or --help")
     else:
-        sweep = sweeps.load([word for word in rest if not word.startswith("number=")])
-        _start(sweep, rest)
+        _start(sweeps.load(rest), rest)
 
 
 def _start(sweep: Sweep, words: list[str]) -> None:
@@ -100,6 +103,19 @@ def _join(folder: Path) -> None:
 
     print(f"{folder}: this node joins", file=sys.stderr, flush=True)
     lead.join(folder, "CUDA_VISIBLE_DEVICES" in os.environ)
+
+
+def _alone(words: list[str]) -> None:
+    """SWEEP part=K of=N: an element of an array (cluster/array.py) runs every N-th trial from K on."""
+    from scemae.sweep.alone import run_alone
+
+    folder, options = Path(words[0] if words else ""), dict(word.split("=", 1) for word in words[1:] if "=" in word)
+    if not (folder / sweeps.FILE).is_file() or not all(options.get(name, "").isdigit() for name in ("part", "of")):
+        raise ConfigError(f"--alone: found {' '.join(words) or 'nothing'}; SWEEP part=K of=N was needed, as --array writes it")
+    if earlier := generations.numbers(folder):
+        generations.refuse_living(folder, generations.path_of(folder, earlier[-1]), None)  # its leader hands out these trials
+    sweep = sweeps.reopen(folder.absolute())
+    run_alone(sweep, range(int(options["part"]), sweep.size, int(options["of"])))
 
 
 def _page(folder: Path) -> None:

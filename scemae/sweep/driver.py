@@ -59,7 +59,7 @@ class Feeder(Searcher):
             return None if self._live else Searcher.FINISHED  # one that lives may be lost, and come again
         self._live[trial_id], self._given = trial, self._given + 1
         sweep, share = self._book.sweep, self._book.sweep.config.trial
-        order = Order(sweep.folder, trial, sweep.arguments(trial), share.ranks, environment(sweep))
+        order = Order(sweep.folder, trial, sweep.arguments(trial), share.ranks, sweep.environment)
         return {"order": order, "threads": share.cpus, "spawns": sweep.spawns}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -69,7 +69,7 @@ class Feeder(Searcher):
             self._book.end(trial, outcome, result["reason"])
         elif outcome == RUNNING and not error:
             self._book.end(trial, STOPPED)
-        elif outcome == ASKED:
+        elif outcome == ASKED or self._is_asked():  # a scheduler asks everyone at once
             self._book.put_back(trial)
         else:
             self._book.lose(trial, (result or {}).get("reason") or "its worker or node is gone")
@@ -107,11 +107,6 @@ class Halving(ASHAScheduler):
 
 def _name(trial: Any) -> str:
     return f"{trial.config['order'].trial.number}-{trial.trial_id}"
-
-
-def environment(sweep: Sweep) -> dict[str, str]:
-    """What a trial's ranks get: a restart, on any node, takes over from its own past."""
-    return {"SCEMAE_JOB": f"sweep-{sweep.identity}"}
 
 
 class Capacity:

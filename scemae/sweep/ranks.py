@@ -56,9 +56,13 @@ class Nursery:
         return pid
 
     def close(self) -> None:
-        """End it; ranks that still live are killed."""
-        self._process.kill()
-        self._process.wait()
+        """End it; ranks that still live get some seconds to save."""
+        try:
+            self._process.stdin.close()
+            self._process.wait(PATIENCE)
+        except (OSError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
 
     def _listen(self) -> None:
         for line in self._process.stdout:

@@ -87,6 +87,8 @@ class RayNode:
         """End its processes, and no other's, and remove its folder. Ranks that have been asked to save get `patience` seconds
         first."""
         until = time.monotonic() + patience
+        for pid in filter(_is_nursery, self.pids() if patience else []):
+            _kill(pid, signal.SIGTERM)  # those that are idle leave at once
         while time.monotonic() < until and any(map(_is_nursery, self.pids())):
             time.sleep(0.2)
         self._signal(signal.SIGTERM)

@@ -96,6 +96,11 @@ class Sweep:
             return Trial(number, self.grid[number - 1], GRID)
         return Trial(number, self.space.draw(self.config.seed, number), RANDOM)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a trial's ranks get: a restart, on any node, takes over from its own past."""
+        return {"SCEMAE_JOB": f"sweep-{self.identity}"}
+
     def with_values(self, values: Values) -> Any:
         """The stage's settings with `values`. Raises ConfigError where they contradict each other."""
         found = copy.deepcopy(self.settings)
@@ -142,12 +147,13 @@ class Sweep:
         """What a sweep folder's trials have in common, wherever things lie; another one is another sweep."""
         config, found = self.config, settings.flat(self.settings)
         looks = open_shards(self.settings.probe_shards, self.settings.data.cache_dir)
-        mine = {"stage": self.stage, "search": config.search, "seed": config.seed, "objectives": list(config.objectives),
+        mine = {**{name: value for name, value in found.items() if name not in PLACES and not name.startswith("runtime.")},
+                "stage": self.stage, "search": config.search, "seed": config.seed, "trial.seed": found["seed"],
+                "objectives": list(config.objectives),
                 "halving": vars(config.halving), "trial.ranks": config.trial.ranks,
                 "parameters": {one.name: {key: value for key, value in vars(one).items() if value is not None and key != "name"}
                                for one in self.space.parameters}, "constraints": self.space.constraints,
-                "data": self.data_digest, "validation": looks.manifest.digest(),
-                **{name: value for name, value in found.items() if name not in PLACES and not name.startswith("runtime.")}}
+                "data": self.data_digest, "validation": looks.manifest.digest()}
         return mine | ({"backbone": self.backbone_digest} if self.stage == "correspond" else {})
 
     def check(self) -> None:
@@ -179,18 +185,25 @@ class Sweep:
         path, mine = self.folder / FILE, json.loads(json.dumps(self.fingerprint()))
         if path.exists():
             found = read_file(path)
-            if different := [key for key in mine if found.get(key) != mine[key]]:
+            if different := [key for key in mine if found.get(key, mine[key]) != mine[key]]:  # not what is new since
                 raise RunFolderError(f"{self.folder}: found a sweep with {_shown(different[0], found.get(different[0]))}, this one has "
                                      f"{_shown(different[0], mine[different[0]])}; give another run_dir, or the settings it was "
                                      "started with")
             self.identity = found["identity"]
+            self._write_settings()
             return
         if (self.folder / "provenance.json").exists() or (self.folder / "checkpoints").exists():
             raise RunFolderError(f"{self.folder}: found a run of another command in it; choose another run_dir")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.identity = secrets.token_hex(4)
         write_json(path, {**mine, "identity": self.identity})
-        (self.folder / "sweep.yaml").write_text(settings.to_yaml(self.config), encoding="utf8")
+        self._write_settings()
+
+    def _write_settings(self) -> None:
+        """sweep.yaml, from which `reopen` takes what may change from start to start: trials, retries, paths."""
+        aside = self.folder / "sweep.yaml.partial"
+        aside.write_text(settings.to_yaml(self.config), encoding="utf8")
+        os.replace(aside, self.folder / "sweep.yaml")
 
     def records(self) -> list[Record]:
         """Its trials so far, in order."""

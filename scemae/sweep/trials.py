@@ -78,9 +78,14 @@ def write_trial(sweep: Path, trial: Trial) -> None:
     write_json(folder / "trial.json", asdict(trial))
 
 
-def end_trial(sweep: Path, trial: Trial, outcome: str, reason: str = "") -> Record:
-    """Say how a trial ended; what it scored is read from its run."""
+def end_trial(sweep: Path, trial: Trial, outcome: str, reason: str = "", progress: float | None = None) -> Record:
+    """Say how a trial ended; what it scored is read from its run. `progress`: the share of its training at whose look it was
+    stopped: what it did until it was gone depends on the clock, so it does not count."""
     record = read_run(sweep, trial)
+    if progress is not None:
+        record.step = round(progress * record.total)
+        record.curve = [look for look in record.curve if look[0] <= record.step]
+        record.scores = record.curve[-1][1] if record.curve else {}
     record.outcome, record.reason = outcome, reason
     write_json(trial.folder(sweep) / "end.json", {name: value for name, value in asdict(record).items()
                                                   if name not in ("number", "values", "origin")})

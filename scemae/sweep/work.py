@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +37,10 @@ class Order:
 class Work:
     """One start of a trial. `look` waits for its next look; `close` ends it."""
 
-    def __init__(self, order: Order, nursery: Nursery) -> None:
+    def __init__(self, order: Order, nursery: Nursery, is_asked: Callable[[], bool] | None = None) -> None:
+        """is_asked: whether it is to save and stop; none: by the file that STOP_FILE names."""
         self.order, self._nursery, self._ranks = order, nursery, None
+        self._is_asked = is_asked or _by_file
         self._asked, self._size = False, -1
         self._seen = max(len(read_run(order.sweep, order.trial).curve) - 1, 0)  # its last look is told again, for a decision
 
@@ -62,10 +65,10 @@ class Work:
             time.sleep(POLL_SECONDS)
         return read_run(self.order.sweep, self.order.trial), ASKED
 
-    def close(self) -> None:
-        """End its ranks at once; what they saved stays."""
+    def close(self, patience: float = 0.0) -> None:
+        """End its ranks: at once, what they saved stays; or with `patience` seconds to save."""
         if self._ranks is not None:
-            self._ranks.stop(0)
+            self._ranks.stop(patience)
 
     def _ended(self, record: Record, status: int) -> tuple[Record, str]:
         if status == 0 and record.scores and record.step == record.total:
@@ -86,9 +89,6 @@ class Work:
         told = [line for line in lines if line.startswith("scemae ")] or [line for line in lines if line.strip()]
         return told[-1][:500] if told else "it left no word"
 
-    def _is_asked(self) -> bool:
-        return os.path.exists(os.environ.get(STOP_FILE, ""))
-
     def _has_grown(self) -> bool:
         run = self.order.folder / "run"
         size = 0
@@ -99,6 +99,10 @@ class Work:
                 pass
         grown, self._size = size != self._size, size
         return grown
+
+
+def _by_file() -> bool:
+    return os.path.exists(os.environ.get(STOP_FILE, ""))
 
 
 def clear(folder: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from ray import tune
 
 from scemae.errors import LaunchError
-from scemae.sweep.ranks import Nursery
+from scemae.sweep.ranks import PATIENCE, Nursery
 from scemae.sweep.trials import RUNNING
 from scemae.sweep.work import KILLED, Work
 
@@ -36,11 +36,11 @@ class Worker(tune.Trainable):
                 "done": outcome != RUNNING}
 
     def cleanup(self) -> None:
-        self._close()
+        self._close(PATIENCE)  # at the end of everything, which may come early
         if self._nursery is not None:
             self._nursery.close()
 
-    def _close(self) -> None:
+    def _close(self, patience: float = 0.0) -> None:
         if self._work is not None:
-            self._work.close()
+            self._work.close(patience)
         self._work = None
