@@ -1,7 +1,8 @@
 """`scemae sweep ... --array`: the trials of a random or grid search as an array of jobs, through submitit and without Ray.
 
-Element k of N runs trials k, k + N, ... one after the other, each as the sweep with Ray runs it, in the same folders: either
-can go on where the other stopped. A last job writes the table and the page.
+Element k of N runs trials k, k + N, ... one after the other (sweep/alone.py), each as the sweep with Ray runs it, in the same
+folders: either can go on where the other stopped. The array is one start of the sweep, so a later start of either kind takes
+over from it. A last job writes the table and the page.
 """
 
 import math
@@ -11,13 +12,17 @@ from scemae import config as settings
 from scemae.cluster import chain, status, submit
 from scemae.cluster.chain import Stage
 from scemae.errors import ConfigError
+from scemae.run_folder import own
 from scemae.schema import SubmitConfig
-from scemae.sweep import sweep as sweeps
+from scemae.sweep import command, sweep as sweeps
 from scemae.sweep.sweep import Sweep
 
 
 def main(words: list[str]) -> None:
     """Submit the array of `scemae sweep WORDS --array`, or with --dry-run print it. Raises ConfigError, LaunchError."""
+    if {"-h", "--help"} & set(words):
+        print(command.HELP)
+        return
     flags = {word for word in words if word.startswith("-")}
     if unknown := sorted(flags - {"--array", "--dry-run"}):
         raise ConfigError(f"found {unknown[0]}, which does not go with --array; --dry-run does")
@@ -38,14 +43,15 @@ def main(words: list[str]) -> None:
     submit.require_batch(config)
     status.refuse_if_alive(sweep.folder)
     sweep.claim()
-    chain.copy_code(sweep.folder)
-    commands = [submit.command(config, replace(stages[0], arguments=[*stages[0].arguments, f"part={k}", f"of={elements}"]))
-                for k in range(elements)]
-    if cluster.kind == "local":
-        submit.run_here(config, stages, {"sweep": commands})
-        return
-    at_once = sweep.config.concurrency
-    submit.queue(config, stages, {"sweep": commands}, elements if at_once == "auto" else int(at_once))
+    with own(sweep.folder, "sweep") as start:  # from here on no earlier start, with Ray or without, writes anything
+        chain.copy_code(sweep.folder)
+        commands = [submit.command(config, replace(stages[0], arguments=[
+            *stages[0].arguments, f"part={k}", f"of={elements}", f"start={start.number}"])) for k in range(elements)]
+        if cluster.kind == "local":
+            submit.run_here(config, stages, {"sweep": commands})
+            return
+        at_once = sweep.config.concurrency
+        submit.queue(config, stages, {"sweep": commands}, elements if at_once == "auto" else int(at_once))
     print(f"`scemae submit --status {sweep.folder}` tells how it goes; results: {sweep.folder / 'sweep.html'}")
 
 

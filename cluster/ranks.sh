@@ -49,7 +49,7 @@ rank='trap : TERM INT USR1 USR2               # each process of a rank gets the 
       status=$?
       case $status in 1 | 2 | 126 | 127) exit 99 ;; esac    # 126, 127: there is no such program
       # With --no-kill a job outlives the node of this script, and Slurm does not requeue it: then a rank on another does.
-      if [ $status -ne 0 ] && [ -n "$SCEMAE_ANY_REQUEUES" ] && sleep 30 && [ "$(field JobState)" = RUNNING ] &&
+      if [ $status -ne 0 ] && [ $SLURM_PROCID -ne 0 ] && [ -n "$SCEMAE_ANY_REQUEUES" ] && sleep 30 && [ "$(field JobState)" = RUNNING ] &&
           [ "$(field Restarts)" = "${SLURM_RESTART_COUNT:-0}" ]; then
           scontrol requeue "$SCEMAE_JOB_ID"
       fi

@@ -178,7 +178,7 @@ def test_a_node_that_comes_late_works_too(rig, words, tmp_path):
     run = tmp_path / "run"
     job_id = submit(rig, run, words, nodes=1)
     rig.wait(job_id, lambda: ended(run) >= 1, 150)
-    late = rig.sbatch("--nodes=1", "--cpus-per-task=1", f"--output={run}-late.out", f"--wrap=SCEMAE_CPUS=1 scemae sweep --join {run}")
+    late = rig.sbatch("--nodes=1", f"--exclude={rig.nodes(job_id)[0]}", "--cpus-per-task=1", f"--output={run}-late.out", f"--wrap=SCEMAE_CPUS=1 scemae sweep --join {run}")
     ends_whole(rig, job_id, run)
     rig.completed(late, 60)
     hosts = {path.read_text().split()[1] for path in run.glob("trials/*/run/generations/*/beat")}

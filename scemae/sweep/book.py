@@ -1,18 +1,16 @@
 """The book of a sweep that runs: which trials wait, run, have ended; the one writer of all that they share."""
 
-import bisect
 import sys
 import time
 from collections.abc import Callable
 
 from tqdm import tqdm
 
-from scemae.errors import RunFolderError
 from scemae.generations import Generation
 from scemae.sweep import ranking
 from scemae.sweep.search import Search
 from scemae.sweep.sweep import Sweep
-from scemae.sweep.trials import FAILED, FINISHED, STOPPED, Record, Table, Trial, drop_checkpoints, end_trial, write_trial
+from scemae.sweep.trials import FAILED, STOPPED, Record, Table, Trial, drop_checkpoints, end_trial, write_trial
 from scemae.sweep.work import clear
 
 
@@ -30,8 +28,7 @@ class Book:
         self._new = iter([number for number in range(sweep.size) if number not in known])
         self._search = Search(sweep, records)
         self._losses: dict[int, int] = {}
-        self._best: list[tuple[float, int]] = []
-        self._front: list[Record] = []
+        self._best = best_of(sweep)
         self._leavings: set[int] = set()  # of ended trials, to be removed
         for record in self.ended.values():
             self._sort_in(record)
@@ -93,22 +90,14 @@ class Book:
         for number in [number for number in self._leavings if number != but]:
             clear(self.ended[number].trial.folder(self.sweep.folder))
             self._leavings.discard(number)
-            if self.sweep.config.keep and number not in self._kept():
+            if self.sweep.config.keep and number not in self._best.kept:
                 drop_checkpoints(self.sweep.folder, self.ended[number].trial)
 
-    def _kept(self) -> set[int]:
-        return {0, *(number for _, number in self._best), *(record.number for record in self._front)}
-
     def _sort_in(self, record: Record) -> None:
-        """Keep the best, and the Pareto front, without a look at all others; who falls out of them is swept up."""
-        objectives = list(self.sweep.config.objectives)
-        before = self._kept()
-        if record.outcome == FINISHED and ranking.score(record, objectives[0]) == ranking.score(record, objectives[0]):
-            bisect.insort(self._best, (ranking.score(record, objectives[0]), record.number))
-            del self._best[max(self.sweep.config.keep, 1):]
-            if len(objectives) > 1:
-                self._front = ranking.pareto_front([*self._front, record], objectives)
-        self._leavings |= {record.number, *(before - self._kept())}
+        """Who is not among the best, or falls out of them, is swept up."""
+        before = self._best.kept
+        self._best.add(record)
+        self._leavings |= {record.number, *(before - self._best.kept)}
 
     def close(self) -> None:
         """The last look at everything."""
@@ -117,9 +106,7 @@ class Book:
         self._show()
 
     def _check(self) -> None:
-        if self._generation.is_superseded:
-            raise RunFolderError(f"{self.sweep.folder}: another start of this sweep has taken it over; this one ends and has "
-                                 "touched nothing of its")
+        self.sweep.refuse_superseded(self._generation)
 
     def _tell(self, record: Record) -> None:
         found = " ".join(f"{name} {record.scores[name]:.3f}" for name in self.sweep.config.objectives if name in record.scores)
@@ -128,8 +115,24 @@ class Book:
         left = (self.sweep.size - len(self.ended)) / rate
         said = f"trial {record.number} {record.outcome}" + (f" at step {record.step} of {record.total}" if record.outcome == STOPPED
                                                             else "") + (f": {found or record.reason}" if found or record.reason else "")
-        if self._best:
-            said += f" (best {self._best[0][0]:.3f} of trial {self._best[0][1]})"
+        if self._best.ordered:
+            said += " (best {:.3f} of trial {})".format(*self._best.ordered[0])
         tqdm.write(f"{said}; {len(self.ended)} of {self.sweep.size}, {rate:.1f} trials/min, {left:.0f} min left", file=sys.stdout)
         sys.stdout.flush()
         self._bar.update()
+
+
+def best_of(sweep: Sweep) -> ranking.Best:
+    """None yet, by this sweep's objectives; at least one is asked for, to be told of."""
+    return ranking.Best(list(sweep.config.objectives), max(sweep.config.keep, 1))
+
+
+def sweep_up(sweep: Sweep) -> None:
+    """Remove what ended trials no longer need, as a book does on its way: after jobs of an array, which have none."""
+    ended, best = [record for record in sweep.records() if record.has_ended], best_of(sweep)
+    for record in ended:
+        best.add(record)
+    for record in ended:
+        clear(record.trial.folder(sweep.folder))
+        if sweep.config.keep and record.number not in best.kept:
+            drop_checkpoints(sweep.folder, record.trial)

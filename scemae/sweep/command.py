@@ -11,13 +11,15 @@ from pathlib import Path
 
 from scemae import config as settings, generations
 from scemae.errors import ConfigError, LaunchError
+from scemae.generations import Generation
 from scemae.sweep import sweep as sweeps
 from scemae.sweep.sweep import Sweep
 
 HELP = """\
 scemae sweep run_dir=SWEEP [KEY=VALUE ...]: search settings of a stage with Ray Tune
 scemae sweep --join SWEEP                   lend this node too, until the sweep is over
-scemae sweep --page SWEEP                   write its page and table as far as it has come (they are written at its end)
+scemae sweep --page SWEEP                   write its page and table as far as it has come, and remove checkpoints that `keep`
+                                            does not keep (at its end both are done)
 scemae sweep ... --array                    random and grid search as an array of jobs, without Ray
 
   scemae sweep run_dir=runs/sweep correspond.backbone=runs/mae correspond.data.shards=data/celeba/train \\
@@ -41,7 +43,7 @@ Ends with sweep.html (look at this one), results.csv, and best.yaml: scemae corr
   concurrency          trials at once; auto: as many as fit. With 1, the same seed gives the same trials; random and grid
                        search give them with any
   --array              jobs: how many elements; cluster.time, cluster.partition and so on as for `scemae submit`; --dry-run prints
-                       them; what each job gets follows from trial.*; all trials keep their checkpoints
+                       them; what each job gets follows from trial.*; the last job writes the page
   retries              of a trial whose processes or node are gone; keep: best trials that keep their checkpoints
 """
 
@@ -106,19 +108,21 @@ def _join(folder: Path) -> None:
 
 
 def _alone(words: list[str]) -> None:
-    """SWEEP part=K of=N: an element of an array (cluster/array.py) runs every N-th trial from K on."""
+    """SWEEP part=K of=N start=G: an element of an array (cluster/array.py), which is start G of this sweep, runs every N-th
+    trial from K on."""
     from scemae.sweep.alone import run_alone
 
-    folder, options = Path(words[0] if words else ""), dict(word.split("=", 1) for word in words[1:] if "=" in word)
-    if not (folder / sweeps.FILE).is_file() or not all(options.get(name, "").isdigit() for name in ("part", "of")):
-        raise ConfigError(f"--alone: found {' '.join(words) or 'nothing'}; SWEEP part=K of=N was needed, as --array writes it")
-    if earlier := generations.numbers(folder):
-        generations.refuse_living(folder, generations.path_of(folder, earlier[-1]), None)  # its leader hands out these trials
-    sweep = sweeps.reopen(folder.absolute())
-    run_alone(sweep, range(int(options["part"]), sweep.size, int(options["of"])))
+    folder, options = Path(words[0] if words else "").absolute(), dict(word.split("=", 1) for word in words[1:] if "=" in word)
+    part, of, start = (int(found) if (found := options.get(name, "")).isdigit() else -1 for name in ("part", "of", "start"))
+    if not (folder / sweeps.FILE).is_file() or not 0 <= part < of or start not in generations.numbers(folder):
+        raise ConfigError(f"--alone: found {' '.join(words) or 'nothing'}; SWEEP part=K of=N start=G was needed, as --array writes it")
+    run_alone(sweeps.reopen(folder), part, of, Generation(start, generations.path_of(folder, start)))
 
 
 def _page(folder: Path) -> None:
+    from scemae.sweep.book import sweep_up
     from scemae.sweep.summary import show
 
-    print(show(sweeps.reopen(folder)))
+    sweep = sweeps.reopen(folder)
+    sweep_up(sweep)
+    print(show(sweep))

@@ -6,6 +6,7 @@ fANOVA's forest takes 40 s for 1,000 (one thread of two).
 """
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ def importances(records: list[Record], objective: str, axes: list[Axis]) -> Impo
         return Importance(len(rows), missing=f"all {len(rows)} finished trials have the same score")
     if len(varied) < 2:
         return Importance(len(rows), missing="fewer than two settings were varied, so there is nothing to share out")
+    if find_spec("optuna") is None:
+        return Importance(len(rows), missing="found no optuna; `pip install 'scemae[sweep]'`, then `scemae sweep --page` again")
     shares = evaluate(rows, scores, varied)
     names = sorted(shares, key=lambda name: -shares[name])
     found = Importance(len(rows), {name: shares[name] for name in names})

@@ -29,7 +29,7 @@ from scemae.sweep.sweep import Sweep
 
 POLL_SECONDS = 0.5
 BROKEN = 70  # of the driver: Ray is gone or in disorder, and the sweep goes on with another one
-FRUITLESS = 5  # starts of Ray in a row after which no trial had ended
+FRUITLESS = 5  # starts of Ray in a row after which no trial had got any further
 SAVE_SECONDS = 600.0  # that trials have to save once asked; what ends a job sooner ends it too
 SILENT_SECONDS = 60.0  # without a beat of the leader: it is gone
 
@@ -44,8 +44,7 @@ def lead(sweep: Sweep, words: list[str]) -> None:
                           "start on a larger node")
     sweep.claim()
     with own(sweep.folder, "sweep") as generation:
-        ended = sum(record.has_ended for record in sweep.records())
-        generation.record_base(ended)
+        generation.record_base(_steps(sweep))
         try:
             _drive(sweep, words, generation, stop, own_address(os.environ.get("MASTER_ADDR")), cpus)
         finally:
@@ -55,17 +54,20 @@ def lead(sweep: Sweep, words: list[str]) -> None:
 def _drive(sweep: Sweep, words: list[str], generation: Generation, stop: StopRequest, address: str, cpus: int) -> None:
     fruitless, before = 0, -1
     while True:
-        ended = sum(record.has_ended for record in sweep.records())
-        fruitless = fruitless + 1 if ended == before else 0
+        steps = _steps(sweep)
+        fruitless = fruitless + 1 if steps == before else 0
         if fruitless >= FRUITLESS:
-            raise LaunchError(f"{sweep.folder}: Ray ended {FRUITLESS} times in a row and no trial came to its end; see above for why, "
+            raise LaunchError(f"{sweep.folder}: Ray ended {FRUITLESS} times in a row and no trial got any further; see above for why, "
                               "or run random and grid searches without Ray: --array")
-        before = ended
+        before = steps
         node = RayNode(_token(sweep.folder), cpus, sweep.config.trial.gpus > 0, address, None)
         try:
             head = node.wait_until_ready()
             write_json(generation.folder / "ray.json", {"address": head})
             status = _run_driver(words, generation, node, head, stop)
+        except LaunchError as error:  # a port that was free a moment ago, say
+            print(f"scemae sweep: {error}", file=sys.stderr, flush=True)
+            status = BROKEN
         finally:
             node.stop(SAVE_SECONDS if stop.requested else 0.0)
         if status == 0:
@@ -76,6 +78,11 @@ def _drive(sweep: Sweep, words: list[str], generation: Generation, stop: StopReq
             raise LaunchError(f"{sweep.folder}: the sweep ended, see above")
         print(f"scemae sweep: Ray or its driver is gone (status {status}); starting another one, trials go on where they stood",
               file=sys.stderr, flush=True)
+
+
+def _steps(sweep: Sweep) -> int:
+    """How far all trials together have come."""
+    return sum(record.step + record.has_ended for record in sweep.records())
 
 
 def _run_driver(words: list[str], generation: Generation, node: RayNode, head: str, stop: StopRequest) -> int:
@@ -101,7 +108,7 @@ def _run_driver(words: list[str], generation: Generation, node: RayNode, head: s
 def join(folder: Path, wants_gpus: bool) -> None:
     """Give this node to the sweep in `folder` until it is over. Raises Preempted where its leader is gone."""
     stop, node, joined, beats = StopRequest(), None, None, {}
-    seen = time.monotonic()
+    seen, is_asked = time.monotonic(), False
     try:
         while True:
             number = max(generations.numbers(folder), default=0)
@@ -119,12 +126,13 @@ def join(folder: Path, wants_gpus: bool) -> None:
                 node = None
             if node is None and address is not None and not stop.requested:
                 node, joined = _joined(folder, address, wants_gpus), address
-            if node is not None and (stop.requested or (current / "stopping").exists()):
+            is_asked = is_asked or stop.requested or (current / "stopping").exists()
+            if node is not None and is_asked:
                 node.stop_file.touch()
             time.sleep(POLL_SECONDS)
     finally:
         if node is not None:
-            node.stop(SAVE_SECONDS if stop.requested else 0.0)
+            node.stop(SAVE_SECONDS if is_asked else 0.0)
 
 
 def _joined(folder: Path, address: str, wants_gpus: bool) -> RayNode | None:

@@ -3,6 +3,7 @@
 Lower scores are better. Only finished trials take part: a trial that was stopped early was scored after less training.
 """
 
+import bisect
 import math
 from dataclasses import dataclass
 
@@ -56,6 +57,31 @@ def pareto_front(records: list[Record], objectives: list[str]) -> list[Record]:
             scores[len(front)] = point
             front.append(one)
     return front
+
+
+class Best:
+    """The best trials so far, without a look at all others: by the first objective, and of several the Pareto front."""
+
+    def __init__(self, objectives: list[str], most: int) -> None:
+        """`most`: how many, beside the front."""
+        self._objectives, self._most = objectives, most
+        self.ordered: list[tuple[float, int]] = []  # score and number, best first
+        self._front: list[Record] = []
+
+    def add(self, record: Record) -> None:
+        """A trial has ended."""
+        own = score(record, self._objectives[0])
+        if record.outcome != FINISHED or math.isnan(own):
+            return
+        bisect.insort(self.ordered, (own, record.number))
+        del self.ordered[self._most:]
+        if len(self._objectives) > 1:
+            self._front = pareto_front([*self._front, record], self._objectives)
+
+    @property
+    def kept(self) -> set[int]:
+        """Numbers of the trials that keep their checkpoints: these, and the paper's setting."""
+        return {0, *(number for _, number in self.ordered), *(record.number for record in self._front)}
 
 
 def agreement(records: list[Record], first: str, second: str) -> Agreement | None:

@@ -15,6 +15,7 @@ from scemae.data.manifest import write_json
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import choose_device
 from scemae.errors import ConfigError, RunFolderError
+from scemae.generations import Generation
 from scemae.landmarks.probe import Probe
 from scemae.models.vit import Encoder
 from scemae.schema import SweepConfig
@@ -208,6 +209,12 @@ class Sweep:
     def records(self) -> list[Record]:
         """Its trials so far, in order."""
         return list(read_records(self.folder))
+
+    def refuse_superseded(self, generation: Generation) -> None:
+        """Raise RunFolderError once another start has taken over from this one: nothing may be written any more."""
+        if generation.is_superseded:
+            raise RunFolderError(f"{self.folder}: another start of this sweep has taken it over; this one ends and has "
+                                 "touched nothing of its")
 
 
 def load(words: list[str]) -> Sweep:
