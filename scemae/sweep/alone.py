@@ -43,7 +43,7 @@ def run_alone(sweep: Sweep, part: int, of: int, start: Generation) -> None:
                 record, outcome = _to_its_end(sweep, trial, nurseries, stop, check)
                 record = end_trial(sweep.folder, trial, outcome, record.reason)
                 clear(trial.folder(sweep.folder))
-                told = " ".join(f"{name} {score:.3f}" for name, score in record.scores.items()) or record.reason
+                told = record.reason or " ".join(f"{name} {score:.3f}" for name, score in record.scores.items())
                 print(f"trial {trial.number} {outcome}: {told}", flush=True)
         finally:
             nurseries.close()

@@ -1,8 +1,8 @@
 """Ray Tune drives the trials: python -m scemae.sweep.driver WORDS, started by sweep/lead.py beside a Ray of its own.
 
 Tune places trials on nodes, asks the search for the next, and ASHA whether one goes on. What a sweep is and how far it has
-come is not Tune's but on disk (trials.py): a start after any end, and every WAVE trials, begins with an empty Tune that is
-told of the past. So memory stays bounded, and nothing of Ray needs to be restored, in a moved folder or elsewhere.
+come is not Tune's but on disk (trials.py): a start after any end, and every WAVE trials, begins with a driver that is told of
+the past. So memory stays bounded, and nothing of Ray needs to be restored, in a moved folder or elsewhere.
 """
 
 import json
@@ -28,14 +28,14 @@ from scemae.generations import Generation
 from scemae.schema import TrialShare
 from scemae.sweep import sweep as sweeps
 from scemae.sweep.book import Book
-from scemae.sweep.lead import BROKEN
+from scemae.sweep.lead import BROKEN, MORE
 from scemae.sweep.summary import show
 from scemae.sweep.sweep import Sweep
 from scemae.sweep.trials import FAILED, FINISHED, RUNNING, STOPPED, Record, Trial, read_run
 from scemae.sweep.work import ASKED, KILLED, Order
 from scemae.sweep.worker import Worker
 
-WAVE = 500  # trials that one Tune handles: it keeps all that it has seen in memory
+WAVE = 500  # trials that one driver handles: Tune keeps what it has seen in memory
 SETTINGS = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_RESULT_BUFFER_LENGTH": "1", "TUNE_GLOBAL_CHECKPOINT_S": "86400",
             "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_DEDUP_LOGS": "0",
             "TUNE_FORCE_TRIAL_CLEANUP_S": "20", "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1", "TUNE_PRINT_ALL_TRIAL_ERRORS": "0"}
@@ -130,8 +130,8 @@ class Capacity:
         return min(found, int(resources.get("GPU", 0) / share.gpus + 1e-6)) if share.gpus else found
 
 
-def run(sweep: Sweep, generation: Generation, address: str, worker: type[tune.Trainable] = Worker) -> bool:
-    """Run trials until all have ended, or SIGTERM or SIGUSR2 asks it to stop; True where all have ended."""
+def run(sweep: Sweep, generation: Generation, address: str, worker: type[tune.Trainable] = Worker) -> int:
+    """Run trials until all have ended (0), WAVE have (MORE), or SIGTERM or SIGUSR2 asks it to stop (75)."""
     asked: list[int] = []
     os.environ.update(SETTINGS)
     ray.init(address=address, namespace=sweep.identity, logging_level="ERROR", log_to_driver=False, configure_logging=False)
@@ -141,33 +141,31 @@ def run(sweep: Sweep, generation: Generation, address: str, worker: type[tune.Tr
     book = Book(sweep, generation, lambda: show(sweep))
     share = sweep.config.trial
     resources = tune.PlacementGroupFactory([{"CPU": share.ranks * share.cpus, "GPU": share.gpus}])
+    scheduler = Halving(sweep, list(book.ended.values())) if sweep.config.halving.enabled else FIFOScheduler()
+    feeder = Feeder(book, Capacity(sweep.config.concurrency, share), lambda: bool(asked))
     try:
-        while not book.is_done and not asked:
-            scheduler = Halving(sweep, list(book.ended.values())) if sweep.config.halving.enabled else FIFOScheduler()
-            with tempfile.TemporaryDirectory(prefix="tune-", dir=os.environ.get("SCEMAE_SWEEP_TEMP")) as scratch:
-                tune.Tuner(
-                    tune.with_resources(worker, resources),
-                    tune_config=tune.TuneConfig(search_alg=Feeder(book, Capacity(sweep.config.concurrency, share),
-                                                                  lambda: bool(asked)),
-                                                scheduler=scheduler, num_samples=WAVE, reuse_actors=True,
-                                                trial_name_creator=_name, trial_dirname_creator=_name),
-                    run_config=tune.RunConfig(name="wave", storage_path=scratch, verbose=0,
-                                              failure_config=tune.FailureConfig(max_failures=0),
-                                              checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)),
-                ).fit()
+        with tempfile.TemporaryDirectory(prefix="tune-", dir=os.environ.get("SCEMAE_SWEEP_TEMP")) as scratch:
+            tune.Tuner(
+                tune.with_resources(worker, resources),
+                tune_config=tune.TuneConfig(search_alg=feeder, scheduler=scheduler, num_samples=WAVE, reuse_actors=True,
+                                            trial_name_creator=_name, trial_dirname_creator=_name),
+                run_config=tune.RunConfig(name="wave", storage_path=scratch, verbose=0,
+                                          failure_config=tune.FailureConfig(max_failures=0),
+                                          checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)),
+            ).fit()
     finally:
         book.close()
-    return book.is_done
+    return 0 if book.is_done else 75 if asked else MORE
 
 
 def main(words: list[str]) -> int:
-    """The exit status: 0 all trials have ended, 75 asked to stop, 1 what the user has to mend, BROKEN Ray's."""
+    """The exit status: 0 all trials have ended, MORE are to come, 75 asked to stop, 1 what the user has to mend, BROKEN
+    Ray's."""
     start = json.loads(os.environ["SCEMAE_SWEEP_START"])
     try:
         sweep = sweeps.load(words)
         sweep.claim()
-        done = run(sweep, Generation(start["generation"], Path(start["folder"])), start["address"])
-        return 0 if done else 75
+        return run(sweep, Generation(start["generation"], Path(start["folder"])), start["address"])
     except ScemaeError as error:
         print(f"scemae sweep: {error}", file=sys.stderr)
         return error.exit_status

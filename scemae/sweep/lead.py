@@ -28,7 +28,8 @@ from scemae.sweep.ray_node import RayNode, own_address
 from scemae.sweep.sweep import Sweep
 
 POLL_SECONDS = 0.5
-BROKEN = 70  # of the driver: Ray is gone or in disorder, and the sweep goes on with another one
+# Of the driver: Ray is gone or in disorder, and the sweep goes on with another one; or it has done its share of the trials.
+BROKEN, MORE = 70, 71
 FRUITLESS = 5  # starts of Ray in a row after which no trial had got any further
 SAVE_SECONDS = 600.0  # that trials have to save once asked; what ends a job sooner ends it too
 SILENT_SECONDS = 60.0  # without a beat of the leader: it is gone
@@ -64,7 +65,8 @@ def _drive(sweep: Sweep, words: list[str], generation: Generation, stop: StopReq
         try:
             head = node.wait_until_ready()
             write_json(generation.folder / "ray.json", {"address": head})
-            status = _run_driver(words, generation, node, head, stop)
+            while (status := _run_driver(words, generation, node, head, stop)) == MORE:
+                pass
         except LaunchError as error:  # a port that was free a moment ago, say
             print(f"scemae sweep: {error}", file=sys.stderr, flush=True)
             status = BROKEN
