@@ -128,7 +128,8 @@ def join(folder: Path, wants_gpus: bool) -> None:
                 node = None
             if node is None and address is not None and not stop.requested:
                 node, joined = _joined(folder, address, wants_gpus), address
-            is_asked = is_asked or stop.requested or (current / "stopping").exists()
+            # Of the start that it works for: an earlier one's word is of no concern.
+            is_asked = stop.requested or (address is not None and (current / "stopping").exists())
             if node is not None and is_asked:
                 node.stop_file.touch()
             time.sleep(POLL_SECONDS)
