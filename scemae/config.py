@@ -81,11 +81,13 @@ def _with_files(overrides: list[str]) -> list[str]:
 
 def _settings_in(path: str, prefix: str) -> list[str]:
     """The leaves of a YAML file as overrides. Raises ConfigError."""
-    import yaml
+    from omegaconf import OmegaConf  # not yaml itself, which takes 1e-4 for text
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        tree = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(tree, dict) or "defaults" in tree:
         raise ConfigError(f"{path}: found {'a defaults list' if isinstance(tree, dict) else 'no settings'}; a file given by its path "

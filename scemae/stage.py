@@ -110,6 +110,8 @@ class Run:
             "probe_seconds" in row and row["step"] == total for row in read_metrics(self.run_dir))
         if not self.config.loop.probe_every or not agree(is_owed):
             return
+        if place.is_first:
+            self.generation.record_base(total)
         writer, started = Writer(self.run_dir, self.generation, place, total), time.perf_counter()
         try:
             writer.write(total, **self.probe(), probe_seconds=time.perf_counter() - started, late=True)

@@ -300,7 +300,6 @@ def test_a_trial_that_fails_gives_its_reason(warm, made, tmp_path):
     assert told[-1][1] == FAILED and record.reason == "it has no score at its last step; see log.txt"
 
 
-@pytest.mark.xfail(reason="stage._probe_late records no base of its generation: its row does not count", strict=True)
 def test_a_run_that_ended_before_its_last_probe_makes_up_for_it_once(warm, made, tmp_path):
     sweep, trial = tmp_path, Trial(1, {}, "random")
     command = arguments(made, trial.folder(sweep) / "run", "optim.epochs=4", "loop.probe_every=2")

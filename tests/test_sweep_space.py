@@ -168,7 +168,6 @@ def test_a_space_of_ones_own_is_a_file(tmp_path):
         config.load("sweep", ["run_dir=x", "space=gone.yaml"])
 
 
-@pytest.mark.xfail(reason="config._settings_in reads by YAML 1.1, where 1e-4 is a text", strict=True)
 def test_a_copy_of_a_named_space_is_the_same_space(tmp_path):
     path = shutil.copy(config.configs_dir() / "space" / "mae.yaml", tmp_path / "mine.yaml")
     own, named = (spaces.read(config.load("sweep", ["run_dir=x", f"space={name}"]).space) for name in (path, "mae"))

@@ -68,7 +68,7 @@ class Feeder(Searcher):
         if outcome in (FINISHED, FAILED):
             self._book.end(trial, outcome, result["reason"])
         elif outcome == RUNNING and not error:
-            self._book.end(trial, STOPPED)
+            self._book.end(trial, STOPPED, progress=result["progress"])
         elif outcome == ASKED or self._is_asked():  # a scheduler asks everyone at once
             self._book.put_back(trial)
         else:

@@ -24,7 +24,7 @@ from scemae.errors import ConfigError, LaunchError, Preempted
 from scemae.generations import Generation
 from scemae.loop import StopRequest
 from scemae.run_folder import own
-from scemae.sweep.ray_node import RayNode, own_address
+from scemae.sweep.ray_node import RayNode, leave_with_parent, own_address
 from scemae.sweep.sweep import Sweep
 
 POLL_SECONDS = 0.5
@@ -90,7 +90,7 @@ def _steps(sweep: Sweep) -> int:
 def _run_driver(words: list[str], generation: Generation, node: RayNode, head: str, stop: StopRequest) -> int:
     """Start the driver and watch it; its exit status."""
     start = {"generation": generation.number, "folder": str(generation.folder), "address": head}
-    driver = subprocess.Popen([sys.executable, "-m", "scemae.sweep.driver", *words], start_new_session=True,
+    driver = subprocess.Popen([sys.executable, "-m", "scemae.sweep.driver", *words], start_new_session=True, preexec_fn=leave_with_parent,
                               env={**node.environment, "SCEMAE_SWEEP_START": json.dumps(start)})
     is_told = False
     while (status := driver.poll()) is None:

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from scemae.errors import LaunchError
+from scemae.sweep.nursery import hear_of_parent
 from scemae.sweep.ranks import LAUNCHED
 from scemae.sweep.work import STOP_FILE
 
@@ -58,7 +59,7 @@ class RayNode:
             command.append(f"--address={head}")
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                             start_new_session=True)
+                                             start_new_session=True, preexec_fn=leave_with_parent)
 
     @property
     def is_alive(self) -> bool:
@@ -129,6 +130,11 @@ class RayNode:
             os.killpg(self._process.pid, number)
         except ProcessLookupError:
             pass
+
+
+def leave_with_parent() -> None:
+    """In a child, before it becomes another program: be asked to end when whoever started it is shot."""
+    hear_of_parent(signal.SIGTERM)
 
 
 def _kill(pid: int, number: int) -> None:
