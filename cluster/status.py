@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import subprocess
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def state_of(run_dir: Path, kind: str, job_id: str) -> tuple[str, str]:
     if not job_id:
         return "WAITING", ""
     if kind == "local":
-        return _left_behind(run_dir / JOBS / f"{job_id}_0_result.pkl", "no result: it is running, or was stopped")
+        return _left_behind(run_dir, job_id, "no result: it is running, or was stopped")
     elements = [dict(word.split("=", 1) for word in line.split() if "=" in word)
                 for line in _ask("scontrol", "show", "job", "-o", job_id).splitlines()]  # one, or those of an array
     record = next((one for one in elements if one.get("JobState") not in (*ENDED, None)), elements[0] if elements else {})
@@ -63,16 +64,16 @@ def state_of(run_dir: Path, kind: str, job_id: str) -> tuple[str, str]:
             notes.append(f"reason: {record['Reason']}")
         return record["JobState"], ", ".join(notes)
     words = _ask("sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State").split()
-    return (words[0], "") if words else _left_behind(run_dir / JOBS / f"{job_id}_0_result.pkl",
-                                                        "the scheduler knows no such job, and it left no result")
+    return (words[0], "") if words else _left_behind(run_dir, job_id, "the scheduler knows no such job, and it left no result")
 
 
-def _left_behind(result: Path, otherwise: str) -> tuple[str, str]:
-    """What submitit's result file says of a job that no scheduler knows (any more)."""
-    if not result.is_file():
+def _left_behind(run_dir: Path, job_id: str, otherwise: str) -> tuple[str, str]:
+    """What submitit's result files say of a job that no scheduler knows (any more): one, or one of each element of an array."""
+    files = [path for path in (run_dir / JOBS).glob(f"{job_id}_*") if re.fullmatch(rf"{job_id}(_\d+)?(_0_result|_submitted)\.pkl", path.name)]
+    results = [path for path in files if path.name.endswith("_result.pkl")]
+    if not results or 2 * len(results) < len(files):  # some element was submitted and left none
         return "UNKNOWN", otherwise
-    outcome, _ = pickle.loads(result.read_bytes())
-    return {"success": "COMPLETED", "error": "FAILED"}[outcome], ""
+    return "FAILED" if any(pickle.loads(path.read_bytes())[0] == "error" for path in results) else "COMPLETED", ""
 
 
 def progress(stage: Stage) -> str:

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from scemae import checkpoint, generations
-from scemae.cluster import array, chain
+from scemae.cluster import array, chain, status
 from scemae.errors import ConfigError, LaunchError, RunFolderError
 from scemae.sweep import command, ranking, sweep as sweeps
 from scemae.sweep.alone import run_alone
@@ -110,6 +111,18 @@ def test_nothing_of_an_array_needs_ray_or_optuna(made):
     rooms = "scemae.cluster.array, scemae.sweep.alone, scemae.sweep.command, scemae.sweep.book, scemae.sweep.summary"
     code = f"import sys\nimport {rooms}\nprint({{'ray', 'optuna', 'submitit'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(("left", "state"), [({0: "success", 1: "success"}, "COMPLETED"), ({0: "success", 1: "error"}, "FAILED"),
+                                              ({0: "success"}, "UNKNOWN"), ({}, "UNKNOWN")])
+def test_an_array_that_the_scheduler_has_forgotten_is_told_by_what_its_elements_left(tmp_path, monkeypatch, left, state):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "jobs").mkdir()
+    for name in ("77_0_submitted", "77_1_submitted", "770_0_submitted"):
+        (tmp_path / "jobs" / f"{name}.pkl").touch()
+    for k, outcome in left.items():
+        (tmp_path / "jobs" / f"77_{k}_0_result.pkl").write_bytes(pickle.dumps((outcome, None)))
+    assert status.state_of(tmp_path, "batch", "77")[0] == state
 
 
 # Which trials are kept.
@@ -293,8 +306,8 @@ def test_a_local_array_runs_all_trials_and_ends_with_table_page_and_best(whole):
     best = min(found, key=lambda one: one.scores["different"]).number
     assert {int(path.parent.parent.name) for path in run.glob("trials/*/run/checkpoints")} == {0, best}
     assert re.findall(r"^(\w+): log", told, re.M) == ["sweep", "sweep", "page"]
-    status = scemae("submit", "--status", run).stdout
-    assert re.search(r"^sweep .*COMPLETED +4 trials have ended$", status, re.M) and re.search(r"^page .*COMPLETED .*sweep.html$", status, re.M)
+    state = scemae("submit", "--status", run).stdout
+    assert re.search(r"^sweep .*COMPLETED +4 trials have ended$", state, re.M) and re.search(r"^page .*COMPLETED .*sweep.html$", state, re.M)
 
 
 @pytest.mark.slow
