@@ -105,8 +105,8 @@ def test_an_element_that_is_killed_queues_again_and_goes_on(rig, made, tmp_path)
 
 def test_elements_that_reach_their_time_limit_go_on(rig, made, tmp_path):
     run = tmp_path / "array"  # Slurm looks every 30 s and may signal a minute early
-    array, page = submit(rig, made, run, 60000, "cluster.time=2", "cluster.signal=30", "trials=2", "correspond.loop.log_every=50",
+    array, page = submit(rig, made, run, 40000, "cluster.time=2", "cluster.signal=30", "trials=2", "correspond.loop.log_every=50",
                          "correspond.loop.save_every=1000")
-    rig.completed(page, 900)
-    assert [(one.outcome, one.step) for one in records(run)] == [(FINISHED, 60000)] * 2
+    rig.completed(page, 1500)
+    assert [(one.outcome, one.step) for one in records(run)] == [(FINISHED, 40000)] * 2
     assert min(restarts(rig, array)) >= 1 and all(one.trained == one.total for one in records(run))
