@@ -69,7 +69,8 @@ def state_of(run_dir: Path, kind: str, job_id: str) -> tuple[str, str]:
 
 def _left_behind(run_dir: Path, job_id: str, otherwise: str) -> tuple[str, str]:
     """What submitit's result files say of a job that no scheduler knows (any more): one, or one of each element of an array."""
-    files = [path for path in (run_dir / JOBS).glob(f"{job_id}_*") if re.fullmatch(rf"{job_id}(_\d+)?(_0_result|_submitted)\.pkl", path.name)]
+    known = re.compile(rf"{job_id}(_\d+)?(_0_result|_submitted)\.pkl")
+    files = [path for path in (run_dir / JOBS).glob(f"{job_id}_*") if known.fullmatch(path.name)]
     results = [path for path in files if path.name.endswith("_result.pkl")]
     if not results or 2 * len(results) < len(files):  # some element was submitted and left none
         return "UNKNOWN", otherwise
