@@ -65,8 +65,8 @@ def _drive(sweep: Sweep, words: list[str], generation: Generation, stop: StopReq
         try:
             head = node.wait_until_ready()
             write_json(generation.folder / "ray.json", {"address": head})
-            while (status := _run_driver(words, generation, node, head, stop)) == MORE:
-                pass
+            while (status := _run_driver(words, generation, node, head, stop)) == MORE and _steps(sweep) > steps:
+                steps = _steps(sweep)
         except LaunchError as error:  # a port that was free a moment ago, say
             print(f"scemae sweep: {error}", file=sys.stderr, flush=True)
             status = BROKEN
@@ -90,8 +90,8 @@ def _steps(sweep: Sweep) -> int:
 def _run_driver(words: list[str], generation: Generation, node: RayNode, head: str, stop: StopRequest) -> int:
     """Start the driver and watch it; its exit status."""
     start = {"generation": generation.number, "folder": str(generation.folder), "address": head}
-    driver = subprocess.Popen([sys.executable, "-m", "scemae.sweep.driver", *words], start_new_session=True, preexec_fn=leave_with_parent,
-                              env={**node.environment, "SCEMAE_SWEEP_START": json.dumps(start)})
+    driver = subprocess.Popen([sys.executable, "-m", "scemae.sweep.driver", *words], start_new_session=True,
+                              preexec_fn=leave_with_parent, env={**node.environment, "SCEMAE_SWEEP_START": json.dumps(start)})
     is_told = False
     while (status := driver.poll()) is None:
         if stop.requested and not is_told:

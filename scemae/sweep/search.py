@@ -77,7 +77,7 @@ class Tpe:
 
     def tell(self, record: Record) -> None:
         """Its scores; of one that was stopped early those of its last look. A failed one says nothing."""
-        state, optuna = self._optuna.trial.TrialState, self._optuna
+        state = self._optuna.trial.TrialState
         objectives = self._sweep.config.objectives
         scores = [record.scores.get(name, float("nan")) for name in objectives]
         is_good = record.outcome in (FINISHED, STOPPED) and all(score == score for score in scores)
