@@ -111,7 +111,7 @@ def all_rows(run_dir: Path, file: str) -> Iterator[tuple[dict, bool]]:
             except json.JSONDecodeError:
                 continue
             row["generation"] = number
-            yield row, base < row["step"] <= upper or (bool(row.get("late")) and row["step"] == base)
+            yield row, (base < row["step"] or (bool(row.get("late")) and row["step"] == base)) and row["step"] <= upper
 
 
 def seconds_of(folder: Path) -> float:

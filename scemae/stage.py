@@ -89,8 +89,8 @@ class Run:
         else:
             self.state = loader.resume(self.engine, found, self.state, self.place)
         self._announce(found)
+        self._probe_late()
         if self.state.global_step == self.steps.total:
-            self._probe_late()
             return
         order = Order(len(self.shards), self.config.seed, self.steps.images)
         began = time.perf_counter()
@@ -104,17 +104,18 @@ class Run:
                 self._roll_back(bad)
 
     def _probe_late(self) -> None:
-        """A run that was stopped between its last save and the probe after it: what the probe says is still owed."""
-        total, place = self.steps.total, self.place
-        is_owed = any("loss" in row and row["step"] == total for row in read_metrics(self.run_dir)) and not any(
-            "probe_seconds" in row and row["step"] == total for row in read_metrics(self.run_dir))
-        if not self.config.loop.probe_every or not agree(is_owed):
+        """A run that was stopped between a save and the probe after it: what the probe says is still owed."""
+        step, steps, place = self.state.global_step, self.steps, self.place
+        if not steps.probe_every or (step % steps.probe_every and step != steps.total):
+            return
+        told = [row for row in read_metrics(self.run_dir) if row["step"] == step] if place.is_first else []
+        if not agree(any("loss" in row for row in told) and not any("probe_seconds" in row for row in told)):
             return
         if place.is_first:
-            self.generation.record_base(total)
-        writer, started = Writer(self.run_dir, self.generation, place, total), time.perf_counter()
+            self.generation.record_base(step)
+        writer, started = Writer(self.run_dir, self.generation, place, step), time.perf_counter()
         try:
-            writer.write(total, **self.probe(), probe_seconds=time.perf_counter() - started, late=True)
+            writer.write(step, **self.probe(), probe_seconds=time.perf_counter() - started, late=True)
         finally:
             writer.close()
 

@@ -53,6 +53,18 @@ def test_a_roll_back_past_several_starts_takes_all_of_them_back(tmp_path):
     assert [row["step"] for row in rows(tmp_path, "rows.jsonl")] == [1, 2, 3]
 
 
+def test_what_was_still_owed_of_the_base_counts_until_a_start_goes_back_behind_it(tmp_path):
+    start(tmp_path, 0, steps=[1, 2])
+    with open(start(tmp_path, 2, steps=[3]).folder / "rows.jsonl", "a") as file:
+        file.write('{"step": 2, "late": true}\n{"step": 1, "late": true}\n')
+    seen = [(1, 1), (1, 2), (2, 3), (2, 2)]
+    assert [(row["generation"], row["step"]) for row in rows(tmp_path, "rows.jsonl")] == seen
+    start(tmp_path, 2)
+    assert [(row["generation"], row["step"]) for row in rows(tmp_path, "rows.jsonl")] == [(1, 1), (1, 2), (2, 2)]
+    start(tmp_path, 1)
+    assert [(row["generation"], row["step"]) for row in rows(tmp_path, "rows.jsonl")] == [(1, 1)]
+
+
 def test_a_start_that_never_trained_takes_nothing_back(tmp_path):
     start(tmp_path, 0, steps=[1, 2])
     start(tmp_path)

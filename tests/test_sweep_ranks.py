@@ -268,8 +268,9 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint_to_the_same_scores(
     assert again.starts == 2 and STEPS <= again.trained < 2 * STEPS and again.curve == undisturbed[1].curve
 
 
-def test_a_trial_that_was_asked_to_stop_saves_and_loses_nothing(undisturbed, warm, made, tmp_path, monkeypatch):
-    asked, stop = order(made, tmp_path), tmp_path / "stop"
+@pytest.mark.parametrize("every", [2, 10], ids=["between looks too", "at looks alone"])
+def test_a_trial_that_was_asked_to_stop_saves_and_loses_nothing(undisturbed, warm, made, tmp_path, monkeypatch, every):
+    asked, stop = order(made, tmp_path, f"loop.log_every={every}"), tmp_path / "stop"  # it stops where it logs
     monkeypatch.setenv(STOP_FILE, str(stop))
     work = Work(asked, warm)
     first_look(work)
