@@ -5,7 +5,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scemae import generations
@@ -42,10 +42,11 @@ class Work:
         self.order, self._nursery, self._ranks = order, nursery, None
         self._is_asked = is_asked or _by_file
         self._asked, self._size = False, -1
-        self._seen = max(len(read_run(order.sweep, order.trial).curve) - 1, 0)  # its last look is told again, for a decision
+        self._told = max(len(read_run(order.sweep, order.trial).curve) - 1, 0)  # its last look is told again, for a decision
 
     def look(self) -> tuple[Record, str]:
-        """Wait for the next look, or the end: the record, and RUNNING, FINISHED, FAILED, ASKED or KILLED."""
+        """Wait for the next look, or the end: the record, and RUNNING, FINISHED, FAILED, ASKED or KILLED. Each look is told,
+        one after the other, however many there are by now: what is decided by them must not depend on the clock."""
         if self._ranks is None and not self._is_asked():
             self._ranks = Ranks(self._nursery, self.order.arguments, self.order.ranks, self.order.folder / "log.txt",
                                 self.order.environment)
@@ -53,12 +54,12 @@ class Work:
             status = self._ranks.poll()  # first, so that what was written last is seen
             if status is not None or self._has_grown():
                 record = read_run(self.order.sweep, self.order.trial)
+                is_whole = bool(record.curve) and record.curve[-1][0] == record.total  # told once its ranks have ended well
+                if self._told < len(record.curve) - is_whole:
+                    self._told, self._size = self._told + 1, -1  # there may be more to tell
+                    return replace(record, curve=record.curve[:self._told], scores=record.curve[self._told - 1][1]), RUNNING
                 if status is not None:
                     return self._ended(record, status)
-                is_last = bool(record.curve) and record.curve[-1][0] == record.total  # told once its ranks have ended well
-                if len(record.curve) > self._seen and not is_last:
-                    self._seen = len(record.curve)
-                    return record, RUNNING
             if self._is_asked() and not self._asked:
                 self._asked = True
                 self._ranks.stop(SAVE_SECONDS)
