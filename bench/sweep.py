@@ -82,7 +82,7 @@ def size(count: int) -> dict[str, Any]:
         node = RayNode(root / "token", 4, False, "127.0.0.1", None)
         try:
             start = {"address": node.wait_until_ready(), "folder": str(root / "sweep"), "count": count, "mae": f"{root}/mae",
-                     "shards": str(shards), "again": False}
+                     "shards": str(shards)}
             most, waves, began = 0, [], time.perf_counter()
             while not waves or waves[-1]["status"] == MORE:
                 driver = subprocess.Popen([sys.executable, "-m", "bench.sweep_driver"], stdout=subprocess.PIPE, text=True,
@@ -91,7 +91,6 @@ def size(count: int) -> dict[str, Any]:
                     most = max(most, sum(map(_resident, [pid for pid in node.pids() if pid != driver.pid and _is_rays(pid)])))
                     time.sleep(1)
                 waves.append(json.loads(driver.stdout.read().splitlines()[-1]))
-                start["again"] = True
             seconds = time.perf_counter() - began
         finally:
             node.stop()

@@ -44,8 +44,7 @@ def main() -> None:
     sweep = sweeps.load([f"run_dir={start['folder']}", "search=random", "halving.enabled=false", f"trials={start['count']}",
                          f"correspond.backbone={start['mae']}", f"correspond.data.shards={start['shards']}",
                          f"correspond.probe_shards={start['shards']}", "correspond.optim.global_batch_size=50"])
-    if not start["again"]:
-        sweep.claim()
+    sweep.claim()
     sys.stdout, told = sys.stderr, sys.stdout
     before, began = peak_mib(), time.perf_counter()
     driver.show = lambda sweep: None  # the page is made once, and holds its figures: measured elsewhere

@@ -8,12 +8,9 @@ of an uninterrupted run. Prints a Markdown table and writes OUT/chaos.json.
 
 import argparse
 import json
-import os
 import random
 import shutil
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,31 +18,21 @@ import torch
 
 from scemae.checkpoint import committed, damage, place_of, read_weights
 from scemae.generations import base_steps, numbers
-from tests.support import TINY, scemae, write_shards
+from tests.support import TINY, Started, places, scemae, write_shards
 
 POINTS = ("snapshot", "write", "fsync", "manifest", "rename", "prune")
 RECIPE = [*TINY, "optim.global_batch_size=7", "optim.warmup_epochs=1", "runtime.device=cpu", "runtime.micro_batch_size=4",
           "runtime.workers=1", "runtime.hang_seconds=15", "loop.keep=2"]
 
 
-def start_ranks(command: list[str], ranks: int, *, folder: Path, **environment: str) -> list[subprocess.Popen]:
+def start_ranks(command: list[str], ranks: int, *, folder: Path, **environment: str) -> list[Started]:
     """Start `scemae COMMAND` as `ranks` processes of one group; each writes its output to folder/rank-N.out."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
     folder.mkdir(parents=True, exist_ok=True)
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-              **environment}
-    started = []
-    for rank in range(ranks):
-        own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        with open(folder / f"rank-{rank}.out", "a", encoding="utf8") as out:
-            started.append(subprocess.Popen([sys.executable, "-m", "scemae", *map(str, command)], env=own, stdout=out,
-                                            stderr=out))
-    return started
+    outs = (folder / f"rank-{rank}.out" for rank in range(ranks))
+    return [Started(command, out, out, **place, **environment) for out, place in zip(outs, places(ranks))]
 
 
-def wait_all(processes: list[subprocess.Popen], seconds: float = 120) -> list[int]:
+def wait_all(processes: list[Started], seconds: float = 120) -> list[int]:
     """Exit statuses; what outlives `seconds` is killed, and told as None."""
     until = time.monotonic() + seconds
     statuses = []
@@ -54,7 +41,7 @@ def wait_all(processes: list[subprocess.Popen], seconds: float = 120) -> list[in
             statuses.append(process.wait(max(until - time.monotonic(), 0.1)))
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            process.wait(10)
             statuses.append(None)
     return statuses
 
@@ -85,7 +72,7 @@ def break_at_random(command: list[str], run: Path, whole: Path, kills: int, rank
     out, done, step, early = run.parent / f"{run.name}-out", 0, 0, 0
     while done < kills:
         processes = start_ranks([*command, f"run_dir={run}"], ranks, folder=out)
-        time.sleep(chance.uniform(4, 9))
+        time.sleep(chance.uniform(0.5, 5.5))
         victim = chance.choice(processes)
         if victim.poll() is None:
             victim.kill()

@@ -1,13 +1,15 @@
 """A resumed run is the uninterrupted run, bit for bit, under every ZeRO stage."""
 
 import shutil
+import signal
+import time
 
 import pytest
 import torch
 
 from scemae.checkpoint import committed, read_state, read_weights
 from scemae.metrics import read_metrics
-from tests.support import TINY, scemae, write_shards
+from tests.support import TINY, Started, scemae, write_shards
 
 COMMON = [*TINY, "optim.global_batch_size=6", "optim.epochs=2", "optim.warmup_epochs=1", "loop.log_every=1",
           "loop.save_every=3", "loop.keep=9", "runtime.device=cpu", "runtime.micro_batch_size=2"]
@@ -84,21 +86,11 @@ def test_a_checkpoint_of_another_model_is_refused(shards, tmp_path, change, what
 
 
 def test_a_stop_signal_saves_and_ends_with_status_75(shards, tmp_path):
-    import os
-    import signal
-    import subprocess
-    import sys
-    import time
-
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "scemae", "pretrain", *COMMON, f"data.shards={shards}", f"run_dir={run}",
-               "optim.epochs=500"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+    run, out = tmp_path / "run", tmp_path / "out"
+    process = Started(["pretrain", *COMMON, f"data.shards={shards}", f"run_dir={run}", "optim.epochs=500"], out, out)
     while not read_metrics(run):
         time.sleep(0.1)
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, out.read_text()
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 75 and "all is saved" in stderr
+    assert process.wait(60) == 75 and "all is saved" in out.read_text()
     assert read_state(committed(run)[-1]).global_step == read_metrics(run)[-1]["step"]

@@ -52,13 +52,21 @@ def verified(run, whole):
     return scemae("verify-resume", run, "--all", "--against", whole).stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("point", ["snapshot", "fsync", "rename"])
-def test_a_kill_in_the_middle_of_a_save_leaves_a_whole_checkpoint_to_go_on_from(shards, tmp_path, point):
+@pytest.fixture(scope="module")
+def saving(shards, tmp_path_factory):
+    """A run that saves often, and the run folder of one that nobody disturbed."""
     arguments = ["pretrain", *RECIPE, "optim.epochs=24", "loop.log_every=5", "loop.save_every=10", f"data.shards={shards}",
                  "runtime.zero_stage=2"]
-    scemae(*arguments, f"run_dir={tmp_path / 'whole'}", ranks=2)
-    found = break_at(point, arguments, tmp_path / "run", tmp_path / "whole", 2)
+    run = tmp_path_factory.mktemp("saving") / "whole"
+    scemae(*arguments, f"run_dir={run}", ranks=2)
+    return arguments, run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["snapshot", "fsync", "rename"])
+def test_a_kill_in_the_middle_of_a_save_leaves_a_whole_checkpoint_to_go_on_from(saving, tmp_path, point):
+    arguments, undisturbed = saving
+    found = break_at(point, arguments, tmp_path / "run", undisturbed, 2)
     assert found["equal_weights"] and found["kills"] >= 1
 
 
