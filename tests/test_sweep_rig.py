@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from scemae.cluster import chain
 from scemae.sweep.trials import FINISHED, read_records
 from tests.rig.rig import Rig
 from tests.support import TINY, scemae, write_shards
@@ -81,23 +80,6 @@ def test_a_sweep_on_two_nodes_outlives_the_kill_of_a_trial(rig, words, tmp_path)
     assert len(found) == 4 and {one.outcome for one in found} == {FINISHED}, rig.log(job_id)
     assert [one.number for one in found if one.starts > 1] == [victim] and found[victim].trained < 2 * found[victim].total
     assert f"trial {victim}: killed by SIGKILL; it goes on from its last checkpoint" in rig.log(job_id)
-
-
-def test_an_array_of_jobs_gives_the_table_of_a_sweep_with_ray(rig, words, tmp_path):
-    small = [*words, "trials=3", "correspond.optim.epochs=40"]
-    ray, array = tmp_path / "ray", tmp_path / "array"
-    with_ray = submit(rig, ray, small, nodes=1)
-    rig.run("scemae", "sweep", f"run_dir={array}", *small, "--array", "jobs=2", "cluster.time=5", "cluster.signal=30")
-    kind, (elements, page) = chain.read(array)
-    rig.completed(page.job_id, 200)
-    rig.completed(with_ray, 200)
-    first, second = (sorted(list(csv.DictReader((folder / "results.csv").open())), key=lambda row: row["trial"])
-                     for folder in (ray, array))
-    for row in (*first, *second):
-        del row["seconds"]
-    assert len(first) == 3 and first == second, (first, second)
-    assert (array / "sweep.html").is_file() and (array / "best.yaml").read_text().splitlines()[2:] == (
-        ray / "best.yaml").read_text().splitlines()[2:]
 
 
 @pytest.mark.rig_long

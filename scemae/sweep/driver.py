@@ -28,7 +28,7 @@ from scemae.generations import Generation
 from scemae.schema import TrialShare
 from scemae.sweep import sweep as sweeps
 from scemae.sweep.book import Book
-from scemae.sweep.lead import BROKEN, MORE
+from scemae.sweep.lead import BROKEN, MORE, address_of
 from scemae.sweep.summary import show
 from scemae.sweep.sweep import Sweep
 from scemae.sweep.trials import FAILED, FINISHED, RUNNING, STOPPED, Record, Trial, read_run
@@ -162,10 +162,13 @@ def main(words: list[str]) -> int:
     """The exit status: 0 all trials have ended, MORE are to come, 75 asked to stop, 1 what the user has to mend, BROKEN
     Ray's."""
     start = json.loads(os.environ["SCEMAE_SWEEP_START"])
+    folder = Path(start["folder"])
     try:
         sweep = sweeps.load(words)
         sweep.claim()
-        return run(sweep, Generation(start["generation"], Path(start["folder"])), start["address"])
+        while (address := address_of(folder)) is None:  # until Ray has started; should it fail, this process is ended
+            time.sleep(0.1)
+        return run(sweep, Generation(start["generation"], folder), address)
     except ScemaeError as error:
         print(f"scemae sweep: {error}", file=sys.stderr)
         return error.exit_status

@@ -61,12 +61,14 @@ def _drive(sweep: Sweep, words: list[str], generation: Generation, stop: StopReq
             raise LaunchError(f"{sweep.folder}: Ray ended {FRUITLESS} times in a row and no trial got any further; see above for why, "
                               "or run random and grid searches without Ray: --array")
         before = steps
+        (generation.folder / "ray.json").unlink(missing_ok=True)
         node = RayNode(_token(sweep.folder), cpus, sweep.config.trial.gpus > 0, address, None)
         try:
-            head = node.wait_until_ready()
-            write_json(generation.folder / "ray.json", {"address": head})
-            while (status := _run_driver(words, generation, node, head, stop)) == MORE and _steps(sweep) > steps:
+            driver = _start_driver(words, generation, node)  # it loads what it needs while Ray starts
+            write_json(generation.folder / "ray.json", {"address": node.wait_until_ready()})
+            while (status := _watch(driver, generation, node, stop)) == MORE and _steps(sweep) > steps:
                 steps = _steps(sweep)
+                driver = _start_driver(words, generation, node)
         except LaunchError as error:  # a port that was free a moment ago, say
             print(f"scemae sweep: {error}", file=sys.stderr, flush=True)
             status = BROKEN
@@ -87,11 +89,14 @@ def _steps(sweep: Sweep) -> int:
     return sum(record.step + record.has_ended for record in sweep.records())
 
 
-def _run_driver(words: list[str], generation: Generation, node: RayNode, head: str, stop: StopRequest) -> int:
-    """Start the driver and watch it; its exit status."""
-    start = {"generation": generation.number, "folder": str(generation.folder), "address": head}
-    driver = subprocess.Popen([sys.executable, "-m", "scemae.sweep.driver", *words], start_new_session=True,
-                              preexec_fn=leave_with_parent, env={**node.environment, "SCEMAE_SWEEP_START": json.dumps(start)})
+def _start_driver(words: list[str], generation: Generation, node: RayNode) -> subprocess.Popen:
+    start = {"generation": generation.number, "folder": str(generation.folder)}
+    return subprocess.Popen([sys.executable, "-m", "scemae.sweep.driver", *words], start_new_session=True,
+                            preexec_fn=leave_with_parent, env={**node.environment, "SCEMAE_SWEEP_START": json.dumps(start)})
+
+
+def _watch(driver: subprocess.Popen, generation: Generation, node: RayNode, stop: StopRequest) -> int:
+    """The driver's exit status, once it has ended."""
     is_told = False
     while (status := driver.poll()) is None:
         if stop.requested and not is_told:
@@ -122,7 +127,7 @@ def join(folder: Path, wants_gpus: bool) -> None:
             if time.monotonic() - seen > SILENT_SECONDS:
                 raise Preempted(f"{folder}: no sign of life of its leader for {SILENT_SECONDS:.0f} s; this node leaves, the same "
                                 "command goes on")
-            address = _address(current) if beats.get("number") == number else None
+            address = address_of(current) if beats.get("number") == number else None
             if node is not None and (address != joined or not node.is_alive):
                 node.stop()
                 node = None
@@ -161,7 +166,8 @@ def _beats_on(current: Path, beats: dict) -> bool:
     return changed
 
 
-def _address(current: Path) -> str | None:
+def address_of(current: Path) -> str | None:
+    """Where the Ray of a start is reached; None while it is not there yet."""
     try:
         return json.loads((current / "ray.json").read_text(encoding="utf8"))["address"]
     except (OSError, ValueError):

@@ -94,7 +94,7 @@ class RayNode:
         while time.monotonic() < until and any(map(_is_nursery, self.pids())):
             time.sleep(0.2)
         self._signal(signal.SIGTERM)
-        until = time.monotonic() + 5
+        until = time.monotonic() + 1  # they have nothing to save
         while self.pids() and time.monotonic() < until:
             self._process.poll()
             time.sleep(0.1)
