@@ -198,10 +198,10 @@ def test_a_nursery_whose_worker_is_shot_has_its_ranks_save_and_ends(made, tmp_pa
             "print(nursery._process.pid, nursery.start(sys.argv[2:], {}, Path(sys.argv[1])), flush=True)\ntime.sleep(600)")
     command = arguments(made, run, "optim.epochs=100000", "loop.save_every=100000")
     worker = subprocess.Popen([sys.executable, "-c", code, tmp_path / "log.txt", *command], stdout=subprocess.PIPE,
-                              text=True)
+                              text=True, start_new_session=True)
     pids = list(map(int, worker.stdout.readline().split()))
     wait(lambda: read_metrics(run))
-    worker.kill()
+    os.killpg(worker.pid, signal.SIGKILL)  # Ray ends a worker with its process group
     worker.wait()
     wait(lambda: not any(map(lives, pids)))
     assert checkpoint.read_state(checkpoint.committed(run)[-1]).global_step == read_metrics(run)[-1]["step"] > 0

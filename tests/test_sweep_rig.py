@@ -133,7 +133,8 @@ def test_a_sweep_asked_to_stop_saves_its_trials_and_goes_on(rig, words, tmp_path
 def test_a_sweep_goes_on_after_its_time_limit(rig, words, tmp_path):
     run = tmp_path / "run"
     job_id = submit(rig, run, [*words, "correspond.optim.epochs=2000"], "--time=2", "--signal=TERM@30")
-    ends_whole(rig, job_id, run, seconds=800, restarts=1)
+    found = ends_whole(rig, job_id, run, seconds=800, restarts=1)
+    assert all(one.trained == one.total for one in found), [(one.number, one.trained) for one in found]
 
 
 @pytest.mark.rig_long

@@ -27,7 +27,7 @@ class Nursery:
         environment.setdefault("DS_ACCELERATOR", "cuda" if spawns else "cpu")
         self._process = subprocess.Popen([sys.executable, "-m", "scemae.sweep.nursery", *(["--spawn"] if spawns else [])],
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                         env=environment)
+                                         env=environment, start_new_session=True)  # Ray shoots the group of a worker
         self.ended: dict[int, int] = {}
         self._born: queue.Queue = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()

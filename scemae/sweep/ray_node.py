@@ -32,7 +32,8 @@ PORTS = [f"--{name}=0" for name in ("min-worker-port", "max-worker-port", "node-
 OPTIONS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
            "RAY_maximum_gcs_destroyed_actor_cached_count": "200", "RAY_task_events_max_num_task_in_gcs": "1000",
            "RAY_memory_monitor_refresh_ms": "0",  # the trials' memory is not Ray's to judge
-           "RAY_kill_child_processes_on_worker_exit": "false"}  # they save first, and end by themselves (nursery.py)
+           # They save first, and end by themselves (nursery.py).
+           "RAY_kill_child_processes_on_worker_exit": "false", "RAY_process_group_cleanup_enabled": "false"}
 
 
 class RayNode:
