@@ -1,6 +1,6 @@
 # make demo   set up, then the main job on generated faces, to a report (about ten minutes on two cores)
 # make test   set up, then all tests
-# make test-cluster   set up, then the long tests on a real Slurm: time limits, preemption, dying nodes (20 minutes, root)
+# make test-cluster   set up, then the long tests on a real Slurm: time limits, preemption, dying nodes (an hour, root)
 # make chaos          set up, then kill -9 of random ranks and in every phase of a save (30 minutes or so)
 # make bench          set up, then speed against peers on this machine, into docs/results/speed (an hour or so, idle)
 # All install what they need: into .venv, and the tests Debian's slurm and strace, where root and apt-get are.
