@@ -32,5 +32,5 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -q --no-compile -c constraints-cpu.txt -e '.[test]'
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints-cpu.txt -e '.[test]'
 	touch $(STAMP)
