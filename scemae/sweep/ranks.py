@@ -89,7 +89,7 @@ class Ranks:
         places: list[dict[str, str]] = [{}]
         if count > 1:
             shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
-                      "MASTER_PORT": _free_port()}
+                      "MASTER_PORT": str(free_port("127.0.0.1"))}
             places = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
         self._pids = [nursery.start(argv, {**environment, **place}, log) for place in places]
 
@@ -129,7 +129,8 @@ class Ranks:
                 time.sleep(0.02)
 
 
-def _free_port() -> str:
+def free_port(address: str) -> int:
+    """A port that nothing listens on at `address` now."""
     with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return str(server.getsockname()[1])
+        server.bind((address, 0))
+        return server.getsockname()[1]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from scemae.errors import LaunchError
 from scemae.sweep.nursery import hear_of_parent
-from scemae.sweep.ranks import LAUNCHED
+from scemae.sweep.ranks import LAUNCHED, free_port
 from scemae.sweep.work import STOP_FILE
 
 MARK = "SCEMAE_SWEEP_NODE"  # in the environment of every process of this node: who they are
@@ -154,13 +154,6 @@ def _is_nursery(pid: int) -> bool:
 
 def _is_zombie(pid: str) -> bool:
     return Path(f"/proc/{pid}/stat").read_text(encoding="utf8", errors="replace").rpartition(")")[2].split()[0] == "Z"
-
-
-def free_port(address: str) -> int:
-    """A port that nothing listens on at `address` now."""
-    with socket.socket() as server:
-        server.bind((address, 0))
-        return server.getsockname()[1]
 
 
 def own_address(towards: str | None) -> str:
