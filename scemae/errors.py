@@ -4,6 +4,7 @@
     |-- ConfigError          a key, a type or a combination of settings that cannot work
     |-- DataError            a source of images or annotations that is missing, malformed or inconsistent
     |   `-- ShardError       a shard, index or manifest that is missing, truncated or altered
+    |-- FileError            a file that is a device, a link or larger than its kind can be, and so was not touched
     |-- CheckpointError      no checkpoint, a damaged one, or one of another model
     |-- LedgerError          a run whose samples are not those of the plan
     |-- RunFolderError       a run folder in use, or holding another run
@@ -32,6 +33,10 @@ class DataError(ScemaeError):
 
 class ShardError(DataError):
     """A shard, index or manifest that is missing, truncated or altered."""
+
+
+class FileError(ScemaeError):
+    """A file that is a device, a link or larger than its kind can be, and so was not touched."""
 
 
 class CheckpointError(ScemaeError):

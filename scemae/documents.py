@@ -1,0 +1,97 @@
+"""JSON and YAML from a disk, read into types: `documents.read_json(path, Manifest, ...)`.
+
+Nothing that is read here is executed, resolved or allocated by its own word. Sizes are checked first, YAML may not
+repeat itself by aliases, and what does not fit the type is refused in a sentence that names the file and the field.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import yaml
+
+from scemae import files
+from scemae.errors import DataError, FileError, ScemaeError
+
+T = TypeVar("T")
+MOST_JSON, MOST_YAML = 64 * files.MIB, files.MIB
+DEEPEST = 40  # levels of a YAML file
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # of bytes, samples, steps: a plain int may be of any size
+
+
+def parse_json(text: bytes | str, kind: type[T], name: object, *, error: type[ScemaeError] = DataError,
+               remedy: str = "restore it") -> T:
+    """JSON text as a `kind`: a dataclass, TypedDict, dict[str, int] and so on, with everything in it checked.
+
+    name: what the sentence calls the text, a path say. remedy: what it advises. Raises `error`.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        raise error(_sentence(name, problem, remedy)) from problem
+
+
+def read_json(path: Path, kind: type[T], *, error: type[ScemaeError] = DataError, remedy: str = "restore it",
+              most: int = MOST_JSON) -> T:
+    """A JSON file as a `kind` (see parse_json). Raises `error`; OSError where it cannot be read, so also
+    FileNotFoundError."""
+    return parse_json(_read(path, most, error, remedy), kind, path, error=error, remedy=remedy)
+
+
+def read_yaml(path: Path, kind: type[T] = dict[str, Any], *, error: type[ScemaeError] = DataError, remedy: str = "restore it",
+              most: int = MOST_YAML) -> T:
+    """A YAML file as a `kind`. Numbers are read as Hydra reads them (1e-4 is one). Raises `error`, or OSError."""
+    return parse_yaml(_read(path, most, error, remedy), kind, path, error=error, remedy=remedy)
+
+
+def parse_yaml(text: bytes | str, kind: type[T], name: object, *, error: type[ScemaeError] = DataError,
+               remedy: str = "restore it") -> T:
+    """YAML text as a `kind`, without aliases or tags. Raises `error`."""
+    try:
+        return msgspec.convert(yaml.load(text, _Loader), kind)
+    except (yaml.YAMLError, msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        raise error(_sentence(name, problem, remedy)) from problem
+
+
+def _read(path: Path, most: int, error: type[ScemaeError], remedy: str) -> bytes:
+    try:
+        return files.read_bytes(path, most)
+    except FileError as problem:
+        raise error(f"{problem}; {remedy}") from problem
+
+
+def _sentence(name: object, problem: Exception, remedy: str) -> str:
+    what = " ".join(str(problem).split())[:300] or "nested too deeply"
+    return f"{name}: found what does not belong there ({what}); {remedy}"
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader without aliases, repeated keys and depth beyond DEEPEST, and with YAML 1.2's numbers."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(None, None, "found an alias, which is not allowed", self.peek_event().start_mark)
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.constructor.ConstructorError(None, None, "nested too deeply", self.peek_event().start_mark)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if not isinstance(name, (str, int, float, bool, type(None))) or name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"found the key {name!r} twice, or no plain key", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(
+    r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
+    r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"), list("-+0123456789."))
