@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from scemae import run_folder, subjects
+from scemae.bars import progress_bar
 from scemae.data.manifest import write_json
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import choose_device, flush_denormals, keep_freed_memory, precision
@@ -97,7 +97,7 @@ def evaluate_matching(config: EvaluateConfig, shards: ShardSet, ladder: list[Sub
         trunk, lines = subject.trunk, subject.of(MATCHING)
         side = trunk.side(config.stride, matching=True)
         heads = {rung(subject, line): lambda maps, line=line: line.head(maps, side) for line in lines}
-        with tqdm(total=len(pairs), desc=f"matching, {subject.title}", unit="couple", dynamic_ncols=True) as bar:
+        with progress_bar(total=len(pairs), desc=f"matching, {subject.title}", unit="couple") as bar:
             found |= matching.matching_errors(
                 lambda frames: trunk.maps(frames, config.stride), pairs, heads=heads, device=device,
                 batch=subject.couples_at_once(config.runtime.batch_size, side),
@@ -151,14 +151,14 @@ def evaluate_detection(config: EvaluateConfig, shards: dict[str, ShardSet], ladd
 
 
 def _cached(subject: Subject, frames: Frames, config: EvaluateConfig, device: torch.device) -> list[Tensor]:
-    with tqdm(total=len(frames), desc=f"features, {subject.title}", unit="image", dynamic_ncols=True) as bar:
+    with progress_bar(total=len(frames), desc=f"features, {subject.title}", unit="image") as bar:
         return cache_maps(subject.trunk, frames.images, config.detection.stride, batch=config.runtime.batch_size,
                           device=device, progress=bar.update)
 
 
 def _fit(name: str, maps: Cached, frames: Frames, settings: regression.RegressionConfig,
          device: torch.device) -> regression.LandmarkRegressor:
-    with tqdm(total=settings.epochs, desc=f"regressor, {name}", unit="epoch", dynamic_ncols=True) as bar:
+    with progress_bar(total=settings.epochs, desc=f"regressor, {name}", unit="epoch") as bar:
         def show(epoch: int, loss: float) -> None:
             bar.set_postfix(loss=f"{loss:.4f}")
             bar.update()

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tqdm import tqdm
-
 from scemae import faults
+from scemae.bars import progress_bar
 from scemae.checkpoint import TrainState
 from scemae.distributed import Place
 from scemae.errors import CheckpointError, Preempted, RunFolderError
@@ -87,8 +86,7 @@ def train(engine: Any, batches: Iterator[tuple], steps: Steps, state: TrainState
     RunFolderError once superseded.
     """
     meter = Meter(place, min(steps.log_every, steps.total), steps.images, full_speed)
-    bar = tqdm(total=steps.total, initial=steps.start, unit="step", dynamic_ncols=True,
-               disable=None if place.is_first else True)  # None: silent where no one watches, as in a job's log
+    bar = progress_bar(show=place.is_first, total=steps.total, initial=steps.start, unit="step")
     for global_step in range(steps.start + 1, steps.total + 1):
         lr = set_lr(global_step - 1)
         if str(global_step) in state.skips:

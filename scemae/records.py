@@ -24,8 +24,8 @@ from typing import IO
 import numpy as np
 import xxhash
 from torch import distributed
-from tqdm import tqdm
 
+from scemae.bars import progress_bar
 from scemae.checkpoint import hash_of
 from scemae.data.manifest import write_json
 from scemae.distributed import Place, agree, barrier
@@ -93,8 +93,7 @@ class Records:
         chunks = np.split(rows, range(size, len(rows), size))
         mine, absent, damaged = [], 0, 0
         numbers = range(place.rank, len(chunks) if len(rows) else 0, place.world_size)
-        for number in tqdm(numbers, desc="checking tokens", unit="chunk", delay=2, leave=False,
-                           disable=None if place.is_first else True):
+        for number in progress_bar(numbers, show=place.is_first, desc="checking tokens", unit="chunk", delay=2, leave=False):
             note()
             found = self.read(chunks[number])
             there = found["digest"].any(axis=1)

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, distributed
-from tqdm import tqdm
 
 from scemae import memory
+from scemae.bars import progress_bar
 from scemae.data.decode import Streaming, digests
 from scemae.data.reader import ShardSet
 from scemae.data.views import to_device
@@ -175,7 +175,7 @@ def _fill(resident: Resident, stream: Streaming, node: _Node, workers: int, note
     mine = np.array_split(np.arange(len(resident.found)), node.count)[node.index]
     chunks = [mine[row:row + CHUNK] for row in range(0, len(mine), CHUNK)]
     with (ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads,
-          tqdm(total=len(mine), unit="image", desc="decoding", dynamic_ncols=True, disable=None if show else True) as bar):
+          progress_bar(show=show, total=len(mine), unit="image", desc="decoding") as bar):
         for chunk, _ in zip(chunks, threads.map(lambda chunk: resident.decode(stream, chunk), chunks)):
             note()
             bar.update(len(chunk))

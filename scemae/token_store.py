@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from scemae.bars import progress_bar
 from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Batch, Consumed, Pipeline, correspondence_views
 from scemae.data.reader import ShardSet
@@ -213,8 +213,7 @@ class Fill:
               kept: Callable[[Third], dict[str, Tensor]], what: str) -> None:
         """Write this rank's share of the chunks: what is `kept` of the tokens."""
         mine = chunks[self.place.rank::self.place.world_size]
-        with tqdm(total=sum(map(len, mine)), desc=what, unit=" view images", dynamic_ncols=True,
-                  disable=None if self.place.is_first else True) as bar:
+        with progress_bar(show=self.place.is_first, total=sum(map(len, mine)), desc=what, unit=" view images") as bar:
             for rows, (found, pixels, tokens) in zip(mine, early, strict=True):
                 self.note()
                 fields = {name: _bits(value, records.type[name].base) for name, value in kept(tokens).items()}

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from scemae import checkpoint, generations
+from scemae.bars import progress_bar
 from scemae.data.decode import Streaming, consumed_frames, digests
 from scemae.data.order import Order
 from scemae.data.reader import open_shards
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     plan = read_plan(options.run, options.shards)
     epochs = check_plan(plan, len(rows))
     chosen = rows if options.all else [rows[i] for i in spread(len(rows), options.steps)]
-    for row in tqdm(chosen, unit="step", desc="computing again", disable=None):
+    for row in progress_bar(chosen, unit="step", desc="computing again"):
         check_row(plan, row)
     if options.against:
         compare(rows, read_rows(options.against)[0])

@@ -5,10 +5,11 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import simplejpeg
-from tqdm import tqdm
 
+from scemae.bars import progress_bar
 from scemae.data.manifest import MANIFEST, Manifest, Shard, read_index, read_manifest
 from scemae.data.reader import open_shards
 from scemae.errors import ShardError
@@ -55,8 +56,8 @@ def describe(location: Path) -> str:
 
 def _check_split(folder: Path, manifest: Manifest, decode: bool) -> list[str]:
     wrong = []
-    with tqdm(total=sum(shard.bytes for shard in manifest.shards), desc=f"verify {manifest.split}", unit="B",
-              unit_scale=True, disable=None) as bar:
+    with progress_bar(total=sum(shard.bytes for shard in manifest.shards), desc=f"verify {manifest.split}", unit="B",
+                      unit_scale=True) as bar:
         for shard in manifest.shards:
             try:
                 _check_shard(folder, shard, bar, decode)
@@ -69,7 +70,7 @@ def _check_split(folder: Path, manifest: Manifest, decode: bool) -> list[str]:
     return wrong + [f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in listed]
 
 
-def _check_shard(folder: Path, shard: Shard, bar: tqdm, decode: bool) -> None:
+def _check_shard(folder: Path, shard: Shard, bar: Any, decode: bool) -> None:
     path = folder / shard.file
     try:
         with open(path, "rb") as file:

@@ -22,8 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
+from scemae.bars import progress_bar
 from scemae.data.manifest import FORMAT_VERSION, MANIFEST, Index, Manifest, Shard, write_json, write_manifest
 from scemae.errors import DataError, ShardError
 from scemae.shards.image import Frame, UnusableImage, to_jpeg
@@ -165,7 +164,7 @@ def _write_missing(tasks: list[Task], finished: dict[int, Written], split: Split
     missing = [task for task in tasks if task.number not in finished]
     before = sum(len(task.samples) for task in tasks) - sum(len(task.samples) for task in missing)
     _check_bad(finished, split, max_bad_fraction)
-    with tqdm(total=len(split.samples), initial=before, desc=split.name, unit="image", disable=None) as bar:
+    with progress_bar(total=len(split.samples), initial=before, desc=split.name, unit="image") as bar:
         for number, written in _run(missing, workers):
             finished[number] = written
             bar.update(len(tasks[number].samples))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
+from scemae.bars import progress_bar
 from scemae.errors import ConfigError, DataError
 from scemae.faces import layouts
 from scemae.faces.draw import draw_face
@@ -131,7 +131,7 @@ def assign_identities(count: int, identities: int, seed: int) -> np.ndarray:
 
 def draw_all(paint: Callable, tasks: list[tuple], *, workers: int, progress: bool) -> list:
     """What `paint` returns for each task, one picture each, in their order."""
-    bar = partial(tqdm, total=len(tasks), unit="face", disable=not progress)
+    bar = partial(progress_bar, show=progress, total=len(tasks), unit="face")
     if workers == 1:
         return list(bar(map(paint, tasks)))
     with get_context("spawn").Pool(workers, cv2.setNumThreads, (1,)) as pool:

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from scemae import __version__
+from scemae.bars import progress_bar, say
 from scemae.data.manifest import write_json
 from scemae.distributed import choose_device
 from scemae.errors import ConfigError, DataError
@@ -63,12 +63,12 @@ def detect_all(paths: list[Path], corners: list[list[float] | None], out: Path, 
     """Write the results of each photograph, with its box or None for the centre, into `out`; returns those that cannot be
     used, each of which is named on stderr."""
     failed = []
-    bar = tqdm(paths, unit="photograph", dynamic_ncols=True, disable=len(paths) == 1)
+    bar = progress_bar(paths, show=len(paths) > 1, unit="photograph")
     for path, box, name in zip(bar, corners, output_names(paths)):
         try:
             view = open_view(path, box)
         except (DataError, ConfigError) as error:
-            tqdm.write(f"left out: {error}", file=sys.stderr)
+            say(f"left out: {error}", sys.stderr)
             failed.append(path)
         else:
             write(out, name, view, landmarks=sight.detect(view, detector), sight=sight, detector=detector)

@@ -4,8 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tqdm import tqdm
-
+from scemae.bars import progress_bar, say
 from scemae.generations import Generation
 from scemae.sweep import ranking
 from scemae.sweep.search import Search
@@ -35,7 +34,7 @@ class Book:
         self._table = Table(sweep.folder, sweep.names)
         self._table.rewrite(iter(records))
         self._began, self._ended_before, self._shown = time.monotonic(), len(self.ended), time.monotonic()
-        self._bar = tqdm(total=sweep.size, initial=len(self.ended), unit="trial", dynamic_ncols=True, disable=None)
+        self._bar = progress_bar(total=sweep.size, initial=len(self.ended), unit="trial")
         if records:
             print(f"{sweep.folder}: {len(self.ended)} of {sweep.size} trials have ended, {len(self._again)} go on where they "
                   "stood", flush=True)
@@ -76,8 +75,7 @@ class Book:
         if self._losses[trial.number] > self.sweep.config.retries:
             self.end(trial, FAILED, f"lost {self._losses[trial.number]} times: {reason}")
             return
-        tqdm.write(f"trial {trial.number}: {reason}; it goes on from its last checkpoint", file=sys.stdout)
-        sys.stdout.flush()
+        say(f"trial {trial.number}: {reason}; it goes on from its last checkpoint", sys.stdout)
         self._again.append(trial)
 
     def put_back(self, trial: Trial) -> None:
@@ -117,8 +115,7 @@ class Book:
                                                             else "") + (f": {found or record.reason}" if found or record.reason else "")
         if self._best.ordered:
             said += " (best {:.3f} of trial {})".format(*self._best.ordered[0])
-        tqdm.write(f"{said}; {len(self.ended)} of {self.sweep.size}, {rate:.1f} trials/min, {left:.0f} min left", file=sys.stdout)
-        sys.stdout.flush()
+        say(f"{said}; {len(self.ended)} of {self.sweep.size}, {rate:.1f} trials/min, {left:.0f} min left", sys.stdout)
         self._bar.update()
 
 

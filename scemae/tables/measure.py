@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from scemae import checkpoint
+from scemae.bars import progress_bar
 from scemae.distributed import Place, data_threads
 from scemae.generations import Generation
 from scemae.landmarks import regression
@@ -153,8 +153,8 @@ class Shared:
             return measure.kept[1]
         measure.kept, images = (None, []), self.data.frames(split, limit).images
         self.subject.to(measure.device, measure.dtype)
-        with tqdm(total=len(images), desc=f"features, {self.subject.title}, {self.data.benchmark.title} {split}",
-                  unit="image", leave=False, dynamic_ncols=True, disable=None) as bar:
+        with progress_bar(total=len(images), unit="image", leave=False,
+                          desc=f"features, {self.subject.title}, {self.data.benchmark.title} {split}") as bar:
             found = cache_maps(self.subject.trunk, images, self.stride, batch=measure.config.runtime.batch_size,
                                device=measure.device, progress=bar.update)
         if split == "test":
@@ -232,8 +232,7 @@ def do(units: list[Unit], generation: Generation, place: Place, patience: float 
     claims = generation.folder / "claims"
     claims.mkdir(exist_ok=True)
     left = [unit for unit in units if not unit.is_done]
-    bar = tqdm(total=len(units), initial=len(units) - len(left), unit="unit", desc="measured", dynamic_ncols=True,
-               disable=None if place.is_first else True)
+    bar = progress_bar(show=place.is_first, total=len(units), initial=len(units) - len(left), unit="unit", desc="measured")
     while left:
         for unit in list(_takeable(left, claims)):
             bar.set_postfix_str(unit.title)
@@ -260,8 +259,7 @@ def _takeable(left: list[Unit], claims: Path) -> Iterator[Unit]:
 
 
 def _measure(unit: Unit, *, is_shown: bool) -> None:
-    with tqdm(total=unit.size or None, desc=unit.title, leave=False, dynamic_ncols=True, position=1,
-              disable=None if is_shown else True) as bar:
+    with progress_bar(show=is_shown, total=unit.size or None, desc=unit.title, leave=False, position=1) as bar:
         arrays = unit.work(bar.update)
     unit.path.parent.mkdir(parents=True, exist_ok=True)
     aside = unit.path.with_suffix(f".partial-{os.getpid()}")
