@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +61,7 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-loader-") as folder:
         images = loaders.prepare(shards, Path(folder), options.images + 2 * warm_up(options.workers) * options.batch)
         rows, failed = measure(shards, images, options)
-    versions = {name: version(name) for name in loaders.installed() if name != "torchvision"}
+    versions = {name: machine.version_of(name) for name in loaders.installed() if name != "torchvision"}
     machine.write("loader", options.out, rows, {**told, **versions, **failed})
 
 

@@ -20,7 +20,7 @@ def facts() -> dict[str, Any]:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads(),
             "memory_gib": round(memory, 1), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "python": platform.python_version(), **{name: _version(name) for name in PACKAGES},
+            "python": platform.python_version(), **{name: version_of(name) for name in PACKAGES},
             "commit": _commit(), "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M")}
 
 
@@ -68,7 +68,8 @@ def _cpu() -> str:
     return found.get("model name", platform.machine()) + amx
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Of an installed package; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -25,9 +25,17 @@ def find(name: str, stage: int) -> ModuleType:
     files = [info.name for info in pkgutil.iter_modules(methods.__path__)]
     module = _read(name) if name in files else None
     if module is None or module.STAGE != stage:
-        known = [OWN[stage], *(file for file in files if _read(file).STAGE == stage)]
+        known = [OWN[stage], *(file for file in files if _has_stage(file, stage))]
         raise ConfigError(f"method: found {name!r}, stage {stage} has {', '.join(known)}; give method=NAME of one of them")
     return module
+
+
+def _has_stage(name: str, stage: int) -> bool:
+    """Whether a rival is of this stage, and its packages are there."""
+    try:
+        return _read(name).STAGE == stage
+    except ConfigError:
+        return False
 
 
 def _read(name: str) -> ModuleType:

@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -49,7 +48,7 @@ def take_seat(place: Place, config: Any, data_digest: str) -> Seat:
     return Seat(place.rank, socket.gethostname(), address_towards(os.environ["MASTER_ADDR"]), place.device.type,
                 os.sched_getaffinity(0), torch.cuda.device_count(), torch.get_num_threads(), _shm_gib(),
                 {name: os.environ[name] for name in INTERFACES if name in os.environ},
-                [name for _, name in socket.if_nameindex()], {name: version(name) for name in run_folder.PACKAGES},
+                [name for _, name in socket.if_nameindex()], run_folder.versions(),
                 run_folder.commit(), dict(_flat(asdict(config))), data_digest)
 
 

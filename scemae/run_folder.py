@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from scemae import __version__
 from scemae.config import to_yaml
 from scemae.data.manifest import write_json
 from scemae.distributed import Place, agree, is_lost_rank
@@ -21,7 +22,7 @@ from scemae.errors import LaunchError, LostRankError, RunFolderError, ScemaeErro
 from scemae.generations import Generation, beating, claim, path_of
 
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # what a shared file system gets over
-PACKAGES = ("scemae", "torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "simplejpeg")
+PACKAGES = ("torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "simplejpeg")
 
 
 @contextmanager
@@ -107,13 +108,26 @@ def describe(run_dir: Path, stage: str, config: Any, **facts: Any) -> None:
     starts = [*provenance(run_dir).get("starts", []), start]
     write_json(run_dir / "provenance.json", {
         "stage": stage, **start, "python": platform.python_version(), "starts": starts,
-        "packages": {name: version(name) for name in PACKAGES}, **facts})
+        "packages": versions(), **facts})
 
 
 def provenance(run_dir: Path) -> dict:
     """What `describe` wrote, or nothing."""
     path = run_dir / "provenance.json"
     return json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
+
+
+def versions() -> dict[str, str]:
+    """The version of this code and of each package that changes its numbers; "absent" where one is not installed, as scemae
+    itself need not be, and webdataset, which only shards at a URL need."""
+    return {"scemae": __version__, **{name: _version(name) for name in PACKAGES}}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def commit() -> str:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+pytest.importorskip("lightly")  # MoCo's and BYOL's heads; a GPU machine may not have it
+
 from scemae.data import pipeline
 from scemae.data.order import Slice
 from scemae.data.pipeline import Batch

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-import webdataset
 from PIL import Image
 
 from scemae.data.manifest import read_manifest
@@ -253,6 +252,7 @@ def test_decoding_verify_finds_an_image_that_went_in_broken(photographs, tmp_pat
 def test_plain_webdataset_reads_the_tars(photographs, tmp_path):
     write_split(strict_split(photographs), tmp_path / "out", samples_per_shard=10)
     pattern = str(tmp_path / "out" / "train-{000000..000002}.tar")
+    webdataset = pytest.importorskip("webdataset")
     samples = list(webdataset.WebDataset(pattern, shardshuffle=False).decode("pil"))
     assert [sample["__key__"] for sample in samples] == [f"{i:03d}" for i in range(25)]
     assert samples[7]["json"] == {"file": "007.jpg"} and samples[7]["jpg"].size == (28, 24)
