@@ -18,6 +18,12 @@ T = TypeVar("T")
 MOST_JSON, MOST_YAML = 64 * files.MIB, files.MIB
 DEEPEST = 40  # levels of a YAML file
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # of bytes, samples, steps: a plain int may be of any size
+Whole = Annotated[int, msgspec.Meta(ge=-2**53, le=2**53)]
+Finite = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]  # of pixels: what float32 can still hold and square
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256
+Point = Annotated[list[Finite], msgspec.Meta(min_length=2, max_length=2)]  # x, y
+Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,95}$")]  # of a sample: its members' names fit a tar's header
+Extent = Annotated[list[Count], msgspec.Meta(min_length=2, max_length=2)]  # where it begins in a file, and its bytes
 
 
 def parse_json(text: bytes | str, kind: type[T], name: object, *, error: type[ScemaeError] = DataError,
@@ -36,13 +42,21 @@ def read_json(path: Path, kind: type[T], *, error: type[ScemaeError] = DataError
               most: int = MOST_JSON) -> T:
     """A JSON file as a `kind` (see parse_json). Raises `error`; OSError where it cannot be read, so also
     FileNotFoundError."""
-    return parse_json(_read(path, most, error, remedy), kind, path, error=error, remedy=remedy)
+    return parse_json(read_bytes(path, most=most, error=error, remedy=remedy), kind, path, error=error, remedy=remedy)
+
+
+def convert(value: Any, kind: type[T], name: object, *, error: type[ScemaeError] = DataError, remedy: str = "restore it") -> T:
+    """Plain values (dicts, lists, numbers) as a `kind`, checked as parse_json does. Raises `error`."""
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        raise error(_sentence(name, problem, remedy)) from problem
 
 
 def read_yaml(path: Path, kind: type[T] = dict[str, Any], *, error: type[ScemaeError] = DataError, remedy: str = "restore it",
               most: int = MOST_YAML) -> T:
     """A YAML file as a `kind`. Numbers are read as Hydra reads them (1e-4 is one). Raises `error`, or OSError."""
-    return parse_yaml(_read(path, most, error, remedy), kind, path, error=error, remedy=remedy)
+    return parse_yaml(read_bytes(path, most=most, error=error, remedy=remedy), kind, path, error=error, remedy=remedy)
 
 
 def parse_yaml(text: bytes | str, kind: type[T], name: object, *, error: type[ScemaeError] = DataError,
@@ -54,7 +68,8 @@ def parse_yaml(text: bytes | str, kind: type[T], name: object, *, error: type[Sc
         raise error(_sentence(name, problem, remedy)) from problem
 
 
-def _read(path: Path, most: int, error: type[ScemaeError], remedy: str) -> bytes:
+def read_bytes(path: Path, *, most: int = MOST_JSON, error: type[ScemaeError] = DataError, remedy: str = "restore it") -> bytes:
+    """The content of a regular file of at most `most` bytes. Raises `error`, or OSError where it cannot be read."""
     try:
         return files.read_bytes(path, most)
     except FileError as problem:

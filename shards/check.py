@@ -1,7 +1,6 @@
 """Reading finished shards back: `verify` compares every byte with the manifest, `describe` says what a folder holds."""
 
 import hashlib
-import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -9,13 +8,15 @@ from typing import Any
 
 import simplejpeg
 
+from scemae import documents, files
 from scemae.bars import progress_bar
-from scemae.data.manifest import MANIFEST, Manifest, Shard, read_index, read_manifest
+from scemae.data.manifest import (BLOCK, MANIFEST, Annotation, Index, Manifest, Shard, is_header, member_name, read_index,
+                                  read_manifest, wrong_header)
 from scemae.data.reader import open_shards
-from scemae.errors import ShardError
+from scemae.errors import FileError, ShardError
 from scemae.shards.write import BUILD_FOLDER
 
-BLOCK = 1 << 20
+PIECE = 1 << 20
 
 
 def find_splits(location: Path) -> list[Path]:
@@ -63,9 +64,6 @@ def _check_split(folder: Path, manifest: Manifest, decode: bool) -> list[str]:
                 _check_shard(folder, shard, bar, decode)
             except ShardError as error:
                 wrong.append(str(error))
-    if manifest.samples != sum(shard.samples for shard in manifest.shards):
-        wrong.append(f"{folder / MANIFEST}: says {manifest.samples:,} samples, its shards have "
-                     f"{sum(shard.samples for shard in manifest.shards):,}")
     listed = {shard.file for shard in manifest.shards}
     return wrong + [f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in listed]
 
@@ -73,35 +71,43 @@ def _check_split(folder: Path, manifest: Manifest, decode: bool) -> list[str]:
 def _check_shard(folder: Path, shard: Shard, bar: Any, decode: bool) -> None:
     path = folder / shard.file
     try:
-        with open(path, "rb") as file:
+        with files.open_regular(path) as file:
             if (found := os.fstat(file.fileno()).st_size) != shard.bytes:
                 raise ShardError(f"{path}: found {found:,} bytes, the manifest says {shard.bytes:,}")
             digest = hashlib.sha256()
-            while block := file.read(BLOCK):
+            while block := file.read(PIECE):
                 digest.update(block)
                 bar.update(len(block))
+    except FileError as error:
+        raise ShardError(str(error)) from error
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
     if digest.hexdigest() != shard.sha256:
         raise ShardError(f"{path}: its SHA-256 is not the manifest's, so it was altered")
-    index = read_index(folder, shard)
-    if not len(index.keys) == len(index.jpg) == len(index.json) == shard.samples:
-        raise ShardError(f"{folder / shard.index_file}: lists {len(index.keys):,} samples, the manifest says "
-                         f"{shard.samples:,}")
-    if decode:
-        _decode_shard(path, index.keys, index.jpg, index.json)
+    _check_members(path, read_index(folder, shard), decode)
 
 
-def _decode_shard(path: Path, keys: list[str], jpgs: list[list[int]], jsons: list[list[int]]) -> None:
-    with open(path, "rb") as file:
-        for key, jpg, text in zip(keys, jpgs, jsons):
-            try:
-                file.seek(jpg[0])
-                simplejpeg.decode_jpeg(file.read(jpg[1]), strict=True)
-                file.seek(text[0])
-                json.loads(file.read(text[1]))
-            except ValueError as error:
-                raise ShardError(f"{path}: sample {key} cannot be decoded ({error})") from error
+def _check_members(path: Path, index: Index, decode: bool) -> None:
+    """Whether the tar's own headers name what its index names; with `decode` also what lies behind them."""
+    with files.open_regular(path) as file:
+        for row, key in enumerate(index.keys):
+            for is_annotation, (start, size) in enumerate((index.jpg[row], index.json[row])):
+                name = member_name(key, is_annotation)
+                file.seek(start - BLOCK)
+                if not is_header(header := file.read(BLOCK), name, size):
+                    raise ShardError(wrong_header(header, name, path))
+                if decode:
+                    _decode(file.read(size), path, key, is_annotation)
+
+
+def _decode(data: bytes, path: Path, key: str, is_annotation: int) -> None:
+    try:
+        if is_annotation:
+            documents.parse_json(data, Annotation, f"{key}.json", error=ShardError, remedy="rebuild the shards")
+        else:
+            simplejpeg.decode_jpeg(data, strict=True)
+    except (ValueError, ShardError) as error:
+        raise ShardError(f"{path}: sample {key} cannot be decoded ({error})") from error
 
 
 def _describe_split(folder: Path) -> str:

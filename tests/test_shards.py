@@ -269,7 +269,7 @@ def test_shards_open_by_url_through_a_cache(photographs, tmp_path):
     for url in (f"file://{tmp_path}/out", f"pipe:cat {tmp_path}/out", f"{address}/out"):
         shards = open_shards(url, str(tmp_path / "cache"))
         assert shards.jpeg(24) == (photographs / "024.jpg").read_bytes() and len(shards) == 25
-    assert len(list((tmp_path / "cache").glob("*/*.tar"))) == 9
+    assert len(list((tmp_path / "cache").glob("*/*/*.tar"))) == 9
     with pytest.raises(ShardError, match="nowhere/manifest.json: cannot be read"):
         open_shards(f"{address}/nowhere", str(tmp_path / "cache"))
     server.shutdown()

@@ -1,33 +1,36 @@
 """Random access to samples of a folder of shards, local or behind a URL: one positioned read per sample."""
 
-import fcntl
-import json
 import os
 from pathlib import Path
-from urllib.parse import quote
+from typing import BinaryIO
 
 import numpy as np
 
-from scemae.data.manifest import MANIFEST, Index, Manifest, read_index, read_manifest
-from scemae.errors import ShardError
+from scemae import documents, files
+from scemae.data.fetch import fetch, scheme_of
+from scemae.data.manifest import (BLOCK, Annotation, Index, Manifest, is_header, member_name, read_index, read_manifest, wrong_header)
+from scemae.errors import FileError, ShardError
 
 
 class ShardSet:
     """All samples of one split, in manifest order. Reads are thread-safe (pread) and decode nothing."""
 
     def __init__(self, folder: Path) -> None:
-        """Open every tar of `folder` and check its size. Raises ShardError naming the first that is wrong."""
+        """Open every tar of `folder`, check its size and its index. Raises ShardError naming the first that is wrong."""
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
+        self._paths = [folder / shard.file for shard in self.manifest.shards]
         self.keys: list[str] = []
         indexes: list[Index] = []
-        self._files: list[int] = []
-        for shard in self.manifest.shards:
-            self._files.append(_open_checked(folder / shard.file, shard.bytes))
+        self._files: list[BinaryIO] = []
+        for shard, path in zip(self.manifest.shards, self._paths):
+            self._files.append(_open_checked(path, shard.bytes))
             indexes.append(read_index(folder, shard))
             self.keys += indexes[-1].keys
         if not self.keys:
             raise ShardError(f"{folder}: found no sample at all; build the shards again from a source with images")
+        if len(set(self.keys)) < len(self.keys):
+            raise ShardError(f"{folder}: found a key in two of its shards; rebuild them with `scemae shards build`")
         self._shard = np.repeat(np.arange(len(indexes)), [len(index.keys) for index in indexes])
         self._jpg = np.concatenate([np.array(index.jpg, dtype=np.int64).reshape(-1, 2) for index in indexes])
         self._json = np.concatenate([np.array(index.json, dtype=np.int64).reshape(-1, 2) for index in indexes])
@@ -37,79 +40,52 @@ class ShardSet:
 
     def jpeg(self, i: int) -> bytes:
         """The JPEG bytes of sample `i`, as they were in the source."""
-        return self._read(i, self._jpg[i])
+        return self._read(i, self._jpg[i], member_name(self.keys[i], False))
 
-    def annotation(self, i: int) -> dict:
-        """The annotation of sample `i`: `file`, and where known `landmarks`, `identity`, `box`."""
-        return json.loads(self._read(i, self._json[i]))
+    def annotation(self, i: int) -> Annotation:
+        """The annotation of sample `i`: `file`, and where known `landmarks`, `identity`, `box`. Raises ShardError."""
+        name = member_name(self.keys[i], True)
+        return documents.parse_json(self._read(i, self._json[i], name), Annotation, f"{self._path(i)}: {name}", error=ShardError,
+                                    remedy="rebuild the shards with `scemae shards build`")
 
-    def _read(self, i: int, where: np.ndarray) -> bytes:
+    def _read(self, i: int, where: np.ndarray, name: str) -> bytes:
+        """One member, in one read with the header before it, which proves that these bytes are the sample's."""
         offset, size = int(where[0]), int(where[1])
-        data = os.pread(self._files[self._shard[i]], size, offset)
-        if len(data) != size:
-            shard = self.manifest.shards[self._shard[i]].file
-            raise ShardError(f"{self.folder / shard}: {self.keys[i]} ends after {len(data)} of {size} bytes; "
+        data = os.pread(self._files[self._shard[i]].fileno(), size + BLOCK, offset - BLOCK)
+        if len(data) != size + BLOCK:
+            raise ShardError(f"{self._path(i)}: {self.keys[i]} ends after {max(len(data) - BLOCK, 0)} of {size} bytes; "
                              "the file changed while in use, re-copy it and resume")
-        return data
+        if not is_header(data, name, size):
+            raise ShardError(wrong_header(data, name, self._path(i)))
+        return data[BLOCK:]
 
-    def __del__(self) -> None:
-        for file in getattr(self, "_files", []):
-            os.close(file)
+    def _path(self, i: int) -> Path:
+        return self._paths[self._shard[i]]
 
 
 def open_shards(location: str, cache_dir: str | None = None) -> ShardSet:
-    """Open the shards at `location`: a folder, or a URL of one that webdataset can open (http:, s3:, pipe:, ...).
+    """Open the shards at `location`: a folder, or a URL of one that webdataset can open (fetch.SCHEMES).
 
     What a URL names is copied into `cache_dir` once and read from there. Raises ShardError.
     """
-    if "://" not in location and not location.startswith("pipe:"):
+    if scheme_of(location) is None:
         return ShardSet(Path(location))
     if cache_dir is None:
         raise ShardError(f"{location}: a URL needs a folder to copy the shards into; set data.cache_dir")
     return ShardSet(fetch(location, Path(cache_dir)))
 
 
-def fetch(url: str, cache_dir: Path) -> Path:
-    """Copy manifest, indexes and tars below `url` into `cache_dir` through webdataset's opener; return the folder.
-
-    A file that is already there in the right size is kept; each arrives under its name only when whole.
-    """
-    folder = cache_dir / quote(url.rstrip("/"), safe="")
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one rank of a node copies, the others wait and find it done
-        _copy(f"{url.rstrip('/')}/{MANIFEST}", folder / MANIFEST)
-        for shard in read_manifest(folder).shards:
-            for name, size in ((shard.index_file, None), (shard.file, shard.bytes)):
-                here = folder / name
-                if not here.exists() or (size is not None and here.stat().st_size != size):
-                    _copy(f"{url.rstrip('/')}/{name}", here)
-    return folder
-
-
-def _copy(url: str, path: Path) -> None:
-    from webdataset.gopen import gopen  # imports slowly, and only URLs need it
-
-    aside = path.with_name(path.name + f".partial-{os.getpid()}")
+def _open_checked(path: Path, needed: int) -> BinaryIO:
     try:
-        with gopen(url) as source, open(aside, "wb") as target:
-            while block := source.read(1 << 20):
-                target.write(block)
-    except (OSError, ValueError) as error:
-        aside.unlink(missing_ok=True)
-        raise ShardError(f"{url}: cannot be read ({error}); check the address and your access to it") from error
-    os.replace(aside, path)
-
-
-def _open_checked(path: Path, needed: int) -> int:
-    try:
-        file = os.open(path, os.O_RDONLY)
+        file = files.open_regular(path)
+    except FileError as error:
+        raise ShardError(str(error)) from error
     except OSError as error:
         raise ShardError(f"{path}: cannot be opened ({error.strerror}), the manifest lists it; re-copy the folder, "
                          "or rebuild it with `scemae shards build`") from error
-    found = os.fstat(file).st_size
+    found = os.fstat(file.fileno()).st_size
     if found != needed:
-        os.close(file)
+        file.close()
         raise ShardError(f"{path}: found {found:,} bytes, the manifest says {needed:,}; re-copy it, or rebuild it "
                          "with `scemae shards build`")
     return file

@@ -1,0 +1,151 @@
+"""Copying shards from a URL into a cache, once for a node: nothing of it is used before its digest is the manifest's.
+
+    CACHE_DIR/NAME OF THE URL/0123456789abcdef/     manifest, indexes and tars; named after the digests in the manifest,
+                                                   so that what was copied of other shards is never taken for these
+
+Who serves the files may be hostile or broken: each has a limit of bytes and of time, and one that sends nothing for
+SILENT_SECONDS is given up.
+"""
+
+import hashlib
+import os
+import re
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlparse
+from urllib.request import url2pathname
+
+from scemae import documents, files
+from scemae.data.manifest import MANIFEST, Manifest, parse_manifest
+from scemae.errors import FileError, ShardError
+
+SCHEMES = ("file", "pipe", "http", "https", "ais", "sftp", "ftps", "scp", "gs", "htgs", "hf")  # webdataset's
+SILENT_SECONDS, PATIENCE, SLOWEST = 120.0, 600.0, 2**16  # PATIENCE seconds and one more for each SLOWEST bytes
+PIECE = 2**20
+
+
+def scheme_of(location: str) -> str | None:
+    """The scheme of a URL of shards, None for a folder. Raises ShardError for one that nothing here can open."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", location)
+    scheme = found[1] if found else "pipe" if location.startswith("pipe:") else None
+    if scheme is not None and scheme not in SCHEMES:
+        raise ShardError(f"{location}: found the scheme {scheme!r}, one of {', '.join(SCHEMES)} was needed; copy the shards to a "
+                         "folder and give that")
+    return scheme
+
+
+def fetch(url: str, cache_dir: Path) -> Path:
+    """Copy manifest, indexes and tars below `url` into `cache_dir` through webdataset's opener; return the folder.
+
+    A file that is already there under these digests is kept; each arrives under its name only when it is whole and its
+    SHA-256 the manifest's. Raises ShardError.
+    """
+    url, place = url.rstrip("/"), cache_dir / quote(url.rstrip("/"), safe="")
+    place.mkdir(parents=True, exist_ok=True)
+    with files.locked(place / ".lock"):  # one rank of a node copies, the others wait and find it done
+        text = b"".join(_download(f"{url}/{MANIFEST}", documents.MOST_JSON))
+        manifest = parse_manifest(text, f"{url}/{MANIFEST}")
+        folder = place / _digest(manifest)[:16]
+        folder.mkdir(exist_ok=True)
+        wanted = [(folder / name, size, digest) for shard in manifest.shards for name, size, digest in
+                  ((shard.index_file, None, shard.index_sha256), (shard.file, shard.bytes, shard.sha256))]
+        missing = [(path, size, digest) for path, size, digest in wanted if not _is_there(path, size)]
+        _check_room(folder, sum(size or 0 for _, size, _ in missing))
+        for path, size, digest in missing:
+            if not _link_copy(path, size, digest):
+                _copy(f"{url}/{path.name}", path, size, digest)
+        files.write_bytes(folder / MANIFEST, text)
+    return folder
+
+
+def _digest(manifest: Manifest) -> str:
+    parts = [f"{shard.file} {shard.sha256} {shard.index_sha256}" for shard in manifest.shards]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _is_there(path: Path, size: int | None) -> bool:
+    return path.exists() and size in (None, path.stat().st_size)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ShardError(f"{folder}: found room for {free:,} bytes, the shards to copy have {needed:,}; make room, or set another "
+                         "data.cache_dir")
+
+
+def _link_copy(path: Path, size: int | None, digest: str) -> bool:
+    """Take the file from what was copied of this URL before, under other digests, where its content is the same."""
+    for other in (path.parent.parent / path.name, *path.parent.parent.glob(f"*/{path.name}")):
+        try:
+            if other != path and _is_there(other, size) and files.sha256(other) == digest:
+                path.unlink(missing_ok=True)
+                os.link(other, path)
+                return True
+        except (OSError, FileError):
+            continue
+    return False
+
+
+def _copy(url: str, path: Path, size: int | None, digest: str) -> None:
+    hashed, count = hashlib.sha256(), 0
+    with files.replacing(path) as target:
+        for block in _download(url, documents.MOST_JSON if size is None else size):
+            target.write(block)
+            hashed.update(block)
+            count += len(block)
+        if size not in (None, count):
+            raise ShardError(f"{url}: found {count:,} bytes, the manifest says {size:,}; copy the shards there again")
+        if hashed.hexdigest() != digest:
+            raise ShardError(f"{url}: its SHA-256 is not the manifest's, so it was altered or belongs to another manifest; copy the "
+                             "shards there again")
+
+
+def _download(url: str, most: int) -> Iterator[bytes]:
+    """What lies at `url`, in pieces. Raises ShardError above `most` bytes, or where it takes too long."""
+    count = 0
+    for block in _blocks(url, time.monotonic() + PATIENCE + most / SLOWEST):
+        count += len(block)
+        if count > most:
+            raise ShardError(f"{url}: found more than the {most:,} bytes that it should have; check the address, or copy the "
+                             "shards there again")
+        yield block
+
+
+def _blocks(url: str, until: float) -> Iterator[bytes]:
+    try:
+        if scheme_of(url) == "file":
+            with files.open_regular(url2pathname(urlparse(url).path)) as file:
+                yield from iter(lambda: file.read(PIECE), b"")
+            return
+        from webdataset.gopen import gopen  # imports slowly, and only URLs need it
+
+        source = gopen(url)  # a process that writes to a pipe
+        try:
+            yield from _piped(url, source, until)
+            source.timeout = SILENT_SECONDS
+            source.close()  # raises OSError where the process failed
+        finally:
+            source.proc.kill()
+            source.proc.wait()
+    except (OSError, ValueError, FileError, ImportError, subprocess.SubprocessError) as error:
+        raise ShardError(f"{url}: cannot be read ({' '.join(str(error).split())[:300]}); check the address and your access to it") from error
+
+
+def _piped(url: str, source: Any, until: float, clock: Callable[[], float] = time.monotonic) -> Iterator[bytes]:
+    """Blocks from a process, until it ends. Raises ShardError where none comes for SILENT_SECONDS, or it is late."""
+    descriptor, ready = source.stream.fileno(), select.poll()
+    ready.register(descriptor, select.POLLIN | select.POLLHUP)
+    while True:
+        left = min(SILENT_SECONDS, until - clock())
+        if left <= 0 or not ready.poll(1000 * left):
+            raise ShardError(f"{url}: found no end of it in time ({SILENT_SECONDS:.0f} s without a byte, or slower than {SLOWEST:,} "
+                             "bytes a second); try again, or copy the shards by other means")
+        if not (block := os.read(descriptor, PIECE)):
+            return
+        yield block
