@@ -1,4 +1,4 @@
-"""python -m bench gpu: every figure of speed that needs a GPU, in parts that each end within minutes.
+"""python -m bench gpu: every figure of speed that needs a GPU, in cases that each end within minutes and are kept at once.
 
   python -m bench gpu SHARDS --part steps      a step of DeiT-T, S, B: ours compiled and not, lightly, the plain recipe
   python -m bench gpu SHARDS --part recipe     end to end from shards, in each tier: images/s, MFU, wait, hours for CelebA
@@ -8,76 +8,100 @@
   python -m bench gpu SHARDS --part stage2     CARB with and without the token store
   python -m bench gpu SHARDS --rehearse        all parts on a CPU, at a size that says nothing
 
-SHARDS: `scemae shards build celeba FACES SHARDS`; its train split is used. --part may be given several times.
+SHARDS: `scemae shards build celeba FACES SHARDS`; its train split is used. --part may be given several times. Tables are written
+after each case, which is not measured again by the same command with the same --out; a case that fails stops none of the
+others. In the background (`python -m bench job --help`):
+
+  python -m bench job start runs/gpu python3 -m bench gpu SHARDS --out runs/gpu
+  python -m bench job poll runs/gpu --wait 500
 """
 
 import argparse
-import subprocess
+import signal
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from bench import machine, profile, runs
+from bench import job, machine, profile, runs
 from scemae.data.reader import open_shards
 
+Case = Callable[[argparse.Namespace], None]
+PARTS = ("steps", "recipe", "plain", "profile", "loader", "stage2")
 MODELS = ("deit_tiny", "deit_small", "deit_base")
 CELEBA, EPOCHS = 146_501, 400  # images of CelebA without MAFL, and epochs of the paper (PROTOCOL 1.1, 1.4)
 
 
 def main(argv: list[str]) -> int:
-    """Measure the parts asked for, all of them unless told."""
+    """Measure the cases of the parts asked for, each in a process of its own: a loader that forks beside torch's threads may
+    hang."""
+    options = parse(argv)
+    if options.case:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the blocks that end what a case has started
+        cases(options)[options.case](options)
+        return 0
+    told = ["--batch", options.batch, "--steps", options.steps, "--workers", options.workers, "--out", options.out,
+            *(["--rehearse"] if options.rehearse else [])]
+    chosen = [name for name in cases(options) if name.partition("-")[0] in (options.part or PARTS)]
+    command = [sys.executable, "-m", "bench", "gpu", str(options.shards), *map(str, told)]
+    return max(job.case(options.out, name, [*command, "--case", name]) for name in chosen)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench gpu", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", type=Path)
-    parser.add_argument("--part", action="append", choices=list(PARTS), help="all unless given")
+    parser.add_argument("--part", action="append", choices=PARTS, help="all unless given")
+    parser.add_argument("--case", help="one case alone, in this process")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--steps", type=int, default=200, help="of each end-to-end run (200)")
     parser.add_argument("--workers", type=int, default=12, help="threads or processes that read and decode (12)")
     parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("--out", default=machine.OUT)
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="tables, and what is done (runs/gpu)")
     options = parser.parse_args(argv)
     if options.rehearse:
         options.batch, options.steps, options.workers = 4, 4, 1
-    parts = options.part or list(PARTS)
-    if len(parts) == 1:
-        PARTS[parts[0]](options)
-        return 0
-    told = ["--batch", str(options.batch), "--steps", str(options.steps), "--workers", str(options.workers), "--out",
-            str(options.out), *(["--rehearse"] if options.rehearse else [])]
-    # Each in a process of its own: a loader that forks beside torch's threads may hang.
-    return max(subprocess.run([sys.executable, "-m", "bench", "gpu", str(options.shards), "--part", part, *told]).returncode
-               for part in parts)
+    if options.case and options.case not in cases(options):
+        parser.error(f"--case: found {options.case!r}, there are {', '.join(cases(options))}")
+    return options
 
 
-def steps(options: argparse.Namespace) -> None:
-    """bench step for each model."""
-    for model in MODELS[:1] if options.rehearse else MODELS:
-        import_module("bench.step").main(["--model", model, *_sizes(options)])
+def cases(options: argparse.Namespace) -> dict[str, Case]:
+    """Every measurement by its name, which begins with its part's."""
+    small = options.rehearse
+    tiers = [(model, "auto", "cpu") for model in MODELS]
+    tiers += [("deit_small", tier, "cpu") for tier in ("host", "streaming")] + [("deit_small", "streaming", "nvjpeg")]
+    if small:
+        tiers = [("deit_tiny", "host", "cpu"), ("deit_tiny", "streaming", "cpu")]
+    return {**{f"steps-{model}": partial(steps, model) for model in (MODELS[:1] if small else MODELS)},
+            **{f"recipe-{'-'.join(tier)}": partial(recipe, *tier) for tier in tiers}, "plain": plain,
+            **{f"profile-{kind}": partial(profiled, kind) for kind in (("eager",) if small else ("eager", "compiled"))},
+            "loader": loader, "stage2": stage2}
 
 
-def recipe(options: argparse.Namespace) -> None:
-    """The real command from shards, for each model resident, for DeiT-S in every tier."""
-    shards, rows = options.shards / "train", []
-    cases = [(model, "auto", "cpu") for model in MODELS]
-    cases += [("deit_small", tier, "cpu") for tier in ("host", "streaming")] + [("deit_small", "streaming", "nvjpeg")]
-    if options.rehearse:
-        cases = [("deit_tiny", "host", "cpu"), ("deit_tiny", "streaming", "cpu")]
+def steps(model: str, options: argparse.Namespace) -> None:
+    """bench step for one model."""
+    import_module("bench.step").main(["--model", model, *_sizes(options)])
+
+
+def recipe(model: str, tier: str, decoder: str, options: argparse.Namespace) -> None:
+    """The real command from shards, as one row of the table."""
+    shards, every = options.shards / "train", max(options.steps // 8, 1)
     samples = len(open_shards(str(shards)))
     with tempfile.TemporaryDirectory() as folder:
-        for model, tier, decoder in cases:
-            every = max(options.steps // 8, 1)
-            found = runs.finished(
-                Path(folder) / f"{model}-{tier}-{decoder}", shards, f"model={model}",
-                f"decoder={'light' if options.rehearse else 'mae'}", f"optim.global_batch_size={options.batch}",
-                f"optim.epochs={8 * every * options.batch / samples}", "optim.warmup_epochs=0",
-                f"loop.log_every={every}", f"loop.save_every={8 * every}", f"runtime.tier={tier}", f"data.decoder={decoder}",
-                f"runtime.workers={options.workers}")
-            rows.append({"model": model, "tier": tier, "decoder": decoder, **_speed(found)})
-    machine.write("recipe", options.out, rows, machine.facts() | {"batch": options.batch, "images": samples})
+        found = runs.finished(
+            Path(folder) / "run", shards, f"model={model}",
+            f"decoder={'light' if options.rehearse else 'mae'}", f"optim.global_batch_size={options.batch}",
+            f"optim.epochs={8 * every * options.batch / samples}", "optim.warmup_epochs=0",
+            f"loop.log_every={every}", f"loop.save_every={8 * every}", f"runtime.tier={tier}", f"data.decoder={decoder}",
+            f"runtime.workers={options.workers}")
+    machine.add("recipe", options.out, {"model": model, "tier": tier, "decoder": decoder}, _speed(found),
+                machine.facts() | {"batch": options.batch, "images": samples})
 
 
 def _speed(rows: list[dict]) -> dict:
@@ -93,7 +117,8 @@ def _speed(rows: list[dict]) -> dict:
 def plain(options: argparse.Namespace) -> None:
     """bench step --end-to-end."""
     model = "deit_tiny" if options.rehearse else "deit_small"
-    import_module("bench.step").main(["--model", model, "--end-to-end", str(options.shards / "train"), "--tier", "host" if options.rehearse else "gpu",
+    tier = "host" if options.rehearse else "gpu"
+    import_module("bench.step").main(["--model", model, "--end-to-end", str(options.shards / "train"), "--tier", tier,
                                       *_sizes(options)])
 
 
@@ -103,12 +128,11 @@ def _sizes(options: argparse.Namespace) -> list[str]:
     return ["--batch", str(options.batch), "--out", str(options.out), *(small if options.rehearse else full)]
 
 
-def profiled(options: argparse.Namespace) -> None:
-    """Where the time of a step goes, eager and compiled."""
+def profiled(kind: str, options: argparse.Namespace) -> None:
+    """Where the time of a step goes, eager or compiled."""
     model, decoder = ("deit_tiny", "light") if options.rehearse else ("deit_small", "mae")
-    for is_compiled in (False,) if options.rehearse else (False, True):
-        profile.main(["--model", model, "--decoder", decoder, "--batch", str(options.batch), "--out", str(options.out),
-                      *(["--compile"] if is_compiled else [])])
+    profile.main(["--model", model, "--decoder", decoder, "--batch", str(options.batch), "--out", str(options.out),
+                  *(["--compile"] if kind == "compiled" else [])])
 
 
 def loader(options: argparse.Namespace) -> None:
@@ -123,6 +147,3 @@ def stage2(options: argparse.Namespace) -> None:
     small = ["--model", "demo", "--images", "64", "--views", "1"] if options.rehearse else []
     import_module("bench.stage2").main(["--shards", str(options.shards / "train"), "--device", device,
                                         "--out", str(options.out), *small])
-
-
-PARTS = {"steps": steps, "recipe": recipe, "plain": plain, "profile": profiled, "loader": loader, "stage2": stage2}

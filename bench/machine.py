@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from scemae import files
+
 OUT = Path("docs/results/speed")
 PACKAGES = ("torch", "deepspeed", "timm", "torchvision", "lightly", "numpy")
 
@@ -31,12 +33,25 @@ def write(name: str, out_dir: Path | str, rows: list[dict[str, Any]], facts: dic
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps({"name": name, "facts": facts, "rows": rows}, indent=1) + "\n")
+    files.write_text(folder / f"{name}.json", json.dumps({"name": name, "facts": facts, "rows": rows}, indent=1) + "\n")
     text = markdown(name, rows, facts)
     path = folder / f"{name}.md"
-    path.write_text(text)
+    files.write_text(path, text)
     print(text)
     return path
+
+
+def add(name: str, out_dir: Path | str, key: dict[str, Any], values: dict[str, Any], facts: dict[str, Any]) -> Path:
+    """Put one row into the table OUT/<name>, in place of the one with the same `key`; as `write`.
+
+    Rows that another machine or commit has measured before are dropped: one table is of one.
+    """
+    path, rows = Path(out_dir) / f"{name}.json", []
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf8"))
+        same = all(found["facts"].get(fact) == facts[fact] for fact in ("cpu", "gpu", "commit"))
+        rows = [row for row in found["rows"] if same and key.items() - row.items()]
+    return write(name, out_dir, [*rows, {**key, **values}], facts)
 
 
 def markdown(name: str, rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:

@@ -4,10 +4,18 @@
 #   docs/results/faces-gpu.sh SHARDS OUT            about half an hour on an H200
 #   docs/results/faces-gpu.sh SHARDS OUT rehearse   minutes on a CPU: every command, at a size that says nothing
 #
-# SHARDS: `scemae shards build celeba FACES SHARDS --resize 136`. Runs from a checkout, installed or not.
+# SHARDS: `scemae shards build celeba FACES SHARDS --resize 136`. Runs from a checkout, installed or not. On a machine whose
+# commands may last minutes only, in the background, from the root of the checkout (`python3 -m bench job --help`):
+#
+#   python3 -m bench job start OUT docs/results/faces-gpu.sh SHARDS OUT
+#   python3 -m bench job poll OUT --wait 500        until it ends with 0; OUT/results.tar.gz has what is done so far
+#
+# The same start again goes on where it stood.
 set -euo pipefail
 shards=$1 out=$2 mode=${3:-full}
-scemae() { python3 -m scemae "$@"; }
+root=$(cd "$(dirname "$0")/../.." && pwd)
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+case_() { python3 -m bench job case "$out" "$1" python3 -m scemae "${@:2}"; }
 pretrain=() correspond=() evaluate=()
 if [ "$mode" = rehearse ]; then
     pretrain=(runtime.device=cpu decoder=light optim.global_batch_size=16 optim.epochs=0.01 optim.warmup_epochs=0
@@ -16,11 +24,11 @@ if [ "$mode" = rehearse ]; then
     evaluate=(runtime.device=cpu stride=8 matching.couples=4 detection.stride=8 detection.epochs=1 detection.limit=32)
 fi
 
-scemae pretrain experiment=faces_gpu_pretrain run_dir="$out/mae" data.shards="$shards/train" \
+case_ mae pretrain experiment=faces_gpu_pretrain run_dir="$out/mae" data.shards="$shards/train" \
     probe_shards="$shards/val" "${pretrain[@]}"
-scemae correspond experiment=faces_gpu_correspond run_dir="$out/carb" backbone="$out/mae" \
+case_ carb correspond experiment=faces_gpu_correspond run_dir="$out/carb" backbone="$out/mae" \
     data.shards="$shards/train" probe_shards="$shards/val" "${correspond[@]}"
-scemae evaluate experiment=faces_gpu_evaluate run_dir="$out/eval" backbone="$out/mae" projector="$out/carb" \
+case_ eval evaluate experiment=faces_gpu_evaluate run_dir="$out/eval" backbone="$out/mae" projector="$out/carb" \
     matching.shards="$shards/mafl-test" detection.train="$shards/mafl-train" detection.test="$shards/mafl-test" \
     "${evaluate[@]}"
-scemae report "$out/eval" --no-pictures
+case_ report report "$out/eval" --no-pictures
