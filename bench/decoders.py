@@ -14,7 +14,7 @@ from bench.repeat import interleave, ratio, summary
 
 
 def by_pil(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    return np.asarray(Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB"))
 
 
 def by_cv2(data: bytes) -> np.ndarray:

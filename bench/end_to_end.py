@@ -77,7 +77,7 @@ class Faces(Dataset):
         return self.count
 
     def __getitem__(self, i: int) -> torch.Tensor:
-        image = Image.open(BytesIO(_opened(self.folder, os.getpid()).jpeg(i))).convert("RGB")
+        image = Image.open(BytesIO(_opened(self.folder, os.getpid()).jpeg(i)), formats=["JPEG"]).convert("RGB")
         if image.size == (178, 218):
             image = image.crop((0, ROWS.start, 178, ROWS.stop))
         return self.transform(image)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scemae.data.decode import Streaming, digests, square
+from scemae.data.picture import UnusablePicture, check_jpeg
 from scemae.data.reader import ShardSet
 from scemae.errors import ConfigError
 
@@ -42,13 +43,15 @@ class NvJpeg:
         jpegs = [np.frombuffer(self.shards.jpeg(sample), np.uint8) for sample in samples.tolist()]
         try:
             found, frames = samples, self._frames(jpegs)
-        except RuntimeError:  # one is no JPEG: the host finds which, and what stands in for it
+        except (RuntimeError, UnusablePicture):  # one is no JPEG: the host finds which, and what stands in for it
             found, pixels = self._on_host.frames(samples)
             jpegs = [np.frombuffer(self.shards.jpeg(sample), np.uint8) for sample in found.tolist()]
             frames = torch.from_numpy(pixels).to(self.device)
         return found, digests(jpegs), frames
 
     def _frames(self, jpegs: list[np.ndarray]) -> Tensor:
+        for jpeg in jpegs:
+            check_jpeg(jpeg.tobytes())  # a header may ask for gigabytes
         images = self._decode([torch.from_numpy(jpeg.copy()) for jpeg in jpegs], self.device)
         squares = [square(image.permute(1, 2, 0)) for image in images]
         return torch.stack([image if len(image) == self.size else self._resize(image) for image in squares])

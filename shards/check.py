@@ -6,12 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import simplejpeg
-
 from scemae import documents, files
 from scemae.bars import progress_bar
 from scemae.data.manifest import (BLOCK, MANIFEST, Annotation, Index, Manifest, Shard, is_header, member_name, read_index,
                                   read_manifest, wrong_header)
+from scemae.data.picture import check_jpeg, decode_jpeg
 from scemae.data.reader import open_shards
 from scemae.errors import FileError, ShardError
 from scemae.shards.write import BUILD_FOLDER
@@ -105,7 +104,7 @@ def _decode(data: bytes, path: Path, key: str, is_annotation: int) -> None:
         if is_annotation:
             documents.parse_json(data, Annotation, f"{key}.json", error=ShardError, remedy="rebuild the shards")
         else:
-            simplejpeg.decode_jpeg(data, strict=True)
+            decode_jpeg(data, strict=True)
     except (ValueError, ShardError) as error:
         raise ShardError(f"{path}: sample {key} cannot be decoded ({error})") from error
 
@@ -113,7 +112,7 @@ def _decode(data: bytes, path: Path, key: str, is_annotation: int) -> None:
 def _describe_split(folder: Path) -> str:
     manifest = read_manifest(folder)
     shards = open_shards(str(folder))
-    height, width = simplejpeg.decode_jpeg_header(shards.jpeg(0))[:2]
+    width, height = check_jpeg(shards.jpeg(0))
     first = shards.annotation(0)
     reasons = Counter(entry["reason"] for entry in manifest.left_out)
     lines = [

@@ -12,7 +12,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff",
 def splits(root: Path, *, name: str = "train") -> list[Split]:
     """List all images below `root`, sorted by path, as the split `name`; hidden files are passed over.
 
-    What is an image goes by the file name's ending; JPEG bytes stay untouched, other formats are encoded as JPEG.
+    What is an image goes by the file name's ending; JPEG bytes stay untouched where they are upright; turned ones and other
+    formats are encoded as JPEG.
     Raises DataError if there is no image.
     """
     needed_folder(root)
@@ -25,4 +26,5 @@ def splits(root: Path, *, name: str = "train") -> list[Split]:
     names = [file.as_posix() for file in images]
     samples = [Sample(key, {"file": file}, file_place(root / file)) for key, file in zip(unique_keys(names), names)]
     excluded = {"not an image by its name": len(visible) - len(images)} if len(visible) > len(images) else {}
-    return [Split("folder", name, samples, excluded, {"other_formats": ENCODING}, accept_other_formats=True)]
+    return [Split("folder", name, samples, excluded, {"other_formats": ENCODING}, accept_other_formats=True,
+                  upright=True)]

@@ -1,18 +1,15 @@
 """One image on its way into a shard: decoded wholly to check it, and passed on untouched wherever possible."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
+from scemae.data.picture import UnusablePicture, check_sides, decode_jpeg, is_turned, open_picture
+
 QUALITY = 95  # of images that have to be encoded anew; chroma is kept at full resolution (4:4:4)
 ENCODING = f"JPEG quality {QUALITY}, 4:4:4"  # as the manifest says it
-
-
-class UnusableImage(Exception):
-    """An image that cannot go into a shard; the message is the reason, as the manifest will give it."""
 
 
 @dataclass(frozen=True)
@@ -40,49 +37,44 @@ class Frame:
                 "encoding": f"JPEG quality {self.quality}, 4:4:4"}
 
 
-def to_jpeg(data: bytes, frame: Frame | None, *, accept_other_formats: bool) -> tuple[bytes, bool]:
-    """Return (JPEG bytes, whether they were encoded anew) of one image file. Raises UnusableImage with the reason.
+@dataclass(frozen=True)
+class Stored:
+    """An image as it goes into a shard: its JPEG bytes, its (width, height), and whether it was encoded anew."""
 
-    A JPEG comes back byte for byte unless a `frame` is asked for. PNG, WebP and whatever else PIL reads are encoded
-    as JPEG where `accept_other_formats`, and refused elsewhere. Every image is decoded to its last block.
+    jpeg: bytes
+    size: tuple[int, int]
+    anew: bool
+
+
+def to_jpeg(data: bytes, frame: Frame | None, *, accept_other_formats: bool, upright: bool = False) -> Stored:
+    """One image file as a JPEG. Raises UnusablePicture with the reason, as the manifest will give it.
+
+    A JPEG comes back byte for byte unless a `frame` is asked for, or it has to be turned where `upright`. Other formats
+    are encoded as JPEG where `accept_other_formats`, and refused elsewhere. Every image is decoded to its last block.
     """
-    if data[:2] == b"\xff\xd8":
-        pixels = _decode_jpeg(data)
-        if frame is None:
-            return data, False
-    elif not accept_other_formats:
-        raise UnusableImage("empty file" if not data else "not a JPEG")
-    else:
-        pixels = _decode_other(data)
-    if frame is None:
-        return _encode(pixels, QUALITY), True
-    return _encode(_cut(pixels, frame), frame.quality), True
-
-
-def _decode_jpeg(data: bytes) -> np.ndarray:
-    try:
-        return simplejpeg.decode_jpeg(data, strict=True)  # strict: a missing end or a damaged block is an error
-    except ValueError as error:
-        raise UnusableImage(f"the JPEG does not decode wholly ({error})") from error
-
-
-def _decode_other(data: bytes) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "not an image that can be read" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise UnusableImage(reason if data else "empty file") from error
+    is_jpeg = data[:2] == b"\xff\xd8"
+    if data and not is_jpeg and not accept_other_formats:
+        raise UnusablePicture("not a JPEG")
+    pixels = decode_jpeg(data, strict=True) if is_jpeg else np.asarray(open_picture(data, upright=upright))
+    check_sides(pixels.shape[1], pixels.shape[0])
+    if frame:
+        return _encoded(_cut(pixels, frame), frame.quality)
+    if not is_jpeg:
+        return _encoded(pixels, QUALITY)
+    if upright and is_turned(data):
+        return _encoded(np.asarray(open_picture(data)), QUALITY)
+    return Stored(data, (pixels.shape[1], pixels.shape[0]), False)
 
 
 def _cut(pixels: np.ndarray, frame: Frame) -> np.ndarray:
     found = (pixels.shape[1], pixels.shape[0])
     if found != frame.source:
-        raise UnusableImage(f"{found[0]}x{found[1]} pixels, the {frame.name} frame needs "
+        raise UnusablePicture(f"{found[0]}x{found[1]} pixels, the {frame.name} frame needs "
                             f"{frame.source[0]}x{frame.source[1]}")
     picture = Image.fromarray(pixels).crop(frame.box)
     return np.asarray(picture.resize((frame.size, frame.size), Image.Resampling.BILINEAR))
 
 
-def _encode(pixels: np.ndarray, quality: int) -> bytes:
-    return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality, colorsubsampling="444")
+def _encoded(pixels: np.ndarray, quality: int) -> Stored:
+    jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality, colorsubsampling="444")
+    return Stored(jpeg, (pixels.shape[1], pixels.shape[0]), True)

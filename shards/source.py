@@ -35,7 +35,8 @@ class Split:
     """All samples of one split in their final order, and what the manifest is to say about them.
 
     `excluded` counts images left out on purpose, by reason. `frame` cuts and scales each image (None: bytes stay
-    untouched). `accept_other_formats` lets PNG, WebP and so on in, encoded as JPEG.
+    untouched). `accept_other_formats` lets PNG, WebP and so on in, encoded as JPEG. `upright` turns images as their EXIF
+    says; images with landmarks stay as stored, which is how the landmarks were counted and how DVE reads them.
     """
 
     dataset: str
@@ -45,6 +46,7 @@ class Split:
     options: dict = field(default_factory=dict)
     frame: Frame | None = None
     accept_other_formats: bool = False
+    upright: bool = False
 
 
 def read_bytes(place: Place) -> bytes:

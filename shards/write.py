@@ -24,8 +24,9 @@ from pathlib import Path
 
 from scemae.bars import progress_bar
 from scemae.data.manifest import FORMAT_VERSION, MANIFEST, Index, Manifest, Shard, write_json, write_manifest
+from scemae.data.picture import UnusablePicture
 from scemae.errors import DataError, ShardError
-from scemae.shards.image import Frame, UnusableImage, to_jpeg
+from scemae.shards.image import Frame, to_jpeg
 from scemae.shards.source import Sample, Split, read_bytes
 
 BUILD_FOLDER = ".build"
@@ -51,6 +52,7 @@ class Task:
     samples: list[Sample]
     frame: Frame | None
     accept_other_formats: bool
+    upright: bool
 
 
 def write_split(split: Split, folder: Path, *, samples_per_shard: int = 1000, max_bad_fraction: float = 0.01,
@@ -66,7 +68,7 @@ def write_split(split: Split, folder: Path, *, samples_per_shard: int = 1000, ma
         raise DataError(f"{split.name}: no image is left for this split ({reasons or 'the source lists none'}); "
                         "check the source's lists, or name the splits to build with --split")
     tasks = [Task(number, folder, f"{split.name}-{number:06d}", split.samples[start:start + samples_per_shard],
-                  split.frame, split.accept_other_formats)
+                  split.frame, split.accept_other_formats, split.upright)
              for number, start in enumerate(range(0, len(split.samples), samples_per_shard))]
     with _claimed(folder, make_plan(split, samples_per_shard)):
         finished = {task.number: written for task in tasks if (written := _read_finished(task))}
@@ -240,14 +242,14 @@ def _fill_tar(path: Path, task: Task) -> tuple[Index, list[dict[str, str]], int]
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for sample in task.samples:
                 try:
-                    jpeg, anew = to_jpeg(read_bytes(sample.place), task.frame,
-                                         accept_other_formats=task.accept_other_formats)
-                except UnusableImage as reason:
+                    stored = to_jpeg(read_bytes(sample.place), task.frame, upright=task.upright,
+                                     accept_other_formats=task.accept_other_formats)
+                except UnusablePicture as reason:
                     left_out.append({"file": sample.annotation["file"], "reason": str(reason)})
                     continue
-                encoded += anew
+                encoded += stored.anew
                 index.keys.append(sample.key)
-                index.jpg.append(_add(tar, f"{sample.key}.jpg", jpeg))
+                index.jpg.append(_add(tar, f"{sample.key}.jpg", stored.jpeg))
                 index.json.append(_add(tar, f"{sample.key}.json", json.dumps(sample.annotation).encode()))
         file.flush()
         os.fsync(file.fileno())

@@ -222,8 +222,8 @@ def test_broken_containers_and_doubled_names_are_one_sentence(root):
 def test_folder_takes_other_formats_and_makes_jpegs_of_them(tmp_path):
     (tmp_path / "own" / "b.c").mkdir(parents=True)
     (tmp_path / "own" / "a.JPG").write_bytes(picture(1, 40, 40))
-    Image.new("RGBA", (30, 20), (200, 10, 10, 255)).save(tmp_path / "own" / "b.c" / "x y.png")
-    Image.new("P", (30, 20)).save(tmp_path / "own" / "b.c" / "x_y.webp")
+    Image.new("RGBA", (40, 32), (200, 10, 10, 255)).save(tmp_path / "own" / "b.c" / "x y.png")
+    Image.new("P", (40, 32)).save(tmp_path / "own" / "b.c" / "x_y.webp")
     (tmp_path / "own" / "readme.txt").write_text("x")
     manifest, _ = write_split(folder.splits(tmp_path / "own")[0], tmp_path / "out")
     shards = open_shards(str(tmp_path / "out"))

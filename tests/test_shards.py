@@ -35,7 +35,7 @@ def photographs(tmp_path: Path) -> Path:
     return draw(tmp_path / "photographs", 25)
 
 
-def draw(folder: Path, count: int, side: int = 24) -> Path:
+def draw(folder: Path, count: int, side: int = 32) -> Path:
     folder.mkdir()
     for i in range(count):
         pixels = np.random.default_rng(i).integers(0, 256, (side, side + 4, 3), dtype=np.uint8)
@@ -224,7 +224,7 @@ def test_verify_and_info_take_one_split_or_the_folder_of_several(photographs, tm
                     max_bad_fraction=0.2)
     assert len(verify(tmp_path / "out").splitlines()) == 2 == verify(tmp_path / "out").count("whole")
     text = describe(tmp_path / "out" / "val")
-    for words in ("split val of folder", "21 samples in 1 shards", "28x24 pixels", "1: empty file", "4: blurred",
+    for words in ("split val of folder", "21 samples in 1 shards", "36x32 pixels", "1: empty file", "4: blurred",
                   "annotations  none"):
         assert words in text
     (tmp_path / "out" / "val" / "manifest.json").unlink()
@@ -255,7 +255,7 @@ def test_plain_webdataset_reads_the_tars(photographs, tmp_path):
     webdataset = pytest.importorskip("webdataset")
     samples = list(webdataset.WebDataset(pattern, shardshuffle=False).decode("pil"))
     assert [sample["__key__"] for sample in samples] == [f"{i:03d}" for i in range(25)]
-    assert samples[7]["json"] == {"file": "007.jpg"} and samples[7]["jpg"].size == (28, 24)
+    assert samples[7]["json"] == {"file": "007.jpg"} and samples[7]["jpg"].size == (36, 32)
     assert np.array_equal(samples[7]["jpg"], Image.open(photographs / "007.jpg").convert("RGB"))
 
 

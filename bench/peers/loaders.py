@@ -60,7 +60,7 @@ def view(decoder: str) -> Callable[[bytes], Tensor]:
 
 
 def by_pil(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data)).convert("RGB").crop(FRAME)
+    return Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB").crop(FRAME)
 
 
 def by_simplejpeg(data: bytes) -> Image.Image:

@@ -8,12 +8,12 @@ import io
 from collections.abc import Iterable
 
 import numpy as np
-import simplejpeg
 import xxhash
 from PIL import Image
 
 from scemae.data import randomness
 from scemae.data.order import Slice
+from scemae.data.picture import decode_jpeg
 from scemae.data.reader import ShardSet
 from scemae.errors import ShardError
 
@@ -33,9 +33,9 @@ def square(image: np.ndarray) -> np.ndarray:
 def decode(data: bytes, size: int) -> np.ndarray:
     """JPEG bytes to the frame (size, size, 3) uint8, resized (PIL, bilinear) where its square is not yet `size`.
 
-    Raises ValueError on what is no JPEG.
+    Raises ValueError on what is no JPEG, or one whose header says that it is enormous.
     """
-    image = square(simplejpeg.decode_jpeg(data))
+    image = square(decode_jpeg(data))
     return image if len(image) == size else resize(image, size)
 
 
@@ -53,7 +53,7 @@ def jpeg_noise(image: np.ndarray, u: float, z: float) -> np.ndarray:
     other = resize(image, int(max(0.8, 1 + 0.5 * z) * width))
     buffer = io.BytesIO()
     Image.fromarray(other).save(buffer, "JPEG", quality=30 + int(u * 69))
-    return resize(simplejpeg.decode_jpeg(buffer.getvalue()), width)
+    return resize(decode_jpeg(buffer.getvalue()), width)
 
 
 def digests(images: Iterable[np.ndarray]) -> np.ndarray:

@@ -4,7 +4,6 @@ Paper section 4: resize to 136x136, centre crop 96x96 (`INPUT`), so 20 px (`CROP
 happens before the resize is DVE's and differs per data set (PROTOCOL 3.1, 3.2 [F]). All resizes are PIL bilinear.
 """
 
-import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, dataclass, field, fields
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from scemae.config import configs_dir
 from scemae.data.manifest import Manifest
+from scemae.data.picture import open_picture
 from scemae.data.reader import ShardSet
 from scemae.errors import ConfigError, ShardError
 
@@ -129,7 +129,7 @@ def load_frames(shards: ShardSet, benchmark: Benchmark, *, limit: int | None = N
         try:
             annotation = shards.annotation(i)
             raw = _landmarks(annotation, benchmark)
-            picture = Image.open(io.BytesIO(shards.jpeg(i))).convert("RGB")
+            picture = open_picture(shards.jpeg(i), upright=False)
             frame, landmarks[i] = to_frame(picture, raw, benchmark, box=annotation.get("box"), cropped=cropped)
         except (OSError, ValueError) as error:
             raise ShardError(f"{shards.folder}: sample {shards.keys[i]} cannot be evaluated ({error}); "

@@ -4,23 +4,20 @@ Networks see the central 96x96 of a frame (paper 4): of a box of side s, the mid
 and frames are resized as PIL does it, so that a frame's pixel x is (x + 1/2) s / 136 - 1/2 of its box.
 """
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from scemae.errors import ConfigError, DataError
+from scemae.data.picture import LARGEST, SMALLEST
+from scemae.errors import ConfigError
 from scemae.landmarks.benchmarks import CELEBA_SIZE, CELEBA_TOP, CROP, FRAME, INPUT
 
-LARGEST = 150_000_000  # pixels: half a gigabyte as RGB
-SMALLEST = 32  # pixels of a side of a box: less is a blur at 136
 CENTRE = "centre"  # in place of a box: that of `square_box` without one
 DEFAULT = "the largest centred square (of CelebA's aligned pictures rows 30 to 207)"
-DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # 16 bits per pixel, grey
 
 
 @dataclass(frozen=True)
@@ -50,43 +47,6 @@ class Box:
     def from_crop(self, points: np.ndarray) -> np.ndarray:
         """The inverse of `to_crop`."""
         return (points + CROP + 0.5) * (self.side / FRAME) - 0.5 + (self.left, self.top)
-
-
-def open_photograph(path: Path) -> Image.Image:
-    """An image file as upright RGB: turned as its EXIF says, transparent parts on white, 16 bits brought to 8, of several
-    pictures the first. Raises DataError in one sentence for what is missing, no image, damaged, too large or too small."""
-    if not path.is_file():
-        raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give an image file")
-    try:
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), Image.open(path) as image:
-            if image.width * image.height > LARGEST:
-                raise Image.DecompressionBombError
-            return _checked(to_rgb(ImageOps.exif_transpose(image)), path)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: found more than {LARGEST // 10**6} million pixels; make it smaller first") from error
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path}: is no image that Pillow can read; give a JPEG, PNG, WebP, TIFF, ...") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow's readers raise on damaged files
-        raise DataError(f"{path}: is damaged ({error}); copy it again") from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of an image of any mode of Pillow's. Raises ValueError for pixels that are floating-point numbers."""
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers without a known range")
-    if image.mode in DEEP:
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _checked(image: Image.Image, path: Path) -> Image.Image:
-    if min(image.size) < SMALLEST:
-        raise DataError(f"{path}: found {image.width}x{image.height} pixels, at least {SMALLEST} each way were needed; give "
-                        "a larger photograph")
-    return image
 
 
 def read_numbers(option: str, text: str, count: int) -> list[float]:

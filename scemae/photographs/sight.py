@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from scemae import checkpoint, subjects
+from scemae.data.picture import read_picture
 from scemae.errors import CheckpointError, ConfigError
 from scemae.landmarks import matching, regression
 from scemae.landmarks.benchmarks import CROP, INPUT, denormalise_landmarks, find_benchmark
 from scemae.landmarks.regression import LandmarkRegressor
 from scemae.landmarks.regressor_file import Origin, check_digests, load_regressor
-from scemae.photographs.photograph import Box, frame_of, open_photograph, square_box
+from scemae.photographs.photograph import Box, frame_of, square_box
 from scemae.subjects import DETECTION, MATCHING, Line, Subject
 
 STRIDE = 2  # of cover-and-stride for matching, in pixels (PROTOCOL 5.2)
@@ -137,7 +138,7 @@ def load_detector(path: Path, sight: Sight) -> Detector:
 
 def open_view(path: Path, corners: list[float] | None) -> View:
     """A photograph and its box. Raises DataError or ConfigError."""
-    image = open_photograph(path)
+    image = read_picture(path)
     return View(path, image, square_box(image, corners, path))
 
 

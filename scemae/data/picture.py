@@ -1,0 +1,158 @@
+"""The one way to open a picture of somebody else's: bytes to upright 8-bit RGB, or the reason why not.
+
+Formats are named one by one: Pillow would also open EPS, which starts ghostscript. Sizes are read from the header and
+checked before any pixel is decoded.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from scemae import files
+from scemae.errors import DataError, FileError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+KINDS = "JPEG, PNG, WebP, TIFF, BMP, GIF or PPM"  # the same in words
+LARGEST = 100_000_000  # pixels: 300 MB as RGB
+SMALLEST = 32  # pixels of a side: less is a blur in a frame of 136
+MOST_BYTES = 300 * files.MIB  # of a file: LARGEST pixels without compression
+MOST_SCANS = 100  # of a progressive JPEG, each of which passes over all pixels; encoders write about ten
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_90}  # of EXIF's orientation, to upright
+ORIENTATION = 0x0112  # EXIF's tag
+DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # 16 bits per pixel, grey
+ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # LARGEST is our own limit
+warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata, which decide no pixel
+
+
+class UnusablePicture(ValueError):
+    """A picture that cannot be used; the message is the reason, as a phrase without the file's name."""
+
+
+def read_picture(path: Path) -> Image.Image:
+    """An image file as `open_picture` gives it, at least SMALLEST pixels each way. Raises DataError in one sentence."""
+    if not path.exists() or path.is_dir():
+        raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give an image file")
+    try:
+        image = open_picture(files.read_bytes(path, MOST_BYTES))
+        check_sides(*image.size)
+    except FileError as error:
+        raise DataError(str(error)) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give an image file that can") from error
+    except UnusablePicture as error:
+        raise DataError(f"{path}: {error}; give a whole {KINDS} picture") from error
+    return image
+
+
+def open_picture(data: bytes, *, upright: bool = True) -> Image.Image:
+    """The bytes of an image file as 8-bit RGB: transparent parts on white, 16 bits brought to 8, of several pictures the
+    first, and turned as its EXIF says where `upright`. Raises UnusablePicture."""
+    if not data:
+        raise UnusablePicture("empty file")
+    try:
+        _check_scans(data)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_pixels(*image.size)
+            image.load()
+            image = _turned(image) if upright else image
+            return to_rgb(image)
+    except UnusablePicture:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnusablePicture("not an image that can be read") from error
+    except Image.DecompressionBombError as error:
+        raise UnusablePicture(f"found more than {LARGEST // 10**6} million pixels, which is too large") from error
+    except Exception as error:  # Pillow's readers raise all kinds on damaged files: struct.error, KeyError, ...
+        raise UnusablePicture(f"is damaged ({' '.join(str(error).split())[:120] or type(error).__name__})") from error
+
+
+def decode_jpeg(data: bytes, *, strict: bool = False) -> np.ndarray:
+    """JPEG bytes to (h, w, 3) uint8 by simplejpeg, as stored (EXIF turns nothing). The header is checked first.
+
+    strict: a missing end or a damaged block is an error. Raises UnusablePicture (a ValueError).
+    """
+    check_jpeg(data)
+    try:
+        return simplejpeg.decode_jpeg(data, strict=strict)
+    except ValueError as error:
+        raise UnusablePicture(f"the JPEG does not decode wholly ({error})") from error
+
+
+def check_jpeg(data: bytes) -> tuple[int, int]:
+    """(width, height) of a JPEG by its header. Raises UnusablePicture where it is none, or asks for too much work."""
+    try:
+        height, width = simplejpeg.decode_jpeg_header(data, strict=False)[:2]
+    except (ValueError, KeyError) as error:  # KeyError: of a colour space that it does not know
+        raise UnusablePicture("the JPEG does not decode wholly (its header is damaged)") from error
+    check_pixels(width, height)
+    _check_scans(data)
+    return width, height
+
+
+def is_turned(data: bytes) -> bool:
+    """True where the EXIF of a JPEG says that its pixels are not upright as stored."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            return _orientation(image) in TURNS
+    except Exception:  # whatever Pillow raises; decoding says what is wrong with the picture
+        return False
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raises UnusablePicture for a picture that is too large to decode."""
+    if width * height > LARGEST:
+        raise UnusablePicture(f"found {width}x{height} pixels, more than {LARGEST // 10**6} million, which is too large")
+
+
+def check_sides(width: int, height: int) -> None:
+    """Raises UnusablePicture for a picture that is too small to use."""
+    if min(width, height) < SMALLEST:
+        raise UnusablePicture(f"found {width}x{height} pixels, at least {SMALLEST} each way were needed")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an image of any mode of Pillow's. Raises UnusablePicture for pixels without a known range."""
+    if image.mode in DEEP:
+        image = _grey_of_deep(image)
+    if image.mode == "F":
+        raise UnusablePicture("its pixels are floating-point numbers without a known range")
+    if image.mode in ALPHA or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey_of_deep(image: Image.Image) -> Image.Image:
+    """65535 becomes 255; the one value that the file calls transparent becomes white."""
+    values = np.asarray(image).astype(np.int32)
+    if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise UnusablePicture("its pixels are 32-bit numbers without a known range")
+    grey, hidden = (values // 257).astype(np.uint8), image.info.get("transparency")
+    if isinstance(hidden, int):
+        grey[values == hidden] = 255
+    return Image.fromarray(grey)
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    turn = TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF is common, and decides nothing but this: shown as stored
+        return 1
+
+
+def _check_scans(data: bytes) -> None:
+    if data[:2] == b"\xff\xd8" and (scans := data.count(b"\xff\xda")) > MOST_SCANS:
+        raise UnusablePicture(f"a JPEG of {scans} scans, which would take long to decode")
