@@ -1,0 +1,97 @@
+"""Shards of others: manifest, index, tar and annotations, opened, described, verified, fetched and evaluated."""
+
+import io
+import tarfile
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from scemae.data import reader
+from scemae.data.decode import Streaming
+from scemae.landmarks.benchmarks import find_benchmark, load_frames
+from scemae.shards import check
+from tests.fuzz.containers import mutate_picture, mutate_tar
+from tests.fuzz.target import Target
+from tests.fuzz.trees import mutate_json
+from tests.support import digest, write_shards
+
+SHARD, INDEX, JSON = "train/train-000000.tar", "train/train-000000.index.json", "manifest.json"
+
+
+def make(folder: Path) -> None:
+    """Three small pictures."""
+    write_shards(folder / "train", 3, shards=1)
+
+
+def mend(folder: Path) -> None:
+    """The manifest's size and digests of the tar and of the index, as they are now."""
+    import json
+
+    path = folder / "train" / JSON
+    raw = json.loads(path.read_text())
+    raw["shards"][0] |= {"bytes": (folder / SHARD).stat().st_size, "sha256": digest(folder / SHARD), "index_sha256": digest(folder / INDEX)}
+    path.write_text(json.dumps(raw))
+
+
+def read_all(folder: Path) -> None:
+    """Every sample, as training and evaluation read it."""
+    shards = reader.open_shards(str(folder / "train"))
+    for sample in range(min(len(shards), 50)):
+        shards.jpeg(sample)
+        shards.annotation(sample)
+
+
+def train_on(folder: Path) -> None:
+    """Frames, as training decodes them."""
+    shards = reader.open_shards(str(folder / "train"))
+    Streaming(shards, 96).frames(np.arange(min(len(shards), 3)))
+
+
+def evaluate(folder: Path) -> None:
+    """Frames with landmarks, as `scemae evaluate` reads them."""
+    load_frames(reader.open_shards(str(folder / "train")), find_benchmark("mafl"), limit=3, threads=1)
+
+
+def fetch(folder: Path) -> None:
+    """From an address, into a cache."""
+    reader.open_shards(f"file://{folder / 'train'}", str(folder.parent / "out"))
+
+
+def verify(folder: Path) -> None:
+    """`scemae shards verify --decode`"""
+    check.verify(folder, decode=True)
+
+
+def describe(folder: Path) -> None:
+    """`scemae shards info`"""
+    check.describe(folder)
+
+
+def mutate_member(suffix: str, mutate) -> object:
+    """A change of the first member of a tar whose name ends in `suffix`; the member keeps its place and size."""
+    def change(data: bytes, chance: Random) -> bytes:
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            member = next(member for member in tar if member.name.endswith(suffix))
+        start, size = member.offset_data, member.size
+        content = mutate(data[start:start + size], chance)[:size].ljust(size)
+        return data[:start] + content + data[start + size:]
+
+    return change
+
+
+def make_roomy(folder: Path) -> None:
+    """The same, with room for longer annotations."""
+    from unittest import mock
+
+    with mock.patch("tests.support.json.dumps", lambda value: __import__("json").JSONEncoder().encode(value).ljust(600)):
+        write_shards(folder / "train", 3, shards=1)
+
+
+TARGETS = (
+    Target("manifest", make, {f"train/{JSON}": mutate_json}, (read_all, describe, verify, fetch), 12_000),
+    Target("index", make, {INDEX: mutate_json}, (read_all, verify, train_on), 9_000, mend, f"train/{JSON}"),
+    Target("shard-tar", make, {SHARD: mutate_tar}, (verify, train_on, evaluate), 6_000, mend, f"train/{JSON}"),
+    Target("annotation", make_roomy, {SHARD: mutate_member(".json", mutate_json)}, (evaluate, describe, verify), 6_000, mend, f"train/{JSON}"),
+    Target("shard-jpeg", make, {SHARD: mutate_member(".jpg", mutate_picture)}, (train_on, evaluate, describe), 6_000, mend, f"train/{JSON}"),
+)

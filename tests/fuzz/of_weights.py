@@ -1,0 +1,155 @@
+"""Weights of others: checkpoints and their manifests, regressors, public weights to adopt, kept arrays."""
+
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+
+from scemae import adopt, checkpoint, replay, restore
+from scemae.landmarks import kept
+from scemae.landmarks.regression import LandmarkRegressor, RegressionConfig
+from scemae.landmarks.regressor_file import load_regressor, save_regressor
+from scemae.models.timm_names import Pixels, translate
+from scemae.schema import Model
+from safetensors.torch import save_file
+from tests.fuzz import of_runs
+from tests.fuzz.binary import change_at, mutate_bytes
+from tests.fuzz.containers import mutate_safetensors, mutate_zip
+from tests.fuzz.target import Target
+from tests.fuzz.trees import mutate_json, mutate_yaml
+from tests.support import digest
+
+WEIGHTS, MANIFEST = f"mae/{of_runs.STEP}/{checkpoint.WEIGHTS}", f"mae/{of_runs.STEP}/{checkpoint.MANIFEST}"
+SHAPE = Model("tiny", 24, 1, 3, 8, 96)
+
+
+class Malice:
+    """A pickle of it runs a command."""
+
+    def __reduce__(self):
+        return __import__("os").system, ("touch ../canary/pwned",)
+
+
+def mend_digest(folder: Path) -> None:
+    """The manifest's size and digest of the weights, and its own hash."""
+    path = folder / MANIFEST
+    raw = json.loads(path.read_bytes())
+    raw["files"][0] |= {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": digest(folder / WEIGHTS)}
+    path.write_text(json.dumps({**raw, "manifest_hash": checkpoint.hash_of({**raw, "manifest_hash": ""})}))
+
+
+def mend_hash(folder: Path) -> None:
+    """The manifest's own hash, where it is a manifest still."""
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**raw, "config_hash": checkpoint.hash_of(raw["settings"]), "manifest_hash": checkpoint.hash_of(
+            {**raw, "config_hash": checkpoint.hash_of(raw["settings"]), "manifest_hash": ""})}))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+
+
+def load(folder: Path) -> None:
+    """As a backbone."""
+    restore.load_encoder(folder / "mae")
+
+
+def load_all(folder: Path) -> None:
+    """As a run to go on from, and to reconstruct with."""
+    restore.load_autoencoder(folder / "mae")
+
+
+def check(folder: Path) -> None:
+    """As a checkpoint that may be damaged."""
+    for one in checkpoint.committed(folder / "mae"):
+        checkpoint.damage(one)
+        checkpoint.read_state(one)
+
+
+def make_regressor(folder: Path) -> None:
+    """A regressor of five landmarks on 8 channels."""
+    settings = RegressionConfig()
+    save_regressor(folder / "r.safetensors", LandmarkRegressor(8, 5, settings), "mafl", settings, {"backbone": "0" * 64}, stride=2)
+
+
+def make_public(folder: Path) -> None:
+    """A small ViT under timm's names, as .safetensors and as .pth."""
+    timm = {"cls_token": torch.zeros(1, 1, 24), "pos_embed": torch.zeros(1, 145, 24), "patch_embed.proj.weight": torch.zeros(24, 3, 8, 8),
+            "patch_embed.proj.bias": torch.zeros(24), "norm.weight": torch.ones(24), "norm.bias": torch.zeros(24)}
+    for name, shape in {"norm1.weight": (24,), "norm1.bias": (24,), "attn.qkv.weight": (72, 24), "attn.qkv.bias": (72,), "attn.proj.weight": (24, 24), "attn.proj.bias": (24,),
+                        "norm2.weight": (24,), "norm2.bias": (24,), "mlp.fc1.weight": (96, 24), "mlp.fc1.bias": (96,), "mlp.fc2.weight": (24, 96), "mlp.fc2.bias": (24,)}.items():
+        timm[f"blocks.0.{name}"] = torch.zeros(shape)
+    save_file(timm, folder / "w.safetensors")
+    torch.save({"model": timm, "epoch": 3}, folder / "w.pth")
+
+
+def adopt_file(name: str) -> object:
+    """`scemae adopt`, as far as the weights of this encoder."""
+    def enter(folder: Path) -> None:
+        translate(adopt.read_tensors(folder / name), SHAPE, Pixels((0.5,) * 3, (0.5,) * 3), path=folder / name)
+
+    return enter
+
+
+def mutate_pth(data: bytes, chance: Random) -> bytes:
+    """A .pth with another pickle in it, or changed as a zip."""
+    if chance.random() > 0.3:
+        return mutate_zip(data, chance)
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("data.pkl"):
+                content = chance.choice((lambda: pickle.dumps({"model": Malice()}), lambda: pickle.dumps({"a": [1, None, "x"]}), lambda: pickle.dumps(range(10**9)),
+                                         lambda: b"\x80\x02" + b"(" * 100_000 + b".", lambda: change_at(content, chance, range(len(content)))))()
+            new.writestr(name, content)
+    return out.getvalue()
+
+
+def make_kept(folder: Path) -> None:
+    """A file of kept arrays."""
+    kept.write_arrays(folder / "kept", {"a": 1}, {"x": np.arange(12.0).reshape(3, 4), "y": np.arange(3, dtype=np.uint8)})
+
+
+def mend_kept(folder: Path) -> None:
+    """Its digest: anybody can compute it."""
+    import xxhash
+
+    data = (folder / "kept").read_bytes()
+    (folder / "kept").write_bytes(xxhash.xxh3_128_digest(data[kept.DIGEST:]) + data[kept.DIGEST:])
+
+
+def mutate_kept(data: bytes, chance: Random) -> bytes:
+    """Its header changed as JSON with its length right, or bytes."""
+    size = int.from_bytes(data[16:24], "little")
+    if chance.random() < 0.3:
+        return data[:16] + mutate_bytes(data[16:], chance)
+    header = mutate_json(data[24:24 + size], chance)
+    return data[:16] + len(header).to_bytes(8, "little") + header + data[24 + size:]
+
+
+def make_capsule(folder: Path) -> None:
+    """A dump of a bad step, beside the run it is of."""
+    of_runs.make(folder)
+    (folder / "step").mkdir()
+    (folder / "step" / "config.yaml").write_text((folder / "mae" / "config.yaml").read_text())
+    facts = {"step": 3, "rank": 0, "what": "loss is nan", "keys": ["a", "b"], "checkpoint": f"../mae/{of_runs.STEP}"}
+    (folder / "step" / "capsule.json").write_text(json.dumps(facts))
+    save_file({"samples": torch.arange(2), "epochs": torch.zeros(2, dtype=torch.int64), "frames": torch.zeros(2, 178, 178, 3, dtype=torch.uint8)}, folder / "step" / "batch.safetensors")
+
+
+TARGETS = (
+    Target("weights", of_runs.make, {WEIGHTS: mutate_safetensors}, (load, load_all, check), 5_000, mend_digest, MANIFEST),
+    Target("checkpoint", of_runs.make, {MANIFEST: mutate_json}, (load, load_all, check), 6_000, mend_hash, MANIFEST),
+    Target("regressor", make_regressor, {"r.safetensors": mutate_safetensors}, (lambda folder: load_regressor(folder / "r.safetensors"),), 5_000),
+    Target("adopt", make_public, {"w.safetensors": mutate_safetensors}, (adopt_file("w.safetensors"),), 4_000),
+    Target("adopt-pth", make_public, {"w.pth": mutate_pth}, (adopt_file("w.pth"),), 3_000),
+    Target("kept", make_kept, {"kept": mutate_kept}, (lambda folder: kept.read_arrays(folder / "kept", {"a": 1}),), 3_000, mend_kept, "kept"),
+    Target("capsule", make_capsule, {"step/capsule.json": mutate_json, "step/config.yaml": mutate_yaml, "step/batch.safetensors": mutate_safetensors},
+           (lambda folder: replay.replay(folder / "step", replay.read_facts(folder / "step")),), 500),
+)
