@@ -19,7 +19,7 @@ from deepspeed.runtime.zero import GatheredParameters, stage3, stage_1_and_2
 from deepspeed.utils import logger, safe_get_full_fp32_param
 from torch import Tensor, distributed, nn
 
-from scemae import fragments, schedule
+from scemae import fragments, master_weights, schedule
 from scemae.schema import Optim, Runtime
 from scemae.distributed import Place, precision
 
@@ -57,6 +57,7 @@ def deepspeed_settings(optim: Optim, runtime: Runtime, place: Place, accumulatio
         "bf16": {"enabled": is_bf16, "check_grad_overflow": False},
         **({"data_types": {"grad_accum_dtype": "fp32"}} if is_bf16 else {}),
         "steps_per_print": 2**31,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device twice in every micro-step
     }
 
 
@@ -78,8 +79,10 @@ def start(module: nn.Module, optim: Optim, runtime: Runtime, place: Place,
                 part.fused_attn = False
     parameters = sum(p.numel() for group in groups for p in group["params"])
     settings = deepspeed_settings(optim, runtime, place, accumulation_steps, parameters)
+    bf16_optimizer.see_memory_usage = lambda message, force=False: None  # it collects garbage and prints, at every group
     engine = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
     keep_norms_on_device(engine, optim.clip_grad)
+    leave_out_the_needless(engine, place)
     if is_compiled(runtime.compile, place.device):
         engine.compile()  # after initialize: a module compiled before fails at stage 3
     return engine
@@ -103,11 +106,22 @@ def keep_norms_on_device(engine: deepspeed.DeepSpeedEngine, clip_grad: float) ->
         module.is_invalid_grad_norm = lambda norm: False
     for module in (utils, stage_1_and_2, stage3):  # it would put a -1 in place of what is no number
         module.mask_nan_or_inf_with_val_inplace = lambda norm, device=None: None
-    bf16_optimizer.clip_tensors_by_global_norm = _clip
+    bf16_optimizer.clip_tensors_by_global_norm = master_weights.clip
+    bf16_optimizer.get_global_norm_of_tensors = master_weights.norm
     if engine.zero_optimization_stage() == 3:
         engine.optimizer.get_grad_norm_direct = _norm_of_shares
     if engine.zero_optimization_stage() == 0:
         engine.clip_fp32_gradients = partial(_clip_whole, engine, clip_grad)
+
+
+def leave_out_the_needless(engine: deepspeed.DeepSpeedEngine, place: Place) -> None:
+    """Spare a step the kernels that change no number: of the bf16 optimizer, and a reduction over one rank."""
+    is_alone = place.world_size == 1
+    if master_weights.is_kept(engine):
+        master_weights.sum_at_once(engine, is_alone)
+    elif is_alone and engine.zero_optimization_stage() == 0:
+        # What is left of it: a parameter that got no gradient gets zeros, and so its weight decay.
+        engine.buffered_allreduce_fallback = lambda grads, elements_per_buffer: engine._get_gradients_for_reduction()
 
 
 def _clip_whole(engine: deepspeed.DeepSpeedEngine, most: float) -> None:
@@ -116,12 +130,6 @@ def _clip_whole(engine: deepspeed.DeepSpeedEngine, most: float) -> None:
     engine._global_grad_norm = norm = nn.utils.get_total_norm(gradients, foreach=True)
     if most:
         nn.utils.clip_grads_with_norm_(engine.module.parameters(), most, norm, foreach=True)
-
-
-def _clip(input_tensors: list[Tensor], max_norm: float, global_norm: Tensor, mpu: None = None) -> None:
-    scale = (max_norm / (global_norm + 1e-6)).clamp(max=1)
-    for tensor in input_tensors:
-        tensor.detach().mul_(scale)
 
 
 def _norm_of_shares(gradients: list[Tensor], params: list[Tensor], norm_type: float = 2) -> Tensor:
