@@ -6,9 +6,10 @@ over from it. A last job writes the table and the page.
 """
 
 import math
+import shlex
 from dataclasses import replace
 
-from scemae import config as settings
+from scemae import checks
 from scemae.cluster import chain, status, submit
 from scemae.cluster.chain import Stage
 from scemae.errors import ConfigError
@@ -35,7 +36,8 @@ def main(words: list[str]) -> None:
     elements = min(sweep.config.jobs, sweep.size)
     stages = [Stage("sweep", ["sweep", "--alone", str(sweep.folder)], str(sweep.folder), 1, 1, math.ceil(share.gpus), saves=True),
               Stage("page", ["sweep", "--page", str(sweep.folder)], str(sweep.folder), 1, 1, 0, saves=False, after="afterany")]
-    settings.check(config)
+    checks.check(config)
+    submit.check_place(sweep.folder)
     if "--dry-run" in flags:
         print(*(submit.script(config, stages, i) for i in range(len(stages))), sep="\n")
         print(f"# as an array of {elements}: element k runs trials k, k + {elements}, ... below {sweep.size}")
@@ -52,7 +54,7 @@ def main(words: list[str]) -> None:
             return
         at_once = sweep.config.concurrency
         submit.queue(config, stages, {"sweep": commands}, elements if at_once == "auto" else int(at_once))
-    print(f"`scemae submit --status {sweep.folder}` tells how it goes; results: {sweep.folder / 'sweep.html'}")
+    print(f"`scemae submit --status {shlex.quote(str(sweep.folder))}` tells how it goes; results: {sweep.folder / 'sweep.html'}")
 
 
 def check(sweep: Sweep) -> None:

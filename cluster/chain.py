@@ -11,6 +11,7 @@ import scemae.cluster
 import scemae.shards
 from scemae import config as settings
 from scemae.errors import ConfigError
+from scemae.locations import masked_all
 from scemae.schema import SubmitConfig
 
 STAGES = ("shards", "pretrain", "correspond", "evaluate")
@@ -50,7 +51,7 @@ def _stage(config: SubmitConfig, name: str) -> Stage:
         return Stage(name, ["shards", "build", *config.shards], config.shards[2], 1, 1, 0, saves=True)
     folder = Path(config.run_dir).absolute() / name
     overrides = [*_links(config, name), *getattr(config, name)]
-    settings.load(name, overrides)  # a wrong setting is found now, not when the job starts
+    settings.load(name, overrides, typed=True)  # a wrong setting is found now, not when the job starts
     if name == "evaluate":
         return Stage(name, [name, *overrides], str(folder), 1, 1, min(cluster.gpus_per_node, 1), saves=False)
     return Stage(name, [name, *overrides], str(folder), cluster.nodes, cluster.ranks_per_node, cluster.gpus_per_node,
@@ -97,7 +98,7 @@ def snapshot(config: SubmitConfig, stages: list[Stage]) -> None:
 def write(run_dir: Path, kind: str, stages: list[Stage]) -> None:
     """Record the chain in run_dir/chain.json."""
     aside = run_dir / (CHAIN + ".partial")
-    aside.write_text(json.dumps({"kind": kind, "stages": [asdict(stage) for stage in stages]}, indent=1) + "\n",
+    aside.write_text(json.dumps({"kind": kind, "stages": masked_all([asdict(stage) for stage in stages])}, indent=1) + "\n",
                      encoding="utf8")
     os.replace(aside, run_dir / CHAIN)
 

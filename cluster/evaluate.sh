@@ -11,5 +11,7 @@
 #SBATCH --requeue
 
 # sbatch runs a copy of this file out of its spool folder; the job's record knows where the original lies.
-script=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=\([^ ]*\).*/\1/p')
+command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p' | head -n 1)
+script=${command%" $*"}                       # the arguments stand behind it
+[ -f "$script" ] || script=${command%% *}
 exec bash "$(dirname "$script")/ranks.sh" evaluate "$@"

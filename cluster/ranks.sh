@@ -17,7 +17,7 @@
 # known to be down, and starts on others. A job started on a dead node: srun ends with 233 and the same follows.
 # Never was a job held or failed by that.
 #
-# From outside: SCEMAE_COMMAND (default: scemae) starts the program, in a container if you like.
+# From outside: SCEMAE_COMMAND (default: scemae), words as a shell reads them, starts the program, in a container if you like.
 
 # The id of an element of an array names it alone; its SLURM_JOB_ID may name all of them.
 export SCEMAE_JOB_ID=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
@@ -45,7 +45,7 @@ trap : TERM USR1 USR2                         # meant for the ranks; this shell 
 # that it left alone, and differs from the 1 of an srun that has troubles of its own.
 rank='trap : TERM INT USR1 USR2               # each process of a rank gets the signal: this shell waits for scemae
       export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
-      ${SCEMAE_COMMAND:-scemae} "$@"
+      eval "${SCEMAE_COMMAND:-scemae} \"\$@\""
       status=$?
       case $status in 1 | 2 | 126 | 127) exit 99 ;; esac    # 126, 127: there is no such program
       # With --no-kill a job outlives the node of this script, and Slurm does not requeue it: then a rank on another does.

@@ -1,6 +1,5 @@
 """`scemae submit`: the stages as one chain of dependent jobs, through submitit, from a snapshot in the run folder."""
 
-import json
 import os
 import shlex
 import shutil
@@ -14,7 +13,9 @@ from scemae import config as settings
 from scemae.cluster import chain, status
 from scemae.cluster.chain import CODE, JOBS, STAGES, Stage
 from scemae.errors import ConfigError, LaunchError, Preempted
+from scemae.locations import masked
 from scemae.schema import SubmitConfig
+from scemae.words import as_list
 
 HELP = """\
 scemae submit run_dir=RUN [KEY=VALUE ...] [--dry-run | --cfg]: shards, pretrain, correspond, evaluate as a chain of jobs
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> None:
         print(HELP)
         return
     if argv[0] == "--status":
-        if len(argv) != 2:
+        if len(argv) != 2 or not argv[1]:
             raise ConfigError("--status: one run folder was needed; give `scemae submit --status RUN`")
         print(status.describe(Path(argv[1])))
         return
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> None:
     if "--cfg" in argv:
         print(settings.compose("submit", overrides))
         return
-    config = settings.load("submit", overrides)
+    config = settings.load("submit", overrides, typed=True)
     submit(config, chain.plan(config), dry_run="--dry-run" in argv)
 
 
@@ -73,20 +74,29 @@ def gather(words: list[str]) -> list[str]:
                               "--help")
         else:
             rest.append(word)
-    return rest + [f"{stage}={json.dumps(listed)}" for stage, listed in found.items()]
+    return rest + [f"{stage}={as_list(listed)}" for stage, listed in found.items()]
 
 
 def submit(config: SubmitConfig, stages: list[Stage], *, dry_run: bool) -> None:
     """Submit the chain and record it, or only print it."""
     run_dir, local = Path(config.run_dir).absolute(), config.cluster.kind == "local"
+    check_place(run_dir)
     if dry_run:
         print(*(script(config, stages, i) for i in range(len(stages))), sep="\n")
         return
     require_batch(config)
     status.refuse_if_alive(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / JOBS).mkdir(mode=0o700, exist_ok=True)  # what each job runs lies there, with the URLs that were typed
     chain.snapshot(config, stages)
     (run_here if local else queue)(config, stages, {})
+
+
+def check_place(run_dir: Path) -> None:
+    """Raise ConfigError for a folder whose name would mean something else in a job script or on PYTHONPATH."""
+    taken = next((one for one in ("\n", "\r", ":", "%j", "%t", "%A", "%a") if one in str(run_dir)), None)
+    if taken is not None:
+        raise ConfigError(f"run_dir: found {taken!r} in {str(run_dir)!r}, which the job scripts cannot express; give a folder without it")
 
 
 def require_batch(config: SubmitConfig) -> None:
@@ -103,7 +113,7 @@ def queue(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[list
 
     for i, stage in enumerate(stages):
         try:
-            executor = _executor(config, stages, i)
+            executor = _executor(config, stages, i, is_array=stage.name in arrays)
             if stage.name in arrays:
                 executor.update_parameters(array_parallelism=at_once)
                 job = executor.map_array(run_stage, arrays[stage.name])[0]
@@ -118,7 +128,7 @@ def queue(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[list
         chain.write(run_dir, "batch", stages)
         print(f"{stage.name}: job {stage.job_id}" + (f" after {stages[i - 1].job_id}" if i else "")
               + f", log {job.paths.stdout}")
-    print(f"`scemae submit --status {config.run_dir}` tells how it goes")
+    print(f"`scemae submit --status {shlex.quote(config.run_dir)}` tells how it goes")
 
 
 def run_here(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[list[str]]]) -> None:
@@ -139,7 +149,7 @@ def run_here(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[l
                               "mend it and run the same command again") from error
 
 
-def _executor(config: SubmitConfig, stages: list[Stage], i: int) -> Any:
+def _executor(config: SubmitConfig, stages: list[Stage], i: int, *, is_array: bool = False) -> Any:
     """submitit's executor with the options of stage i, which waits for the stage before it."""
     submitit = _submitit()
     cluster, stage = config.cluster, stages[i]
@@ -160,6 +170,7 @@ def _executor(config: SubmitConfig, stages: list[Stage], i: int) -> Any:
         "ntasks-per-node": stage.ranks, "requeue": True, "kill-on-invalid-dep": "yes",
         # submitit insists on a signal; what cannot save gets one that does nothing, and fails at its limit.
         "signal": f"TERM@{cluster.signal}" if stage.saves else "B:CONT@1",
+        **({"output": f"{folder}/".replace("%", "%%") + ("%A_%a_0_log.out" if is_array else "%j_0_log.out")} if "%" in str(folder) else {}),
         **{name: value or True for name, _, value in (option.partition("=") for option in cluster.options)}}
     named = {"partition": cluster.partition, "account": cluster.account, "qos": cluster.qos, "mem": cluster.mem,
              "gpus_per_node": stage.gpus or None,
@@ -174,7 +185,8 @@ def _executor(config: SubmitConfig, stages: list[Stage], i: int) -> Any:
 def _setup(config: SubmitConfig) -> list[str]:
     """The shell lines of each job: the user's, then what makes it run the snapshot."""
     code, cluster = Path(config.run_dir).absolute() / CODE, config.cluster
-    program = f"{cluster.container} env PYTHONSAFEPATH=1 PYTHONPATH={code} python" if cluster.container else sys.executable
+    inside = f"{cluster.container} env PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))} python"
+    program = inside if cluster.container else shlex.quote(sys.executable)  # words of a shell: ranks.sh evaluates them
     # Without the second, python -m would find the code in the working folder first.
     return [*cluster.setup, f"export PYTHONPATH={shlex.quote(str(code))}", "export PYTHONSAFEPATH=1",
             f"export SCEMAE_COMMAND={shlex.quote(program + ' -m scemae')}",
@@ -190,7 +202,7 @@ def command(config: SubmitConfig, stage: Stage) -> list[str]:
 
 def script(config: SubmitConfig, stages: list[Stage], i: int) -> str:
     """The job of stage i as it would be submitted."""
-    shown = f"# {stages[i].name} runs: {shlex.join(command(config, stages[i]))}"
+    shown = f"# {stages[i].name} runs: {shlex.join(map(masked, command(config, stages[i])))}"
     if config.cluster.kind == "local":
         return shown
     executor = _executor(config, stages, i)
@@ -214,7 +226,7 @@ def run_stage(command: list[str]) -> None:
     found = child.wait()
     if found in (0, 1):
         if found:
-            raise LaunchError(f"{shlex.join(command)}: failed, see above")  # submitit records it, the job fails
+            raise LaunchError(f"{shlex.join(map(masked, command))}: failed, see above")  # submitit records it, the job fails
         return
     sys.exit(found if found > 0 else 128 - found)
 

@@ -22,6 +22,7 @@ from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.models.timm_names import Pixels, translate
 from scemae.schema import Model
 from scemae.tensor_file import digest_of, sync_folder, write_tensors
+from scemae.words import given_path
 
 HELP = """\
 Public weights of a Vision Transformer as a run folder of stage 1, for backbone= of `scemae correspond` and `evaluate`.
@@ -54,8 +55,8 @@ def main(argv: list[str]) -> None:
     """Adopt a file of weights. Raises CheckpointError for one that does not fit, ConfigError or RunFolderError else."""
     parser = argparse.ArgumentParser(prog="scemae adopt", description=HELP,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="a local file")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the run folder, which is made")
+    parser.add_argument("weights", metavar="WEIGHTS", type=given_path, help="a local file")
+    parser.add_argument("out", metavar="OUT", type=given_path, help="the run folder, which is made")
     parser.add_argument("--model", required=True, metavar="NAME", help="a file of configs/model: deit_tiny, deit_small, ...")
     for name, value in zip(("mean", "std"), IMAGENET):
         parser.add_argument(f"--{name}", nargs=3, type=float, default=value, metavar=("R", "G", "B"),

@@ -51,12 +51,14 @@ scemae pretrain [KEY=VALUE ...] [--cfg]: stage 1, MAE pretraining (paper 3.1)
 The same command goes on where the run folder's newest checkpoint stands. What to set most often:
 
   run_dir              where checkpoints, metrics and the resolved config go
-  data.shards          a folder (or URL) of shards made by `scemae shards build`
+  data.shards          a folder of shards made by `scemae shards build`; or its URL (http:, https:, gs:, file:, ...), or a command
+                       that prints the file whose name is put behind it with a slash: pipe:COMMAND, where you type it yourself
   model                deit_tiny, deit_small or deit_base; decoder: mae (the paper's) or light
   optim.epochs, optim.global_batch_size, optim.lr, mask_ratio, norm_pix
   probe_shards, loop.probe_every   a small matching test on faces with landmarks, every so many steps
   runtime.zero_stage   auto, 0 to 3; runtime.offload, runtime.precision (fp32, bf16), runtime.micro_batch_size
-  experiment           a named set of values in configs/experiment
+  experiment           a named set of values in configs/experiment, or FILE.yaml of your own
+Paths and names are taken as they are typed; null stands for none, [a,"b, c"] for a list.
 """
 
 CORRESPOND = """\
@@ -219,12 +221,19 @@ def _tables(argv: list[str]) -> None:
 
 
 def _with_runs(argv: list[str]) -> list[str]:
-    """The words that are neither options nor key=value as runs=[...]. Raises ConfigError where one is no folder."""
-    runs = [word for word in argv if "=" not in word and not word.startswith("-")]
+    """The words that are neither options nor settings as runs=[...]. Raises ConfigError where one is no folder."""
+    from scemae import config, words
+
+    runs = [word for word in argv if not word.startswith("-") and not _is_setting(config.keys(config.SCHEMAS["tables"]), word)]
     if missing := next((run for run in runs if not os.path.isdir(run)), None):
-        raise ConfigError(f"{missing}: no such folder; give run folders of `scemae pretrain` or `scemae correspond`")
-    quoted = ('"' + run.replace("\\", "\\\\").replace('"', '\\"') + '"' for run in runs)
-    return [word for word in argv if word not in runs] + ([f"runs=[{','.join(quoted)}]"] if runs else [])
+        raise ConfigError(f"{missing!r}: no such folder; give run folders of `scemae pretrain` or `scemae correspond`")
+    return [word for word in argv if word not in runs] + ([f"runs={words.as_list(runs)}"] if runs else [])
+
+
+def _is_setting(known: list[str], word: str) -> bool:
+    """True for key=value, unless it is a folder's name and its key no setting's."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and (key.lstrip("+") in known or not os.path.isdir(word))
 
 
 def _sweep(argv: list[str]) -> None:
@@ -307,11 +316,12 @@ def _config(name: str, text: str, argv: list[str]):
 
     overrides = [part for part in argv if part != "--cfg"]
     if stray := [part for part in overrides if part.startswith("-")]:
-        raise ConfigError(f"found {stray[0]}, which is no option; give key=value pairs, --cfg or --help")
+        raise ConfigError(f"found {stray[0]}, which is no option; give key=value pairs, --cfg or --help (a folder of that "
+                          f"name is ./{stray[0]})")
     if "--cfg" in argv:
         print(config.compose(name, overrides))
         return None
-    loaded = config.load(name, overrides)
+    loaded = config.load(name, overrides, typed=True)
     from scemae.distributed import choose_device
 
     # Read when deepspeed is imported; without it, deepspeed takes any GPU it finds, whatever was asked for.

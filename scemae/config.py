@@ -1,21 +1,22 @@
-"""The one door to settings: `load` composes configs/*.yaml with Hydra, applies overrides, checks the result.
+"""The one door to settings: `load` composes configs/*.yaml with Hydra, sets what was typed or read, checks the result.
 
 A misspelt key, a wrong type or settings that contradict each other fail here, in one sentence.
 """
 
 import difflib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from scemae import documents, locations, words
+from scemae.checks import check
 from scemae.errors import ConfigError
 from scemae.schema import CorrespondConfig, EvaluateConfig, PretrainConfig, SubmitConfig, SweepConfig, TablesConfig
 
 SCHEMAS = {"pretrain": PretrainConfig, "correspond": CorrespondConfig, "evaluate": EvaluateConfig,
            "tables": TablesConfig, "submit": SubmitConfig, "sweep": SweepConfig}
-FREE = ("method.settings", "train_on", "hold_out", "space.parameters")  # sections in which any key may stand
+PROGRAMS = ("cluster.container", "cluster.setup", "cluster.options")  # run by a job: never from a file that is given by its path
 
 
 def configs_dir() -> Path:
@@ -24,29 +25,84 @@ def configs_dir() -> Path:
     return here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
 
 
-def load(name: str, overrides: list[str]) -> Any:
-    """Compose configs/<name>.yaml with Hydra, apply `key=value` overrides, check it; return the dataclass.
+def load(name: str, overrides: list[str], *, typed: bool = False) -> Any:
+    """Compose configs/<name>.yaml with Hydra, set each `key=value` of `overrides`, check it; return the dataclass.
 
-    Raises ConfigError in one sentence for a misspelt key, a wrong type or settings that contradict each other.
+    typed: the user typed `overrides` on this command line, so that they may name a command (locations.py). Raises
+    ConfigError in one sentence for a misspelt key, a wrong type or settings that contradict each other.
     """
     from omegaconf import OmegaConf
 
-    merged = _merge(name, overrides)
+    settings = _settings(name, overrides, typed)
+    merged = _merge(name, settings)
     if missing := sorted(OmegaConf.missing_keys(merged)):
         raise ConfigError(f"found no value for {', '.join(missing)}; give {missing[0]}=... on the command line")
     config = OmegaConf.to_object(merged)
+    for key, value in settings:
+        if isinstance(value, locations.Typed) or isinstance(value, list) and any(isinstance(one, locations.Typed) for one in value):
+            put(config, key, value)
     check(config)
     return config
 
 
 def compose(name: str, overrides: list[str]) -> str:
-    """The resolved config of a command as YAML; what must still be given reads ???."""
+    """The resolved config of a command as YAML, without secrets; what must still be given reads ???."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(_merge(name, overrides))
+    found = OmegaConf.to_container(_merge(name, _settings(name, overrides, True)))
+    return OmegaConf.to_yaml(OmegaConf.create(locations.masked_all(found)))
 
 
-def _merge(name: str, overrides: list[str]) -> Any:
+def _settings(name: str, overrides: list[str], typed: bool) -> list[tuple[str, Any]]:
+    """Key and value of every setting: of the files that experiment= and space= name, then the others, so that they win."""
+    first, rest = [], []
+    for override in overrides:
+        key, text = words.split(override)
+        if key in ("experiment", "space") and text.endswith((".yaml", ".yml")):
+            first += _in_file(name, key, text)
+            continue
+        _check_key(name, key)
+        value = text if _is_group(name, key) else words.value_of(key, words.kind_of(SCHEMAS[name], key), text)
+        if not typed:
+            locations.refuse_from_file(value, key, f"scemae {name}")
+        rest.append((key, _as_typed(value) if typed else value))
+    return first + rest
+
+
+def _as_typed(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_typed(part) for part in value]
+    return locations.Typed(value) if isinstance(value, str) and locations.scheme_of(value) else value
+
+
+def _in_file(name: str, group: str, path: str) -> list[tuple[str, Any]]:
+    """The settings in experiment=FILE.yaml, or space=FILE.yaml. Raises ConfigError."""
+    tree = _tree(Path(path))
+    if "defaults" in tree:
+        raise ConfigError(f"{path}: found a defaults list; a file given by its path holds key: value settings alone")
+    found = [("space", "own")] if group == "space" else []
+    for key, value in _leaves(tree, "space." if group == "space" else ""):
+        _check_key(name, key, path)
+        if key in PROGRAMS:
+            raise ConfigError(f"{path}: found {key}, which jobs run; type it on the command line, or keep it in configs/cluster")
+        found.append((key, value))
+    return found
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    """A YAML file of settings, in which nothing is filled in or run later. Raises ConfigError."""
+    try:
+        tree = documents.read_yaml(path, error=ConfigError, remedy="give a YAML file of key: value settings")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a YAML file of key: value settings") from error
+    for key, value in _leaves(tree, ""):
+        locations.refuse_from_file([key, value], key, path)
+        if value == "":
+            raise ConfigError(f"{path}: {key}: found an empty text, a value was needed (null stands for none)")
+    return tree
+
+
+def _merge(name: str, settings: list[tuple[str, Any]]) -> Any:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -54,45 +110,30 @@ def _merge(name: str, overrides: list[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     GlobalHydra.instance().clear()
-    overrides = _with_files(overrides)
-    _check_keys(name, overrides)
+    chosen = [f"{key}={_choice(key, value)}" for key, value in settings if _is_group(name, key)]
     try:
         with hydra.initialize_config_dir(str(configs_dir()), version_base="1.3"):
-            composed = hydra.compose(name, overrides=[f"++{one}" if _is_free(name, one) else one for one in overrides])
-        return OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), composed)
+            composed = hydra.compose(name, overrides=chosen)
+        merged = OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), composed)
+        for key, value in settings:
+            if not _is_group(name, key):
+                OmegaConf.update(merged, key, value, merge=True, force_add=True)
+        return merged
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(name, error)) from error
 
 
-def _with_files(overrides: list[str]) -> list[str]:
-    """experiment=FILE.yaml and space=FILE.yaml as the settings in the file, before all others: later ones win. Raises
-    ConfigError."""
-    first, rest = [], []
-    for override in overrides:
-        group, _, path = override.partition("=")
-        if group not in ("experiment", "space") or not path.endswith((".yaml", ".yml")):
-            rest.append(override)
-        elif group == "experiment":
-            first += _settings_in(path, "")
-        else:
-            first += ["space=own", *_settings_in(path, "space.")]
-    return first + rest
+def _is_group(name: str, key: str) -> bool:
+    """True for a setting that names a file of configs/KEY."""
+    return key == "experiment" or is_dataclass(words.kind_of(SCHEMAS[name], key)) and (configs_dir() / key).is_dir()
 
 
-def _settings_in(path: str, prefix: str) -> list[str]:
-    """The leaves of a YAML file as overrides. Raises ConfigError."""
-    from omegaconf import OmegaConf  # not yaml itself, which takes 1e-4 for text
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    try:
-        tree = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())[:200]})") from error
-    if not isinstance(tree, dict) or "defaults" in tree:
-        raise ConfigError(f"{path}: found {'a defaults list' if isinstance(tree, dict) else 'no settings'}; a file given by its path "
-                          "holds key: value settings alone")
-    return [f"{prefix}{name}={json.dumps(value)}" for name, value in _leaves(tree, "")]
+def _choice(key: str, value: Any) -> str:
+    known = sorted(path.stem for path in (configs_dir() / key).glob("*.yaml"))
+    if value not in (*known, *(("null", None) if key == "experiment" else ())):
+        own = ", or FILE.yaml of your own," if key in ("experiment", "space") else ""
+        raise ConfigError(f"{key}: found {value!r}, one of {'; '.join(known)}{own} was needed")
+    return "null" if value is None else value
 
 
 def _leaves(tree: dict, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -113,24 +154,12 @@ def keys(schema: type, prefix: str = "") -> list[str]:
     return found
 
 
-def _is_free(name: str, override: str) -> bool:
-    """True for a key of a section in which any may stand, as method.settings: which, its reader knows."""
-    known, key = keys(SCHEMAS[name]), override.partition("=")[0]
-    return key not in known and any(key.startswith(f"{section}.") for section in known
-                                    if section.endswith(FREE))
-
-
-def _check_keys(name: str, overrides: list[str]) -> None:
-    known = [*keys(SCHEMAS[name]), "experiment"]
-    for override in overrides:
-        key, equals, _ = override.partition("=")
-        key = key.lstrip("+~")
-        if not equals:
-            raise ConfigError(f"found {override!r}, key=value was needed")
-        if key not in known and not _is_free(name, key):
-            close = difflib.get_close_matches(key, known, 1)
-            raise ConfigError(f"found no setting {key!r}" + (f", did you mean {close[0]!r}" if close else "")
-                              + f"; `scemae {name} --cfg` prints every one with its value")
+def _check_key(name: str, key: str, where: str = "") -> None:
+    if key == "experiment" or words.kind_of(SCHEMAS[name], key) is not None:
+        return
+    close = difflib.get_close_matches(key, [*keys(SCHEMAS[name]), "experiment"], 1)
+    raise ConfigError(f"{where}: " * bool(where) + f"found no setting {key!r}" + (f", did you mean {close[0]!r}" if close else "")
+                      + f"; `scemae {name} --cfg` prints every one with its value")
 
 
 def reload(name: str, path: Path) -> Any:
@@ -139,8 +168,8 @@ def reload(name: str, path: Path) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), OmegaConf.load(path)))
-    except (OSError, OmegaConfBaseException, ValueError) as error:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), OmegaConf.create(_tree(path))))
+    except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())[:300]}); restore it") from error
 
 
@@ -149,199 +178,29 @@ def flat(config: Any) -> dict[str, Any]:
     return dict(_leaves(asdict(config), ""))
 
 
+def get(config: Any, name: str) -> Any:
+    """A setting by its dotted name."""
+    for part in name.split("."):
+        config = config[part] if isinstance(config, dict) else getattr(config, part)
+    return config
+
+
+def put(config: Any, name: str, value: Any) -> None:
+    """Set a setting by its dotted name."""
+    *path, last = name.split(".")
+    for part in path:
+        config = config[part] if isinstance(config, dict) else getattr(config, part)
+    if isinstance(config, dict):
+        config[last] = value
+    else:
+        setattr(config, last, value)
+
+
 def to_yaml(config: Any) -> str:
-    """The resolved config as YAML."""
+    """The resolved config as YAML, without what may be secret in a location."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def check(config: Any) -> None:
-    """Refuse settings that contradict each other. Raises ConfigError."""
-    if isinstance(config, SubmitConfig):
-        _check_submission(config)
-        return
-    if isinstance(config, SweepConfig):
-        _check_sweep(config)
-        return
-    one_of("runtime.device", config.runtime.device, ("auto", "cpu", "cuda"))
-    one_of("runtime.precision", config.runtime.precision, ("auto", "fp32", "bf16"))
-    at_least("seed", config.seed, 0)
-    if isinstance(config, EvaluateConfig):
-        _check_evaluation(config)
-        return
-    if isinstance(config, TablesConfig):
-        _check_tables(config)
-        return
-    _check_training(config)
-    if isinstance(config, PretrainConfig):
-        _check_model(config)
-    else:
-        _check_carb(config)
-
-
-def one_of(key: str, found: Any, allowed: tuple) -> None:
-    """Raise ConfigError unless `found` is allowed."""
-    if found not in allowed:
-        raise ConfigError(f"{key}: found {found}, one of {', '.join(map(str, allowed))} was needed")
-
-
-def at_least(key: str, found: float, least: float) -> None:
-    """Raise ConfigError unless `found` is a number of `least` or more."""
-    if not found >= least:
-        raise ConfigError(f"{key}: found {found}, a number of at least {least} was needed")
-
-
-def above_0(key: str, found: float) -> None:
-    """Raise ConfigError unless `found` is a finite number above 0."""
-    if not 0 < found < float("inf"):
-        raise ConfigError(f"{key}: found {found}, a number above 0 was needed")
-
-
-def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
-    data, optim, loop, runtime = config.data, config.optim, config.loop, config.runtime
-    one_of("optim.name", optim.name, ("adamw", "adam", "sgd"))
-    one_of("runtime.zero_stage", runtime.zero_stage, ("auto", 0, 1, 2, 3))
-    one_of("data.decoder", data.decoder, ("cpu", "nvjpeg"))
-    if data.decoder == "nvjpeg" and (data.jpeg_noise or runtime.tier not in ("auto", "streaming")):
-        raise ConfigError("data.decoder=nvjpeg: found data.jpeg_noise=true or a resident runtime.tier; it decodes what is "
-                          "streamed and makes no noise, give data.jpeg_noise=false and runtime.tier=streaming, or "
-                          "data.decoder=cpu")
-    one_of("runtime.tier", runtime.tier, ("auto", "gpu", "host", "streaming"))
-    if runtime.workers != "auto" and not (isinstance(runtime.workers, int) and runtime.workers > 0):
-        raise ConfigError(f"runtime.workers: found {runtime.workers}, auto or a number above 0 was needed")
-    one_of("runtime.compile", runtime.compile, ("auto", True, False))
-    if runtime.offload and runtime.zero_stage == 0:
-        raise ConfigError("runtime: found offload=true with zero_stage=0, which keeps no state apart; give "
-                          "zero_stage 1, 2 or 3, or offload=false")
-    for key, value in {"optim.global_batch_size": optim.global_batch_size, "optim.epochs": optim.epochs,
-                       "optim.lr": optim.lr, "runtime.micro_batch_size": runtime.micro_batch_size,
-                       "loop.log_every": loop.log_every,
-                       "loop.save_every": loop.save_every, "loop.keep": loop.keep,
-                       "loop.probe_pairs": loop.probe_pairs, "runtime.hang_seconds": runtime.hang_seconds}.items():
-        above_0(key, value)
-    for key, value in {"optim.warmup_epochs": optim.warmup_epochs, "optim.min_lr": optim.min_lr,
-                       "optim.weight_decay": optim.weight_decay, "optim.clip_grad": optim.clip_grad,
-                       "loop.probe_every": loop.probe_every, "loop.keep_every": loop.keep_every,
-                       "loop.spike_factor": loop.spike_factor, "loop.max_skips": loop.max_skips,
-                       "data.max_bad_fraction": data.max_bad_fraction}.items():
-        at_least(key, value, 0)
-    at_least("data.frame", data.frame, 96)
-    if len(data.scale) != 2 or not 0 < data.scale[0] <= data.scale[1] <= 1:
-        raise ConfigError(f"data.scale: found {data.scale}, two shares 0 < low <= high <= 1 were needed")
-    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
-        raise ConfigError(f"optim.betas: found {optim.betas}, two numbers from 0 to below 1 were needed")
-    if loop.save_every % loop.log_every or loop.probe_every % loop.log_every:
-        raise ConfigError(f"loop: save_every {loop.save_every} and probe_every {loop.probe_every} must be multiples of "
-                          f"log_every {loop.log_every}, so that each save follows a checked loss")
-
-
-def _check_submission(config: SubmitConfig) -> None:
-    cluster = config.cluster
-    one_of("cluster.kind", cluster.kind, ("batch", "local"))
-    for name in ("nodes", "ranks_per_node", "cpus_per_task", "time", "signal"):
-        above_0(f"cluster.{name}", getattr(cluster, name))
-    for name in ("gpus_per_node", "max_restarts"):
-        at_least(f"cluster.{name}", getattr(cluster, name), 0)
-    if cluster.kind == "local" and cluster.nodes > 1:
-        raise ConfigError(f"cluster.nodes: found {cluster.nodes} with cluster=local, which has this machine alone; give 1")
-    if 60 * cluster.time <= cluster.signal:
-        raise ConfigError(f"cluster: found time {cluster.time} minutes and signal {cluster.signal} seconds before its "
-                          "end, so a job would be stopped at its start; give more time")
-
-
-def _check_sweep(config: SweepConfig) -> None:
-    one_of("search", config.search, ("random", "grid", "tpe"))
-    at_least("seed", config.seed, 0)
-    for key, found in {"trials": config.trials, "jobs": config.jobs, "trial.ranks": config.trial.ranks, "trial.cpus": config.trial.cpus}.items():
-        above_0(key, found)
-    for key, found in {"trial.gpus": config.trial.gpus, "retries": config.retries, "keep": config.keep}.items():
-        at_least(key, found, 0)
-    if config.concurrency != "auto" and not (isinstance(config.concurrency, int) and config.concurrency > 0):
-        raise ConfigError(f"concurrency: found {config.concurrency}, auto or a number above 0 was needed")
-    if not 1 <= len(config.objectives) <= 2 or len(set(config.objectives)) < len(config.objectives):
-        raise ConfigError(f"objectives: found {list(config.objectives)}, one or two different ones were needed")
-    for objective in config.objectives:
-        one_of("objectives", objective, ("different", "same", "cycle"))
-    if not 0 < config.halving.grace <= 1 or config.halving.reduction < 2:
-        raise ConfigError(f"halving: found grace {config.halving.grace}, reduction {config.halving.reduction}; needed are "
-                          "0 < grace <= 1 and a reduction of at least 2")
-
-
-def _check_evaluation(config: EvaluateConfig) -> None:
-    one_of("stride", config.stride, (1, 2, 4, 8))
-    one_of("detection.stride", config.detection.stride, (1, 2, 4, 8))
-    above_0("runtime.batch_size", config.runtime.batch_size)
-    for name in ("epochs", "batch_size", "lr", "init_std"):
-        above_0(f"detection.{name}", getattr(config.detection, name))
-    above_0("matching.couples", config.matching.couples)
-    if config.projector and not config.backbone:
-        raise ConfigError("found a projector without a backbone; give backbone=RUN of stage 1 as well")
-    if bool(config.detection.train) != bool(config.detection.test):
-        raise ConfigError("found only one of detection.train and detection.test; give both, or neither")
-    if not config.matching.shards and not config.detection.train:
-        raise ConfigError("found neither matching.shards nor detection.train and detection.test; give the shards of at "
-                          "least one test")
-
-
-def _check_tables(config: TablesConfig) -> None:
-    one_of("stride", config.stride, (1, 2, 4, 8))
-    one_of("detection.stride", config.detection.stride, (1, 2, 4, 8))
-    detection, few_shot, embedding = config.detection, config.few_shot, config.embedding
-    for key, value in {"matching.couples": config.matching.couples, "matching.chunk": config.matching.chunk,
-                       "detection.epochs": detection.epochs, "detection.batch_size": detection.batch_size,
-                       "detection.lr": detection.lr, "detection.init_std": detection.init_std,
-                       "few_shot.images_per_epoch": few_shot.images_per_epoch, "few_shot.epochs": few_shot.epochs,
-                       "few_shot.batch_size": few_shot.batch_size, "few_shot.lr": few_shot.lr,
-                       "few_shot.init_std": few_shot.init_std, "few_shot.views": few_shot.views,
-                       "embedding.images": embedding.images, "embedding.repeats": embedding.repeats,
-                       "embedding.perplexity": embedding.perplexity,
-                       "runtime.batch_size": config.runtime.batch_size}.items():
-        above_0(key, value)
-    if detection.kernel % 2 == 0:
-        raise ConfigError(f"detection.kernel: found {detection.kernel}, needed an odd number so that maps keep their size")
-    for key, every in detection.hold_out.items():
-        at_least(f"detection.hold_out.{key}", every, 2)
-    for key, found in (("few_shot.counts", few_shot.counts), ("few_shot.seeds", few_shot.seeds)):
-        if not found or len(set(found)) != len(found) or min(found) < (key == "few_shot.counts"):
-            raise ConfigError(f"{key}: found {list(found)}, different whole numbers were needed, at least one"
-                              + (" and none below 1" if key == "few_shot.counts" else ""))
-
-
-def _check_model(config: PretrainConfig) -> None:
-    model = config.model
-    for name, part in (("model", model), ("decoder", config.decoder)):
-        above_0(f"{name}.depth", part.depth)
-        above_0(f"{name}.heads", part.heads)
-        if part.width <= 0 or part.width % (4 * part.heads):
-            raise ConfigError(f"{name}: width {part.width} must be a multiple of 4 times heads {part.heads}")
-    if model.depth < 4:
-        raise ConfigError(f"model.depth: found {model.depth}; clustering follows the third block and reads the fourth, "
-                          "so at least 4 are needed")
-    if (model.patch_size, model.image_size) != (8, 96):
-        raise ConfigError(f"model: found patch_size {model.patch_size} and image_size {model.image_size}; the "
-                          "protocols and cover-and-stride are those of patch 8 at 96 pixels")
-    if not 1 / 144 <= config.mask_ratio <= 143 / 144:
-        raise ConfigError(f"mask_ratio: found {config.mask_ratio}, a number between 0 and 1 that hides and keeps at "
-                          "least one of 144 patches was needed")
-
-
-def _check_carb(config: CorrespondConfig) -> None:
-    carb = config.carb
-    one_of("carb.projector", carb.projector, ("linear", "spatial_softmax", "conv3", "mlp"))
-    one_of("carb.place_unit", carb.place_unit, ("grid", "pixels"))
-    one_of("carb.reduction", carb.reduction, ("mean", "sum"))
-    one_of("carb.heads", carb.heads, ("mean", "joint"))
-    one_of("carb.layer", carb.layer, ("after", "inside"))
-    one_of("carb.density", carb.density, ("mean", "knn"))
-    one_of("carb.remaining", carb.remaining, ("selected", "all"))
-    above_0("carb.dim", carb.dim)
-    above_0("views", config.views)
-    for name in ("r_att_att", "r_att_inatt", "r_inatt_inatt"):
-        at_least(f"carb.{name}", getattr(carb, name), 0)
-    if not 0 < carb.eta < 1 or not carb.tau > 0 or carb.clusters < 1:
-        raise ConfigError(f"carb: found eta {carb.eta}, tau {carb.tau}, clusters {carb.clusters}; needed are "
-                          "0 < eta < 1, tau > 0 and at least 1 cluster")
+    return OmegaConf.to_yaml(OmegaConf.create(locations.masked_all(asdict(config))))
 
 
 def _explain(name: str, error: Exception) -> str:

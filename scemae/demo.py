@@ -15,13 +15,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from scemae.words import as_argument, as_list, given_path
+
 LAYOUTS = {"aflw_m": "aflw_m", "aflw_r": "aflw_r", "300w": "w300"}  # of `scemae faces`, and what reads them
 
 
 def main(argv: list[str]) -> None:
     """Run faces, shards, pretrain, correspond, evaluate and report below one folder, and with --rivals tables."""
     parser = argparse.ArgumentParser("scemae demo", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("out", nargs="?", type=Path, default=Path("runs/demo"), help="folder of the demo (runs/demo)")
+    parser.add_argument("out", nargs="?", type=given_path, default=Path("runs/demo"), help="folder of the demo (runs/demo)")
     parser.add_argument("--faces", type=int, default=6000, help="how many faces to generate (6000)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw and write (all cores)")
     parser.add_argument("--rivals", action="store_true", help="the rivals too, and all tables; half an hour on two cores")
@@ -46,14 +48,14 @@ def draw(folder: Path, *options: str) -> list[list[str]]:
     if folder.exists():
         return []
     shutil.rmtree(f"{folder}.partial", ignore_errors=True)
-    return [["faces", f"{folder}.partial", *options]]
+    return [["faces", as_argument(Path(f"{folder}.partial")), *options]]
 
 
 def commands(out: Path, faces: int, workers: int) -> list[list[str]]:
     """The commands of one demo, in order; what is there already is not drawn again."""
     shards, mae, carb, evaluation = out / "shards", out / "pretrain", out / "correspond", out / "evaluate"
     return draw(out / "faces", f"--count={faces}", f"--identities={faces // 10}", f"--workers={workers}") + [
-        ["shards", "build", "celeba", str(out / "faces"), str(shards), f"--workers={workers}"],
+        ["shards", "build", "celeba", as_argument(out / "faces"), as_argument(shards), f"--workers={workers}"],
         ["pretrain", "experiment=demo_pretrain", f"run_dir={mae}", f"data.shards={shards}/train",
          f"probe_shards={shards}/val"],
         ["correspond", "experiment=demo_correspond", f"run_dir={carb}", f"backbone={mae}",
@@ -61,7 +63,7 @@ def commands(out: Path, faces: int, workers: int) -> list[list[str]]:
         ["evaluate", "experiment=demo_evaluate", f"run_dir={evaluation}", f"backbone={mae}", f"projector={carb}",
          f"matching.shards={shards}/mafl-test", f"detection.train={shards}/mafl-train",
          f"detection.test={shards}/mafl-test"],
-        ["report", str(evaluation)],
+        ["report", as_argument(evaluation)],
     ]
 
 
@@ -73,7 +75,7 @@ def rivals(out: Path, faces: int, workers: int) -> list[list[str]]:
         corrected = [f"--corrected={folder / 'corrected.csv'}"] if layout == "aflw_r" else []
         found += draw(folder, f"--layout={layout}", f"--count={faces}", f"--identities={max(faces // 5, 10)}",
                       f"--workers={workers}")
-        found.append(["shards", "build", source, str(folder), str(there), f"--workers={workers}", *corrected])
+        found.append(["shards", "build", source, as_argument(folder), as_argument(there), f"--workers={workers}", *corrected])
         shards.append(str(there))
     data = f"data.shards={out / 'shards' / 'train'}"
     for name in ("moco", "byol", "dve"):
@@ -81,5 +83,5 @@ def rivals(out: Path, faces: int, workers: int) -> list[list[str]]:
     for name, backbone in (("cl", "moco"), ("lead", "byol")):
         found.append(["correspond", f"experiment=demo_{name}_correspond", f"run_dir={out / name}",
                       f"backbone={out / backbone}", data])
-    runs = [str(out / name) for name in ("correspond", "cl", "lead", "dve")]
-    return found + [["tables", *runs, "experiment=demo_tables", f"run_dir={out / 'tables'}", f"shards=[{','.join(shards)}]"]]
+    runs = [as_argument(out / name) for name in ("correspond", "cl", "lead", "dve")]
+    return found + [["tables", *runs, "experiment=demo_tables", f"run_dir={out / 'tables'}", f"shards={as_list(shards)}"]]

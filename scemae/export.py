@@ -30,6 +30,7 @@ from scemae.models.projector import Projector
 from scemae.models.timm_names import build_timm, timm_options, to_timm
 from scemae.models.vit import Encoder
 from scemae.tensor_file import Written, sync_folder, write_tensors
+from scemae.words import given_path
 
 HELP = """\
 A trained encoder for use without scemae: safetensors that timm's VisionTransformer loads, and ONNX.
@@ -64,9 +65,9 @@ def main(argv: list[str]) -> None:
     """Export. Raises CheckpointError, RunFolderError or ConfigError; then OUT is not there."""
     parser = argparse.ArgumentParser(prog="scemae export", description=HELP,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder or checkpoint of stage 1")
-    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder")
-    parser.add_argument("--projector", metavar="RUN2", type=Path, help="run folder or checkpoint of stage 2 on it")
+    parser.add_argument("run", metavar="RUN", type=given_path, help="run folder or checkpoint of stage 1")
+    parser.add_argument("out", metavar="OUT", type=given_path, help="a new folder")
+    parser.add_argument("--projector", metavar="RUN2", type=given_path, help="run folder or checkpoint of stage 2 on it")
     parser.add_argument("--onnx", action="store_true", help="write ONNX too")
     parser.add_argument("--check", metavar="N", type=int, default=8, help="images that are compared (8)")
     given = parser.parse_args(argv)

@@ -17,6 +17,7 @@ from pathlib import Path
 from scemae import generations
 from scemae.errors import RunFolderError
 from scemae.metrics import METRICS
+from scemae.words import given_path
 
 HELP = """\
 Where the wall time of a training run went, over all its starts, and its goodput: the share spent on steps that count.
@@ -202,7 +203,7 @@ def main(argv: list[str]) -> None:
     """Print where the time of a run went. Raises RunFolderError where nothing was trained in it."""
     parser = argparse.ArgumentParser(prog="scemae goodput", description=HELP,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", type=Path, help="run_dir of pretrain or correspond")
+    parser.add_argument("run", metavar="RUN", type=given_path, help="run_dir of pretrain or correspond")
     parser.add_argument("--json", action="store_true", help="seconds by start and kind, as JSON")
     arguments = parser.parse_args(argv)
     found = read(arguments.run)

@@ -26,6 +26,7 @@ from scemae.data.pipeline import Batch, correspondence_views, pretraining_views
 from scemae.errors import RunFolderError
 from scemae.models.carb import select, third
 from scemae.schema import Carb
+from scemae.words import given_path
 
 
 @dataclass
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> None:
     """Replay one capsule and print what happened."""
     parser = argparse.ArgumentParser("scemae replay", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("capsule", metavar="CAPSULE", type=Path, help="RUN/capsules/step-*")
+    parser.add_argument("capsule", metavar="CAPSULE", type=given_path, help="RUN/capsules/step-*")
     folder = parser.parse_args(argv).capsule
     facts = read_facts(folder)
     found = replay(folder, facts)

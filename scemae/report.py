@@ -18,6 +18,7 @@ from scemae.landmarks.benchmarks import MATCHING_TARGETS, find_benchmark
 from scemae.lineage import Run, data_of, flatten, locate, read_results, read_run, related
 from scemae.metrics import read_metrics
 from scemae.showcase import PICTURES, Source
+from scemae.words import given_path
 
 HELP = """\
 One HTML page (pictures inside it, nothing fetched, no JavaScript) and one JSON file with what a run has to show.
@@ -66,8 +67,8 @@ def main(argv: list[str]) -> None:
     """Write report.html and report.json. Raises RunFolderError where RUN is no run folder of this version."""
     parser = argparse.ArgumentParser(prog="scemae report", description=HELP,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", type=Path, help="run_dir of evaluate, pretrain or correspond")
-    parser.add_argument("--out", metavar="FOLDER", type=Path, help="where both files go (default: RUN)")
+    parser.add_argument("run", metavar="RUN", type=given_path, help="run_dir of evaluate, pretrain or correspond")
+    parser.add_argument("--out", metavar="FOLDER", type=given_path, help="where both files go (default: RUN)")
     parser.add_argument("--no-pictures", action="store_true", help="leave out everything that shows a face")
     arguments = parser.parse_args(argv)
     report, images = gather(arguments.run, with_pictures=not arguments.no_pictures)

@@ -25,16 +25,17 @@ from scemae.data.order import Order
 from scemae.data.reader import open_shards
 from scemae.errors import LedgerError
 from scemae.ledger import FILE, LIMBS, sample_digest, to_text
+from scemae.words import given_path
 
 
 def main(argv: list[str]) -> None:
     """Check, say what was found, and raise LedgerError at the first thing that does not hold."""
     parser = argparse.ArgumentParser("scemae verify-resume", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", type=Path, help="run_dir of pretrain or correspond")
+    parser.add_argument("run", metavar="RUN", type=given_path, help="run_dir of pretrain or correspond")
     parser.add_argument("--all", action="store_true", help="compute every step again, not only --steps of them")
     parser.add_argument("--steps", type=int, default=50, help="steps to compute again, spread over the run (50)")
-    parser.add_argument("--against", metavar="OTHER", type=Path, help="a run that must have seen the same samples")
+    parser.add_argument("--against", metavar="OTHER", type=given_path, help="a run that must have seen the same samples")
     parser.add_argument("--shards", help="where the shards are now, if not where the run's config.yaml says")
     options = parser.parse_args(argv)
     rows, starts = read_rows(options.run)

@@ -9,6 +9,7 @@ from scemae.shards import aflw, celeba, check, folder, w300
 from scemae.shards.image import QUALITY
 from scemae.shards.source import Split
 from scemae.shards.write import write_split
+from scemae.words import given_path
 
 EXAMPLES = """examples:
   scemae shards build celeba /datasets/CelebA /data/shards/celeba --workers 16
@@ -98,13 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="say what a folder of shards holds",
                                description="Say what a folder of shards holds, and what was left out of it and why.")
     for command in (verify, info):
-        command.add_argument("folder", type=Path, help="the folder of one split, or the one that holds several")
+        command.add_argument("folder", type=given_path, help="the folder of one split, or the one that holds several")
     return parser
 
 
 def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
-    parser.add_argument("root", type=Path, help="folder of the raw data set")
-    parser.add_argument("out", type=Path, help="folder to write; each split becomes a folder in it")
+    parser.add_argument("root", type=given_path, help="folder of the raw data set")
+    parser.add_argument("out", type=given_path, help="folder to write; each split becomes a folder in it")
     parser.add_argument("--split", action="append", metavar="NAME", help="build this split only (may be repeated)")
     parser.add_argument("--samples-per-shard", type=_positive, default=1000, metavar="N",
                         help="images of the source per tar (default 1000)")
@@ -120,7 +121,7 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
         parser.add_argument("--quality", type=_quality, metavar="Q",
                             help=f"JPEG quality of what --resize stores, 1 to 100 (default {QUALITY})")
     if name == "aflw_r":
-        parser.add_argument("--corrected", type=Path, metavar="FILE",
+        parser.add_argument("--corrected", type=given_path, metavar="FILE",
                             help="a CSV of corrected labels of the test images: adds the split aflwrc-test (AFLW_RC)")
     if name == "w300":
         parser.add_argument("--boxes", choices=("official", "landmarks"), default="official",

@@ -10,6 +10,7 @@ from tests.support import REPO
 # Room to layer, 0 lowest; a folder stands for its files. A file imports only from lower layers or its own folder.
 LAYERS = {
     "scemae/errors": 0, "scemae/bars": 0, "scemae/files": 0.1, "scemae/documents": 0.2, "scemae/torchvision_cpu": 0, "scemae/schema": 0, "scemae/faults": 0, "scemae/memory": 0,
+    "scemae/locations": 0.1, "scemae/words": 0.1, "scemae/checks": 0.1,
     "scemae/config": 1, "scemae/distributed": 1, "scemae/schedule": 1, "scemae/data": 1, "scemae/faces": 1,
     "scemae/tensor_file": 1, "scemae/rows": 1, "scemae/fragments": 1, "scemae/master_weights": 1,
     "scemae/findings": 2, "scemae/generations": 2, "scemae/ledger": 2, "scemae/models": 2, "scemae/engine": 2, "scemae/flops": 2, "scemae/watchdog": 2, "scemae/nvjpeg": 2, "scemae/resident": 3, "shards": 2,
@@ -22,7 +23,7 @@ LAYERS = {
 }
 OWNERS = {
     "deepspeed": {"scemae/engine.py", "scemae/distributed.py", "scemae/sweep/nursery.py"}, "timm": {"scemae/models/vit.py", "scemae/models/hypercolumn.py", "scemae/models/timm_vit.py", "scemae/models/timm_names.py"},
-    "hydra": {"scemae/config.py", "scemae/sweep/nursery.py"}, "omegaconf": {"scemae/config.py"}, "safetensors": {"scemae/checkpoint.py", "scemae/loader.py", "scemae/capsule.py", "scemae/replay.py", "scemae/export.py", "scemae/adopt.py", "scemae/landmarks/regressor_file.py"},
+    "hydra": {"scemae/config.py", "scemae/words.py", "scemae/sweep/nursery.py"}, "omegaconf": {"scemae/config.py"}, "safetensors": {"scemae/checkpoint.py", "scemae/loader.py", "scemae/capsule.py", "scemae/replay.py", "scemae/export.py", "scemae/adopt.py", "scemae/landmarks/regressor_file.py"},
     "tqdm": {"scemae/bars.py"}, "msgspec": {"scemae/documents.py"}, "webdataset": {"scemae/data/fetch.py"}, "cv2": {"scemae/faces"}, "jinja2": {"scemae/report.py", "scemae/tables/tabulate.py", "scemae/sweep/page.py"},
     "matplotlib": {"scemae/pictures.py", "scemae/tables/figures.py", "scemae/photographs/marked.py", "scemae/sweep/figures.py", "scemae/sweep/canvas.py", "scemae/sweep/axes.py"}, "simplejpeg": {"scemae/data/picture.py", "scemae/faces", "shards"},
     "scipy": {"shards", "scemae/faces/layouts.py", "scemae/sweep/ranking.py"}, "sklearn": {"scemae/landmarks/embedding.py"},

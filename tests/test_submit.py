@@ -21,7 +21,7 @@ def planned(run_dir, *words):
 
 def test_settings_of_a_stage_are_gathered():
     words = submit.gather(["run_dir=x", "pretrain.model=deit_tiny", "cluster.nodes=2", "pretrain.data.scale=[0.2,1.0]"])
-    assert words == ["run_dir=x", "cluster.nodes=2", 'pretrain=["model=deit_tiny", "data.scale=[0.2,1.0]"]']
+    assert words == ["run_dir=x", "cluster.nodes=2", 'pretrain=["model=deit_tiny","data.scale=[0.2,1.0]"]']
     loaded = config.load("submit", words)
     assert loaded.pretrain == ["model=deit_tiny", "data.scale=[0.2,1.0]"] and loaded.cluster.nodes == 2
 

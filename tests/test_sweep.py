@@ -157,7 +157,7 @@ def test_a_trials_command_has_its_values_and_a_folder_of_its_own(made, tmp_path)
     trial = found.trial(3)
     stage, *overrides = found.arguments(trial)
     asked = config.load(stage, overrides)
-    assert {name: sweeps.get(asked, name) for name in found.names} == trial.values and asked.carb.dim == 8
+    assert {name: config.get(asked, name) for name in found.names} == trial.values and asked.carb.dim == 8
     assert asked.run_dir == str(tmp_path / "trials" / "000003" / "run") and asked.loop.keep == 1
     assert Path(asked.store.dir) == tmp_path / "trials" / "000003" / "tokens"  # eta is its own
     assert Path(asked.store.third_dir) == made / "mae" / "tokens" and asked.store.keep_third

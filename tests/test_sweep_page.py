@@ -3,18 +3,21 @@
 import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from scemae.errors import ConfigError, RunFolderError
+from scemae.errors import ConfigError, LaunchError, RunFolderError
 from scemae.sweep import figures
 from scemae.sweep.axes import Axis, axes_of, axis_of, say
 from scemae.sweep.canvas import Picture, window
 from scemae.sweep.importance import importances
 from scemae.sweep.page import by_rank, causes, command_in, command_of, spell, summary, write_page
 from scemae.sweep.ranking import agreement, best, pareto_front, ranked
+from scemae.sweep.summary import refuse_fruitless
 from scemae.sweep.trials import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Record
 
 PARAMETERS = {"carb.eta": {"low": 0.05, "high": 0.5, "step": 0.05}, "carb.clusters": {"low": 1, "high": 16, "log": True},
@@ -250,3 +253,15 @@ def test_a_page_that_cannot_be_written_is_an_error_of_one_sentence(tmp_path):
 def test_ten_thousand_trials_fit_on_a_page_of_three_megabytes(tmp_path):
     text = written(tmp_path, sweep(10_000))
     assert len(text) < 3e6 and isinstance(figures.history(sweep(10), "different"), Picture)
+
+
+def test_a_sweep_of_which_no_trial_finished_fails_with_the_most_frequent_reason():
+    failed = [record(number, outcome=FAILED) for number in range(3)]
+    for one, reason in zip(failed, ("no room", "no such folder", "no such folder")):
+        one.reason = reason
+    made = SimpleNamespace(folder=Path("s"), size=3, records=lambda: failed)
+    with pytest.raises(LaunchError, match="^s: none of its 3 trials finished; of 2 the reason was: no such folder; see "):
+        refuse_fruitless(made)
+    refuse_fruitless(SimpleNamespace(folder=Path("s"), size=4, records=lambda: failed))  # one has yet to begin
+    failed[1].outcome = FINISHED
+    refuse_fruitless(made)

@@ -17,6 +17,7 @@ from scemae.faces.draw import draw_face
 from scemae.faces.geometry import Face, pose_face
 from scemae.faces.layouts import FIVE, Crop
 from scemae.faces.people import Moment, draw_moment, draw_person, generator
+from scemae.words import given_path
 
 CHUNK = 32
 DESCRIPTION = """Draw faces with exact landmarks, in the own layout of CelebA or of another benchmark.
@@ -198,7 +199,7 @@ def main(argv: list[str]) -> None:
                "  scemae faces aflw/ --layout aflw_r --count 2000 --identities 400\n"
                "  scemae shards build aflw_r aflw/ data/aflw --corrected aflw/corrected.csv\n\n"
                "A picture takes about 10 ms of one core and 7 kB. Make shards of the folder as of the data set itself.")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; new or empty")
+    parser.add_argument("out", type=given_path, metavar="OUT", help="folder to write; new or empty")
     parser.add_argument("--layout", choices=("celeba", *layouts.WORLDS), default="celeba",
                         help="the data set whose files to write (default: %(default)s)")
     parser.add_argument("--count", type=int, default=4000, help="pictures, at least 20 (default: %(default)s)")

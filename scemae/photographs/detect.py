@@ -20,6 +20,7 @@ from scemae.errors import ConfigError, DataError
 from scemae.photographs.marked import Panel, draw
 from scemae.photographs.photograph import DEFAULT, parse_boxes
 from scemae.photographs.sight import Detector, Sight, View, load_detector, load_sight, open_view
+from scemae.words import given_path
 
 HELP = """\
 Detect landmarks in any photographs, with the features of trained runs and the regressor of a `scemae evaluate` of them.
@@ -79,13 +80,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scemae detect", description=HELP,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="photographs, one face each")
-    parser.add_argument("--backbone", required=True, metavar="RUN", type=Path, help="run folder or checkpoint of stage 1")
-    parser.add_argument("--projector", metavar="RUN", type=Path, help="of stage 2, where the regressor's features have one")
-    parser.add_argument("--regressor", required=True, metavar="FILE", type=Path,
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=given_path, help="photographs, one face each")
+    parser.add_argument("--backbone", required=True, metavar="RUN", type=given_path, help="run folder or checkpoint of stage 1")
+    parser.add_argument("--projector", metavar="RUN", type=given_path, help="of stage 2, where the regressor's features have one")
+    parser.add_argument("--regressor", required=True, metavar="FILE", type=given_path,
                         help="one of the regressors/*.safetensors of an evaluation")
     parser.add_argument("--box", metavar="x0,y0,x1,y1", action="append", help="once for each photograph; or centre")
-    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="where the results go")
+    parser.add_argument("--out", required=True, metavar="DIR", type=given_path, help="where the results go")
     return parser.parse_args(argv)
 
 

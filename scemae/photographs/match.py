@@ -17,6 +17,7 @@ from scemae.errors import ConfigError
 from scemae.photographs.marked import Panel, draw
 from scemae.photographs.photograph import DEFAULT, check_points, grid_points, parse_boxes, parse_points
 from scemae.photographs.sight import Found, Sight, View, load_detector, load_sight, open_view
+from scemae.words import given_path
 
 HELP = """\
 Find points of one photograph in another one, with the features of trained runs.
@@ -59,14 +60,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scemae match", description=HELP,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("first", metavar="A", type=Path, help="the photograph that has the points")
-    parser.add_argument("second", metavar="B", type=Path, help="the one where they are looked for")
-    parser.add_argument("--backbone", required=True, metavar="RUN", type=Path, help="run folder or checkpoint of stage 1")
-    parser.add_argument("--projector", metavar="RUN", type=Path, help="run folder or checkpoint of stage 2 on it")
+    parser.add_argument("first", metavar="A", type=given_path, help="the photograph that has the points")
+    parser.add_argument("second", metavar="B", type=given_path, help="the one where they are looked for")
+    parser.add_argument("--backbone", required=True, metavar="RUN", type=given_path, help="run folder or checkpoint of stage 1")
+    parser.add_argument("--projector", metavar="RUN", type=given_path, help="run folder or checkpoint of stage 2 on it")
     parser.add_argument("--points", metavar='"x,y ..."', help="in pixels of A")
-    parser.add_argument("--regressor", metavar="FILE", type=Path, help="that finds the points of A (scemae evaluate)")
+    parser.add_argument("--regressor", metavar="FILE", type=given_path, help="that finds the points of A (scemae evaluate)")
     parser.add_argument("--box", metavar="x0,y0,x1,y1", action="append", help="once for A and once for B; or centre")
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("match"), help="where both files go (match)")
+    parser.add_argument("--out", metavar="DIR", type=given_path, default=Path("match"), help="where both files go (match)")
     return parser.parse_args(argv)
 
 

@@ -78,9 +78,10 @@ def _start(sweep: Sweep, words: list[str]) -> None:
         lead.join(sweep.folder, sweep.config.trial.gpus > 0)
         return
     lead.lead(sweep, words)
-    from scemae.sweep.summary import told
+    from scemae.sweep.summary import refuse_fruitless, told
 
     print(told(sweep))
+    refuse_fruitless(sweep)
 
 
 def _wait_for(path: Path, seconds: float = 600.0) -> None:
@@ -121,8 +122,9 @@ def _alone(words: list[str]) -> None:
 
 def _page(folder: Path) -> None:
     from scemae.sweep.book import sweep_up
-    from scemae.sweep.summary import show
+    from scemae.sweep.summary import refuse_fruitless, show
 
     sweep = sweeps.reopen(folder)
     sweep_up(sweep)
     print(show(sweep))
+    refuse_fruitless(sweep)

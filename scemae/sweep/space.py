@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from scemae import config as settings
+from scemae import checks, config as settings
 from scemae.errors import ConfigError
 from scemae.schema import Space as Settings
 
@@ -136,7 +136,7 @@ class Space:
 
 def read(found: Settings) -> Space:
     """Check a space as configs/space has it. Raises ConfigError in one sentence."""
-    settings.one_of("space.stage", found.stage, ("pretrain", "correspond"))
+    checks.one_of("space.stage", found.stage, ("pretrain", "correspond"))
     schema = settings.SCHEMAS[found.stage]
     known = settings.keys(schema)
     parameters = []

@@ -1,15 +1,17 @@
 """What a sweep leaves for people: best.yaml, sweep.html, and the last lines on the terminal."""
 
 import os
+import shlex
 from datetime import timedelta
 from pathlib import Path
 
 import yaml
 
-from scemae import config as settings, run_folder
+from scemae import config as settings, locations, run_folder
+from scemae.errors import LaunchError
 from scemae.sweep import ranking
-from scemae.sweep.page import write_page
-from scemae.sweep.sweep import Sweep, get
+from scemae.sweep.page import causes, write_page
+from scemae.sweep.sweep import Sweep
 from scemae.sweep.trials import FINISHED, Record, Table
 
 OWN = ("run_dir", "store.dir", "store.third_dir", "store.keep_third", "loop.probe_every", "loop.save_every", "loop.keep")
@@ -35,14 +37,15 @@ def write_best(sweep: Sweep, record: Record | None) -> str | None:
     # All settings of the sections that a sweep's trials differ in from the defaults, so that nothing else is needed.
     for name in [*_different(sweep), *sweep.names]:
         if name not in OWN and name not in ("backbone", "data.shards", "probe_shards"):
-            _plant(tree, name, get(config, name))
+            _plant(tree, name, settings.get(config, name))
     looks = sweep.looks(record.values)
     for name in ("probe_every", "save_every"):  # looks cost no weights, and show the same score at the same steps
         if name in looks:
             _plant(tree, f"loop.{name}", looks[name])
+    words = ["scemae", sweep.stage, f"experiment={sweep.folder / 'best.yaml'}", "run_dir=RUN", *_places(sweep, given)]
     text = (f"# Trial {record.number} of a sweep: {_scores(sweep, record)}\n"
-            f"# scemae {sweep.stage} experiment={sweep.folder / 'best.yaml'} run_dir=RUN {' '.join(_places(sweep, given))}\n"
-            + yaml.safe_dump(tree, sort_keys=False))
+            f"# {_on_one_line(shlex.join(words))}\n"
+            + yaml.safe_dump(locations.masked_all(tree), sort_keys=False, allow_unicode=True))
     aside = sweep.folder / "best.yaml.partial"
     aside.write_text(text, encoding="utf8")
     os.replace(aside, sweep.folder / "best.yaml")
@@ -56,8 +59,12 @@ def _different(sweep: Sweep) -> list[str]:
     return [name for name, value in settings.flat(sweep.settings).items() if defaults.get(name, ...) != value]
 
 
+def _on_one_line(text: str) -> str:
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)  # a comment of YAML ends with its line
+
+
 def _places(sweep: Sweep, given: set[str]) -> list[str]:
-    return [f"{name}={get(sweep.settings, name)}" for name in ("backbone", "data.shards", "probe_shards") if name in given]
+    return [f"{name}={locations.masked(str(settings.get(sweep.settings, name)))}" for name in ("backbone", "data.shards", "probe_shards") if name in given]
 
 
 def _plant(tree: dict, name: str, value: object) -> None:
@@ -78,8 +85,8 @@ def facts(sweep: Sweep, records: list[Record]) -> dict[str, str]:
     found = {"search": f"{config.search}, seed {config.seed}", "early stopping": stopping,
              "trials": f"{sum(record.has_ended for record in records)} of {sweep.size} ended",
              "each trial": f"scemae {sweep.stage}, {share.ranks} x {share.cpus} processors" + (f", {share.gpus} GPU" if share.gpus else ""),
-             "training data": f"{sweep.settings.data.shards}, {sweep.images:,} images",
-             "judged on": f"{sweep.settings.loop.probe_pairs} pairs of {sweep.settings.probe_shards}, people whose landmarks may steer "
+             "training data": f"{locations.masked(sweep.settings.data.shards)}, {sweep.images:,} images",
+             "judged on": f"{sweep.settings.loop.probe_pairs} pairs of {locations.masked(sweep.settings.probe_shards)}, people whose landmarks may steer "
                           "training; never the test set"}
     if sweep.stage == "correspond":
         found["backbone"] = f"{sweep.settings.backbone}, weights {sweep.backbone_digest[:12]}"
@@ -101,6 +108,18 @@ def told(sweep: Sweep) -> str:
     if paper is not None:
         lines.append(f"the paper's setting: {_scores(sweep, paper)}")
     if best is not None:
-        lines.append(f"to run it: scemae {sweep.stage} experiment={sweep.folder / 'best.yaml'} run_dir=RUN ... (its second line says all)")
+        words = ["scemae", sweep.stage, f"experiment={sweep.folder / 'best.yaml'}"]
+        lines.append(f"to run it: {shlex.join(words)} run_dir=RUN ... (its second line says all)")
     return "\n".join([*lines, f"the page: {sweep.folder / 'sweep.html'}", f"the table: {sweep.folder / 'results.csv'}"])
 
+
+
+def refuse_fruitless(sweep: Sweep) -> None:
+    """Raise LaunchError once every trial has ended and none has finished, with the reason that most of them had."""
+    records = sweep.records()
+    if len(records) < sweep.size or not all(one.has_ended and one.outcome != FINISHED for one in records):
+        return
+    found = causes(records)
+    why = f"; of {len(found[0].numbers)} the reason was: {found[0].reason}" if found else ""
+    raise LaunchError(f"{sweep.folder}: none of its {len(records)} trials finished{why}; see {sweep.folder / 'trials'}, mend the cause "
+                      "and sweep again with another run_dir")

@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scemae import checkpoint, config as settings, restore
+from scemae import checkpoint, checks, config as settings, locations, restore, words as spelling
+from scemae.config import get, put
 from scemae.data.manifest import write_json
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import choose_device
@@ -38,6 +39,7 @@ class Sweep:
     space: Space
     base: list[str]  # key=value of every trial
     identity: str = ""  # of all its starts: trials take over from their own past
+    is_typed: bool = False  # the user typed its settings on this command line; else they were read from its folder
 
     @property
     def stage(self) -> str:
@@ -51,7 +53,7 @@ class Sweep:
     @cached_property
     def settings(self) -> Any:
         """The stage's settings without a sweep: those of trial 0."""
-        return settings.load(self.stage, [*self.base, f"run_dir={self.folder / 'trials'}"])
+        return settings.load(self.stage, [*self.base, f"run_dir={self.folder / 'trials'}"], typed=self.is_typed)
 
     @cached_property
     def paper(self) -> Values:
@@ -107,13 +109,17 @@ class Sweep:
         found = copy.deepcopy(self.settings)
         for name, value in values.items():
             put(found, name, value)
-        settings.check(found)
+        checks.check(found)
         return found
 
     def arguments(self, trial: Trial) -> list[str]:
-        """The command of a trial: `scemae` with these."""
+        """The command of a trial: `scemae` with these. Raises ConfigError for values that no search of this space gives."""
         folder = trial.folder(self.folder)
-        found = [self.stage, *self.base, *as_overrides(trial.values), f"run_dir={folder / 'run'}"]
+        if unknown := sorted(set(trial.values) ^ set(self.names)):
+            raise ConfigError(f"{folder}/trial.json: found a value of {unknown[0]} where the space has none, or none where it has; "
+                              "remove this trial's folder, or give another run_dir")
+        locations.refuse_from_file(trial.values, "values", folder / "trial.json")
+        found = [self.stage, *self.base, *self.as_words(trial.values), f"run_dir={folder / 'run'}"]
         found += [f"loop.{name}={value}" for name, value in self.looks(trial.values).items()]
         if self.stage == "correspond" and (not self.config.share_tokens or self.has_own_selection):
             # The selected tokens are of no use to other trials, and go when this one ends.
@@ -121,6 +127,10 @@ class Sweep:
             if self.config.share_tokens:
                 found += ["store.keep_third=true", f"store.third_dir={self.shared_tokens}"]
         return found
+
+    def as_words(self, values: Values) -> list[str]:
+        """key=value for each."""
+        return [spelling.word(settings.SCHEMAS[self.stage], name, value) for name, value in values.items()]
 
     @property
     def has_own_selection(self) -> bool:
@@ -178,7 +188,7 @@ class Sweep:
                 if isinstance(encoder, Encoder) and config.method.name == "carb":
                     restore.check_clusters(found.carb, encoder)
             except ConfigError as error:
-                shown = ", ".join(as_overrides(values))
+                shown = ", ".join(self.as_words(values))
                 raise ConfigError(f"{error}; the space allows {shown}: narrow it, or give a constraint") from error
 
     def claim(self) -> None:
@@ -221,12 +231,12 @@ def load(words: list[str]) -> Sweep:
     """A sweep from the words of its command: pretrain.KEY=VALUE and correspond.KEY=VALUE are added to every trial's settings.
     Raises ConfigError."""
     own = [word for word in words if not word.startswith(STAGES)]
-    config = settings.load("sweep", own)
+    config = settings.load("sweep", own, typed=True)
     for word in words:
         stage, _, setting = word.partition(".")
         if word.startswith(STAGES):
             getattr(config, stage).append(setting)
-    return read(config)
+    return replace(read(config), is_typed=True)
 
 
 def reopen(folder: Path) -> Sweep:
@@ -258,29 +268,6 @@ def absolute(word: str) -> str:
     if key in (*PLACES, "experiment") and os.path.exists(value):
         return f"{key}={os.path.abspath(value)}"
     return word
-
-
-def as_overrides(values: Values) -> list[str]:
-    """key=value for each."""
-    return [f"{name}={json.dumps(value)}" for name, value in values.items()]
-
-
-def get(config: Any, name: str) -> Any:
-    """A setting by its dotted name."""
-    for part in name.split("."):
-        config = config[part] if isinstance(config, dict) else getattr(config, part)
-    return config
-
-
-def put(config: Any, name: str, value: Any) -> None:
-    """Set a setting by its dotted name."""
-    *path, last = name.split(".")
-    for part in path:
-        config = config[part] if isinstance(config, dict) else getattr(config, part)
-    if isinstance(config, dict):
-        config[last] = value
-    else:
-        setattr(config, last, value)
 
 
 def read_file(path: Path) -> dict:
