@@ -6,22 +6,21 @@ for the 12x12 grid. These are choices of ours: the paper starts from scratch.
 """
 
 import argparse
-import os
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scemae import checkpoint, config, restore, run_folder
+from scemae import checkpoint, config, files, restore, run_folder
 from scemae.checkpoint import TrainState
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.models.timm_names import Pixels, translate
 from scemae.schema import Model
-from scemae.tensor_file import digest_of, sync_folder, write_tensors
+from scemae.tensor_file import digest_of, write_tensors
 from scemae.words import given_path
 
 HELP = """\
@@ -90,7 +89,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # MAE's and DeiT's own checkpoints keep their arguments
             found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: cannot be read as weights alone ({' '.join(str(error).split())[:160]}); give a "
                               ".safetensors file, or a .pth that holds nothing but tensors") from error
     for key in WRAPPERS:
@@ -116,15 +115,14 @@ def write_run(settings: Adopted, tensors: dict[str, Tensor], sha256: str, *, cha
         generation.record_base(0)
         final = checkpoint.path_of(out, 1, generation.number)
         aside = final.with_name(final.name + ".partial")
-        aside.mkdir(parents=True)
+        files.make_folders(aside.parent, out)
+        aside.mkdir()
         arrays = {restore.ENCODER + key: value.contiguous().numpy() for key, value in tensors.items()}
         written = write_tensors(aside / checkpoint.WEIGHTS, arrays, {"format": "pt"})
         checkpoint.write_state(aside, TrainState(
             global_step=1, seed=0, world_size=1, zero_stage=0, stage="pretrain", data_digest="", order_version=0,
             settings={"model": asdict(settings.model), "adopted": source}, generation=generation.number,
             files=[asdict(written)]))
-        sync_folder(aside)
-        os.replace(aside, final)
-        sync_folder(final.parent)
+        checkpoint.commit(aside, final)
         run_folder.describe(out, "pretrain", settings, adopted=source)
     return final

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from scemae import checkpoint
+from scemae import checkpoint, files
 from scemae.config import to_yaml
 from scemae.data.decode import Streaming, consumed_frames
-from scemae.data.manifest import write_json
 from scemae.data.order import Order
 from scemae.data.reader import ShardSet
 from scemae.errors import BadStepError
@@ -34,20 +33,20 @@ def keep(run_dir: Path, folder: Path, bad: BadStepError, config: PretrainConfig 
     step = bad.steps[-1]
     capsule = run_dir / CAPSULES / f"step-{step:08d}"
     try:
-        capsule.mkdir(parents=True, exist_ok=True)
+        files.make_folders(capsule, run_dir)
         order = Order(len(shards), config.seed, global_batch_size)
         part = order.slices(step - 1, 0, 1, 1)[0]
         if isinstance(config, CorrespondConfig):
             part = replace(part, epochs=part.epochs % config.views)
         frames = consumed_frames(Streaming(shards, config.data.frame), part, config.seed, config.data.jpeg_noise)[1]
-        save_file({"frames": torch.from_numpy(frames),
-                   "samples": torch.from_numpy(part.samples.astype(np.int64)),
-                   "epochs": torch.from_numpy(part.epochs.astype(np.int64))}, capsule / BATCH)
-        (capsule / "config.yaml").write_text(to_yaml(config), encoding="utf8")
+        files.write_bytes(capsule / BATCH, save({
+            "frames": torch.from_numpy(frames), "samples": torch.from_numpy(part.samples.astype(np.int64)),
+            "epochs": torch.from_numpy(part.epochs.astype(np.int64))}))
+        files.write_text(capsule / "config.yaml", to_yaml(config))
         if not (capsule / folder.name).exists():
-            checkpoint.copy_by_links(folder, capsule / folder.name)
-        write_json(capsule / FACTS, {"step": step, "steps": bad.steps, "rank": bad.rank, "what": str(bad),
-                                     "checkpoint": folder.name, "keys": [shards.keys[i] for i in part.samples]})
+            checkpoint.copy_by_links(folder, capsule / folder.name, run_dir)
+        files.write_json(capsule / FACTS, {"step": step, "steps": bad.steps, "rank": bad.rank, "what": str(bad),
+                                           "checkpoint": folder.name, "keys": [shards.keys[i] for i in part.samples]})
     except Exception as error:  # it is only kept to be looked at: a full disk, say, must not end the run
         print(f"scemae: {capsule}: not kept whole ({error})", flush=True)
     return capsule

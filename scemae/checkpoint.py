@@ -21,11 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scemae import faults, generations
-from scemae.data.manifest import write_json
-from scemae.errors import CheckpointError
+from scemae import faults, files, generations
+from scemae.errors import CheckpointError, FileError
 from scemae.generations import Generation
-from scemae.tensor_file import Written, digest_of, sync_folder
+from scemae.tensor_file import Written, digest_of
 
 FORMAT_VERSION = 2
 CHECKPOINTS, MANIFEST, WEIGHTS = "checkpoints", "manifest.json", "weights.safetensors"
@@ -66,7 +65,7 @@ def hash_of(values: dict) -> str:
 def write_state(folder: Path, state: TrainState) -> None:
     """Write the manifest of a checkpoint, with the hashes of its settings and of itself."""
     raw = {**asdict(state), "config_hash": hash_of(state.settings), "manifest_hash": ""}
-    write_json(folder / MANIFEST, {**raw, "manifest_hash": hash_of(raw)})
+    files.write_json(folder / MANIFEST, {**raw, "manifest_hash": hash_of(raw)})
 
 
 def path_of(run_dir: Path, step: int, generation: int) -> Path:
@@ -133,12 +132,12 @@ def read_state(folder: Path) -> TrainState:
 def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
     """The first thing wrong with files number part, part + parts, ... of a checkpoint: size or SHA-256; None if whole."""
     try:
-        files = [Written(**entry) for entry in read_state(folder).files]
+        listed = [Written(**entry) for entry in read_state(folder).files]
     except CheckpointError as error:
         return str(error)
-    if not files:
+    if not listed:
         return f"{folder / MANIFEST}: lists no files"
-    for entry in files[part::parts]:
+    for entry in listed[part::parts]:
         path = folder / entry.file
         try:
             if (size := path.stat().st_size) != entry.bytes:
@@ -177,36 +176,51 @@ def adopt(folder: Path, run_dir: Path, generation: Generation) -> Path:
     step, _ = place_of(folder)
     mine = path_of(run_dir, step, generation.number)
     if not mine.exists():
-        copy_by_links(folder, mine)
+        copy_by_links(folder, mine, run_dir)
     generation.record_base(step)
     return mine
 
 
-def copy_by_links(folder: Path, target: Path) -> None:
-    """Another name for a checkpoint, at once whole: hard links, or copies where the file system has none."""
+def copy_by_links(folder: Path, target: Path, run_dir: Path) -> None:
+    """Another name, in the run folder, for a checkpoint, at once whole: hard links, or copies where the file system has none.
+    Raises CheckpointError, also where a file in it is a link: it would bring in what somebody else chose."""
     aside = target.with_name(target.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
+        files.make_folders(aside.parent, run_dir)
+        files.remove_tree(aside, run_dir, best_effort=True)
+        aside.mkdir()
         for path in folder.iterdir():
+            files.refuse_link(path)
             try:
                 os.link(path, aside / path.name)
             except OSError:
-                shutil.copyfile(path, aside / path.name)
-        sync_folder(aside)
-        os.replace(aside, target)
-        sync_folder(target.parent)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be made this run's own ({error.strerror}); start again") from error
+                with files.open_regular(path) as source, files.create(aside / path.name) as copy:
+                    shutil.copyfileobj(source, copy)
+        commit(aside, target)
+    except (OSError, FileError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{folder}: cannot be made this run's own ({why}); start again") from error
+
+
+def commit(aside: Path, target: Path) -> None:
+    """Give a folder that is written whole its name, durably."""
+    files.sync_folder(aside)
+    os.replace(aside, target)
+    files.sync_folder(target.parent)
 
 
 def remove(folder: Path) -> None:
-    """Delete a checkpoint so that a kill half-way leaves nothing that looks whole."""
+    """Delete a checkpoint of a run so that a kill half-way leaves nothing that looks whole. Raises FileError where a link is in
+    its place, or on the way to it."""
+    run_dir = folder.parent.parent
+    if not files.is_inside(folder, run_dir):
+        raise FileError(f"{folder}: found a link on the way from {run_dir}; it was not removed, because what it leads to may be "
+                        "another run's")
     doomed = folder.with_name(folder.name + ".partial")
     try:
         os.replace(folder, doomed)
         faults.at("prune", step=place_of(folder)[0])
-        shutil.rmtree(doomed)
+        files.remove_tree(doomed, run_dir)
     except FileNotFoundError:  # a zombie of this run and we clean up alike
         pass
 
@@ -227,5 +241,5 @@ def clear_partial(run_dir: Path, generation: Generation) -> None:
     """Delete what earlier generations left half written or half deleted."""
     for path in (run_dir / CHECKPOINTS).glob("step-*.partial"):
         known = NAME.fullmatch(path.name.removesuffix(".partial"))
-        if known and int(known[2]) < generation.number:
-            shutil.rmtree(path, ignore_errors=True)
+        if known and int(known[2]) < generation.number and files.is_inside(path, run_dir):
+            files.remove_tree(path, run_dir, best_effort=True)

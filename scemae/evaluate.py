@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scemae import run_folder, subjects
+from scemae import files, run_folder, subjects
 from scemae.bars import progress_bar
-from scemae.data.manifest import write_json
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import choose_device, flush_denormals, keep_freed_memory, precision
 from scemae.landmarks import matching, pairs as pair_protocol, regression, scores
@@ -46,10 +45,10 @@ def main(config: EvaluateConfig) -> None:
         results: dict = {"precision": str(dtype).removeprefix("torch.")}
         if "matching" in shards:
             results["matching"] = evaluate_matching(config, shards["matching"], ladder, device)
-            write_json(run_dir / "results.json", results)
+            files.write_json(run_dir / "results.json", results)
         if "test" in shards:
             results["detection"] = evaluate_detection(config, shards, ladder, device)
-            write_json(run_dir / "results.json", results)
+            files.write_json(run_dir / "results.json", results)
     print(table(results))
 
 
@@ -103,8 +102,8 @@ def evaluate_matching(config: EvaluateConfig, shards: ShardSet, ladder: list[Sub
                 batch=subject.couples_at_once(config.runtime.batch_size, side),
                 progress=lambda done, _: bar.update(done - bar.n))
     parts = ("same", "different", "same_predicted", "different_predicted")
-    np.savez_compressed(run_dir / "matches.npz", **{f"{name}/{part}": getattr(value, part)
-                                                    for name, value in found.items() for part in parts})
+    with files.replacing(run_dir / "matches.npz") as file:
+        np.savez_compressed(file, **{f"{name}/{part}": getattr(value, part) for name, value in found.items() for part in parts})
     return {"shards": test.shards, "data_digest": shards.manifest.digest(), "seed": test.seed, "couples": len(pairs),
             "source_options": shards.manifest.options, "couples_of_one_identity": pairs.same_identity,
             "pairs_hash": pairs.hash, "stride": config.stride,
@@ -142,8 +141,9 @@ def evaluate_detection(config: EvaluateConfig, shards: dict[str, ShardSet], ladd
             truth = normalise_landmarks(test_set.landmarks)
             found[name] = regression.iod_errors(drawn[name], truth, benchmark.eyes).mean(axis=1)
         del maps  # before the next are made: gigabytes
-    np.savez_compressed(run_dir / "detections.npz", keys=np.array(test_set.keys),
-                        **{f"{name}/predicted": value.numpy() for name, value in drawn.items()})
+    with files.replacing(run_dir / "detections.npz") as file:
+        np.savez_compressed(file, keys=np.array(test_set.keys),
+                            **{f"{name}/predicted": value.numpy() for name, value in drawn.items()})
     return {"benchmark": benchmark.name, "train_images": len(train_set), "test_images": len(test_set),
             "test_shards": test.test, "is_subset": shards["test"].manifest.options.get("subset"), "stride": test.stride,
             "schedule": asdict(settings), "paper_targets": benchmark.targets,

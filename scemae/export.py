@@ -9,8 +9,6 @@ Nothing is handed over unchecked: what was written is read back by timm and onnx
 
 import argparse
 import json
-import os
-import shutil
 import warnings
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -22,14 +20,13 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from scemae import __version__, checkpoint, restore
-from scemae.data.manifest import write_json
+from scemae import __version__, checkpoint, files, restore
 from scemae.data.views import MEAN, STD, normalise
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.models.projector import Projector
 from scemae.models.timm_names import build_timm, timm_options, to_timm
 from scemae.models.vit import Encoder
-from scemae.tensor_file import Written, sync_folder, write_tensors
+from scemae.tensor_file import Written, write_tensors
 from scemae.words import given_path
 
 HELP = """\
@@ -73,25 +70,19 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
     if given.check < 1:
         raise ConfigError(f"--check: found {given.check}, a number of images above 0 was needed")
-    if given.out.exists():
+    if given.out.exists() or given.out.is_symlink():
         raise RunFolderError(f"{given.out}: is there already; give OUT a new name, or remove it")
     if given.onnx:
         check_packages()
     encoder, folder = restore.load_encoder(given.run)
     projector = restore.load_projector(given.projector, folder) if given.projector else None
-    aside = given.out.with_name(given.out.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with files.building(given.out) as aside:
         facts = write_tensors_and_config(aside, encoder, folder, projector=projector)
         if given.onnx:
             write_onnx(aside, encoder, projector and projector[0])
         facts["parity"] = compare(aside, encoder, projector and projector[0], count=given.check)
-        write_json(aside / "config.json", facts)
-        (aside / "README.md").write_text(card(facts), encoding="utf8")
-        sync_folder(aside)
-        os.replace(aside, given.out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        files.write_json(aside / "config.json", facts)
+        files.write_text(aside / "README.md", card(facts))
     for name, found in facts["parity"].items():
         print(f"{given.out / name}: at most {found['difference']:.1e} from the original on {given.check} images, whose "
               f"largest value is {found['largest']:.3g} (allowed: {found['allowed']:.1e})")
@@ -109,8 +100,7 @@ def check_packages() -> None:
 
 def write_tensors_and_config(out: Path, encoder: Encoder, folder: Path, *, projector: tuple | None) -> dict:
     """encoder.safetensors and projector.safetensors; returns what config.json says so far."""
-    out.mkdir(parents=True)
-    files = [_write(out / "encoder.safetensors", to_timm(encoder))]
+    written = [_write(out / "encoder.safetensors", to_timm(encoder))]
     state = checkpoint.read_state(folder)
     facts = {"scemae": __version__, "encoder": timm_options(encoder), "layer_norm_eps": 1e-6,
              "pixels": {"range": [0, 1], "mean": list(MEAN), "std": list(STD)},
@@ -118,11 +108,11 @@ def write_tensors_and_config(out: Path, encoder: Encoder, folder: Path, *, proje
                         "global_step": state.global_step, "adopted": state.settings.get("adopted")}}
     if projector is not None:
         network, carb, second = projector
-        files.append(_write(out / "projector.safetensors", network.state_dict()))
+        written.append(_write(out / "projector.safetensors", network.state_dict()))
         facts["projector"] = {"kind": network.kind, "width": encoder.width, "out": network.out,
                               "multiplier": network.multiplier, "carb": asdict(carb), "checkpoint": second.name,
                               "weights_sha256": checkpoint.weights_digest(second)}
-    facts["files"] = [asdict(file) for file in files]
+    facts["files"] = [asdict(file) for file in written]
     return facts
 
 

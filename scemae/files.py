@@ -55,9 +55,10 @@ def plain_name(name: str) -> str:
     return name
 
 
-def create(path: Path | str, mode: int = 0o666) -> BinaryIO:
+def create(path: Path | str, mode: int = 0o666, buffering: int = -1) -> BinaryIO:
     """A new file to write to, with `mode` less the umask. Raises FileExistsError where the name is taken, also by a link."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode), "wb")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    return os.fdopen(descriptor, "wb", buffering)
 
 
 @contextmanager
@@ -102,6 +103,23 @@ def open_to_append(path: Path, mode: int = 0o666) -> int:
     return _open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
 
 
+def open_to_change(path: Path) -> BinaryIO:
+    """A regular file that is there, to be changed in place. Raises FileError where it is a link or no regular file."""
+    return os.fdopen(_open_own(path, os.O_RDWR, 0), "r+b")
+
+
+def overwrite(path: Path, text: str) -> None:
+    """Put `text` in the place of what is in the file: not in one step and not synced, for what is written every few seconds.
+    Raises FileError where `path` is a link or no regular file."""
+    with os.fdopen(_open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), "wb") as file:
+        file.write(text.encode())
+
+
+def touch(path: Path) -> None:
+    """Make an empty file where there is none. Raises FileError where `path` is a link or no regular file."""
+    os.close(_open_own(path, os.O_WRONLY | os.O_CREAT, 0o666))
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
     """Hold the exclusive lock of the file `path`, which is made where there is none and never changed.
@@ -142,16 +160,71 @@ def is_inside(path: Path, folder: Path) -> bool:
     return True
 
 
-def remove_tree(path: Path, inside: Path) -> None:
+def make_folders(path: Path, inside: Path) -> Path:
+    """Make the folder `path`, which lies below `inside`, with those on the way; returns it.
+
+    `inside` itself may be a link: its user named it. Raises FileError where a folder below it is one, because what is then
+    written would land elsewhere, and NotADirectoryError where it is a file.
+    """
+    inside.mkdir(parents=True, exist_ok=True)
+    here = inside
+    for part in path.relative_to(inside).parts:
+        here = here / part
+        try:
+            here.mkdir()
+        except FileExistsError:
+            refuse_link(here)
+            if not here.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(here)) from None
+    return path
+
+
+def refuse_link(path: Path) -> None:
+    """Raise FileError where `path` is a link."""
+    if path.is_symlink():
+        raise FileError(f"{path}: found a link where a folder or file of ours was needed, so what is written would land "
+                        "elsewhere; remove the link")
+
+
+@contextmanager
+def building(path: Path) -> Iterator[Path]:
+    """A new folder to fill that becomes `path` when the block ends, and vanishes where the block raises.
+
+    Raises FileExistsError, or what the disk says, where `path` is taken by then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name[:200]}.partial-{secrets.token_hex(4)}")
+    aside.mkdir()
+    try:
+        yield aside
+        sync_folder(aside)
+        refuse_link(path)
+        os.rename(aside, path)  # an empty folder may be there, nothing else
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a file's own fsync says nothing of its name."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(path: Path, inside: Path, *, best_effort: bool = False) -> None:
     """Remove the folder `path`, which lies below `inside`, with all that is in it; nothing where there is none.
 
-    No link is followed, on the way to it or in it. Raises FileError where a link leads out of `inside`.
+    No link is followed, on the way to it or in it. Raises FileError where a link leads out of `inside`. best_effort: what
+    the disk refuses to remove stays, without an error.
     """
     if path == inside or not is_inside(path, inside):
         raise FileError(f"{path}: found a link on the way from {inside}; it was not removed, because what it leads to may be "
                         "another's")
     try:
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=best_effort)
     except FileNotFoundError:
         pass
 

@@ -23,8 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scemae.data.manifest import write_json
-from scemae.errors import LaunchError, RunFolderError
+from scemae import files
+from scemae.errors import FileError, LaunchError, RunFolderError
 
 GENERATIONS, METRICS = "generations", "metrics.jsonl"
 BEAT_SECONDS, SILENT_BEATS, FRUITLESS = 2.0, 5, 5
@@ -45,15 +45,15 @@ class Generation:
 
     def record_base(self, step: int) -> None:
         """Declare the step that this generation goes on from: later steps of earlier ones no longer count."""
-        write_json(self.folder / "base.json", {"step": step})
+        files.write_json(self.folder / "base.json", {"step": step})
 
     def claim_next(self) -> str | None:
         """Claim the next generation for this same process, for a roll-back; returns why that fails, or None."""
         following = path_of(self.folder.parent.parent, self.number + 1)
         try:
             following.mkdir()
-            write_json(following / "owner.json", {**(_read(self.folder / "owner.json") or {}), "rolled_back": True,
-                                                  "queued": None, "started": time.time()})
+            files.write_json(following / "owner.json", {**(_read(self.folder / "owner.json") or {}), "rolled_back": True,
+                                                        "queued": None, "started": time.time()})
         except FileExistsError:
             return f"{following}: another process has taken the run over"
         except OSError as error:
@@ -141,7 +141,7 @@ def claim(run_dir: Path, job: str | None, queued: float | None) -> Generation:
     An owner of whom nothing is known is watched for some seconds: only one whose beat goes on is alive.
     """
     try:
-        (run_dir / GENERATIONS).mkdir(parents=True, exist_ok=True)
+        files.make_folders(run_dir / GENERATIONS, run_dir)
         earlier = numbers(run_dir)
         refuse_crash_loop(run_dir, job)
         if earlier:
@@ -149,7 +149,9 @@ def claim(run_dir: Path, job: str | None, queued: float | None) -> Generation:
         number = earlier[-1] + 1 if earlier else 1
         path_of(run_dir, number).mkdir()
         owner = {**identity(), "job": job, "queued": queued, "started": started()}
-        write_json(path_of(run_dir, number) / "owner.json", owner)
+        files.write_json(path_of(run_dir, number) / "owner.json", owner)
+    except FileError as error:
+        raise RunFolderError(str(error)) from error
     except FileExistsError as error:
         raise RunFolderError(f"{run_dir}: another process has just claimed it; wait for it, or choose another "
                              "run_dir") from error
@@ -169,8 +171,8 @@ def beating(generation: Generation) -> Iterator[None]:
         while not over.wait(BEAT_SECONDS if count else 0):
             count += 1
             try:
-                (generation.folder / "beat").write_text(f"{count} {identity()['host']} {time.time():.2f}\n")
-            except OSError:  # a full disk: then others may take this run for dead, which fencing makes harmless
+                files.overwrite(generation.folder / "beat", f"{count} {identity()['host']} {time.time():.2f}\n")
+            except (OSError, FileError):  # a full disk: then others may take this run for dead, which fencing makes harmless
                 pass
 
     thread = threading.Thread(target=beat, name="beat", daemon=True)
@@ -181,8 +183,8 @@ def beating(generation: Generation) -> Iterator[None]:
         over.set()
         thread.join()
         try:
-            (generation.folder / "ended").write_text(f"{time.time():.2f}\n")
-        except OSError:
+            files.overwrite(generation.folder / "ended", f"{time.time():.2f}\n")
+        except (OSError, FileError):
             pass
 
 

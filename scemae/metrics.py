@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from scemae import generations
+from scemae import files, generations
 from scemae.distributed import Place
 from scemae.generations import METRICS, Generation
 from scemae.ledger import to_text
@@ -143,7 +143,7 @@ class Writer:
             from torch.utils.tensorboard import SummaryWriter
 
             self._lines = Rows(generation.folder / METRICS)
-            self._events = SummaryWriter(run_dir / "tensorboard", purge_step=start_step + 1)
+            self._events = SummaryWriter(files.make_folders(run_dir / "tensorboard", run_dir), purge_step=start_step + 1)
 
     def write(self, global_step: int, **values: float) -> None:
         """One line, and one point per value."""

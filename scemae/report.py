@@ -11,8 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from scemae import checkpoint, config as settings, goodput, pictures
-from scemae.data.manifest import write_json
+from scemae import checkpoint, config as settings, files, goodput, pictures
 from scemae.errors import RunFolderError, ScemaeError
 from scemae.landmarks.benchmarks import MATCHING_TARGETS, find_benchmark
 from scemae.lineage import Run, data_of, flatten, locate, read_results, read_run, related
@@ -74,10 +73,8 @@ def main(argv: list[str]) -> None:
     report, images = gather(arguments.run, with_pictures=not arguments.no_pictures)
     out = arguments.out or arguments.run
     out.mkdir(parents=True, exist_ok=True)
-    aside = out / "report.html.partial"
-    aside.write_text(render(report, images), encoding="utf8")
-    aside.replace(out / "report.html")
-    write_json(out / "report.json", report)
+    files.write_text(out / "report.html", render(report, images))
+    files.write_json(out / "report.json", report)
     print(f"{out / 'report.html'}: {len(images)} of {len(PICTURES)} pictures of faces; numbers in report.json")
     for name, why in report["missing"].items():
         print(f"  no {name}: {why}")

@@ -5,12 +5,14 @@ import json
 import os
 from pathlib import Path
 
+from scemae import files
+
 
 class Rows:
     """JSON lines that are appended to a file, and outlive a full disk: what finds no room is written later."""
 
     def __init__(self, path: Path) -> None:
-        self._file, self._left = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), b""
+        self._file, self._left = files.open_to_append(path, 0o644), b""
 
     def write(self, row: dict) -> None:
         """Append one row, and whatever waits."""

@@ -14,9 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from scemae import __version__
+from scemae import __version__, files
 from scemae.config import to_yaml
-from scemae.data.manifest import write_json
 from scemae.distributed import Place, agree, is_lost_rank
 from scemae.errors import LaunchError, LostRankError, RunFolderError, ScemaeError
 from scemae.generations import Generation, beating, claim, path_of
@@ -53,7 +52,7 @@ def hold(run_dir: Path, place: Place, stage: str) -> Iterator[Generation]:
         if place.is_first:
             try:
                 generation = stack.enter_context(own(run_dir, stage))
-            except (RunFolderError, LaunchError) as error:
+            except ScemaeError as error:
                 refused = str(error)
         try:
             refused, number = agree((refused, generation and generation.number))
@@ -83,7 +82,7 @@ def hold(run_dir: Path, place: Place, stage: str) -> Iterator[Generation]:
 def leave_word(folder: Path, rank: int, text: str) -> None:
     """Say why this rank ends for good."""
     try:
-        (folder / f"failed-{rank:04d}.txt").write_text(text, encoding="utf8")
+        files.write_text(folder / f"failed-{rank:04d}.txt", text)
     except OSError as error:
         print(f"scemae: {folder}: {error.strerror}", file=sys.stderr)
 
@@ -102,11 +101,11 @@ def find_reason(folder: Path, rank: int, error: Exception, patience: float = 5.0
 
 def describe(run_dir: Path, stage: str, config: Any, **facts: Any) -> None:
     """Write config.yaml and provenance.json: the facts given, and for each start its command, commit and machine."""
-    (run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf8")
+    files.write_text(run_dir / "config.yaml", to_yaml(config))
     start = {"command": " ".join(["scemae", *sys.argv[1:]]), "commit": commit(), "hardware": hardware(),
              "time": datetime.now(UTC).isoformat(timespec="seconds")}
     starts = [*provenance(run_dir).get("starts", []), start]
-    write_json(run_dir / "provenance.json", {
+    files.write_json(run_dir / "provenance.json", {
         "stage": stage, **start, "python": platform.python_version(), "starts": starts,
         "packages": versions(), **facts})
 

@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor, distributed
 
-from scemae import checkpoint, faults, fragments
+from scemae import checkpoint, faults, files, fragments
 from scemae.checkpoint import WEIGHTS, TrainState
 from scemae.distributed import Place, agree
-from scemae.errors import CheckpointError
+from scemae.errors import CheckpointError, FileError
 from scemae.generations import Generation
 from scemae.ledger import FILE as LEDGER
 from scemae.metrics import METRICS
-from scemae.tensor_file import Written, sync_file, sync_folder, write_tensors
+from scemae.tensor_file import Written, sync_file, write_tensors
 
 
 @dataclass
@@ -91,9 +91,12 @@ class Saver:
         count = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
         needed = 12 * count + (1 << 20)  # fp32 weights and two moments
         try:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
+            files.make_folders(aside.parent, self.run_dir)
+            files.remove_tree(aside, self.run_dir, best_effort=True)  # of this generation: its number is in the name
+            aside.mkdir()
             free = shutil.disk_usage(aside).free
+        except FileError as error:
+            return str(error)
         except OSError as error:
             return f"{aside}: {error.strerror}"
         return f"{aside.parent}: found {free >> 20:,} MiB free, a checkpoint needs {needed >> 20:,}; make room" \
@@ -103,16 +106,16 @@ class Saver:
                starts: dict[str, int]) -> None:
         started, rank, step = time.perf_counter(), self.place.rank, pending.state.global_step
         try:
-            pending.aside.mkdir(parents=True, exist_ok=True)
+            files.make_folders(pending.aside, self.run_dir)
             name = f"moments-{rank + 1:04d}-of-{self.place.world_size:04d}.safetensors"
-            files = [write_tensors(pending.aside / name, moments, {"starts": json.dumps(starts)}, rank=rank, step=step)]
+            written = [write_tensors(pending.aside / name, moments, {"starts": json.dumps(starts)}, rank=rank, step=step)]
             if self.place.is_first:
                 arrays = {key: value.numpy() for key, value in weights.items()}
-                files.append(write_tensors(pending.aside / WEIGHTS, arrays, {"format": "pt"}, rank=rank, step=step))
+                written.append(write_tensors(pending.aside / WEIGHTS, arrays, {"format": "pt"}, rank=rank, step=step))
                 for rows in (LEDGER, METRICS):  # no less durable than the checkpoint that they lead to
                     sync_file(self.generation.folder / rows)
-            sync_folder(pending.aside)
-            pending.files = files
+            files.sync_folder(pending.aside)
+            pending.files = written
         except Exception as error:  # whatever it is, all ranks hear of it at the commit
             pending.failure = f"rank {rank}: {getattr(error, 'strerror', None) or error}"
         pending.seconds = time.perf_counter() - started
@@ -135,9 +138,9 @@ class Saver:
         self.write_seconds = max(seconds for *_, seconds in parts)
         failure = next((why for _, why, _ in parts if why), None)
         if self.place.is_first:
-            failure = failure or self._commit(pending, [file for files, *_ in parts for file in files])
+            failure = failure or self._commit(pending, [file for written, *_ in parts for file in written])
             if failure:
-                shutil.rmtree(pending.aside, ignore_errors=True)
+                self._drop(pending.aside)
         failure = agree(failure)
         if failure:
             self._warn(pending.state.global_step, failure)
@@ -145,23 +148,30 @@ class Saver:
             self.last_step = pending.state.global_step
         return failure
 
-    def _commit(self, pending: Pending, files: list[Written]) -> str | None:
+    def _commit(self, pending: Pending, written: list[Written]) -> str | None:
         step, final = pending.state.global_step, pending.aside.with_name(pending.aside.name.removesuffix(".partial"))
         try:
-            checkpoint.write_state(pending.aside, replace(pending.state, files=[asdict(file) for file in files]))
+            checkpoint.write_state(pending.aside, replace(pending.state, files=[asdict(file) for file in written]))
             faults.at("manifest", step=step)
-            sync_folder(pending.aside)
+            files.sync_folder(pending.aside)
             os.replace(pending.aside, final)
             faults.at("rename", step=step)
-            sync_folder(final.parent)
+            files.sync_folder(final.parent)
         except OSError as error:
             return f"{final}: {error.strerror}"
         if not self.generation.is_superseded:
             try:
                 checkpoint.tidy(self.run_dir, self.generation, self.keep, self.keep_every)
-            except OSError as error:
+            except (OSError, FileError) as error:
                 print(f"scemae: {self.run_dir}: an old checkpoint could not be removed ({error})", file=sys.stderr)
         return None
+
+    def _drop(self, aside: Path) -> None:
+        """Remove what a failed save has written; a link in its place is left alone."""
+        try:
+            files.remove_tree(aside, self.run_dir, best_effort=True)
+        except FileError:
+            pass
 
     def _warn(self, step: int, why: str) -> None:
         self.last_failure = why

@@ -6,10 +6,11 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from scemae import faults
+from scemae import faults, files
 
 BLOCK = 8 << 20
 TYPES = {"float32": "F32", "int64": "I64"}  # safetensors' names
@@ -25,11 +26,18 @@ class Written:
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str], **here: int) -> Written:
-    """Write float32 and int64 arrays as a safetensors file, to disk (fsync). Lets go of the GIL while it writes and hashes.
+    """Write float32 and int64 arrays as a new safetensors file, to disk (fsync). Lets go of the GIL while it writes and hashes.
 
-    Raises OSError, or ValueError naming the first array that holds something that is no finite number. `here` is for
-    faults on purpose.
+    Raises OSError (FileExistsError where the name is taken), or ValueError naming the first array that holds something that
+    is no finite number. `here` is for faults on purpose.
     """
+    with files.create(path, buffering=0) as file:
+        size, sha256 = fill(file, tensors, metadata, **here)
+    return Written(path.name, size, sha256)
+
+
+def fill(file: BinaryIO, tensors: dict[str, np.ndarray], metadata: dict[str, str], **here: int) -> tuple[int, str]:
+    """Write them to an open file and sync it; its size in bytes and its SHA-256."""
     header, offset = {"__metadata__": metadata}, 0
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))  # so that each begins at its own multiple
     for name, array in tensors.items():
@@ -38,31 +46,22 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
-    with open(path, "wb", buffering=0) as file:
-        _write(file, digest, len(text).to_bytes(8, "little") + text)
-        faults.at("write", **here)
-        for name, array in tensors.items():
-            if not np.isfinite(array).all():
-                raise ValueError(f"{name} holds numbers that are not finite")
-            _write(file, digest, memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
-        faults.at("fsync", **here)
-        os.fsync(file.fileno())
-    return Written(path.name, 8 + len(text) + offset, digest.hexdigest())
+    _write(file, digest, len(text).to_bytes(8, "little") + text)
+    faults.at("write", **here)
+    for name, array in tensors.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+        _write(file, digest, memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+    faults.at("fsync", **here)
+    file.flush()
+    os.fsync(file.fileno())
+    return 8 + len(text) + offset, digest.hexdigest()
 
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: a file's own fsync says nothing of its name."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_file(path: Path) -> None:

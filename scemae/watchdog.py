@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from scemae import files
 from scemae.distributed import Place
 from scemae.errors import LaunchError, LostRankError
 
@@ -28,7 +29,7 @@ class Watchdog:
 
     def __init__(self, folder: Path, rank: int, world_size: int, seconds: float) -> None:
         self.folder, self.rank, self.world_size, self.seconds = folder, rank, world_size, seconds
-        self._log = open(folder / f"rank-{rank:04d}.log", "a", encoding="utf8", buffering=1)
+        self._log = os.fdopen(files.open_to_append(folder / f"rank-{rank:04d}.log"), "a", encoding="utf8", buffering=1)
         self._last = (0, "start", time.monotonic())
         self._over = threading.Event()
         self.log(f"process {os.getpid()} on {socket.gethostname()}, rank {rank} of {world_size}")
@@ -75,7 +76,7 @@ class Watchdog:
         self.log(f"no progress for {self.seconds:.0f} s at step {step}, {phase}; where every thread stands:")
         faulthandler.dump_traceback(self._log, all_threads=True)
         note = {"rank": self.rank, "host": socket.gethostname(), "step": step, "phase": phase}
-        (self.folder / f"hang-{self.rank:04d}.json").write_text(json.dumps(note))
+        files.write_json(self.folder / f"hang-{self.rank:04d}.json", note)
         time.sleep(min(self.seconds / 4, 5.0) + 1.2)  # the others' watchdogs look once a second
         text = blame(self.folder, self.world_size, self.seconds)
         self.log(text)

@@ -49,7 +49,9 @@ def run(*arguments: object) -> None:
 
 @torch.no_grad()
 def test_config_and_tensors_are_all_that_timm_needs(runs, tmp_path):
+    (tmp_path / "out.partial").mkdir()  # somebody's own
     run(runs[0], tmp_path / "out")
+    assert (tmp_path / "out.partial").is_dir()
     facts = json.loads((tmp_path / "out" / "config.json").read_text())
     model = build_timm(facts["encoder"])
     model.load_state_dict(load_file(tmp_path / "out" / "encoder.safetensors"))

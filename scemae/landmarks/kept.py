@@ -12,13 +12,13 @@ Processes that compute the same file at once write the same bytes, and the last 
 import hashlib
 import json
 import math
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
+
+from scemae import files
 
 DIGEST, PREAMBLE = 16, 24
 ALIGN = 64
@@ -45,15 +45,10 @@ def write_arrays(path: Path, facts: dict[str, Any], arrays: Arrays) -> None:
     digest = xxhash.xxh3_128()
     for part in parts:
         digest.update(part)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")  # other nodes have the same process ids
-    try:
-        with open(aside, "wb") as file:
-            for part in (digest.digest(), *parts):
-                file.write(part)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    files.make_folders(path.parent, path.parent.parent)  # tokens/ of a run folder
+    with files.replacing(path) as file:
+        for part in (digest.digest(), *parts):
+            file.write(part)
 
 
 def read_arrays(path: Path, facts: dict[str, Any]) -> Arrays | None:

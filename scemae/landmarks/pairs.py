@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scemae import files
 from scemae.errors import ConfigError, DataError
 from scemae.landmarks import tps
 from scemae.landmarks.benchmarks import Frames
@@ -61,7 +62,7 @@ def build_pairs(frames: Frames, seed: int = 0, couples: int | None = 500) -> Pai
 
 def save_pairs(path: Path, pairs: Pairs) -> None:
     """Write the manifest of `pairs` (.npz): seed, keys, warps, key-points and hash; no picture."""
-    with open(path, "wb") as file:
+    with files.replacing(path) as file:
         np.savez_compressed(file, seed=pairs.seed, keys=np.array(pairs.keys), warps=pairs.warps.numpy(),
                             landmarks=pairs.landmarks.numpy(), hash=pairs.hash)
 

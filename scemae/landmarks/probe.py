@@ -25,7 +25,7 @@ from torch import Tensor
 
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import Place
-from scemae.errors import ConfigError
+from scemae.errors import ConfigError, FileError
 from scemae.landmarks import matching, tps
 from scemae.landmarks.benchmarks import CROP, INPUT, UNIT, Benchmark, Frames, find_benchmark, load_frames
 from scemae.landmarks.cached import cache_maps
@@ -84,8 +84,8 @@ class Probe:
             made, problem = self._make(trunk, place.device, note), ""
             try:
                 write_arrays(path, facts, made)
-            except OSError as error:
-                problem = f"; not kept, so that each run does it again: {error.strerror}"
+            except (OSError, FileError) as error:
+                problem = f"; not kept, so that each run does it again: {getattr(error, 'strerror', None) or error}"
             if place.is_first:
                 print(f"probe: maps of {len(self._chosen) // 2} couples for {path} computed in "
                       f"{time.perf_counter() - started:.1f} s" + (" (the file was damaged)" if was_there else "") + problem,

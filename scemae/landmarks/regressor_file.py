@@ -5,15 +5,15 @@
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from scemae import files
 from scemae.errors import CheckpointError
 from scemae.landmarks.regression import LandmarkRegressor, RegressionConfig
-from scemae.tensor_file import sync_folder, write_tensors
+from scemae.tensor_file import fill
 
 FORMAT_VERSION = 1
 
@@ -37,11 +37,10 @@ def save_regressor(path: Path, regressor: LandmarkRegressor, benchmark: str, set
     and has "projector" too where stage 2 takes part (checkpoint.weights_digest). Raises OSError."""
     origin = Origin(benchmark, settings, dict(digests), stride, regressor.heatmaps.in_channels, regressor.landmarks)
     arrays = {name: value.detach().float().cpu().numpy() for name, value in regressor.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    write_tensors(aside, arrays, {"scemae": json.dumps(asdict(origin))})
-    os.replace(aside, path)
-    sync_folder(path.parent)
+    files.make_folders(path.parent, path.parent.parent)  # regressors/ of a run folder
+    with files.replacing(path) as file:
+        fill(file, arrays, {"scemae": json.dumps(asdict(origin))})
+    files.sync_folder(path.parent)
 
 
 def load_regressor(path: Path) -> tuple[LandmarkRegressor, Origin]:

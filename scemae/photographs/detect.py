@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scemae import __version__
+from scemae import __version__, files
 from scemae.bars import progress_bar, say
-from scemae.data.manifest import write_json
 from scemae.distributed import choose_device
 from scemae.errors import ConfigError, DataError
 from scemae.photographs.marked import Panel, draw
@@ -104,6 +103,6 @@ def write(out: Path, name: str, view: View, *, landmarks: np.ndarray, sight: Sig
     labels = [word.replace("_", " ") for word in detector.names] if len(landmarks) <= 10 else []
     panel = Panel(view.image, view.box, landmarks, f"{view.path.name}: {detector.origin.benchmark}", True, labels)
     draw([panel], out / f"{name}.landmarks.png")
-    write_json(out / f"{name}.landmarks.json", {
+    files.write_json(out / f"{name}.landmarks.json", {
         "landmarks": np.round(landmarks, 2).tolist(), "names": detector.names, **view.facts(), "regressor": detector.facts(),
         "model": sight.model_facts(), "scemae": __version__})

@@ -1,6 +1,5 @@
 """Photographs with points on them, as a PNG: what was asked for as rings, what was found as dots (pictures.py's style)."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from scemae import files
 from scemae.photographs.photograph import Box
 from scemae.pictures import FIVE, INK, POINTS
 
@@ -37,9 +37,8 @@ def draw(panels: list[Panel], path: Path) -> None:
         _draw_panel(axes, panel)
         figure.text((i * (SIDE + GAP) + 2) / width, 1 - 20 / height, panel.title, fontsize=10, color=INK)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    figure.savefig(aside, format="png")
-    os.replace(aside, path)
+    with files.replacing(path) as file:
+        figure.savefig(file, format="png")
 
 
 def point_colours(count: int) -> list:

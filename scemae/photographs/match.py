@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scemae import __version__
-from scemae.data.manifest import write_json
+from scemae import __version__, files
 from scemae.distributed import choose_device
 from scemae.errors import ConfigError
 from scemae.photographs.marked import Panel, draw
@@ -87,8 +86,8 @@ def write(out: Path, first: View, second: View, *, sight: Sight, found: Found) -
     draw([Panel(first.image, first.box, found.points, f"{first.path.name}: points", False, labels),
           Panel(second.image, second.box, found.matches, f"{second.path.name}: found, {sight.subject.title}", True, labels)],
          out / "match.png")
-    write_json(out / "match.json", {"matches": rows, "first": first.facts(), "second": second.facts(),
-                                    "model": sight.model_facts(), "scemae": __version__})
+    files.write_json(out / "match.json", {"matches": rows, "first": first.facts(), "second": second.facts(),
+                                          "model": sight.model_facts(), "scemae": __version__})
 
 
 def table(first: View, second: View, found: Found, *, is_default: bool) -> list[str]:

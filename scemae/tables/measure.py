@@ -8,7 +8,6 @@ vectors of figure 5. Whichever rank is free takes the next.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scemae import checkpoint
+from scemae import checkpoint, files
 from scemae.bars import progress_bar
 from scemae.distributed import Place, data_threads
 from scemae.generations import Generation
@@ -230,7 +229,7 @@ def do(units: list[Unit], generation: Generation, place: Place, patience: float 
     LaunchError or LostRankError where another rank ends without doing what it claimed.
     """
     claims = generation.folder / "claims"
-    claims.mkdir(exist_ok=True)
+    files.make_folders(claims, generation.folder)
     left = [unit for unit in units if not unit.is_done]
     bar = progress_bar(show=place.is_first, total=len(units), initial=len(units) - len(left), unit="unit", desc="measured")
     while left:
@@ -252,7 +251,7 @@ def _takeable(left: list[Unit], claims: Path) -> Iterator[Unit]:
         if unit.is_done or (unit.needs is not None and not unit.needs.exists()):
             continue
         try:
-            os.close(os.open(claims / unit.path.name, os.O_CREAT | os.O_EXCL))
+            files.create(claims / unit.path.name).close()
         except FileExistsError:
             continue
         yield unit
@@ -261,13 +260,9 @@ def _takeable(left: list[Unit], claims: Path) -> Iterator[Unit]:
 def _measure(unit: Unit, *, is_shown: bool) -> None:
     with progress_bar(show=is_shown, total=unit.size or None, desc=unit.title, leave=False, position=1) as bar:
         arrays = unit.work(bar.update)
-    unit.path.parent.mkdir(parents=True, exist_ok=True)
-    aside = unit.path.with_suffix(f".partial-{os.getpid()}")
-    with open(aside, "wb") as file:
+    files.make_folders(unit.path.parent, unit.path.parent.parent)  # measured/ of the run folder
+    with files.replacing(unit.path) as file:
         np.savez_compressed(file, title=json.dumps(unit.title), **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, unit.path)
 
 
 def _check_others(generation: Generation, place: Place) -> None:

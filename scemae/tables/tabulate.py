@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from scemae import files
 from scemae.tables.cells import SPECS, Cell, Difference, Row, Tables, check, from_json, label, to_json
 from scemae.errors import RunFolderError
 from scemae.tables.grid import contrasts, flatten, headline, lay_out, said
@@ -70,9 +71,7 @@ def write(tables: Tables, folder: Path, with_pictures: bool = True) -> list[Path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            aside = folder / f"{name}.partial"
-            aside.write_text(text, encoding="utf8")
-            aside.replace(folder / name)
+            files.write_text(folder / name, text)
     except OSError as error:
         raise RunFolderError(f"{folder}: the tables cannot be written ({error}); give a folder with room") from error
     return [folder / name for name in texts]

@@ -1,0 +1,48 @@
+"""Whose a file or a folder is: this user's alone, and made here by this program, or possibly another's."""
+
+import grp
+import json
+import os
+import pwd
+import stat
+from pathlib import Path
+
+from scemae import files
+from scemae.errors import FileError
+
+MARK = ".made-by-scemae"  # in a folder that this program made: its inode
+
+
+def is_private(path: Path) -> bool:
+    """True where `path` is this user's and no other user can write to it: a group counts as others, but for the user's own
+    group, which has no other member."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    is_shared = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not _is_own_group(found.st_gid))
+    return found.st_uid == os.geteuid() and not stat.S_ISLNK(found.st_mode) and not is_shared
+
+
+def _is_own_group(number: int) -> bool:
+    try:
+        mine, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(number)
+    except KeyError:
+        return False
+    return mine.pw_gid == number and mine.pw_name == group.gr_name and not set(group.gr_mem) - {mine.pw_name}
+
+
+def make_marked(folder: Path) -> None:
+    """Make a new folder that `is_marked` knows as made here. Raises FileExistsError where the name is taken."""
+    folder.mkdir()
+    files.write_json(folder / MARK, {"inode": os.stat(folder).st_ino})
+
+
+def is_marked(folder: Path) -> bool:
+    """True where `make_marked` made the folder on this disk: one that was copied or unpacked here has another inode, and
+    one made by somebody else is not this user's."""
+    try:
+        found = json.loads(files.read_bytes(folder / MARK, 1000))
+    except (OSError, ValueError, FileError):
+        return False
+    return is_private(folder) and is_private(folder / MARK) and found == {"inode": os.lstat(folder).st_ino}

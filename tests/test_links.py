@@ -1,0 +1,157 @@
+"""What somebody has planted in a folder (a link at a name that a command writes) is never followed: its target stays."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scemae import checkpoint, files, generations, metrics, run_folder, watchdog
+from scemae.distributed import Place
+from scemae.errors import ScemaeError
+from scemae.generations import Generation
+from scemae.landmarks import kept
+from scemae.landmarks.regression import LandmarkRegressor, RegressionConfig
+from scemae.landmarks.regressor_file import save_regressor
+from scemae.photographs import marked
+from scemae.photographs.photograph import Box
+from scemae.rows import Rows
+from scemae.tables import measure
+from scemae.tensor_file import write_tensors
+
+KEPT = b"mine"
+PANEL = marked.Panel(Image.new("RGB", (178, 218)), Box(0, 30, 178), np.zeros((0, 2)), "", True, [])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Everything below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+def plant(link: Path, victim: Path, leads_to: str) -> None:
+    """A link at `link` to a file, a folder, or a name that is not there yet, all in the folder `victim`."""
+    for step in (1, 2):
+        (victim / "folder" / "checkpoints" / f"step-{step:08d}.g0001").mkdir(parents=True)
+        (victim / "folder" / "checkpoints" / f"step-{step:08d}.g0001" / "manifest.json").write_bytes(KEPT)
+    (victim / "folder" / "0001").mkdir()
+    (victim / "file").write_bytes(KEPT)
+    (victim / "folder" / "file").write_bytes(KEPT)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(victim / leads_to)
+
+
+def claimed(run: Path) -> Generation:
+    return generations.claim(run, None, None)
+
+
+def beaten(run: Path) -> None:
+    with generations.beating(Generation(1, run / "generations" / "0001")):
+        pass
+
+
+def tidied(run: Path) -> None:
+    """An old checkpoint is pruned, and what was left half written is cleared."""
+    for step in (1, 2) if not (run / "checkpoints").is_symlink() else ():
+        folder = run / "checkpoints" / f"step-{step:08d}.g0001"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / checkpoint.MANIFEST).write_text("{}")
+    checkpoint.tidy(run, Generation(1, run), 1, 0)
+    checkpoint.clear_partial(run, Generation(2, run))
+
+
+def adopted(run: Path) -> None:
+    (run / "from").mkdir()
+    (run / "from" / "weights").write_bytes(b"weights")
+    checkpoint.copy_by_links(run / "from", checkpoint.path_of(run, 1, 1), run)
+
+
+def described(run: Path) -> None:
+    run_folder.describe(run, "pretrain", {"a": 1})
+
+
+def watched(run: Path) -> None:
+    watchdog.Watchdog(run, 0, 1, 60).close()
+
+
+def written(run: Path) -> None:
+    writer = metrics.Writer(run, Generation(1, run), Place(0, 1, torch.device("cpu")), 0)
+    writer.write(1, loss=1.0)
+    writer.close()
+
+
+def evaluated(run: Path) -> None:
+    save_regressor(run / "regressors" / "a.safetensors", LandmarkRegressor(4, 5, RegressionConfig()), "mafl",
+                   RegressionConfig(), {}, stride=4)
+
+
+def measured(run: Path) -> None:
+    unit = measure.Unit(run / "measured" / "a.npz", "a", lambda told: {"a": np.zeros(1)}, 0)
+    measure.do([unit], Generation(1, run), Place(0, 1, torch.device("cpu")))
+
+
+CASES: list[tuple[str, str, Callable[[Path], object]]] = [
+    ("generations", "folder", claimed),
+    ("generations", "new", claimed),
+    ("generations/0001/beat", "file", beaten),
+    ("generations/0001/beat", "new", beaten),
+    ("generations/0001/ended", "file", beaten),
+    ("checkpoints", "folder/checkpoints", tidied),
+    ("checkpoints/step-00000000.g0001", "folder/checkpoints/step-00000001.g0001", tidied),
+    ("checkpoints/step-00000000.g0001.partial", "folder", tidied),
+    ("checkpoints", "folder/checkpoints", adopted),
+    ("checkpoints/step-00000001.g0001.partial", "folder", adopted),
+    ("config.yaml", "file", described),
+    ("provenance.json", "new", described),
+    ("rank-0000.log", "file", watched),
+    ("failed-0000.txt", "file", lambda run: run_folder.leave_word(run, 0, "why")),
+    ("metrics.jsonl", "file", written),
+    ("tensorboard", "folder", written),
+    ("ledger.jsonl", "file", lambda run: Rows(run / "ledger.jsonl").write({"step": 1})),
+    ("regressors", "folder", evaluated),
+    ("regressors/a.safetensors", "file", evaluated),
+    ("regressors/a.safetensors.partial", "file", evaluated),
+    ("measured", "folder", measured),
+    ("measured/a.npz", "new", measured),
+    ("claims", "folder", measured),
+    ("claims/a.npz", "new", lambda run: list(measure._takeable([measure.Unit(run / "a.npz", "", dict, 0)], run / "claims"))),
+    ("pairs-x", "file", lambda run: kept.write_arrays(run / "pairs-x", {}, {"a": np.zeros(1)})),
+    ("tokens", "folder", lambda run: kept.write_arrays(run / "tokens" / "pairs", {}, {"a": np.zeros(1)})),
+    ("match.png", "file", lambda run: marked.draw([PANEL], run / "match.png")),
+    ("match.png.partial", "file", lambda run: marked.draw([PANEL], run / "match.png")),
+    ("weights", "file", lambda run: write_tensors(run / "weights", {}, {})),
+]
+
+
+@pytest.mark.parametrize(("name", "leads_to", "act"), CASES,
+                         ids=[f"{name}->{leads_to}-{getattr(act, '__name__', '')}" for name, leads_to, act in CASES])
+def test_a_planted_link_is_not_written_through(tmp_path, name, leads_to, act):
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    plant(run / name, victim, leads_to)
+    before = contents(victim)
+    try:
+        act(run)
+    except (ScemaeError, OSError):
+        pass  # refused: as good as written elsewhere
+    assert contents(victim) == before
+
+
+def test_a_folder_that_is_built_aside_touches_no_folder_of_its_user(tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "notes").write_bytes(KEPT)
+    with files.building(tmp_path / "out") as aside:
+        (aside / "made").touch()
+    with pytest.raises(OSError, match="not empty"), files.building(tmp_path / "out"):
+        pass
+    assert contents(tmp_path) == {"out.partial": b"", "out.partial/notes": KEPT, "out": b"", "out/made": b""}
+
+
+def test_a_link_among_the_files_of_a_checkpoint_is_not_taken_over(tmp_path):
+    (tmp_path / "secret").write_bytes(KEPT)
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "weights").symlink_to(tmp_path / "secret")
+    with pytest.raises(ScemaeError, match="found a link"):
+        checkpoint.copy_by_links(tmp_path / "from", checkpoint.path_of(tmp_path, 1, 1), tmp_path)
+    assert os.stat(tmp_path / "secret").st_nlink == 1
