@@ -118,7 +118,8 @@ def poll(out: Path, wait: float) -> int:
     words = "runs" if runs else f"ended with {told['status']}" if "status" in told else "was cut off; the same start goes on"
     print(f"{out}: {words}: {' '.join(told.get('command', []))}")
     for found in cases(out):
-        print(f"  {state_of(found, runs):44} {found['name']:24} {found.get('seconds', 0):8,.0f} s")
+        seconds = found.get("seconds", (datetime.now(UTC) - datetime.fromisoformat(found["time"])).total_seconds())
+        print(f"  {state_of(found, runs):44} {found['name']:24}" + ("" if "left_out" in found else f" {seconds:8,.0f} s"))
     if (out / "log.txt").exists():
         print("".join(f"  | {line}\n" for line in _tail(out / "log.txt")), end="")
     return RUNS if runs else ENDED_WELL if told.get("status") == 0 else FAILED
@@ -199,4 +200,4 @@ def pack(out: Path) -> None:
 def _tail(path: Path, lines: int = 12, width: int = 160) -> list[str]:
     with files.open_regular(path) as file:
         file.seek(max(os.fstat(file.fileno()).st_size - 8192, 0))
-        return [line[-width:] for line in file.read().decode("utf8", "replace").splitlines()[-lines:]]
+        return [line[:width] for line in file.read().decode("utf8", "replace").splitlines()[-lines:]]

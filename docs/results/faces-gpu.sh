@@ -20,7 +20,7 @@ pretrain=() correspond=() evaluate=()
 if [ "$mode" = rehearse ]; then
     pretrain=(runtime.device=cpu decoder=light optim.global_batch_size=16 optim.epochs=0.01 optim.warmup_epochs=0
               loop.log_every=1 loop.save_every=2 loop.probe_every=2 loop.probe_pairs=2 runtime.workers=1)
-    correspond=(runtime.device=cpu optim.epochs=0.01 loop.log_every=1 loop.save_every=1 loop.probe_every=0)
+    correspond=(runtime.device=cpu optim.epochs=0.01 loop.log_every=1 loop.save_every=1 loop.probe_every=0 loop.probe_pairs=2)
     evaluate=(runtime.device=cpu stride=8 matching.couples=4 detection.stride=8 detection.epochs=1 detection.limit=32)
 fi
 
