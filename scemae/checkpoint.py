@@ -16,19 +16,30 @@ import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, TypedDict
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scemae import faults, files, generations
+from scemae import documents, faults, files, generations
+from scemae.documents import Count, Digest, FileName, Step
 from scemae.errors import CheckpointError, FileError
 from scemae.generations import Generation
 from scemae.tensor_file import Written, digest_of
 
 FORMAT_VERSION = 2
 CHECKPOINTS, MANIFEST, WEIGHTS = "checkpoints", "manifest.json", "weights.safetensors"
+OLDER = "give an older checkpoint, or remove this folder to go on from the one before"
 NAME = re.compile(r"step-(\d{8})\.g(\d{4,})")
+
+
+class Entry(TypedDict):
+    """One file of a checkpoint, as `Written` says it."""
+
+    file: FileName
+    bytes: Count
+    sha256: Digest
 
 
 @dataclass
@@ -36,17 +47,17 @@ class TrainState:
     """What a checkpoint is of. Data position follows from seed and global step; `skips` are the steps left out for good,
     as text, each with the reason; `settings` are all those that change results, and `config_hash` is theirs."""
 
-    global_step: int
-    seed: int
-    world_size: int
+    global_step: Count
+    seed: Count
+    world_size: Count
     zero_stage: int
     stage: str  # "pretrain" or "correspond"
-    settings: dict
+    settings: dict[str, Any]
     data_digest: str
     order_version: int
-    generation: int = 0
-    skips: dict[str, str] = field(default_factory=dict)
-    files: list[dict] = field(default_factory=list)
+    generation: Count = 0
+    skips: dict[Step, str] = field(default_factory=dict)
+    files: list[Entry] = field(default_factory=list)
     config_hash: str = ""
     format_version: int = FORMAT_VERSION
     manifest_hash: str = ""  # of all the rest
@@ -114,19 +125,21 @@ def refuse_old_format(location: Path) -> None:
 
 def read_state(folder: Path) -> TrainState:
     """The state of one checkpoint. Raises CheckpointError where it is unreadable or of another format."""
+    path = folder / MANIFEST
     try:
-        raw = json.loads((folder / MANIFEST).read_text(encoding="utf8"))
-        found = raw["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = documents.read_bytes(path, error=CheckpointError, remedy=OLDER)
+        raw = documents.parse_json(text, dict[str, Any], path, error=CheckpointError, remedy=OLDER, finite=False)
+    except (OSError, CheckpointError) as error:
         refuse_old_format(folder)
-        raise CheckpointError(f"{folder / MANIFEST}: cannot be read ({error}); give an older checkpoint, or "
-                              "remove this folder to go on from the one before") from error
-    if found != FORMAT_VERSION:
-        raise CheckpointError(f"{folder}: found checkpoint format {found}, this version reads {FORMAT_VERSION}; use the "
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: cannot be read ({error}); {OLDER}") from error
+    if (found := raw.get("format_version")) != FORMAT_VERSION:
+        raise CheckpointError(f"{folder}: found checkpoint format {str(found)[:40]}, this version reads {FORMAT_VERSION}; use the "
                               "version of scemae that wrote it")
     if hash_of({**raw, "manifest_hash": ""}) != raw.get("manifest_hash"):
-        raise CheckpointError(f"{folder / MANIFEST}: its own SHA-256 is another, it was altered; give an older checkpoint")
-    return TrainState(**raw)
+        raise CheckpointError(f"{path}: its own SHA-256 is another, it was altered; give an older checkpoint")
+    return documents.convert(raw, TrainState, path, error=CheckpointError, remedy=OLDER)
 
 
 def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
@@ -152,15 +165,27 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The whole weights of one checkpoint. Raises CheckpointError where they are missing or damaged."""
     needed = {entry["file"]: entry["sha256"] for entry in read_state(folder).files}.get(WEIGHTS)
+    path = folder / WEIGHTS
     try:
-        weights = load_file(folder / WEIGHTS)
+        files.open_regular(path).close()  # a pipe would be waited for
+        weights = load_file(path)
         problem = None if weights_digest(folder) == needed else "its SHA-256 is not its manifest's"
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, FileError, KeyError, ValueError) as error:
         problem = error
     if problem:
-        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read ({problem}); give an older checkpoint, or "
-                              "remove this folder to go on from the one before")
+        raise CheckpointError(f"{path}: cannot be read ({problem}); {OLDER}")
     return weights
+
+
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each of a checkpoint's weights, from the head of their file. Raises CheckpointError."""
+    path = folder / WEIGHTS
+    try:
+        files.open_regular(path).close()
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (OSError, SafetensorError, FileError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); {OLDER}") from error
 
 
 def weights_digest(folder: Path) -> str:

@@ -4,6 +4,7 @@ Nothing that is read here is executed, resolved or allocated by its own word. Si
 repeat itself by aliases, and what does not fit the type is refused in a sentence that names the file and the field.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -23,26 +24,36 @@ Finite = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]  # of pixels: what floa
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256
 Point = Annotated[list[Finite], msgspec.Meta(min_length=2, max_length=2)]  # x, y
 Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,95}$")]  # of a sample: its members' names fit a tar's header
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$")]  # no way out of its folder
+Step = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,15}$")]  # a count as the key of an object
 Extent = Annotated[list[Count], msgspec.Meta(min_length=2, max_length=2)]  # where it begins in a file, and its bytes
 
 
 def parse_json(text: bytes | str, kind: type[T], name: object, *, error: type[ScemaeError] = DataError,
-               remedy: str = "restore it") -> T:
+               remedy: str = "restore it", finite: bool = True) -> T:
     """JSON text as a `kind`: a dataclass, TypedDict, dict[str, int] and so on, with everything in it checked.
 
-    name: what the sentence calls the text, a path say. remedy: what it advises. Raises `error`.
+    name: what the sentence calls the text, a path say. remedy: what it advises. finite: False takes NaN and Infinity too,
+    which Python writes into the rows of a run that went wrong. Raises `error`.
     """
     try:
-        return msgspec.json.decode(text, type=kind)
+        try:
+            return msgspec.json.decode(text, type=kind)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            if finite:
+                raise
+        return msgspec.convert(json.loads(text), kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise error(_sentence(name, problem, remedy)) from problem
 
 
 def read_json(path: Path, kind: type[T], *, error: type[ScemaeError] = DataError, remedy: str = "restore it",
-              most: int = MOST_JSON) -> T:
+              most: int = MOST_JSON, finite: bool = True) -> T:
     """A JSON file as a `kind` (see parse_json). Raises `error`; OSError where it cannot be read, so also
     FileNotFoundError."""
-    return parse_json(read_bytes(path, most=most, error=error, remedy=remedy), kind, path, error=error, remedy=remedy)
+    return parse_json(read_bytes(path, most=most, error=error, remedy=remedy), kind, path, error=error, remedy=remedy, finite=finite)
 
 
 def convert(value: Any, kind: type[T], name: object, *, error: type[ScemaeError] = DataError, remedy: str = "restore it") -> T:
@@ -78,7 +89,7 @@ def read_bytes(path: Path, *, most: int = MOST_JSON, error: type[ScemaeError] = 
 
 def _sentence(name: object, problem: Exception, remedy: str) -> str:
     what = " ".join(str(problem).split())[:300] or "nested too deeply"
-    return f"{name}: found what does not belong there ({what}); {remedy}"
+    return f"{name}: cannot be read, found what does not belong there ({what}); {remedy}"
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,18 +1,18 @@
 """Going on: find the newest whole checkpoint that counts, make it this generation's, give it back to an engine."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, distributed
 
-from scemae import checkpoint, fragments, generations
+from scemae import checkpoint, documents, fragments, generations
 from scemae.checkpoint import WEIGHTS, TrainState
 from scemae.distributed import Place, agree
+from scemae.documents import Count
 from scemae.errors import CheckpointError
 from scemae.fragments import Fragment
 from scemae.generations import Generation
@@ -107,12 +107,16 @@ def resume(engine: Any, folder: Path, wanted: TrainState, place: Place) -> Train
     """
     state = checkpoint.read_state(folder)
     mine = fragments.held(engine)
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        for part in mine:
-            part.weights.copy_(file.get_tensor(part.name).view(-1)[part.start:part.start + len(part)])
-        for name, value in fragments.still(engine.module).items():
-            value.copy_(file.get_tensor(name))
-    _load_moments(folder, mine, place)
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            for part in mine:
+                part.weights.copy_(file.get_tensor(part.name).view(-1)[part.start:part.start + len(part)])
+            for name, value in fragments.still(engine.module).items():
+                value.copy_(file.get_tensor(name))
+        _load_moments(folder, mine, place)
+    except (SafetensorError, KeyError, RuntimeError) as error:  # a name or a shape that is not there
+        raise CheckpointError(f"{folder}: holds another model, or other moments ({' '.join(str(error).split())[:200]}); "
+                              f"{checkpoint.OLDER}") from error
     fragments.finish_load(engine, state.updates)
     return replace(wanted, global_step=state.global_step, skips=state.skips)
 
@@ -137,7 +141,8 @@ def _load_moments(folder: Path, mine: list[Fragment], place: Place) -> None:
 
 def _stretches(path: Path, wanted: dict[str, Any]) -> Iterator[tuple[str, str, int, Tensor]]:
     with safe_open(path, framework="pt") as file:
-        starts = json.loads(file.metadata()["starts"])
+        text = (file.metadata() or {}).get("starts", "")
+        starts = documents.parse_json(text, dict[str, Count], f"{path}: starts", error=CheckpointError, remedy=checkpoint.OLDER)
         for entry in file.keys():
             name, _, key = entry.rpartition("/")
             if name in wanted:

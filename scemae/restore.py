@@ -1,19 +1,93 @@
 """From settings and checkpoints to networks: the masked autoencoder, its encoder, the projector."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from scemae import checkpoint
+from scemae import checkpoint, documents
+from scemae.documents import Count
 from scemae.errors import CheckpointError, ConfigError
 from scemae.models.mae import Decoder as MaeDecoder
 from scemae.models.mae import MaskedAutoencoder
-from scemae.models.projector import Projector
+from scemae.models.projector import PROJECTORS, Projector
 from scemae.models.vit import Encoder
-from scemae.schema import Carb, Decoder, Model
+from scemae.schema import Carb, Decoder, Method, Model
 
 ENCODER = "encoder."  # before the names of the encoder's weights in a checkpoint of stage 1
+OTHER = "give a checkpoint that this version of scemae wrote"
+MOST = {"width": 2**14, "depth": 256, "image_size": 2**12}  # of a network that a checkpoint describes
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass
+class Encoding:
+    """What a checkpoint's settings say of its encoder."""
+
+    model: Model
+
+
+@dataclass
+class Autoencoding:
+    """What a checkpoint's settings say of a masked autoencoder."""
+
+    model: Model
+    decoder: Decoder
+    mask_ratio: float
+    norm_pix: bool
+
+
+@dataclass
+class Projecting:
+    """What a checkpoint's settings say of the paper's projector: Carb, channels of the trunk, digest of its weights."""
+
+    carb: Carb
+    width: Count
+    backbone: str
+
+
+Kind = TypeVar("Kind")
+
+
+def settings_of(folder: Path, settings: dict[str, Any], kind: type[Kind]) -> Kind:
+    """A checkpoint's settings as a `kind`. Raises CheckpointError naming the field that is missing or wrong, or too large."""
+    where = f"{folder / checkpoint.MANIFEST}: settings"
+    found = documents.convert(settings, kind, where, error=CheckpointError, remedy=OTHER)
+    for name in ("model", "decoder"):
+        part = getattr(found, name, None)
+        for key, most in MOST.items() if part else ():
+            if not 0 < getattr(part, key, 1) <= most:
+                raise CheckpointError(f"{where}.{name}.{key}: found {getattr(part, key)}, a number from 1 to {most} was needed; {OTHER}")
+        if part and (part.heads < 1 or part.width % (4 * part.heads)):
+            raise CheckpointError(f"{where}.{name}: found width {part.width} and {part.heads} heads; {OTHER}")
+    if isinstance(found, (Encoding, Autoencoding)) and not found.model.image_size // 256 < found.model.patch_size <= found.model.image_size:
+        raise CheckpointError(f"{where}.model.patch_size: found {found.model.patch_size} with images of {found.model.image_size} px; {OTHER}")
+    return found
+
+
+def sized(build: Callable[[], Network], shapes: dict[str, tuple[int, ...]], folder: Path) -> Network:
+    """What `build` makes, once a draft of it without memory has shown that its tensors have the shapes of the checkpoint's.
+
+    So no more is allocated than the checkpoint has bytes. Raises CheckpointError.
+    """
+    try:
+        with torch.device("meta"):
+            draft = build()
+    except (RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError, ConfigError) as error:
+        raise CheckpointError(f"{folder}: its settings give no network ({' '.join(str(error).split())[:200]}); {OTHER}") from error
+    check_shapes({name: tuple(value.shape) for name, value in draft.state_dict().items()}, shapes, folder)
+    return build()
+
+
+def check_shapes(own: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], folder: Path) -> None:
+    """Raise CheckpointError where a model needs what the checkpoint `folder` lacks, or has in another shape."""
+    wrong = next((name for name in own if found.get(name) != own[name]), None)
+    if wrong is not None:
+        raise CheckpointError(f"{folder}: holds another model ({wrong}: found {found.get(wrong, 'nothing')}, needed "
+                              f"{own[wrong]}); give the model's settings it was trained with")
 
 
 def build_autoencoder(model: Model, decoder: Decoder, *, mask_ratio: float, norm_pix: bool,
@@ -37,11 +111,7 @@ def load_into(model: nn.Module, location: Path) -> None:
 def fill(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
     """Give `model` the weights of the checkpoint `folder`. Raises CheckpointError where they are of another model."""
     own = model.state_dict()
-    wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
-    if wrong:
-        found = tuple(weights[wrong[0]].shape) if wrong[0] in weights else "nothing"
-        raise CheckpointError(f"{folder}: holds another model ({wrong[0]}: found {found}, needed "
-                              f"{tuple(own[wrong[0]].shape)}); give the model's settings it was trained with")
+    check_shapes(*({name: tuple(value.shape) for name, value in part.items()} for part in (own, weights)), folder)
     model.load_state_dict({name: weights[name] for name in own})
 
 
@@ -52,8 +122,9 @@ def load_autoencoder(location: Path) -> tuple[MaskedAutoencoder, Path]:
     """
     folder, kept = _own(location)
     _refuse_adopted(folder, kept)
-    model = build_autoencoder(Model(**kept["model"]), Decoder(**kept["decoder"]), mask_ratio=kept["mask_ratio"],
-                              norm_pix=kept["norm_pix"], seed=0)
+    found = settings_of(folder, kept, Autoencoding)
+    model = sized(lambda: build_autoencoder(found.model, found.decoder, mask_ratio=found.mask_ratio, norm_pix=found.norm_pix,
+                                            seed=0), checkpoint.read_shapes(folder), folder)
     load_into(model, folder)
     return model, folder
 
@@ -77,9 +148,19 @@ def stage_1(location: Path) -> tuple[Path, dict]:
 def _own(location: Path) -> tuple[Path, dict]:
     folder, kept = stage_1(location)
     if "model" not in kept:
-        raise CheckpointError(f"{folder}: found a checkpoint of method={kept['method']['name']}, one of the paper's masked "
+        raise CheckpointError(f"{folder}: found a checkpoint of method={method_of(folder, kept).name}, one of the paper's masked "
                               "autoencoder was needed; give a run of `scemae pretrain` with method=mae")
     return folder, kept
+
+
+@dataclass
+class _Rival:
+    method: Method
+
+
+def method_of(folder: Path, settings: dict[str, Any]) -> Method:
+    """Which rival a checkpoint is of, and its settings. Raises CheckpointError where it says nothing of one."""
+    return settings_of(folder, settings, _Rival).method
 
 
 def selection_options(carb: Carb) -> dict:
@@ -99,12 +180,15 @@ def check_clusters(carb: Carb, encoder: Encoder) -> None:
 def load_encoder(location: Path) -> tuple[Encoder, Path]:
     """The frozen encoder of a stage-1 run folder or checkpoint, and the checkpoint it came from; no decoder is needed."""
     folder, kept = _own(location)
-    model, weights = Model(**kept["model"]), checkpoint.read_weights(folder)
-    own = {name.removeprefix(ENCODER): value for name, value in weights.items() if name.startswith(ENCODER)}
-    encoder = Encoder(model.width, model.depth, model.heads, model.patch_size, model.image_size,
-                      own_positions="positions" in own)
-    fill(encoder, own, folder)
+    model, shapes = settings_of(folder, kept, Encoding).model, _of_encoder(checkpoint.read_shapes(folder))
+    encoder = sized(lambda: Encoder(model.width, model.depth, model.heads, model.patch_size, model.image_size,
+                                    own_positions="positions" in shapes), shapes, folder)
+    fill(encoder, _of_encoder(checkpoint.read_weights(folder)), folder)
     return encoder.eval().requires_grad_(False), folder
+
+
+def _of_encoder(found: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(ENCODER): value for name, value in found.items() if name.startswith(ENCODER)}
 
 
 def load_projector(location: Path, backbone: Path) -> tuple[nn.Module, Carb, Path]:
@@ -117,16 +201,20 @@ def load_projector(location: Path, backbone: Path) -> tuple[nn.Module, Carb, Pat
     if state.stage != "correspond":
         raise CheckpointError(f"{folder}: found a checkpoint of `scemae {state.stage}`, one of `scemae correspond` was "
                               "needed; give projector=RUN of stage 2")
-    carb = Carb(**state.settings["carb"])
+    found = settings_of(folder, state.settings, Projecting)
+    carb, width = found.carb, found.width
+    if carb.projector not in PROJECTORS:
+        raise CheckpointError(f"{folder}: found the projector {carb.projector[:40]!r}, there are {', '.join(PROJECTORS)}; {OTHER}")
     check_backbone(folder, state, backbone)
-    projector = Projector(carb.projector, state.settings["width"], carb.dim)
+    shapes = {name.removeprefix("projector."): shape for name, shape in checkpoint.read_shapes(folder).items()}
+    projector = sized(lambda: Projector(carb.projector, width, carb.dim), shapes, folder)
     weights = checkpoint.read_weights(folder)
-    projector.load_state_dict({name.removeprefix("projector."): value for name, value in weights.items()})
+    fill(projector, {name.removeprefix("projector."): value for name, value in weights.items()}, folder)
     return projector.eval().requires_grad_(False), carb, folder
 
 
 def check_backbone(folder: Path, state: checkpoint.TrainState, backbone: Path) -> None:
     """Raise CheckpointError where the stage-2 checkpoint `folder` was not trained on the weights of `backbone`."""
-    if state.settings["backbone"] != checkpoint.weights_digest(backbone):
+    if state.settings.get("backbone") != checkpoint.weights_digest(backbone):
         raise CheckpointError(f"{folder}: its projector was trained on other weights than {backbone} holds; give the "
                               "backbone checkpoint it was trained on (provenance.json names it)")

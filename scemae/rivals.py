@@ -8,16 +8,20 @@ own stages, "mae" and "carb", are pretrain.py and correspond.py themselves.
 import importlib
 import pkgutil
 from dataclasses import asdict, fields
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from scemae import fragments, methods
+from scemae import documents, fragments, methods
+from scemae.checkpoint import MANIFEST
 from scemae.errors import CheckpointError, ConfigError
+from scemae.schema import Method
 
 OWN = {1: "mae", 2: "carb"}  # the paper's stages
+DEEPEST = 64  # levels and blocks of a network that a checkpoint describes
 
 
 def find(name: str, stage: int) -> ModuleType:
@@ -56,6 +60,15 @@ def settings_of(module: ModuleType, given: dict[str, Any]) -> Any:
         if not isinstance(value, kinds) or isinstance(value, bool) != (known[key] is bool):
             raise ConfigError(f"method.settings.{key}: found {value!r}, {title} needs a {known[key].__name__}")
     return module.Settings(**{key: float(value) if known[key] is float else value for key, value in given.items()})
+
+
+def kept_settings(module: ModuleType, kept: Method, where: Path) -> Any:
+    """A method's `Settings` from its checkpoint `where`. Raises CheckpointError."""
+    name = f"{where / MANIFEST}: settings.method.settings"
+    settings = documents.convert(kept.settings, module.Settings, name, error=CheckpointError)
+    if deep := next((key for key in ("depth", "blocks") if getattr(settings, key, 0) > DEEPEST), None):
+        raise CheckpointError(f"{name}.{deep}: found {getattr(settings, deep)}, at most {DEEPEST} was needed; restore it")
+    return settings
 
 
 def described(name: str, settings: Any) -> dict[str, Any]:

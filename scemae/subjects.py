@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from scemae import checkpoint, restore, rivals
+from scemae.documents import Count
 from scemae.errors import CheckpointError
 from scemae.landmarks import features, matching
 from scemae.landmarks.features import Head, Trunk
@@ -19,7 +20,7 @@ from scemae.lineage import locate, read_run
 from scemae.models import hypercolumn
 from scemae.models.timm_vit import TimmVit
 from scemae.models.vit import Encoder
-from scemae.schema import Carb
+from scemae.schema import Carb, Method
 from scemae.tensor_file import digest_of
 
 MATCHING, DETECTION, FEW_SHOT, EMBEDDING = "matching", "detection", "few-shot", "t-SNE"  # the tests
@@ -87,11 +88,12 @@ class Subject:
 def load_trunk(location: Path) -> tuple[Trunk, Path]:
     """The frozen trunk of a stage-1 run folder or checkpoint, and the checkpoint. Raises CheckpointError."""
     folder, settings = restore.stage_1(location)
-    kept = settings.get("method")
-    if kept is None:
+    if settings.get("method") is None:
         return features.vit_trunk(restore.load_encoder(folder)[0]), folder
-    method = rivals.find(kept["name"], 1)
-    module = method.build(method.Settings(**kept["settings"]), image_size=features.INPUT, seed=0)
+    kept = restore.method_of(folder, settings)
+    method = rivals.find(kept.name, 1)
+    own = rivals.kept_settings(method, kept, folder)
+    module = restore.sized(lambda: method.build(own, image_size=features.INPUT, seed=0), checkpoint.read_shapes(folder), folder)
     return features.trunk_of(rivals.load(module, checkpoint.read_weights(folder), folder).trunk), folder
 
 
@@ -120,16 +122,16 @@ def load_projection(location: Path, backbone: Path, trunk: Trunk) -> Projection:
     """The projector of a stage-2 run, trained on the checkpoint `backbone` of `trunk`. Raises CheckpointError."""
     folder = checkpoint.newest(location)
     state = checkpoint.read_state(folder)
-    kept = state.settings.get("method")
-    if state.stage != "correspond" or kept is None:
+    if state.stage != "correspond" or state.settings.get("method") is None:
         projector, carb, folder = restore.load_projector(folder, backbone)
         return Projection(lambda maps, side: projector(maps[0]), carb.dim, projector, rivals.OWN[2], carb, folder)
     restore.check_backbone(folder, state, backbone)
-    method = rivals.find(kept["name"], 2)
-    settings = method.Settings(**kept["settings"])
-    module = method.build(settings, trunk.network, seed=0)
+    kept = restore.method_of(folder, state.settings)
+    method = rivals.find(kept.name, 2)
+    settings = rivals.kept_settings(method, kept, folder)
+    module = restore.sized(lambda: method.build(settings, trunk.network, seed=0), checkpoint.read_shapes(folder), folder)
     projector = rivals.load(module, checkpoint.read_weights(folder), folder).projector
-    return Projection(projector, settings.dim, projector, kept["name"], None, folder)
+    return Projection(projector, settings.dim, projector, kept.name, None, folder)
 
 
 def from_runs(runs: list[Path]) -> list[Subject]:
@@ -163,6 +165,19 @@ def _backbone_of(folder: Path, run: Path) -> Path:
         raise CheckpointError(f"{run}: its provenance.json names no backbone; give the run folder of stage 1 as well") from error
 
 
+@dataclass
+class _Batch:
+    global_batch_size: Count
+
+
+@dataclass
+class _Trained:
+    """What a checkpoint's settings say of its training; adopted weights were trained elsewhere."""
+
+    optim: _Batch | None = None
+    method: Method | None = None
+
+
 def from_backbone(backbone: Path, projectors: list[Path]) -> list[Subject]:
     """What one trained trunk and the projectors on it stand for: of an MAE with CARB also Table 4's row with clusters alone."""
     trunk, folder = load_trunk(backbone)
@@ -172,9 +187,10 @@ def from_backbone(backbone: Path, projectors: list[Path]) -> list[Subject]:
         one.variant = one.folder.parent.parent.name if len(same) > 1 else ""
     digests = [checkpoint.weights_digest(folder), *(one.digest for one in found)]
     state = checkpoint.read_state(folder)
-    seen = state.global_step * int(state.settings["optim"]["global_batch_size"]) if "optim" in state.settings else None
-    kept = state.settings.get("method")
-    method = "SCE-MAE" if kept is None else TITLES.get(kept["name"], kept["name"])
+    trained = restore.settings_of(folder, state.settings, _Trained)
+    seen = state.global_step * trained.optim.global_batch_size if trained.optim else None
+    kept = trained.method
+    method = "SCE-MAE" if kept is None else TITLES.get(kept.name, kept.name)
     lines = (_of_tokens if isinstance(trunk.network, Encoder) else _of_hypercolumn if trunk.is_resized else
              _of_descriptor)(trunk, found)
     role = OURS if kept is None else RIVAL

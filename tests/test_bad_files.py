@@ -2,15 +2,20 @@
 
 import json
 import os
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scemae import checkpoint, config, restore, rivals, subjects
 from scemae.data.manifest import read_manifest, write_manifest
 from scemae.data.reader import open_shards
-from scemae.errors import ShardError
-from tests.support import digest, write_shards
+from scemae.errors import CheckpointError, ShardError
+from scemae.models.projector import Projector
+from scemae.tensor_file import write_tensors
+from tests.support import digest, write_backbone, write_shards
 
 
 def put(value: Any, place: str, new: Any) -> Any:
@@ -131,3 +136,79 @@ def test_of_several_splits_those_that_fit_are_advised(tmp_path):
         write_shards(tmp_path / split, 2)
     with pytest.raises(ShardError, match=f"give {tmp_path}/train to train on, or {tmp_path}/mafl-test to test on"):
         open_shards(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Run folders of stage 1, by method: "mae" and "dve"."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_backbone(folder / "mae")
+    method = rivals.find("dve", 1)
+    settings = method.Settings(width=16, depth=1, blocks=1, dim=8)
+    write_run(folder / "dve", method.build(settings, image_size=96, seed=0), {"method": rivals.described("dve", settings)})
+    return folder
+
+
+def write_run(run, module, settings, stage="pretrain"):
+    """A run folder with one checkpoint of `module`."""
+    folder = checkpoint.path_of(run, 1, 1)
+    folder.mkdir(parents=True)
+    arrays = {name: value.contiguous().numpy() for name, value in module.state_dict().items()}
+    written = write_tensors(folder / checkpoint.WEIGHTS, arrays, {"format": "pt"})
+    (run / "generations" / "0001").mkdir(parents=True)
+    (run / "generations" / "0001" / "base.json").write_text('{"step": 0}')
+    checkpoint.write_state(folder, checkpoint.TrainState(1, 0, 1, 0, stage, settings, "", 1, 1, files=[asdict(written)]))
+    return folder
+
+
+def forged(run, target, place, new):
+    """A copy of a run whose checkpoint's manifest says `new` at `place`, with a hash that knows it."""
+    shutil.copytree(run, target)
+    path = next(target.glob("checkpoints/*/manifest.json"))
+    raw = put(json.loads(path.read_text()), place, new)
+    if isinstance(raw, dict):
+        raw["manifest_hash"] = checkpoint.hash_of({**raw, "manifest_hash": ""})
+    path.write_text(json.dumps(raw))
+    return target
+
+
+BAD_STATES = [
+    ("", [], "manifest.json"), ("", 3, "manifest.json"), ("global_step", "1", "global_step"), ("global_step", -1, "global_step"),
+    ("global_step", 2**62, "global_step"), ("files", [{"file": "x"}], "files"), ("files.0.file", "../../x", "file"), ("skips", {"x": "y"}, "skips"),
+    ("settings", [], "settings"), ("settings.model", 3, "model"), ("settings.model", {}, "model"), ("settings.model.width", "x", "width"),
+    ("settings.model.width", 40000, "width"), ("settings.model.width", 4800, "holds another model"), ("settings.model.width", -48, "width"),
+    ("settings.model.depth", 10**9, "depth"), ("settings.model.depth", 5, "holds another model"), ("settings.model.heads", 0, "heads"),
+    ("settings.model.image_size", 10**9, "image_size"), ("settings.model.patch_size", 0, "patch_size"), ("settings.model.patch_size", 12, "holds another"),
+    ("settings.optim", {"global_batch_size": "x"}, "global_batch_size"), ("files", [], "cannot be read")]
+
+
+@pytest.mark.parametrize(("place", "new", "words"), BAD_STATES)
+def test_a_checkpoint_with_something_wrong_in_its_manifest_is_named(runs, tmp_path, place, new, words):
+    with pytest.raises(CheckpointError, match=words) as error:
+        subjects.from_backbone(forged(runs / "mae", tmp_path / "run", place, new), [])
+    assert "step-00000001.g0001" in str(error.value)
+
+
+@pytest.mark.parametrize(("place", "new", "words"), [
+    ("settings.method", 7, "method"), ("settings.method.name", [], "name"), ("settings.method.settings", [1], "settings"),
+    ("settings.method.settings.width", "x", "width"), ("settings.method.settings.width", 40000, "holds another model"),
+    ("settings.method.settings.width", 10**12, "give no network"), ("settings.method.settings.width", 17, "give no network"),
+    ("settings.method.settings.depth", 10**9, "depth"), ("settings.method.settings.dim", 10**9, "holds another model")])
+def test_a_rivals_checkpoint_with_something_wrong_is_named_and_nothing_large_is_made(runs, tmp_path, place, new, words):
+    with pytest.raises(CheckpointError, match=words) as error:
+        subjects.load_trunk(forged(runs / "dve", tmp_path / "run", place, new))
+    assert "step-00000001.g0001" in str(error.value)
+
+
+@pytest.mark.parametrize(("place", "new", "words"), [
+    ("settings.carb", None, "carb"), ("settings.carb.dim", 10**9, "holds another model"), ("settings.carb.dim", -1, "give no network"),
+    ("settings.carb.dim", 10**18, "give no network"), ("settings.carb.projector", "x", "projector"), ("settings.width", 40000, "holds another"),
+    ("settings.backbone", 3, "backbone"), ("settings.backbone", "", "other weights")])
+def test_a_projectors_checkpoint_with_something_wrong_is_named_and_nothing_large_is_made(runs, tmp_path, place, new, words):
+    carb = config.load("correspond", ["run_dir=-", "backbone=-", "data.shards=-", "carb.dim=8"]).carb
+    backbone = checkpoint.newest(runs / "mae")
+    settings = {"carb": asdict(carb), "width": 48, "backbone": checkpoint.weights_digest(backbone)}
+    write_run(tmp_path / "carb", Projector("linear", 48, 8), settings, "correspond")
+    assert restore.load_projector(tmp_path / "carb", backbone)[1] == carb
+    with pytest.raises(CheckpointError, match=words):
+        restore.load_projector(forged(tmp_path / "carb", tmp_path / "run", place, new), backbone)
