@@ -46,3 +46,11 @@ def is_marked(folder: Path) -> bool:
     except (OSError, ValueError, FileError):
         return False
     return is_private(folder) and is_private(folder / MARK) and found == {"inode": os.lstat(folder).st_ino}
+
+
+def refuse_known(path: Path) -> None:
+    """Raise FileError for the file of a secret that another user may have written, or can read."""
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise FileError(f"{path}: found a secret that another user may know (owner {found.st_uid}, mode {found.st_mode & 0o7777:o}); "
+                        "needed a file of yours with mode 600; remove it, and another one is made")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from scemae import checkpoint, files, generations, metrics, run_folder, watchdog
 from scemae.distributed import Place
-from scemae.errors import ScemaeError
+from scemae.errors import FileError, ScemaeError
 from scemae.generations import Generation
 from scemae.landmarks import kept
 from scemae.landmarks.regression import LandmarkRegressor, RegressionConfig
@@ -19,10 +19,13 @@ from scemae.landmarks.regressor_file import save_regressor
 from scemae.photographs import marked
 from scemae.photographs.photograph import Box
 from scemae.rows import Rows
+from scemae.sweep import lead, trials, work
+from scemae.sweep.trials import FINISHED, Record, Table, Trial
 from scemae.tables import measure
 from scemae.tensor_file import write_tensors
 
 KEPT = b"mine"
+TRIAL = Trial(7, {}, "paper")
 PANEL = marked.Panel(Image.new("RGB", (178, 218)), Box(0, 30, 178), np.zeros((0, 2)), "", True, [])
 
 
@@ -69,7 +72,7 @@ def adopted(run: Path) -> None:
 
 
 def described(run: Path) -> None:
-    run_folder.describe(run, "pretrain", {"a": 1})
+    run_folder.describe(run, "pretrain", RegressionConfig())
 
 
 def watched(run: Path) -> None:
@@ -90,6 +93,22 @@ def evaluated(run: Path) -> None:
 def measured(run: Path) -> None:
     unit = measure.Unit(run / "measured" / "a.npz", "a", lambda told: {"a": np.zeros(1)}, 0)
     measure.do([unit], Generation(1, run), Place(0, 1, torch.device("cpu")))
+
+
+def swept(run: Path) -> None:
+    """A trial of a sweep is put on disk, ends, and is swept up; the table and the token are made."""
+    trials.refuse_links(run)
+    trials.write_trial(run, TRIAL)
+    Table(run, []).rewrite(iter([]))
+
+
+def ended(run: Path) -> None:
+    for act in (lambda: trials.drop_checkpoints(run, TRIAL), lambda: work.clear(TRIAL.folder(run)),
+                lambda: trials.end_trial(run, TRIAL, FINISHED)):
+        try:
+            act()
+        except (ScemaeError, OSError):
+            pass
 
 
 CASES: list[tuple[str, str, Callable[[Path], object]]] = [
@@ -121,6 +140,19 @@ CASES: list[tuple[str, str, Callable[[Path], object]]] = [
     ("tokens", "folder", lambda run: kept.write_arrays(run / "tokens" / "pairs", {}, {"a": np.zeros(1)})),
     ("match.png", "file", lambda run: marked.draw([PANEL], run / "match.png")),
     ("match.png.partial", "file", lambda run: marked.draw([PANEL], run / "match.png")),
+    ("trials", "folder", swept),
+    ("trials/000007", "folder", swept),
+    ("trials/000007/run", "folder", swept),
+    ("trials/000007/run", "folder", ended),
+    ("trials/000007/run/checkpoints", "folder", ended),
+    ("trials/000007/tokens", "folder", ended),
+    ("trials/000007/end.json", "file", ended),
+    ("results.csv", "file", lambda run: Table(run, []).rewrite(iter([]))),
+    ("results.partial", "file", lambda run: Table(run, []).rewrite(iter([]))),
+    ("results.csv", "new", lambda run: Table(run, []).append(Record(7, {}, "paper", FINISHED))),
+    ("token", "file", lead._token),
+    ("token", "new", lead._token),
+    ("token.partial", "file", lead._token),
     ("weights", "file", lambda run: write_tensors(run / "weights", {}, {})),
 ]
 
@@ -146,6 +178,27 @@ def test_a_folder_that_is_built_aside_touches_no_folder_of_its_user(tmp_path):
     with pytest.raises(OSError, match="not empty"), files.building(tmp_path / "out"):
         pass
     assert contents(tmp_path) == {"out.partial": b"", "out.partial/notes": KEPT, "out": b"", "out/made": b""}
+
+
+@pytest.mark.parametrize(("mode", "owner"), [(0o666, 0), (0o640, 0), (0o600, 12345)])
+def test_a_secret_that_somebody_else_may_know_is_refused(tmp_path, mode, owner):
+    (tmp_path / "token").write_text("0" * 64)
+    (tmp_path / "token").chmod(mode)
+    if owner and os.geteuid():
+        pytest.skip("only root can give a file to somebody else")
+    if owner:
+        os.chown(tmp_path / "token", owner, -1)
+    with pytest.raises(FileError, match="may know .*mode 600; remove it"):
+        lead._token(tmp_path)
+
+
+def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path):
+    path = lead._token(tmp_path)
+    secret = path.read_text()
+    assert lead._token(tmp_path) == path and path.read_text() == secret and len(secret) == 64
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text("")  # whoever made it was killed
+    assert len(lead._token(tmp_path).read_text()) == 64
 
 
 def test_a_link_among_the_files_of_a_checkpoint_is_not_taken_over(tmp_path):

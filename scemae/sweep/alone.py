@@ -9,13 +9,14 @@ and a later start of the sweep from all of them. Whoever was taken over from fin
 import sys
 from collections.abc import Callable
 
+from scemae import files
 from scemae.errors import LaunchError, Preempted
 from scemae.generations import Generation
 from scemae.loop import StopRequest
 from scemae.run_folder import own
 from scemae.sweep.ranks import Nursery
 from scemae.sweep.sweep import Sweep
-from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Record, Trial, end_trial, read_record, write_trial
+from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Record, Trial, end_trial, read_record, refuse_links, write_trial
 from scemae.sweep.work import ASKED, KILLED, Order, Work, clear
 
 
@@ -26,6 +27,9 @@ def run_alone(sweep: Sweep, part: int, of: int, start: Generation) -> None:
     another start of the sweep or of this part has taken over.
     """
     stop = StopRequest()
+    refuse_links(sweep.folder)
+    files.make_folders(start.folder / "parts", sweep.folder)
+    files.refuse_link(start.folder / "parts" / f"{part:04d}")
     trials = [sweep.trial(number) for number in range(part, sweep.size, of)]
     with own(start.folder / "parts" / f"{part:04d}", "sweep") as mine:
         records = [read_record(sweep.folder, trial) for trial in trials]

@@ -18,16 +18,17 @@ import sys
 import time
 from pathlib import Path
 
-from scemae import generations
-from scemae.data.manifest import write_json
+from scemae import files, generations
 from scemae.errors import ConfigError, LaunchError, Preempted
 from scemae.generations import Generation
 from scemae.loop import StopRequest
+from scemae.ownership import refuse_known
 from scemae.run_folder import own
 from scemae.sweep.ray_node import RayNode, leave_with_parent, own_address
 from scemae.sweep.sweep import Sweep
 
 POLL_SECONDS = 0.5
+SECRET = 32  # bytes of a sweep's
 # Of the driver: Ray is gone or in disorder, and the sweep goes on with another one; or it has done its share of the trials.
 BROKEN, MORE = 70, 71
 FRUITLESS = 5  # starts of Ray in a row after which no trial had got any further
@@ -49,7 +50,7 @@ def lead(sweep: Sweep, words: list[str]) -> None:
         try:
             _drive(sweep, words, generation, stop, own_address(os.environ.get("MASTER_ADDR")), cpus)
         finally:
-            (generation.folder / "over").touch()
+            files.touch(generation.folder / "over")
 
 
 def _drive(sweep: Sweep, words: list[str], generation: Generation, stop: StopRequest, address: str, cpus: int) -> None:
@@ -65,7 +66,7 @@ def _drive(sweep: Sweep, words: list[str], generation: Generation, stop: StopReq
         node = RayNode(_token(sweep.folder), cpus, sweep.config.trial.gpus > 0, address, None)
         try:
             driver = _start_driver(words, generation, node)  # it loads what it needs while Ray starts
-            write_json(generation.folder / "ray.json", {"address": node.wait_until_ready()})
+            files.write_json(generation.folder / "ray.json", {"address": node.wait_until_ready()})
             while (status := _watch(driver, generation, node, stop)) == MORE and _steps(sweep) > steps:
                 steps = _steps(sweep)
                 driver = _start_driver(words, generation, node)
@@ -101,8 +102,8 @@ def _watch(driver: subprocess.Popen, generation: Generation, node: RayNode, stop
     while (status := driver.poll()) is None:
         if stop.requested and not is_told:
             is_told = True
-            (generation.folder / "stopping").touch()
-            node.stop_file.touch()
+            files.touch(generation.folder / "stopping")
+            files.touch(node.stop_file)
             driver.send_signal(signal.SIGUSR2)
         if not node.is_alive:
             driver.kill()
@@ -136,7 +137,7 @@ def join(folder: Path, wants_gpus: bool) -> None:
             # Of the start that it works for: an earlier one's word is of no concern.
             is_asked = stop.requested or (address is not None and (current / "stopping").exists())
             if node is not None and is_asked:
-                node.stop_file.touch()
+                files.touch(node.stop_file)
             time.sleep(POLL_SECONDS)
     finally:
         if node is not None:
@@ -144,6 +145,7 @@ def join(folder: Path, wants_gpus: bool) -> None:
 
 
 def _joined(folder: Path, address: str, wants_gpus: bool) -> RayNode | None:
+    refuse_known(folder / "token")
     node = RayNode(folder / "token", processors(), wants_gpus, own_address(address.rpartition(":")[0]), address)
     try:
         node.wait_until_ready()
@@ -175,12 +177,16 @@ def address_of(current: Path) -> str | None:
 
 
 def _token(folder: Path) -> Path:
-    """The file with this sweep's secret, made at the first start."""
+    """The file with this sweep's secret, made at the first start. Raises FileError where another user could know it."""
     path = folder / "token"
-    if not path.exists():
-        with open(os.open(path.with_suffix(".partial"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf8") as file:
-            file.write(secrets.token_hex(32))
-        os.replace(path.with_suffix(".partial"), path)
+    try:
+        with files.create(path, 0o600) as file:
+            file.write(secrets.token_hex(SECRET).encode())
+    except FileExistsError:
+        refuse_known(path)
+        if path.stat().st_size != 2 * SECRET:  # whoever made it was killed at that moment
+            path.unlink()
+            return _token(folder)
     return path
 
 

@@ -18,6 +18,8 @@ import subprocess
 import sys
 from typing import Any
 
+from scemae import files
+
 DEATH = 1  # PR_SET_PDEATHSIG of prctl
 OWN = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR2)  # signals that mean something else to a nursery than to a rank
 
@@ -97,7 +99,7 @@ def start(asked: dict[str, Any], spawns: bool) -> int:
     """Start one rank; its pid."""
     signal.pthread_sigmask(signal.SIG_BLOCK, OWN)  # until the rank is one: what comes to it at once is not for the nursery
     if spawns:
-        with open(asked["log"], "ab") as log:
+        with os.fdopen(files.open_to_append(asked["log"]), "ab") as log:
             child = subprocess.Popen([sys.executable, "-m", "scemae", *asked["argv"]], env={**os.environ, **asked["env"]},
                                      stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                                      preexec_fn=leave_nursery)
@@ -127,7 +129,7 @@ def be_rank(asked: dict[str, Any]) -> None:
     leave_nursery()
     os.setsid()
     os.environ.update(asked["env"])
-    log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = files.open_to_append(asked["log"], 0o644)
     nowhere = os.open(os.devnull, os.O_RDONLY)
     for descriptor, source in ((0, nowhere), (1, log), (2, log)):
         os.dup2(source, descriptor)

@@ -1,7 +1,6 @@
 """The page of a sweep, sweep.html: which setting won, by how much, and which settings matter."""
 
 import math
-import os
 import shlex
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from scemae import files
 from scemae.errors import ConfigError, RunFolderError
 from scemae.goodput import clock
 from scemae.sweep import figures
@@ -49,11 +49,9 @@ def write_page(folder: Path, title: str, records: list[Record], objectives: list
         raise ConfigError("the page of a sweep: found no objective, needed one at least; give objectives=[different]")
     text = render(title, records, objectives, facts=facts, parameters=parameters, best_yaml=best_yaml, command=command)
     path = folder / PAGE
-    aside = folder / f"{PAGE}.partial-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf8")
-        os.replace(aside, path)
+        files.write_text(path, text)
     except OSError as error:
         raise RunFolderError(f"{path}: the page cannot be written ({error}); give a folder with room") from error
     return path

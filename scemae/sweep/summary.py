@@ -1,13 +1,12 @@
 """What a sweep leaves for people: best.yaml, sweep.html, and the last lines on the terminal."""
 
-import os
 import shlex
 from datetime import timedelta
 from pathlib import Path
 
 import yaml
 
-from scemae import config as settings, locations, run_folder
+from scemae import config as settings, files, locations, run_folder
 from scemae.errors import LaunchError
 from scemae.sweep import ranking
 from scemae.sweep.page import causes, write_page
@@ -46,9 +45,7 @@ def write_best(sweep: Sweep, record: Record | None) -> str | None:
     text = (f"# Trial {record.number} of a sweep: {_scores(sweep, record)}\n"
             f"# {_on_one_line(shlex.join(words))}\n"
             + yaml.safe_dump(locations.masked_all(tree), sort_keys=False, allow_unicode=True))
-    aside = sweep.folder / "best.yaml.partial"
-    aside.write_text(text, encoding="utf8")
-    os.replace(aside, sweep.folder / "best.yaml")
+    files.write_text(sweep.folder / "best.yaml", text)
     return text
 
 

@@ -10,9 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scemae import checkpoint, checks, config as settings, locations, restore, words as spelling
+from scemae import checkpoint, checks, config as settings, files, locations, restore, words as spelling
 from scemae.config import get, put
-from scemae.data.manifest import write_json
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import choose_device
 from scemae.errors import ConfigError, RunFolderError
@@ -23,7 +22,7 @@ from scemae.schema import SweepConfig
 from scemae.subjects import load_trunk
 from scemae.sweep import space as spaces
 from scemae.sweep.space import Space, Values
-from scemae.sweep.trials import GRID, PAPER, RANDOM, Record, Trial, read_records
+from scemae.sweep.trials import GRID, PAPER, RANDOM, Record, Trial, read_records, refuse_links
 
 SELECTION = ("eta", "clusters", "heads", "density", "remaining", "aggregate")  # of carb: what a token store of its own needs
 FILE, STAGES = "sweep.json", ("pretrain.", "correspond.")
@@ -193,6 +192,7 @@ class Sweep:
 
     def claim(self) -> None:
         """Make the folder this sweep's, or go on in it. Raises RunFolderError where it is another one's."""
+        refuse_links(self.folder)
         path, mine = self.folder / FILE, json.loads(json.dumps(self.fingerprint()))
         if path.exists():
             found = read_file(path)
@@ -207,14 +207,12 @@ class Sweep:
             raise RunFolderError(f"{self.folder}: found a run of another command in it; choose another run_dir")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.identity = secrets.token_hex(4)
-        write_json(path, {**mine, "identity": self.identity})
+        files.write_json(path, {**mine, "identity": self.identity})
         self._write_settings()
 
     def _write_settings(self) -> None:
         """sweep.yaml, from which `reopen` takes what may change from start to start: trials, retries, paths."""
-        aside = self.folder / "sweep.yaml.partial"
-        aside.write_text(settings.to_yaml(self.config), encoding="utf8")
-        os.replace(aside, self.folder / "sweep.yaml")
+        files.write_text(self.folder / "sweep.yaml", settings.to_yaml(self.config))
 
     def records(self) -> list[Record]:
         """Its trials so far, in order."""

@@ -15,14 +15,14 @@ import csv
 import io
 import json
 import os
-import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scemae import generations
-from scemae.data.manifest import write_json
+from scemae import files, generations
+from scemae.errors import FileError
 from scemae.generations import METRICS
 from scemae.sweep.space import Values
 
@@ -73,9 +73,8 @@ class Record:
 
 def write_trial(sweep: Path, trial: Trial) -> None:
     """Put a trial on disk, before it starts."""
-    folder = trial.folder(sweep)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "trial.json", asdict(trial))
+    folder = files.make_folders(trial.folder(sweep), sweep)
+    files.write_json(folder / "trial.json", asdict(trial))
 
 
 def end_trial(sweep: Path, trial: Trial, outcome: str, reason: str = "", progress: float | None = None) -> Record:
@@ -87,8 +86,8 @@ def end_trial(sweep: Path, trial: Trial, outcome: str, reason: str = "", progres
         record.curve = [look for look in record.curve if look[0] <= record.step]
         record.scores = record.curve[-1][1] if record.curve else {}
     record.outcome, record.reason = outcome, reason
-    write_json(trial.folder(sweep) / "end.json", {name: value for name, value in asdict(record).items()
-                                                  if name not in ("number", "values", "origin")})
+    files.write_json(trial.folder(sweep) / "end.json", {name: value for name, value in asdict(record).items()
+                                                        if name not in ("number", "values", "origin")})
     return record
 
 
@@ -150,7 +149,21 @@ def drop_checkpoints(sweep: Path, trial: Trial) -> None:
     """Remove the checkpoints of a trial that has ended and is not among the best; what it showed stays."""
     from scemae import checkpoint  # here: Ray's workers do without torch
 
-    shutil.rmtree(trial.folder(sweep) / "run" / checkpoint.CHECKPOINTS, ignore_errors=True)
+    drop(trial.folder(sweep) / "run" / checkpoint.CHECKPOINTS, sweep)
+
+
+def drop(folder: Path, sweep: Path) -> None:
+    """Remove a folder below a sweep's; what cannot be removed, or lies behind a link, stays, and is told."""
+    try:
+        files.remove_tree(folder, sweep, best_effort=True)
+    except FileError as error:
+        print(f"scemae sweep: {error}", file=sys.stderr, flush=True)
+
+
+def refuse_links(sweep: Path) -> None:
+    """Raise FileError where the folder of the trials, of one of them, or its run is a link: another run would be changed."""
+    for path in (sweep / "trials", *(sweep / "trials").glob("*"), *(sweep / "trials").glob("*/run")):
+        files.refuse_link(path)
 
 
 class Table:
@@ -163,17 +176,13 @@ class Table:
 
     def rewrite(self, records: Iterator[Record]) -> None:
         """All rows that there are, in the order of trials."""
-        aside = self._path.with_suffix(".partial")
-        with open(aside, "w", encoding="utf8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(self._head)
-            for record in records:
-                if record.has_ended:
-                    file.write(self._row(record))
-        os.replace(aside, self._path)
+        head = io.StringIO()
+        csv.writer(head, lineterminator="\n").writerow(self._head)
+        files.write_text(self._path, head.getvalue() + "".join(self._row(record) for record in records if record.has_ended))
 
     def append(self, record: Record) -> None:
         """One row more, in one write."""
-        with open(self._path, "a", encoding="utf8", newline="") as file:
+        with os.fdopen(files.open_to_append(self._path), "a", encoding="utf8", newline="") as file:
             file.write(self._row(record))
 
     def _row(self, record: Record) -> str:

@@ -1,7 +1,6 @@
 """One trial at work on this machine: its ranks, and what its run shows of them, look by look."""
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 from scemae import generations
 from scemae.generations import METRICS
 from scemae.sweep.ranks import Nursery, Ranks
-from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Record, Trial, read_run
+from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Record, Trial, drop, read_run
 
 ASKED, KILLED = "asked to stop", "killed"  # outcomes of a start, not of a trial: both go on
 POLL_SECONDS = 0.1
@@ -108,4 +107,4 @@ def _by_file() -> bool:
 
 def clear(folder: Path) -> None:
     """Remove the tokens that were a trial's own."""
-    shutil.rmtree(folder / "tokens", ignore_errors=True)
+    drop(folder / "tokens", folder.parent.parent)
