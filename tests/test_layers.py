@@ -25,7 +25,7 @@ LAYERS = {
 OWNERS = {
     "deepspeed": {"scemae/engine.py", "scemae/distributed.py", "scemae/sweep/nursery.py"}, "timm": {"scemae/models/vit.py", "scemae/models/hypercolumn.py", "scemae/models/timm_vit.py", "scemae/models/timm_names.py"},
     "hydra": {"scemae/config.py", "scemae/words.py", "scemae/sweep/nursery.py"}, "omegaconf": {"scemae/config.py"}, "safetensors": {"scemae/checkpoint.py", "scemae/loader.py", "scemae/capsule.py", "scemae/replay.py", "scemae/export.py", "scemae/adopt.py", "scemae/landmarks/regressor_file.py"},
-    "tqdm": {"scemae/bars.py"}, "msgspec": {"scemae/documents.py"}, "webdataset": {"scemae/data/fetch.py"}, "cv2": {"scemae/faces"}, "jinja2": {"scemae/report.py", "scemae/tables/tabulate.py", "scemae/sweep/page.py"},
+    "tqdm": {"scemae/bars.py"}, "msgspec": {"scemae/documents.py"}, "webdataset": set(), "cv2": {"scemae/faces"}, "jinja2": {"scemae/report.py", "scemae/tables/tabulate.py", "scemae/sweep/page.py"},
     "matplotlib": {"scemae/pictures.py", "scemae/tables/figures.py", "scemae/photographs/marked.py", "scemae/sweep/figures.py", "scemae/sweep/canvas.py", "scemae/sweep/axes.py"}, "simplejpeg": {"scemae/data/picture.py", "scemae/faces", "shards"},
     "scipy": {"shards", "scemae/faces/layouts.py", "scemae/sweep/ranking.py"}, "sklearn": {"scemae/landmarks/embedding.py"},
     "lightly": {"scemae/methods/moco.py", "scemae/methods/byol.py"}, "onnxruntime": {"scemae/export.py"}, "ray": {"scemae/sweep/driver.py", "scemae/sweep/worker.py"}, "optuna": {"scemae/sweep/search.py", "scemae/sweep/importance.py"}, "submitit": {"cluster/submit.py"},

@@ -22,6 +22,7 @@ from PIL import Image
 
 from scemae.data.manifest import read_manifest
 from scemae.data.reader import open_shards
+from scemae.locations import Typed
 from scemae.errors import DataError, ShardError
 from scemae.shards import folder as folder_source
 from scemae.shards.build import main
@@ -266,7 +267,7 @@ def test_shards_open_by_url_through_a_cache(photographs, tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    for url in (f"file://{tmp_path}/out", f"pipe:cat {tmp_path}/out", f"{address}/out"):
+    for url in (f"file://{tmp_path}/out", Typed(f"pipe:cat {tmp_path}/out"), f"{address}/out"):
         shards = open_shards(url, str(tmp_path / "cache"))
         assert shards.jpeg(24) == (photographs / "024.jpg").read_bytes() and len(shards) == 25
     assert len(list((tmp_path / "cache").glob("*/*/*.tar"))) == 9

@@ -9,47 +9,54 @@ SILENT_SECONDS is given up.
 
 import hashlib
 import os
-import re
 import select
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlparse
+from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from scemae import documents, files
+from scemae import documents, files, locations
+from scemae.data import opener
 from scemae.data.manifest import MANIFEST, Manifest, parse_manifest
+from scemae.data.opener import SCHEMES
 from scemae.errors import FileError, ShardError
+from scemae.locations import masked
 
-SCHEMES = ("file", "pipe", "http", "https", "ais", "sftp", "ftps", "scp", "gs", "htgs", "hf")  # webdataset's
 SILENT_SECONDS, PATIENCE, SLOWEST = 120.0, 600.0, 2**16  # PATIENCE seconds and one more for each SLOWEST bytes
 PIECE = 2**20
 
 
 def scheme_of(location: str) -> str | None:
-    """The scheme of a URL of shards, None for a folder. Raises ShardError for one that nothing here can open."""
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", location)
-    scheme = found[1] if found else "pipe" if location.startswith("pipe:") else None
+    """The scheme of a location of shards, None for a folder. Raises ShardError for one that nothing here can open."""
+    scheme = locations.scheme_of(location)
     if scheme is not None and scheme not in SCHEMES:
-        raise ShardError(f"{location}: found the scheme {scheme!r}, one of {', '.join(SCHEMES)} was needed; copy the shards to a "
-                         "folder and give that")
+        raise ShardError(f"{masked(location)}: found the scheme {scheme!r}, one of {', '.join(SCHEMES)} was needed; copy the shards to "
+                         "a folder and give that")
     return scheme
 
 
-def fetch(url: str, cache_dir: Path) -> Path:
-    """Copy manifest, indexes and tars below `url` into `cache_dir` through webdataset's opener; return the folder.
+def fetch(location: str, cache_dir: Path, *, may_copy: bool = True) -> Path:
+    """Copy manifest, indexes and tars below `location` into `cache_dir`; return the folder.
 
     A file that is already there under these digests is kept; each arrives under its name only when it is whole and its
-    SHA-256 the manifest's. Raises ShardError.
+    SHA-256 the manifest's. What may not be copied, or not opened by what a file says (opener.py), is taken from the cache if
+    it is there. Raises ShardError.
     """
-    url, place = url.rstrip("/"), cache_dir / quote(url.rstrip("/"), safe="")
+    place = cache_dir / locations.cache_name(location)
+    if not may_copy or not locations.may_open(location) or locations.is_masked(location):
+        if kept := sorted(place.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime):
+            return kept[-1].parent
+        opener.refuse(location)
+        raise ShardError(f"{masked(location)}: found no copy of it in {cache_dir}, and the run that names both is another user's; copy "
+                         "the shards yourself")
     place.mkdir(parents=True, exist_ok=True)
     with files.locked(place / ".lock"):  # one rank of a node copies, the others wait and find it done
-        text = b"".join(_download(f"{url}/{MANIFEST}", documents.MOST_JSON))
-        manifest = parse_manifest(text, f"{url}/{MANIFEST}")
+        text = b"".join(_download(locations.below(location, MANIFEST), documents.MOST_JSON))
+        manifest = parse_manifest(text, masked(locations.below(location, MANIFEST)))
         folder = place / _digest(manifest)[:16]
         folder.mkdir(exist_ok=True)
         wanted = [(folder / name, size, digest) for shard in manifest.shards for name, size, digest in
@@ -58,7 +65,7 @@ def fetch(url: str, cache_dir: Path) -> Path:
         _check_room(folder, sum(size or 0 for _, size, _ in missing))
         for path, size, digest in missing:
             if not _link_copy(path, size, digest):
-                _copy(f"{url}/{path.name}", path, size, digest)
+                _copy(locations.below(location, path.name), path, size, digest)
         files.write_bytes(folder / MANIFEST, text)
     return folder
 
@@ -100,9 +107,9 @@ def _copy(url: str, path: Path, size: int | None, digest: str) -> None:
             hashed.update(block)
             count += len(block)
         if size not in (None, count):
-            raise ShardError(f"{url}: found {count:,} bytes, the manifest says {size:,}; copy the shards there again")
+            raise ShardError(f"{masked(url)}: found {count:,} bytes, the manifest says {size:,}; copy the shards there again")
         if hashed.hexdigest() != digest:
-            raise ShardError(f"{url}: its SHA-256 is not the manifest's, so it was altered or belongs to another manifest; copy the "
+            raise ShardError(f"{masked(url)}: its SHA-256 is not the manifest's, so it was altered or belongs to another manifest; copy the "
                              "shards there again")
 
 
@@ -112,7 +119,7 @@ def _download(url: str, most: int) -> Iterator[bytes]:
     for block in _blocks(url, time.monotonic() + PATIENCE + most / SLOWEST):
         count += len(block)
         if count > most:
-            raise ShardError(f"{url}: found more than the {most:,} bytes that it should have; check the address, or copy the "
+            raise ShardError(f"{masked(url)}: found more than the {most:,} bytes that it should have; check the address, or copy the "
                              "shards there again")
         yield block
 
@@ -123,28 +130,36 @@ def _blocks(url: str, until: float) -> Iterator[bytes]:
             with files.open_regular(url2pathname(urlparse(url).path)) as file:
                 yield from iter(lambda: file.read(PIECE), b"")
             return
-        from webdataset.gopen import gopen  # imports slowly, and only URLs need it
-
-        source = gopen(url)  # a process that writes to a pipe
+        source = opener.start(url)
         try:
             yield from _piped(url, source, until)
-            source.timeout = SILENT_SECONDS
-            source.close()  # raises OSError where the process failed
+            if status := source.wait(SILENT_SECONDS):
+                raise OSError(f"{source.args[0]} ended with status {status}")
         finally:
-            source.proc.kill()
-            source.proc.wait()
+            _end(source)
     except (OSError, ValueError, FileError, ImportError, subprocess.SubprocessError) as error:
-        raise ShardError(f"{url}: cannot be read ({' '.join(str(error).split())[:300]}); check the address and your access to it") from error
+        why = " ".join(str(error).split())[:300]
+        raise ShardError(f"{masked(url)}: cannot be read ({why}); check the address and your access to it") from error
 
 
-def _piped(url: str, source: Any, until: float, clock: Callable[[], float] = time.monotonic) -> Iterator[bytes]:
+def _end(source: subprocess.Popen) -> None:
+    """End a process and those that it started."""
+    try:
+        os.killpg(source.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    source.wait()
+    source.stdout.close()
+
+
+def _piped(url: str, source: subprocess.Popen, until: float, clock: Callable[[], float] = time.monotonic) -> Iterator[bytes]:
     """Blocks from a process, until it ends. Raises ShardError where none comes for SILENT_SECONDS, or it is late."""
-    descriptor, ready = source.stream.fileno(), select.poll()
+    descriptor, ready = source.stdout.fileno(), select.poll()
     ready.register(descriptor, select.POLLIN | select.POLLHUP)
     while True:
         left = min(SILENT_SECONDS, until - clock())
         if left <= 0 or not ready.poll(1000 * left):
-            raise ShardError(f"{url}: found no end of it in time ({SILENT_SECONDS:.0f} s without a byte, or slower than {SLOWEST:,} "
+            raise ShardError(f"{masked(url)}: found no end of it in time ({SILENT_SECONDS:.0f} s without a byte, or slower than {SLOWEST:,} "
                              "bytes a second); try again, or copy the shards by other means")
         if not (block := os.read(descriptor, PIECE)):
             return

@@ -10,6 +10,7 @@ from scemae import documents, files
 from scemae.data.fetch import fetch, scheme_of
 from scemae.data.manifest import (BLOCK, Annotation, Index, Manifest, is_header, member_name, read_index, read_manifest, wrong_header)
 from scemae.errors import FileError, ShardError
+from scemae.locations import masked
 
 
 class ShardSet:
@@ -63,16 +64,17 @@ class ShardSet:
         return self._paths[self._shard[i]]
 
 
-def open_shards(location: str, cache_dir: str | None = None) -> ShardSet:
-    """Open the shards at `location`: a folder, or a URL of one that webdataset can open (fetch.SCHEMES).
+def open_shards(location: str, cache_dir: str | None = None, *, may_copy: bool = True) -> ShardSet:
+    """Open the shards at `location`: a folder, or a URL of one (opener.SCHEMES), or a command that the user typed.
 
-    What a URL names is copied into `cache_dir` once and read from there. Raises ShardError.
+    What a URL names is copied into `cache_dir` once and read from there; may_copy: false for a folder that another's file
+    names. Raises ShardError.
     """
     if scheme_of(location) is None:
         return ShardSet(Path(location))
     if cache_dir is None:
-        raise ShardError(f"{location}: a URL needs a folder to copy the shards into; set data.cache_dir")
-    return ShardSet(fetch(location, Path(cache_dir)))
+        raise ShardError(f"{masked(location)}: a URL needs a folder to copy the shards into; set data.cache_dir")
+    return ShardSet(fetch(location, Path(cache_dir), may_copy=may_copy))
 
 
 def _open_checked(path: Path, needed: int) -> BinaryIO:

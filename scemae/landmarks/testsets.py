@@ -14,6 +14,7 @@ from scemae.data.manifest import MANIFEST
 from scemae.data.reader import ShardSet, open_shards
 from scemae.errors import ConfigError
 from scemae.landmarks.benchmarks import Benchmark, Frames, benchmark_names, check_counts, find_benchmark, load_frames
+from scemae.locations import below, masked, scheme_of
 
 
 @dataclass
@@ -64,7 +65,7 @@ def find_testsets(folders: Iterable[str], cache_dir: str | None, *, train_on: di
         if (test is None) != (train is None) and name in hold_out:
             found[name] = _held_out(benchmark, *(("test", test) if train is None else ("train", train)), hold_out[name])
         elif test is None:
-            missing[name] = (f"no shards {benchmark.splits['test']} in {', '.join(places) or 'no folder'}"
+            missing[name] = (f"no shards {benchmark.splits['test']} in {', '.join(map(masked, places)) or 'no folder'}"
                              + (": the corrected labels are not public" if name == "aflw_rc" else ""))
         else:
             found[name] = TestSet(benchmark, test, train)
@@ -108,8 +109,8 @@ def _lend(found: dict[str, TestSet], name: str, other: str) -> None:
 
 
 def _open(folders: list[str], split: str, cache_dir: str | None) -> ShardSet | None:
-    there = [folder for folder in folders if "://" in folder or (Path(folder) / split / MANIFEST).exists()]
-    return open_shards(f"{there[0].rstrip('/')}/{split}", cache_dir) if there else None
+    there = [folder for folder in folders if scheme_of(folder) or (Path(folder) / split / MANIFEST).exists()]
+    return open_shards(below(there[0], split), cache_dir) if there else None
 
 
 @lru_cache(maxsize=4)
