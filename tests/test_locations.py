@@ -1,0 +1,136 @@
+"""What a file says of where shards lie is never run, and what is secret in a location never reaches a file."""
+
+import os
+import re
+import shutil
+from urllib.parse import unquote
+
+import pytest
+import yaml
+
+from scemae import config, lineage, verify
+from scemae.data import opener
+from scemae.data.reader import open_shards
+from scemae.errors import ConfigError, ShardError
+from scemae.locations import Typed, below, cache_name, is_masked, masked
+from scemae.sweep import sweep as sweeps
+from scemae.sweep.trials import RANDOM, Trial
+from tests.support import write_shards
+
+URL = "https://user:pass%20word@host.org:8443/a/b?sig=s3cret&v=2#frag"
+HIDDEN = "https://***@host.org:8443/a/b?sig=***&v=***#***"
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """A location that leaves a mark when it is run."""
+    yield f"pipe:touch {tmp_path / 'run'}; true"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("location", ["sftp://h/x", "hf://datasets/x", "ais://b/x", "pipe:true", "scp://h/x"])
+def test_a_program_is_run_for_a_typed_location_alone(location, tmp_path):
+    with pytest.raises(ShardError, match="type the location on the command line yourself"):
+        open_shards(location, str(tmp_path / "cache"))
+    with pytest.raises(ShardError, match="type the location on the command line yourself"):
+        opener.start(location)
+    opener.refuse(Typed(location))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_typed_command_is_copied_and_read_from_the_cache_by_what_was_written_down(tmp_path):
+    folder, cache = write_shards(tmp_path / "shards", 4), str(tmp_path / "cache")
+    typed = config.load("pretrain", ["run_dir=x", f"data.shards=pipe:cat {folder}", f"data.cache_dir={cache}"], typed=True).data.shards
+    assert len(open_shards(typed, cache)) == 4
+    written = masked(typed)
+    assert str(folder) not in written and is_masked(written) and masked(written) == written
+    assert len(open_shards(written, cache)) == 4 and len(open_shards(str(typed), cache)) == 4  # copies: nothing runs
+    shutil.rmtree(cache)
+    with pytest.raises(ShardError, match="give the whole location on the command line"):
+        open_shards(written, cache)
+
+
+def test_a_command_in_a_file_of_settings_is_refused(trap, tmp_path):
+    path = tmp_path / "own.yaml"
+    for command, text in (("pretrain", f"data:\n  shards: '{trap}'"), ("tables", f"shards: ['{trap}']"),
+                          ("sweep", f"correspond: ['data.shards={trap}']"), ("submit", f"pretrain: ['data.shards={trap}']"),
+                          ("sweep", f"space: {{parameters: {{data: {{shards: {{values: ['{trap}']}}}}}}}}")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="own.yaml: .*found pipe:, which runs a program"):
+            config.load(command, [f"experiment={path}", "run_dir=x"], typed=True)
+    for text in ("cluster: {setup: [evil]}", "cluster: {container: evil}", "cluster: {options: ['wrap=evil']}"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="own.yaml: found cluster.*, which jobs run"):
+            config.load("submit", [f"experiment={path}", "run_dir=x"], typed=True)
+    with pytest.raises(ConfigError, match="data.shards: found pipe:"):  # settings that no user typed
+        config.load("pretrain", [f"data.shards={trap}", "run_dir=x"])
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "x${oc.env:HOME}", "${seed}"])
+def test_nothing_is_filled_into_a_file_of_settings(value, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(f"data:\n  shards: http://x/{value}\n")
+    for load in (lambda: config.load("pretrain", [f"experiment={path}", "run_dir=x"], typed=True), lambda: config.reload("pretrain", path)):
+        with pytest.raises(ConfigError, match=r"own.yaml: data.shards: found \$\{...\}, which is not filled in"):
+            load()
+
+
+def test_a_foreign_sweep_runs_nothing(trap, tmp_path):
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    loaded = config.load("sweep", [f"run_dir={folder}"])
+    loaded.correspond = ["backbone=y", f"data.shards={trap}"]
+    (folder / "sweep.json").write_text('{"identity": "x"}')
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(config.asdict(loaded)))
+    with pytest.raises(ConfigError, match="sweep.yaml: correspond: found pipe:"):
+        sweeps.reopen(folder)
+    mine = sweeps.load([f"run_dir={folder}", "correspond.backbone=y"])
+    for values, words in (({**mine.paper, "data.shards": trap}, "found a value of data.shards where the space has none"),
+                          ({**mine.paper, "carb.eta": trap}, "trial.json: values: found pipe:")):
+        with pytest.raises(ConfigError, match=words):
+            mine.arguments(Trial(1, values, RANDOM))
+
+
+def test_a_foreign_run_runs_nothing_when_it_is_reported_or_verified(trap, tmp_path):
+    run = lineage.Run("pretrain", tmp_path, {"data.shards": trap, "probe_shards": trap, "data.cache_dir": str(tmp_path)}, {})
+    rows = lineage.data_of({"pretrain": run})
+    assert all("type the location on the command line" in row["missing"] for row in rows)
+    data = {"shards": trap, "cache_dir": str(tmp_path), "frame": 178, "jpeg_noise": False, "decoder": "cpu"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": data, "seed": 0, "optim": {"global_batch_size": 1}}))
+    with pytest.raises(ShardError, match="type the location on the command line"):
+        verify.read_plan(tmp_path, None)
+
+
+def test_curl_gets_a_url_as_it_is_and_not_on_its_command_line(tmp_path, monkeypatch):
+    (tmp_path / "curl").write_text("#!/bin/bash\necho \"$@\"; cat\n")
+    (tmp_path / "curl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    process = opener.start('https://u:p@h/{a,b}[1-9]"\\$(touch x);`ls`')
+    told = process.communicate()[0].decode()
+    assert told.startswith("--config -\n") and r'url = "https://u:p@h/{a,b}[1-9]\"\\$(touch x);`ls`"' in told
+    assert 'proto = "=http,https"' in told and "globoff" in told
+    with pytest.raises(ValueError):
+        opener.start('https://h/x\nurl = "file:///etc/passwd"')
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    (URL, HIDDEN), (f"data.shards={URL}", f"data.shards={HIDDEN}"), (f"{URL}: cannot be read", f"{HIDDEN} cannot be read"),
+    ("data/celeba", "data/celeba"), ("run_dir=a@b", "run_dir=a@b"), ("s3://b/k", "s3://b/k"), ("http://h/x?token", "http://h/x?***"),
+    ("a=b?c=d", "a=b?c=d"), ("ftp://u@h", "ftp://***@h")])
+def test_what_may_be_secret_in_a_location_is_hidden(text, found):
+    assert masked(text) == found == masked(found)
+
+
+@pytest.mark.parametrize("command", ["curl -u user:s3cret https://x", "TOKEN=s3cret aws s3 cp", "cat s3cret"])
+def test_of_a_command_its_program_and_a_digest_are_shown(command):
+    for text in (f"pipe:{command}", f"data.shards=pipe:{command}"):
+        assert "s3cret" not in masked(text) and re.search(r"pipe:(curl|cat)? \*\*\*[0-9a-f]{16}$", masked(text))
+        assert masked(masked(text)) == masked(text) != masked(text + "x")
+
+
+def test_the_cache_of_a_url_is_named_without_secrets_and_found_by_what_was_written_down():
+    assert unquote(cache_name(URL)) == HIDDEN and cache_name(URL) == cache_name(HIDDEN)
+    assert cache_name("http://h/a/") == cache_name("http://h/a") == "http%3A%2F%2Fh%2Fa"
+    assert len(cache_name("http://h/" + "x" * 500)) < 250
+    assert below("https://h/a/?sig=1", "m.json") == "https://h/a/m.json?sig=1" and isinstance(below(Typed("pipe:cat x"), "y"), Typed)
+    assert below("pipe:cat x?", "y") == "pipe:cat x?/y"
