@@ -83,18 +83,20 @@ def start(module: nn.Module, optim: Optim, runtime: Runtime, place: Place,
     engine = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
     keep_norms_on_device(engine, optim.clip_grad)
     leave_out_the_needless(engine, place)
-    if is_compiled(runtime.compile, place.device):
+    if is_compiled(runtime.compile, place.device, module):
         engine.compile()  # after initialize: a module compiled before fails at stage 3
     return engine
 
 
-def is_compiled(asked: str | bool, device: torch.device) -> bool:
-    """Whether to use torch.compile. auto: on CUDA, where Triton and the C compiler that it calls are there; not on a
-    CPU, where it gains nothing."""
+def is_compiled(asked: str | bool, device: torch.device, module: nn.Module) -> bool:
+    """Whether to use torch.compile. auto: on CUDA, where Triton and the C compiler that it calls are there, unless `module`
+    says `worth_compiling = False`; not on a CPU, where it gains nothing."""
     if asked != "auto":
         return bool(asked)
+    if device.type != "cuda" or not getattr(module, "worth_compiling", True):
+        return False
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    return device.type == "cuda" and compiler is not None and importlib.util.find_spec("triton") is not None
+    return compiler is not None and importlib.util.find_spec("triton") is not None
 
 
 def keep_norms_on_device(engine: deepspeed.DeepSpeedEngine, clip_grad: float) -> None:

@@ -1,7 +1,8 @@
 """From the name of a method to its file in scemae/methods, and from settings to what trains: the rivals' way into both stages.
 
 A method is one file, scemae/methods/NAME.py, and one config, configs/method/NAME.yaml. The file says its `STAGE` (1 or 2),
-has its `Settings`, and `build`s the module that is trained; of stage 1 also the `views` that its forward takes. The paper's
+has its `Settings`, and `build`s the module that is trained; of stage 1 also the `views` that its forward takes. A module whose
+graph is so large that compiling it takes minutes says `worth_compiling = False`, and runtime.compile=auto heeds it. The paper's
 own stages, "mae" and "carb", are pretrain.py and correspond.py themselves.
 """
 

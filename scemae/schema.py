@@ -81,7 +81,7 @@ class Runtime:
     precision: str  # auto (bf16 on cuda, fp32 on cpu), fp32 or bf16
     zero_stage: str | int  # 0 to 3; auto: 1, or 0 where there is one rank
     offload: bool  # optimizer state in host memory
-    compile: str | bool  # true, false, or auto: torch.compile on cuda, where it pays
+    compile: str | bool  # true, false, or auto: torch.compile on cuda, but for methods whose graph is too large
     micro_batch_size: int  # images per rank and micro-step, at most
     workers: str | int  # threads per rank that decode, and on a CPU cut views; auto: its share of the cores, 16 at most
     tier: str  # frames resident on the "gpu" or the "host", or "streaming" from the shards; auto: the first that fits

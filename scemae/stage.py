@@ -76,6 +76,10 @@ class Run:
     made_ahead: Callable[[int], int] = lambda total: 0  # view images that open_feed makes for a run of so many steps
     open_seconds: float = 0.0  # what open_feed took
 
+    def __post_init__(self) -> None:
+        if self.engine.is_compiled:
+            self.dog.follow_compilation()
+
     @property
     def run_dir(self) -> Path:
         return Path(self.config.run_dir)

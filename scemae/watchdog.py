@@ -3,6 +3,9 @@
 Every rank notes what it is about to do. A rank that hangs makes the others wait in a collective, so all watchdogs bark
 at about the same time; each leaves its last note in the generation's folder, and the one that got least far, or left no
 note at all, is the one to blame. Exit status 75: the job script starts the job again.
+
+Compilation by torch.compile may take minutes and is no hang: neither of the rank that compiles, which leaves a file
+compiling-NNNN in that folder meanwhile, nor of those that wait for it.
 """
 
 import faulthandler
@@ -21,6 +24,7 @@ from scemae.distributed import Place
 from scemae.errors import LaunchError, LostRankError
 
 LOOK_SECONDS = 8.0
+COMPILING_SECONDS = 60.0  # a compiling-NNNN older than this is of a process that is gone
 PHASES = ("start", "data", "forward", "heartbeat", "save", "probe", "end")
 
 
@@ -32,6 +36,8 @@ class Watchdog:
         self._log = os.fdopen(files.open_to_append(folder / f"rank-{rank:04d}.log"), "a", encoding="utf8", buffering=1)
         self._last = (0, "start", time.monotonic())
         self._over = threading.Event()
+        self._is_compiling, self._has_told, self._excused = False, False, 0.0
+        self._compiling_file, self._forget_compilation = folder / f"compiling-{rank:04d}", lambda: None
         self.log(f"process {os.getpid()} on {socket.gethostname()}, rank {rank} of {world_size}")
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
@@ -46,12 +52,39 @@ class Watchdog:
     def close(self) -> None:
         """Stop watching."""
         self._over.set()
+        self._forget_compilation()
+
+    def follow_compilation(self) -> None:
+        """From now on, hear of every compilation by torch.compile: that of the first step, and any later one."""
+        from torch._dynamo.callback import callback_handler  # takes seconds to import, and few runs need it
+
+        def begin(*_: object) -> None:
+            self._is_compiling = True
+
+        def end(*_: object) -> None:
+            self._is_compiling, self._excused = False, time.monotonic()
+
+        def forget() -> None:
+            callback_handler.remove_start_callback(begin)
+            callback_handler.remove_end_callback(end)
+            self._forget_compilation = lambda: None
+
+        callback_handler.register_start_callback(begin)
+        callback_handler.register_end_callback(end)
+        self._forget_compilation = forget
 
     def _watch(self) -> None:
         looked = time.monotonic()
         while not self._over.wait(min(self.seconds / 10, 1.0)):
             step, phase, since = self._last
-            if time.monotonic() - since > self.seconds:
+            if self._is_compiling:
+                self._excused = time.monotonic()
+            if self._is_compiling != self._has_told:
+                self._tell_of_compilation()
+            if time.monotonic() - max(since, self._excused) > self.seconds:
+                if self._another_compiles():
+                    self._excused = time.monotonic()
+                    continue
                 threading.Timer(30.0, os._exit, (LostRankError.exit_status,)).start()  # should the folder hang too
                 try:
                     self._bark(step, phase)
@@ -60,6 +93,7 @@ class Watchdog:
             if time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
                 self._follow_a_failure()
+                self._tell_of_compilation()
 
     def _follow_a_failure(self) -> None:
         """End where another rank failed for good a while ago and this one still waits for it (NCCL does not notice)."""
@@ -71,6 +105,24 @@ class Watchdog:
         if words and not self._over.is_set():
             self.log("; ".join(words))
             os._exit(LaunchError.exit_status)
+
+    def _tell_of_compilation(self) -> None:
+        """Keep compiling-NNNN young while this rank compiles, and remove it afterwards."""
+        self._has_told = self._is_compiling
+        try:
+            if self._is_compiling:
+                self._compiling_file.touch()
+            else:
+                self._compiling_file.unlink(missing_ok=True)
+        except OSError:  # as above
+            pass
+
+    def _another_compiles(self) -> bool:
+        try:
+            ages = [time.time() - path.stat().st_mtime for path in self.folder.glob("compiling-*")]
+        except OSError:
+            return False
+        return bool(ages) and min(ages) < COMPILING_SECONDS
 
     def _bark(self, step: int, phase: str) -> None:
         self.log(f"no progress for {self.seconds:.0f} s at step {step}, {phase}; where every thread stands:")

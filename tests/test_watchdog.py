@@ -6,7 +6,11 @@ import subprocess
 import sys
 import time
 
-from scemae.watchdog import blame
+import pytest
+import torch
+
+from scemae import watchdog
+from scemae.watchdog import Watchdog, blame
 
 
 def bark(folder, rank, step, phase):
@@ -40,3 +44,62 @@ def test_a_rank_follows_one_that_failed_for_good(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, tmp_path], timeout=50)
     assert done.returncode == 1 and time.monotonic() - began < 40
     assert "failed-0001: out of memory" in (tmp_path / "rank-0000.log").read_text()
+
+
+@pytest.fixture
+def dogs(tmp_path, monkeypatch):
+    """Makes watchdogs that only remember that they would have ended this process."""
+    made, ended = [], []
+
+    def make(rank, seconds=0.3):
+        made.append(Watchdog(tmp_path, rank, 2, seconds))
+        return made[-1], ended
+
+    def end(dog, step, phase):
+        ended.append(dog.rank)
+        dog._over.set()
+
+    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(Watchdog, "_bark", end)
+    monkeypatch.setattr(watchdog.threading, "Timer", lambda *_: watchdog.threading.Thread())
+    monkeypatch.setattr(watchdog.os, "_exit", lambda status: None)
+    yield make
+    for dog in made:
+        dog.close()
+
+
+def test_compilation_is_no_hang_however_long_it_takes(dogs):
+    def compile_slowly(graph, examples):
+        time.sleep(1)
+        return graph.forward
+
+    torch.compile(lambda x: 3 * x, backend="eager")(torch.ones(2))  # what is imported then takes a while too
+    double = torch.compile(lambda x: 2 * x, backend=compile_slowly, dynamic=False)
+    dog, ended = dogs(0)
+    dog.follow_compilation()
+    for shape in (2, 3):  # the second compiles anew
+        dog.note(shape, "forward")
+        assert len(double(torch.ones(shape))) == shape
+    assert not ended
+    time.sleep(0.6)
+    assert ended == [0], "what is no compilation is watched as before"
+
+
+def test_a_rank_that_compiles_is_waited_for(dogs, tmp_path):
+    compiling, ended = dogs(1, 4)
+    compiling._is_compiling = True
+    time.sleep(0.6)
+    dogs(0)
+    time.sleep(1)
+    assert not ended
+    compiling._is_compiling = False
+    time.sleep(1.2)
+    assert ended == [0] and not (tmp_path / "compiling-0001").exists()
+
+
+def test_a_rank_that_died_compiling_is_not_waited_for(dogs, tmp_path):
+    (tmp_path / "compiling-0001").touch()
+    os.utime(tmp_path / "compiling-0001", (time.time() - 61, time.time() - 61))
+    _, ended = dogs(0)
+    time.sleep(0.8)
+    assert ended == [0]

@@ -54,6 +54,8 @@ class BYOL(nn.Module):
     BatchNorm's statistics are those of one view of a micro-batch, of the target encoder as of the trained one.
     """
 
+    worth_compiling = False  # four passes of a ResNet-50 in one graph: more than two minutes of compilation
+
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.momentum = settings.momentum

@@ -81,6 +81,8 @@ def _warp(batch: Batch, view: int, name: str) -> Tensor:
 class DVE(nn.Module):
     """The hourglass `trunk` under the loss of descriptors that are exchanged."""
 
+    worth_compiling = False  # an hourglass of 212 convolutions in one graph, as large as BYOL's
+
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.trunk = Hourglass(settings.width, settings.depth, settings.blocks, out=settings.dim)

@@ -93,6 +93,8 @@ class MoCo(nn.Module):
     What has weight 0 in an uneven slice (order.py) enters statistics and queue all the same.
     """
 
+    worth_compiling = False  # every group is a pass of its own: at batch 256, 16 ResNet-50s in one graph, minutes of compilation
+
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.momentum, self.companions = settings.momentum, settings.companions
