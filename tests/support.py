@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from scemae.data.manifest import Index, Manifest, Shard, read_index, read_manifest, write_json, write_manifest
@@ -31,6 +32,10 @@ from scemae.data.manifest import Index, Manifest, Shard, read_index, read_manife
 REPO = Path(__file__).resolve().parent.parent
 FACES = REPO.parent / "shared" / "faces"
 needs_faces = pytest.mark.skipif(not FACES.is_dir(), reason="no folder of real faces beside the repository")
+
+CUDA = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+# A test of both runs on a CPU in the ordinary suite, and on a GPU with `pytest -m gpu`: one body, rehearsed.
+DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 
 TINY = ["model.width=48", "model.depth=4", "model.heads=3", "decoder.width=32", "decoder.depth=1", "decoder.heads=2"]
 

@@ -20,7 +20,7 @@ from scemae.checkpoint import committed, read_weights
 from scemae.distributed import Place, process_group
 from scemae.loop import train_step
 from scemae.metrics import Meter, Word, read_metrics
-from tests.support import TINY, scemae, write_shards
+from tests.support import CUDA, TINY, scemae, write_shards
 
 COMMON = [*TINY, "optim.global_batch_size=6", "optim.epochs=1", "optim.warmup_epochs=0", "loop.log_every=1", "loop.save_every=3",
           "runtime.device=cpu", "runtime.micro_batch_size=3"]
@@ -184,7 +184,7 @@ def test_clipping_makes_the_norm_what_was_asked_for(place, stage, precision):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [1, 3, pytest.param(1, id="cuda-1", marks=CUDA)])  # place is CUDA where there is one
 def test_a_compiled_run_gives_the_same_losses(place, stage):
     options, losses = [f"runtime.zero_stage={stage}", "optim.lr=1e-3"], []
     for compiled in ("false", "true"):
