@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import scemae
 from scemae.errors import ScemaeError
 
+PACKAGE = Path(scemae.__file__).resolve().parent
 ROOM = 2**30  # bytes that one input may take
 ACCEPTED, REFUSED, TRACEBACK, HANG, MEMORY, DEATH, ESCAPE = "accepted", "refused", "traceback", "hang", "memory", "death", "escape"
 BAD = (TRACEBACK, HANG, MEMORY, DEATH, ESCAPE)
@@ -121,11 +123,13 @@ def _where(error: BaseException) -> str:
 
 
 def _is_ours(event: str, arguments: tuple) -> bool:
-    """True for a Python that runs a module of this program, as the bounded reader of .mat files does."""
+    """True for git in this checkout, and for a Python that runs a module of this program, as the reader of .mat files does."""
     if event != "subprocess.Popen" or not isinstance(arguments[1], (list, tuple)):
         return False
     words = [os.fsdecode(word) for word in arguments[1]]
-    return words[0] == sys.executable and any(word.startswith("scemae.") for word in words[1:] + [""])
+    if words[:2] == ["git", "-C"]:
+        return words[2] == str(PACKAGE)
+    return words[0] == sys.executable and any(word.startswith(("scemae.", str(PACKAGE.parent))) for word in words[1:])
 
 
 def _size() -> int:

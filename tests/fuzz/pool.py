@@ -237,7 +237,7 @@ class Pool:
         if worker.process.is_alive():
             os.kill(worker.process.pid, signal.SIGUSR1)
             time.sleep(0.3)
-        return path.read_text(encoding="utf8")[-6000:] if path.exists() else ""
+        return path.read_text(encoding="utf8")[:6000] if path.exists() else ""
 
 
 def _place_in(stack: str) -> str:
