@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import xxhash
 from test_tps import smooth_frames
 
 from scemae.data.manifest import read_index, read_manifest, write_manifest
@@ -15,6 +16,7 @@ from scemae.errors import ConfigError
 from scemae.landmarks import tps
 from scemae.landmarks.benchmarks import CROP, UNIT, Frames, find_benchmark, load_frames
 from scemae.landmarks.features import vit_trunk
+from scemae.landmarks.kept import read_arrays
 from scemae.landmarks.matching import matching_errors
 from scemae.landmarks.pairs import SAME, SOURCE, build_pairs, render_pairs
 from scemae.landmarks.probe import Probe, choose_couples, draw_warps, grid_points, match_couples, score
@@ -241,3 +243,11 @@ def test_runs_of_any_number_of_ranks_share_the_maps(shards, tmp_path, monkeypatc
     rows = [[row for row in read_metrics(tmp_path / run) if "probe_cycle" in row] for run in ("mae", "two", "one")]
     assert [len(found) for found in rows] == [1, 1, 1]
     assert rows[1][0]["probe_different"] == pytest.approx(rows[2][0]["probe_different"], abs=0.5)
+
+
+@pytest.mark.parametrize("about", [{"type": "|O", "shape": [1], "first": 0}, {"type": "<f4", "shape": [2**40], "first": 0}, {"type": "<f4", "shape": "x"}, []])
+def test_a_kept_file_of_somebody_else_is_made_again(about, tmp_path):
+    header = json.dumps({"facts": {"a": 1}, "arrays": {"points": about}}).encode()
+    body = len(header).to_bytes(8, "little") + header + bytes(64)
+    (tmp_path / "kept").write_bytes(xxhash.xxh3_128_digest(body) + body)  # a digest that anybody can compute
+    assert read_arrays(tmp_path / "kept", {"a": 1}) is None

@@ -12,18 +12,35 @@ Processes that compute the same file at once write the same bytes, and the last 
 import hashlib
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
 
-from scemae import files
+from scemae import documents, files
+from scemae.errors import DataError, FileError
 
 DIGEST, PREAMBLE = 16, 24
 ALIGN = 64
 
 Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class _About:
+    """An array of the file; its first byte counts from the end of the header."""
+
+    type: Literal["<f2", "<f4", "<f8", "|u1", "|i1", "<i2", "<i4", "<i8"]  # plain numbers
+    shape: list[documents.Count]
+    first: documents.Count
+
+
+@dataclass
+class _Header:
+    facts: dict[str, Any]
+    arrays: dict[str, _About]
 
 
 def path_of(folder: Path, kind: str, facts: dict[str, Any]) -> Path:
@@ -55,21 +72,31 @@ def read_arrays(path: Path, facts: dict[str, Any]) -> Arrays | None:
     """The arrays of a file, on one map of it that all processes of a node share; None where there is no such file, or it is
     not whole, or cannot be read: then it is to be made again, and what is wrong with the folder shows in the writing."""
     try:
-        if path.stat().st_size <= PREAMBLE:
-            return None
-        whole = np.asarray(np.memmap(path, np.uint8, "c"))
-    except OSError:
+        whole = _map(path)
+    except (OSError, FileError, ValueError):  # ValueError: an empty file
         return None
-    if xxhash.xxh3_128_digest(whole[DIGEST:]) != whole[:DIGEST].tobytes():
+    if len(whole) <= PREAMBLE or xxhash.xxh3_128_digest(whole[DIGEST:]) != whole[:DIGEST].tobytes():
         return None
     first = PREAMBLE + int.from_bytes(whole[DIGEST:PREAMBLE].tobytes(), "little")
-    header = json.loads(whole[PREAMBLE:first].tobytes())
-    if header["facts"] != json.loads(json.dumps(facts)):
+    if first > PREAMBLE + documents.MOST_JSON:
         return None
-    return {name: _array(whole[first + about["first"]:], about) for name, about in header["arrays"].items()}
+    try:
+        header = documents.parse_json(whole[PREAMBLE:first].tobytes(), _Header, path)
+        if header.facts != json.loads(json.dumps(facts)):
+            return None
+        return {name: _array(whole[first:], about) for name, about in header.arrays.items()}
+    except (DataError, ValueError):  # whoever can write the file can make its digest right
+        return None
 
 
-def _array(stored: np.ndarray, about: dict[str, Any]) -> np.ndarray:
-    """The array described by `about` at the beginning of some bytes, without a copy."""
-    kind = np.dtype(about["type"])
-    return stored[:math.prod(about["shape"]) * kind.itemsize].view(kind).reshape(about["shape"])
+def _map(path: Path) -> np.ndarray:
+    """All bytes of a regular file, read when they are asked for."""
+    with files.open_regular(path) as file:
+        return np.asarray(np.memmap(file, np.uint8, "c"))
+
+
+def _array(stored: np.ndarray, about: _About) -> np.ndarray:
+    """The array that `about` describes, in bytes that begin with the first array, without a copy. Raises ValueError."""
+    kind, size = np.dtype(about.type), math.prod(about.shape)
+    part = stored[about.first:about.first + size * kind.itemsize]
+    return part.view(kind).reshape(about.shape)
