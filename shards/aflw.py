@@ -20,19 +20,29 @@ for each name in aflw_test_images.txt, written as there (a name that is repeated
 
 import csv
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
+from scemae.documents import Finite, Point
 from scemae.errors import DataError
 from scemae.shards.image import ENCODING
+from scemae.shards.mat import read_mat
 from scemae.shards.source import Sample, Split, file_place, needed_folder, read_lines, unique_keys
 
 OFFICIAL = {"aflw-train": 10_122, "aflw-test": 2_995, "aflwr-train": 10_122, "aflwr-test": 2_991,
             "aflwrc-test": 2_991}  # PROTOCOL 3.2; configs/benchmark/aflw_*.yaml say so too
+
+
+@dataclass
+class Keypoints:
+    """What aflw_*_keypoints.mat holds: points (n, 5, 2), y before x, and (n, 2), height and width."""
+
+    gt: list[list[Point]]
+    hw: list[list[Finite]]
+
+
 CORRECTED = ["file", *(f"{point}_{axis}" for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
                        for axis in "xy")]
 
@@ -43,7 +53,11 @@ def splits_m(root: Path) -> list[Split]:
     Raises DataError, also if a training photograph is among the test photographs.
     """
     needed_folder(root)
-    table = next(iter(sorted(root.rglob("facedata_cropped.csv"))), None)
+    tables = sorted(root.rglob("facedata_cropped.csv"))
+    if len(tables) > 1:
+        raise DataError(f"{root}: found {len(tables)} tables facedata_cropped.csv ({tables[0]}, {tables[1]}), needed one; "
+                        "take the others away")
+    table = tables[0] if tables else None
     folder = next((folder for folder in (root / "MTFL", root) if (folder / "testing.txt").is_file()), None)
     if table is None and folder is None:
         raise DataError(f"{root}: found neither facedata_cropped.csv nor MTFL/testing.txt; give the folder that holds "
@@ -71,10 +85,7 @@ def splits_r(root: Path, *, corrected: Path | None = None) -> list[Split]:
 
 def read_corrected(path: Path, files: list[str]) -> dict[str, list[list[float]]]:
     """The five points (x, y) of each of `files` in a table of corrected labels. Raises DataError."""
-    try:
-        rows = list(csv.reader(text.lstrip("\ufeff") for _, text in read_lines(path)))  # spreadsheets begin with this mark
-    except csv.Error as error:
-        raise DataError(f"{path}: not a table of comma-separated values ({error}); give a CSV of labels") from error
+    rows = _table(path)
     if not rows or [name.strip() for name in rows[0]] != CORRECTED:
         raise DataError(f"{path}: found the columns {','.join(rows[0]) if rows else '(none)'}, needed "
                         f"{','.join(CORRECTED)}; put this line first")
@@ -93,7 +104,7 @@ def read_corrected(path: Path, files: list[str]) -> dict[str, list[list[float]]]
 
 
 def _training_crops(table: Path) -> Split:
-    rows = list(csv.reader(line for _, line in read_lines(table)))
+    rows = _table(table)
     header = [name.strip() for name in rows[0]] if rows else []
     if not {"set", "crop_file"} <= set(header) or len(header) < 14:
         raise DataError(f"{table}: found the columns {', '.join(header[:6]) or '(none)'} ..., needed set, crop_file "
@@ -131,9 +142,9 @@ def _mtfl_rows(path: Path) -> list[list[str]]:
 
 def _check_apart(table: Path, test: Split) -> None:
     """DVE's check: MTFL calls AFLW's photograph image20752.jpg `0008-image20752.jpg`."""
-    with open(table, encoding="utf8", newline="") as file:
-        trained = {row["image_file"].strip() for row in csv.DictReader(file, skipinitialspace=True)
-                   if row.get("image_file") and row["set"].strip() == "1"}
+    header, *rows = ([text.strip() for text in row] for row in _table(table))
+    column, part = header.index("image_file") if "image_file" in header else None, header.index("set")
+    trained = {row[column] for row in rows if column is not None and row[column] and row[part] == "1"}
     if both := sorted(trained & {sample.annotation["file"].split("-")[-1] for sample in test.samples}):
         raise DataError(f"{table}: {len(both):,} of its training photographs (first {both[0]}) are in MTFL's test "
                         "list; use the official lists")
@@ -143,10 +154,9 @@ def _recropped(root: Path, part: str) -> Split:
     listing, mat = root / f"aflw_{part}_images.txt", root / f"aflw_{part}_keypoints.mat"
     names = [text.replace("\\", "/") for _, text in read_lines(listing)]
     try:
-        with open(mat, "rb") as file:
-            stored = loadmat(file)
-        points, sizes = np.asarray(stored["gt"], float), np.asarray(stored["hw"])
-    except (OSError, MatReadError, ValueError, TypeError, KeyError) as error:
+        stored = read_mat(mat, "points", Keypoints, "found no `gt` and `hw`")
+        points, sizes = np.array(stored.gt, float), np.array(stored.hw)
+    except (FileNotFoundError, ValueError) as error:
         raise DataError(f"{mat}: found no `gt` and `hw` ({error}); copy it again from lmdis-rep's data") from error
     if points.shape != (len(names), 5, 2) or sizes.shape != (len(names), 2):
         raise DataError(f"{mat}: found gt {points.shape} and hw {sizes.shape}, {listing.name} has {len(names):,} "
@@ -183,14 +193,37 @@ def _split(dataset: str, name: str, folder: Path, files: list[str], points: np.n
         annotation = {"file": file, "landmarks": points[i].tolist()}
         if sizes is not None:
             annotation["size"] = [int(side) for side in sizes[i]]
-        samples.append(Sample(key, annotation, file_place(folder / file)))
+        samples.append(Sample(key, annotation, file_place(folder, file)))
+    if dataset == "aflw_m":
+        _check_repeated(folder, samples)
     options = {"subset": len(samples) != OFFICIAL[name], "official_samples": OFFICIAL[name], "other_formats": ENCODING}
     kept = {reason: count for reason, count in (excluded or {}).items() if count}
     return Split(dataset, name, samples, kept, options, accept_other_formats=True)
 
 
+def _check_repeated(folder: Path, samples: list[Sample]) -> None:
+    """Raises DataError where two rows annotate one image in two ways. (AFLW_R's official list does repeat images.)"""
+    first: dict[str, dict] = {}
+    for sample in samples:
+        file = sample.annotation["file"]
+        if first.setdefault(file, sample.annotation) != sample.annotation:
+            raise DataError(f"{folder / file}: found two annotations of this image that contradict each other; take the wrong "
+                            "row out of the list")
+
+
+def _table(path: Path) -> list[list[str]]:
+    """The rows of a CSV. Raises DataError."""
+    try:
+        return list(csv.reader(text for _, text in read_lines(path)))
+    except csv.Error as error:
+        raise DataError(f"{path}: not a table of comma-separated values ({error}); copy it again") from error
+
+
 def _numbers(path: Path, rows: list[list[str]]) -> np.ndarray:
     try:
-        return np.array(rows, dtype=np.float64).reshape(-1, 10)
+        found = np.array(rows, dtype=np.float64).reshape(-1, 10)
+        if not np.isfinite(found).all():
+            raise ValueError("found one that is not finite")
+        return found
     except ValueError as error:
         raise DataError(f"{path}: a coordinate is not a number ({error}); copy it again from the data set") from error

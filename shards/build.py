@@ -55,7 +55,12 @@ def build(arguments: argparse.Namespace) -> None:
         print(f"{target}: {manifest.samples:,} samples in {len(manifest.shards)} shards "
               f"({kept} finished earlier and kept, {len(manifest.shards) - kept} written now), "
               f"{len(manifest.left_out):,} unusable images left out, {sum(manifest.excluded.values()):,} excluded"
+              f"{_reasons(manifest.excluded)}"
               f"{', a subset of the official split' if manifest.options.get('subset') else ''}")
+
+
+def _reasons(excluded: dict[str, int]) -> str:
+    return f" ({', '.join(f'{count:,} {reason}' for reason, count in excluded.items())})" if excluded else ""
 
 
 def _splits(arguments: argparse.Namespace) -> list[Split]:

@@ -11,23 +11,22 @@ Images may also lie under ROOT/Img, and the lists directly under ROOT.
 
 import os
 import re
-import tarfile
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from scemae.errors import DataError
+from scemae.shards.archive import Member, tar_members, zip_members
 from scemae.shards.image import QUALITY, Frame
-from scemae.shards.source import Place, Sample, Split, needed_folder, read_lines
+from scemae.shards.source import Place, Sample, Split, needed_folder, only_once, read_lines, stamped
 
 FULL = 202_599        # images of the whole CelebA
 FULL_TRAIN = 162_770  # of them in partition 0
 FULL_MAFL = (19_000, 1_000)  # MAFL's training and test images (PROTOCOL 3.2); configs/benchmark/mafl.yaml says so too
 VAL_IMAGES = 2_000    # PROTOCOL 3.2: the first of partition 2 without MAFL
 
-MEMBER = re.compile(r"(?:.*/)?img_align_celeba/(\d{6}\.jpg)")
+MEMBER = re.compile(r"(?:.*/)?img_align_celeba/([0-9]{6}\.jpg)")
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def find_images(root: Path) -> dict[str, Place]:
 
 def read_partition(path: Path, images: Iterable[str]) -> dict[str, int]:
     """Read rows `000001.jpg 0`, where 0, 1, 2 are CelebA's train, validation and test. Raises DataError."""
-    rows = {fields[0]: _whole(path, line, fields[1]) for line, fields in _rows(path, 2)}
+    rows = only_once(path, ((fields[0], _whole(path, line, fields[1])) for line, fields in _rows(path, 2)))
     if wrong := {name: value for name, value in rows.items() if value not in (0, 1, 2)}:
         name, value = next(iter(wrong.items()))
         raise DataError(f"{path}: found partition {value} for {name}, needed 0, 1 or 2; copy the list again")
@@ -93,10 +92,8 @@ def read_partition(path: Path, images: Iterable[str]) -> dict[str, int]:
 def read_landmarks(path: Path, images: Iterable[str]) -> dict[str, list[list[int]]]:
     """Read the count line, the header and rows `000001.jpg x y x y ...` of five points. Raises DataError."""
     head = [text for _, text in zip(range(2), (text for _, text in read_lines(path)))]
-    rows = {}
-    for line, fields in _rows(path, 11, skip=2):
-        numbers = [_whole(path, line, text) for text in fields[1:]]
-        rows[fields[0]] = [numbers[i:i + 2] for i in range(0, 10, 2)]
+    listed = ((fields[0], [_whole(path, line, text) for text in fields[1:]]) for line, fields in _rows(path, 11, skip=2))
+    rows = {name: [row[i:i + 2] for i in range(0, 10, 2)] for name, row in only_once(path, listed).items()}
     if not head or not head[0].isdigit() or int(head[0]) != len(rows):
         raise DataError(f"{path}: its first line says {head[0] if head else 'nothing'}, but {len(rows):,} different "
                         "images follow; copy the list again from the data set")
@@ -105,7 +102,8 @@ def read_landmarks(path: Path, images: Iterable[str]) -> dict[str, list[list[int
 
 def read_identities(path: Path, images: Iterable[str]) -> dict[str, int]:
     """Read rows `000001.jpg 2880`. Raises DataError."""
-    return _agree(path, {fields[0]: _whole(path, line, fields[1]) for line, fields in _rows(path, 2)}, images)
+    rows = only_once(path, ((fields[0], _whole(path, line, fields[1])) for line, fields in _rows(path, 2)))
+    return _agree(path, rows, images)
 
 
 def read_mafl(root: Path, partition: dict[str, int]) -> Mafl:
@@ -115,7 +113,7 @@ def read_mafl(root: Path, partition: dict[str, int]) -> Mafl:
         return Mafl()
     if not all(paths):
         raise DataError(f"{root}/MAFL: found only one of training.txt and testing.txt; give both or neither")
-    train, test = (frozenset(text for _, text in read_lines(path)) for path in paths)
+    train, test = (frozenset(only_once(path, ((text, line) for line, text in read_lines(path)))) for path in paths)
     if strangers := sorted((train | test) - partition.keys()):
         raise DataError(f"{root}/MAFL: {len(strangers):,} of its names (first {strangers[0]}) are not in CelebA's "
                         "partition list; give the MAFL lists that belong to these images")
@@ -217,11 +215,10 @@ def _rows(path: Path, columns: int, skip: int = 0) -> Iterable[tuple[int, list[s
 
 
 def _whole(path: Path, line: int, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise DataError(f"{path}, line {line}: found {text!r}, needed a whole number; "
-                        "copy the list again from the data set") from error
+    if not re.fullmatch(r"[-+]?[0-9]{1,9}", text):
+        raise DataError(f"{path}, line {line}: found {text[:40]!r}, needed a whole number of up to nine digits; "
+                        "copy the list again from the data set")
+    return int(text)
 
 
 def _agree(path: Path, rows: dict, images: Iterable[str]) -> dict:
@@ -239,37 +236,44 @@ def _in_folder(base: Path) -> dict[str, Place]:
     if not folder.is_dir():
         return {}
     with os.scandir(folder) as entries:
-        return {entry.name: Place(entry.path, entry.stat().st_size)
-                for entry in entries if re.fullmatch(r"\d{6}\.jpg", entry.name)}
+        return {entry.name: _file(entry) for entry in entries if re.fullmatch(r"[0-9]{6}\.jpg", entry.name)}
+
+
+def _file(entry: os.DirEntry) -> Place:
+    try:
+        return stamped(entry.path, entry.stat())
+    except OSError as error:
+        raise DataError(f"{entry.path}: cannot be opened ({error.strerror}); copy the image again, or take the link "
+                        "away") from error
 
 
 def _in_zip(base: Path) -> dict[str, Place]:
     path = base / "img_align_celeba.zip"
-    if not path.is_file():
-        return {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {match[1]: Place(str(path), info.file_size, info.filename)
-                    for info in archive.infolist() if (match := MEMBER.fullmatch(info.filename))}
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path}: not a whole zip file ({error}); download it again") from error
+    return _in_archive(path, zip_members(path)) if path.exists() else {}
 
 
 def _in_tars(base: Path) -> dict[str, Place]:
     images: dict[str, Place] = {}
     for path in sorted(base.glob("*.tar")):
-        try:
-            with tarfile.open(path, "r:") as archive:
-                for member in archive:
-                    if member.isreg() and (match := MEMBER.fullmatch(member.name)):
-                        _once(images, match[1], Place(str(path), member.size, offset=member.offset_data))
-        except tarfile.TarError as error:
-            raise DataError(f"{path}: not a whole tar file ({error}); copy it again") from error
+        for name, place in _in_archive(path, tar_members(path)).items():
+            _once(images, name, place)
+    return images
+
+
+def _in_archive(path: Path, members: list[Member]) -> dict[str, Place]:
+    images: dict[str, Place] = {}
+    stamp = stamped(str(path), path.stat()).stamp
+    for member in members:
+        if match := MEMBER.fullmatch(member.name):
+            _once(images, match[1], Place(str(path), member.size, "" if member.offset >= 0 else member.name, member.offset, stamp))
     return images
 
 
 def _once(images: dict[str, Place], name: str, place: Place) -> None:
-    if name in images:
+    if name not in images:
+        images[name] = place
+    elif images[name].path == place.path:
+        raise DataError(f"{place.path}: holds {name} twice; pack the images again, each once")
+    else:
         raise DataError(f"{place.path}: holds {name}, and so does {images[name].path}; "
-                        "keep only the tars of one data set in the folder")
-    images[name] = place
+                        "keep only the archives of one data set in the folder")

@@ -10,16 +10,18 @@ from scemae import documents, files
 from scemae.bars import progress_bar
 from scemae.data.manifest import (BLOCK, MANIFEST, Annotation, Index, Manifest, Shard, is_header, member_name, read_index,
                                   read_manifest, wrong_header)
-from scemae.data.picture import check_jpeg, decode_jpeg
+from scemae.data.picture import UnusablePicture, check_jpeg, decode_jpeg
 from scemae.data.reader import open_shards
 from scemae.errors import FileError, ShardError
-from scemae.shards.write import BUILD_FOLDER
+from scemae.shards.record import BUILD_FOLDER
 
 PIECE = 1 << 20
 
 
 def find_splits(location: Path) -> list[Path]:
     """Return the folders of splits at `location`: itself, or those in it. Raises ShardError if there is none."""
+    if location.exists() and not location.is_dir():
+        raise ShardError(f"{location}: is a file; give the folder of shards that it lies in")
     if (location / MANIFEST).exists() or not location.is_dir():
         return [location]
     inside = [folder for folder in sorted(location.iterdir())
@@ -33,19 +35,25 @@ def verify(location: Path, *, decode: bool = False) -> str:
     With `decode` each image is also decoded and each annotation parsed. Raises ShardError naming every wrong file.
     """
     wrong: list[str] = []
-    lines = []
+    unread, foreign, lines = [], [], []
     for folder in find_splits(location):
         try:
             manifest = read_manifest(folder)
         except ShardError as error:
-            wrong.append(str(error))
+            unread.append(str(error))
             continue
         found = _check_split(folder, manifest, decode)
         wrong += found
+        listed = {shard.file for shard in manifest.shards}
+        foreign += [str(path) for path in sorted(folder.glob("*.tar")) if path.name not in listed]
         lines.append(f"{folder}: {_amount(manifest)}, {'whole' if not found else 'NOT whole'}")
-    if wrong:
-        raise ShardError(f"{location}: {len(wrong)} of its parts are wrong: {'; '.join(wrong)}. Copy them again, or "
-                         "delete them and run the same `scemae shards build` again, which writes only what is missing")
+    sentences = unread + [f"{len(wrong)} of its parts are wrong: {'; '.join(wrong)}; copy these files again, or remove them "
+                          "and run the same `scemae shards build` again, which writes only what is missing"] * bool(wrong)
+    if foreign:
+        sentences.append(f"{len(foreign)} tars are in no manifest ({', '.join(foreign[:5])}), so nothing reads them: they belong "
+                         "to something else; move them to where they belong")
+    if sentences:
+        raise ShardError(f"{location}: {'. '.join(sentences)}")
     return "\n".join(lines)
 
 
@@ -63,8 +71,7 @@ def _check_split(folder: Path, manifest: Manifest, decode: bool) -> list[str]:
                 _check_shard(folder, shard, bar, decode)
             except ShardError as error:
                 wrong.append(str(error))
-    listed = {shard.file for shard in manifest.shards}
-    return wrong + [f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in listed]
+    return wrong
 
 
 def _check_shard(folder: Path, shard: Shard, bar: Any, decode: bool) -> None:
@@ -112,13 +119,16 @@ def _decode(data: bytes, path: Path, key: str, is_annotation: int) -> None:
 def _describe_split(folder: Path) -> str:
     manifest = read_manifest(folder)
     shards = open_shards(str(folder))
-    width, height = check_jpeg(shards.jpeg(0))
+    try:
+        pixels = "{}x{} pixels".format(*check_jpeg(shards.jpeg(0)))
+    except UnusablePicture as error:
+        pixels = str(error)
     first = shards.annotation(0)
     reasons = Counter(entry["reason"] for entry in manifest.left_out)
     lines = [
         f"{folder}: split {manifest.split} of {manifest.dataset}",
         f"  holds        {_amount(manifest)}",
-        f"  first sample {first['file']}, {width}x{height} pixels",
+        f"  first sample {first['file']}, {pixels}",
         f"  annotations  {', '.join(_annotations(first)) or 'none'}",
         *(f"  left out     {count:,}: {reason}" for reason, count in reasons.most_common()),
         *(f"  excluded     {count:,}: {reason}" for reason, count in manifest.excluded.items()),

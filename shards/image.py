@@ -66,6 +66,16 @@ def to_jpeg(data: bytes, frame: Frame | None, *, accept_other_formats: bool, upr
     return Stored(data, (pixels.shape[1], pixels.shape[0]), False)
 
 
+def check_annotation(annotation: dict, size: tuple[int, int]) -> None:
+    """Raises UnusablePicture where a landmark, or a corner of the box, lies farther outside of an image of `size` (width,
+    height) than the image is large. Points a little outside are common: faces are cut off by the edge."""
+    box = annotation.get("box") or []
+    for what, points in (("landmark", annotation.get("landmarks") or []), ("corner of the box", [box[:2], box[2:]] if box else [])):
+        for number, (x, y) in enumerate(points, start=1):
+            if not (-size[0] <= x <= 2 * size[0] and -size[1] <= y <= 2 * size[1]):
+                raise UnusablePicture(f"{what} {number} lies at ({x:g}, {y:g}), far outside of its {size[0]}x{size[1]} pixels")
+
+
 def _cut(pixels: np.ndarray, frame: Frame) -> np.ndarray:
     found = (pixels.shape[1], pixels.shape[0])
     if found != frame.source:

@@ -1,24 +1,35 @@
 """What every source gives: splits of samples, each with its annotation and the place where its bytes lie."""
 
-import functools
+import os
 import re
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
-from scemae.errors import DataError
+from scemae import files
+from scemae.data.picture import MOST_BYTES, UnusablePicture
+from scemae.errors import DataError, FileError
+from scemae.shards.archive import read_zip_member
 from scemae.shards.image import Frame
+
+MOST_LIST = 256 * files.MIB  # bytes of a list of names or numbers: CelebA's largest has 12 MB
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an image of `size` bytes lies: a file, the member `member` of a zip, or from `offset` on in a tar."""
+    """Where an image of `size` bytes lies: a file, the member `member` of a zip, or from `offset` on in a tar.
+
+    `stamp` is what the disk says of the file's last change: where it is the same, the bytes are.
+    """
 
     path: str
     size: int
     member: str = ""
     offset: int = -1
+    stamp: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,38 +61,65 @@ class Split:
 
 
 def read_bytes(place: Place) -> bytes:
-    """Read one image. Raises DataError if the source cannot be read (which is no fault of the image)."""
+    """Read one image. Raises UnusablePicture where it is no regular file or far too large, DataError if the source cannot
+    be read (which is no fault of the image)."""
+    if place.size > MOST_BYTES:
+        raise UnusablePicture(f"{place.size:,} bytes, which no picture has")
     try:
         if place.member:
-            return _open_zip(place.path).read(place.member)
-        with open(place.path, "rb") as file:
-            file.seek(max(0, place.offset))
-            return file.read(place.size if place.offset >= 0 else -1)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{place.path}{':' * bool(place.member)}{place.member}: cannot be read ({error}); check the "
-                        "disk, or copy the source again, then run the same command") from error
+            return read_zip_member(place.path, place.member)
+        if place.offset < 0:
+            return files.read_bytes(place.path, MOST_BYTES)
+        with files.open_regular(place.path) as file:
+            file.seek(place.offset)
+            return file.read(place.size)
+    except FileError as error:
+        raise UnusablePicture("no regular file, or larger than any picture") from error
+    except OSError as error:
+        raise DataError(f"{place.path}: cannot be read ({error}); check the disk, or copy the source again, then run the "
+                        "same command") from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Give (line number, text) of each line that is not blank, without spaces and CR at its ends. Raises DataError."""
+    """Give (line number, text) of each line that is not blank, without spaces and CR at its ends, and without the mark
+    (BOM) that Windows puts before a text. Raises DataError."""
     try:
-        text = path.read_text(encoding="utf8")
+        text = files.read_bytes(path, MOST_LIST).decode("utf8")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; complete the data set with it") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, FileError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as text ({error}); copy it again from the data set") from error
     for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            yield number, line.strip()
+        if stripped := line.lstrip("\ufeff").strip():
+            yield number, stripped
 
 
-def file_place(path: Path) -> Place:
-    """The place of an image that is a file of its own. Raises DataError if there is none."""
+def only_once(path: Path, rows: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Rows of a list by their name. Raises DataError for a name that comes twice: which of the two rows is true?"""
+    result: dict[str, T] = {}
+    for name, row in rows:
+        if name in result:
+            raise DataError(f"{path}: found {name} twice, needed each name once; take one out, or copy the list again")
+        result[name] = row
+    return result
+
+
+def file_place(folder: Path, name: str) -> Place:
+    """The place of the image `name` of a list, a file in `folder`. Raises DataError if there is none, or it is elsewhere."""
+    path = folder / name
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise DataError(f"{path}: the data set's list names this image, which lies outside of {folder}; give the list that "
+                        "belongs to these images")
     try:
-        return Place(str(path), path.stat().st_size)
-    except OSError as error:
-        raise DataError(f"{path}: the data set's list names this image, and it cannot be opened ({error.strerror}); "
+        return stamped(str(path), path.stat())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: the data set's list names this image, and it cannot be opened ({getattr(error, 'strerror', error)}); "
                         "complete the images, or give the list that belongs to them") from error
+
+
+def stamped(path: str, found: os.stat_result) -> Place:
+    """The place of a file as the disk describes it."""
+    return Place(path, found.st_size, stamp=(found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
 
 
 def needed_folder(path: Path) -> Path:
@@ -109,8 +147,3 @@ def unique_keys(names: Iterable[str]) -> list[str]:
             key = f"{base}-{number}"
         keys[key] = None
     return list(keys)
-
-
-@functools.lru_cache(maxsize=2)
-def _open_zip(path: str) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)  # once in each worker: the directory of 202,599 members takes a second to read

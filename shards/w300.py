@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
+from scemae.documents import Finite
 from scemae.errors import DataError
 from scemae.shards.image import ENCODING
-from scemae.shards.source import Sample, Split, file_place, needed_folder, read_lines, unique_keys
+from scemae.shards.mat import read_mat
+from scemae.shards.source import Sample, Split, file_place, needed_folder, only_once, read_lines, unique_keys
 
 FOLDERS = {
     "w300-train": ("afw", "helen/trainset", "lfpw/trainset"),
@@ -49,28 +49,29 @@ def read_points(path: Path) -> list[list[float]]:
         raise DataError(f"{path}: not a whole .pts file ({error}); copy it again from 300-W") from error
     if len(rows) != 68 or any(len(row) != 2 for row in rows):
         raise DataError(f"{path}: found {len(rows)} points, needed 68 of two numbers; copy it again from 300-W")
+    if not np.isfinite(rows).all():
+        raise DataError(f"{path}: found a coordinate that is not finite; copy it again from 300-W")
     return rows
 
 
 def read_boxes(path: Path) -> dict[str, list[float]]:
     """Read [x0, y0, x1, y1] (`bb_ground_truth`) of each image name, in the file's order. Raises DataError."""
     try:
-        with open(path, "rb") as file:
-            entries = loadmat(file)["bounding_boxes"].ravel()
-        return {str(entry["imgName"][0, 0][0]): [float(side) for side in np.ravel(entry["bb_ground_truth"][0, 0])[:4]]
-                for entry in entries}
+        boxes = only_once(path, read_mat(path, "boxes", list[tuple[str, list[Finite]]], "not a file of 300-W's bounding boxes"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; add 300-W's bounding boxes, or build with `--boxes landmarks` to take "
                         "the extent of the landmarks instead") from error
-    except (OSError, MatReadError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not a file of 300-W's bounding boxes ({error}); copy it again") from error
+    for name, box in boxes.items():
+        if len(box) != 4 or not (box[2] > box[0] and box[3] > box[1]):
+            raise DataError(f"{path}: found the box {box} for {name}, needed [x0, y0, x1, y1]; copy it again")
+    return boxes
 
 
 def _split(root: Path, name: str, folders: list[str], boxes: str) -> Split:
     excluded: Counter = Counter()
     found = [entry for folder in folders for entry in _entries(root, folder, boxes, excluded)]
     keys = unique_keys([file for file, _, _ in found])
-    samples = [Sample(key, {"file": file, "landmarks": points, "box": box}, file_place(root / file))
+    samples = [Sample(key, {"file": file, "landmarks": points, "box": box}, file_place(root, file))
                for key, (file, points, box) in zip(keys, found)]
     options = {
         "subset": len(samples) != OFFICIAL[name],

@@ -19,40 +19,18 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from scemae.bars import progress_bar
 from scemae.data.manifest import FORMAT_VERSION, MANIFEST, Index, Manifest, Shard, write_json, write_manifest
 from scemae.data.picture import UnusablePicture
 from scemae.errors import DataError, ShardError
-from scemae.shards.image import Frame, to_jpeg
-from scemae.shards.source import Sample, Split, read_bytes
+from scemae.shards.image import check_annotation, to_jpeg
+from scemae.shards.record import BUILD_FOLDER, Task, Written, errors_named, read_finished, read_image, stamp_of
+from scemae.shards.source import Split
 
-BUILD_FOLDER = ".build"
 PLAN = "plan.json"
-
-
-@dataclass
-class Written:
-    """What a finished shard holds, which of its images were unusable, and how many were encoded anew."""
-
-    shard: Shard
-    left_out: list[dict[str, str]]
-    encoded: int
-
-
-@dataclass(frozen=True)
-class Task:
-    """One shard to write: a fixed slice of the split's samples, whatever of them turns out unusable."""
-
-    number: int
-    folder: Path
-    name: str
-    samples: list[Sample]
-    frame: Frame | None
-    accept_other_formats: bool
-    upright: bool
 
 
 def write_split(split: Split, folder: Path, *, samples_per_shard: int = 1000, max_bad_fraction: float = 0.01,
@@ -71,7 +49,7 @@ def write_split(split: Split, folder: Path, *, samples_per_shard: int = 1000, ma
                   split.frame, split.accept_other_formats, split.upright)
              for number, start in enumerate(range(0, len(split.samples), samples_per_shard))]
     with _claimed(folder, make_plan(split, samples_per_shard)):
-        finished = {task.number: written for task in tasks if (written := _read_finished(task))}
+        finished = {task.number: written for task in tasks if (written := read_finished(task))}
         kept = len(finished)
         if kept < len(tasks):
             (folder / MANIFEST).unlink(missing_ok=True)
@@ -81,7 +59,7 @@ def write_split(split: Split, folder: Path, *, samples_per_shard: int = 1000, ma
             raise DataError(f"{split.name}: not one of {len(split.samples):,} images is usable "
                             f"({_first(manifest.left_out)}); check the source")
         if not (folder / MANIFEST).exists():
-            with _errors_named(folder / MANIFEST):
+            with errors_named(folder / MANIFEST):
                 write_manifest(folder, manifest)
     return manifest, kept
 
@@ -124,16 +102,6 @@ def _lock(held: int, folder: Path) -> None:
                          "local disk, and copy the shards from there") from error
 
 
-@contextmanager
-def _errors_named(path: Path) -> Iterator[None]:
-    """Turn what the disk says while `path` is written into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise ShardError(f"{path}: cannot be written ({error.strerror}); free some space or give another folder, then "
-                         "run the same command again (finished shards are kept)") from error
-
-
 def _match_plan(folder: Path, plan: dict) -> None:
     path = folder / BUILD_FOLDER / PLAN
     if path.exists():
@@ -142,23 +110,10 @@ def _match_plan(folder: Path, plan: dict) -> None:
             raise ShardError(f"{folder}: holds shards of another build ({'; '.join(differences)}); give another "
                              "folder, or delete this one")
     elif any(folder.glob("*.tar")) or (folder / MANIFEST).exists():
-        raise ShardError(f"{folder}: holds shards of unknown origin; give another folder, or delete this one")
+        raise ShardError(f"{folder}: holds shards of unknown origin; give another folder")
     else:
-        with _errors_named(path):
+        with errors_named(path):
             write_json(path, plan)
-
-
-def _read_finished(task: Task) -> Written | None:
-    """What an earlier run finished of this shard; None if it did not, or if the files are not what it wrote."""
-    try:
-        raw = json.loads((task.folder / BUILD_FOLDER / f"{task.name}.json").read_text(encoding="utf8"))
-        written = replace(Written(**raw), shard=Shard(**raw["shard"]))
-        index = (task.folder / written.shard.index_file).read_bytes()
-        size = (task.folder / written.shard.file).stat().st_size
-    except FileNotFoundError:
-        return None
-    same = size == written.shard.bytes and hashlib.sha256(index).hexdigest() == written.shard.index_sha256
-    return written if same else None
 
 
 def _write_missing(tasks: list[Task], finished: dict[int, Written], split: Split, max_bad_fraction: float,
@@ -223,27 +178,28 @@ def write_shard(task: Task) -> Written:
     tar = task.folder / f"{task.name}.tar"
     aside = tar.with_name(f"{tar.name}.partial-{os.getpid()}")
     try:
-        with _errors_named(tar):
-            index, left_out, encoded = _fill_tar(aside, task)
+        with errors_named(tar):
+            index, left_out, encoded, content = _fill_tar(aside, task)
             shard = Shard(tar.name, len(index.keys), aside.stat().st_size, _sha256(aside), "")
             os.replace(aside, tar)
             write_json(task.folder / shard.index_file, asdict(index))
             shard.index_sha256 = _sha256(task.folder / shard.index_file)
-            written = Written(shard, left_out, encoded)
+            written = Written(shard, left_out, encoded, stamp_of(task.samples), content)
             write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
     finally:
         aside.unlink(missing_ok=True)  # gives its space back if the disk is full
     return written
 
 
-def _fill_tar(path: Path, task: Task) -> tuple[Index, list[dict[str, str]], int]:
-    index, left_out, encoded = Index(), [], 0
+def _fill_tar(path: Path, task: Task) -> tuple[Index, list[dict[str, str]], int, str]:
+    index, left_out, encoded, content = Index(), [], 0, hashlib.sha256()
     with open(path, "wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for sample in task.samples:
                 try:
-                    stored = to_jpeg(read_bytes(sample.place), task.frame, upright=task.upright,
+                    stored = to_jpeg(read_image(sample, content), task.frame, upright=task.upright,
                                      accept_other_formats=task.accept_other_formats)
+                    check_annotation(sample.annotation, stored.size)
                 except UnusablePicture as reason:
                     left_out.append({"file": sample.annotation["file"], "reason": str(reason)})
                     continue
@@ -253,7 +209,7 @@ def _fill_tar(path: Path, task: Task) -> tuple[Index, list[dict[str, str]], int]
                 index.json.append(_add(tar, f"{sample.key}.json", json.dumps(sample.annotation).encode()))
         file.flush()
         os.fsync(file.fileno())
-    return index, left_out, encoded
+    return index, left_out, encoded, content.hexdigest()
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> list[int]:

@@ -39,6 +39,15 @@ def write(path: Path, *lines: str) -> None:
     path.write_text("\n".join(lines) + "\n", newline="")
 
 
+def append(path: Path, line: str) -> None:
+    path.write_text(path.read_text() + line + "\n")
+
+
+def link(path: Path, target: Path | str) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Twelve images in CelebA's layout."""
@@ -181,11 +190,27 @@ def test_images_of_another_size_do_not_fit_the_frame(root, tmp_path):
     (lambda root: write(root / "MAFL/testing.txt", "000002.jpg"), "are in training.txt and in testing.txt"),
     (lambda root: [path.unlink() for path in (root / "img_align_celeba").iterdir()], "found no img_align_celeba/NN"),
     (lambda root: (root / "Eval/list_eval_partition.txt").write_bytes(b"\xff\xfe\x00"), "cannot be read as text"),
+    (lambda root: append(root / "Eval/list_eval_partition.txt", "000004.jpg 1"), "partition.txt: found 000004.jpg twice"),
+    (lambda root: append(root / "Anno/identity_CelebA.txt", "000004.jpg 7"), "identity_CelebA.txt: found 000004.jpg twice"),
+    (lambda root: append(root / "Anno/list_landmarks_align_celeba.txt", "000004.jpg 1 2 3 4 5 6 7 8 9 10"),
+     "list_landmarks_align_celeba.txt: found 000004.jpg twice"),
+    (lambda root: append(root / "MAFL/testing.txt", "000003.jpg"), "testing.txt: found 000003.jpg twice"),
+    (lambda root: append(root / "Anno/identity_CelebA.txt", "000004.jpg " + "9" * 5000), "needed a whole number of up to nine"),
+    (lambda root: link(root / "Eval/list_eval_partition.txt", "/dev/zero"), "found no Eval/list_eval_partition.txt"),
+    (lambda root: link(root / "img_align_celeba/000005.jpg", root / "nowhere"), "000005.jpg: cannot be opened"),
 ])
 def test_celeba_that_does_not_fit_together_is_one_sentence(root, change, words):
     change(root)
     with pytest.raises(DataError, match=words):
         celeba.splits(root)
+
+
+def test_a_byte_order_mark_before_any_list_changes_nothing(root):
+    before = celeba.splits(root)
+    lists = [path for path in root.rglob("*.txt")]
+    for path in lists:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(lists) == 5 and celeba.splits(root) == [*before]
 
 
 @pytest.mark.parametrize("splits", [celeba.splits, aflw.splits_m, aflw.splits_r, w300.splits, folder.splits])
@@ -231,6 +256,18 @@ def test_folder_takes_other_formats_and_makes_jpegs_of_them(tmp_path):
     assert simplejpeg.decode_jpeg(shards.jpeg(1))[0, 0].tolist() == pytest.approx([200, 10, 10], abs=3)
     assert shards.annotation(1) == {"file": "b.c/x y.png"} and manifest.options["encoded_anew"] == 2
     assert manifest.excluded == {"not an image by its name": 1}
+
+
+@pytest.mark.parametrize(("rows", "words"), [
+    (["AFLW/a.jpg 1 2 3 4 5 6 7 8 9 nan"], "not finite"),
+    (["AFLW/a.jpg 1 2 3 4 5 6 7 8 9 10", "AFLW/a.jpg 1 2 3 4 5 6 7 8 9 11"], "two annotations of this image that contradict"),
+    (["AFLW/../../a.jpg 1 2 3 4 5 6 7 8 9 10"], "lies outside of")])
+def test_rows_that_cannot_be_true_are_refused(tmp_path, rows, words):
+    write(tmp_path / "MTFL" / "testing.txt", *rows)
+    (tmp_path / "MTFL" / "AFLW").mkdir()
+    (tmp_path / "MTFL" / "AFLW" / "a.jpg").write_bytes(picture(1, 150, 150))
+    with pytest.raises(DataError, match=words):
+        aflw.splits_m(tmp_path)
 
 
 def test_keys_are_unique_and_safe_for_tars():

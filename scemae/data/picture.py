@@ -19,7 +19,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 KINDS = "JPEG, PNG, WebP, TIFF, BMP, GIF or PPM"  # the same in words
 LARGEST = 100_000_000  # pixels: 300 MB as RGB
 SMALLEST = 32  # pixels of a side: less is a blur in a frame of 136
-MOST_BYTES = 300 * files.MIB  # of a file: LARGEST pixels without compression
+MOST_BYTES = 256 * files.MIB  # of a file, and of a member of a shard
 MOST_SCANS = 100  # of a progressive JPEG, each of which passes over all pixels; encoders write about ten
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,

@@ -1,0 +1,157 @@
+"""Zips and tars of others: which files they hold, without trusting a size or an offset that they say.
+
+Tars are walked here because tarfile of Python 3.11 goes round for ever on a pax header whose size is negative.
+"""
+
+import functools
+import lzma
+import os
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scemae import files
+from scemae.data.picture import MOST_BYTES, UnusablePicture
+from scemae.errors import DataError, FileError
+
+BLOCK = 512
+MOST_HEADER = files.MIB  # bytes of a pax header or a long name
+MOST_EXPANSION = 100  # times: pictures are compressed already
+REGULAR, BODILESS = (b"0", b"\0", b"7"), (b"1", b"2", b"3", b"4", b"5", b"6")  # types of members; links, folders, devices
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError,
+              NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A regular file in an archive: its name, its size in bytes, and where its bytes start (in a tar)."""
+
+    name: str
+    size: int
+    offset: int = -1
+
+
+class _BadTar(Exception):
+    """Why a tar cannot be walked."""
+
+
+def tar_members(path: Path) -> list[Member]:
+    """The regular files of an uncompressed tar, in its order. Raises DataError."""
+    try:
+        with files.open_regular(path) as file:
+            return list(_walk(file.fileno(), os.fstat(file.fileno()).st_size))
+    except (_BadTar, FileError, OSError) as error:
+        what = "a folder, where a tar was needed" if path.is_dir() else f"not a whole tar file ({error})"
+        raise DataError(f"{path}: {what}; {'rename it' if path.is_dir() else 'copy it again'}") from error
+
+
+def zip_members(path: Path) -> list[Member]:
+    """The files of a zip, by its directory. Raises DataError."""
+    try:
+        with files.open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            return [Member(info.filename, info.file_size) for info in archive.infolist() if not info.is_dir()]
+    except (OSError, FileError, *ZIP_ERRORS) as error:
+        raise DataError(f"{path}: not a whole zip file ({error}); download it again") from error
+
+
+def read_zip_member(path: str, name: str) -> bytes:
+    """One file of a zip. Raises UnusablePicture where it would expand into what is no picture, DataError where the zip is
+    damaged."""
+    try:
+        archive = _open_zip(path)
+        info = archive.getinfo(name)
+        if info.file_size > min(MOST_BYTES, MOST_EXPANSION * info.compress_size + files.MIB):
+            raise UnusablePicture(f"expands from {info.compress_size:,} bytes to {info.file_size:,}, which no picture does")
+        with archive.open(info) as file:
+            return file.read(info.file_size)
+    except UnusablePicture:
+        raise
+    except (OSError, FileError, KeyError, *ZIP_ERRORS) as error:
+        raise DataError(f"{path}:{name}: cannot be read ({error}); check the disk, or copy the source again, then run the "
+                        "same command") from error
+
+
+@functools.lru_cache(maxsize=2)
+def _open_zip(path: str) -> zipfile.ZipFile:
+    return zipfile.ZipFile(files.open_regular(path))  # once in each worker: 202,599 members take a second to read
+
+
+def _walk(file: int, end: int) -> Iterator[Member]:
+    """Every step goes forward by a block at least, and stays within the file."""
+    at, said = 0, {}  # what a pax header or a long name says of the member that follows
+    while at < end:
+        header = os.pread(file, BLOCK, at)
+        if len(header) == BLOCK and not any(header):
+            return
+        name, size, kind = _parse(header)
+        size = 0 if kind in BODILESS else int(said.get("size", size)) if kind in REGULAR else size
+        body = at + BLOCK
+        if body + size > end:
+            raise _BadTar(f"it ends in the middle of {name!r}")
+        if kind in (b"x", b"L"):
+            if size > MOST_HEADER:
+                raise _BadTar(f"its header {name!r} is {size:,} bytes long")
+            said |= _extended(kind, os.pread(file, size, body))
+        else:
+            name = said.get("path", name)
+            if kind in REGULAR and not name.endswith("/"):
+                yield Member(name, size, body)
+            said = said if kind in (b"K", b"g") else {}
+        at = body + (size + BLOCK - 1) // BLOCK * BLOCK
+
+
+def _parse(header: bytes) -> tuple[str, int, bytes]:
+    """Name, size and type of a member by its block of 512 bytes."""
+    if len(header) < BLOCK:
+        raise _BadTar("it ends in the middle of a header")
+    checked = header[:148] + b" " * 8 + header[156:]
+    signed = sum(checked) - 256 * sum(byte > 127 for byte in checked)  # as some old programs counted
+    if _number(header[148:156]) not in (sum(checked), signed):
+        raise _BadTar("a header's checksum is wrong")
+    if (kind := header[156:157]) == b"S":
+        raise _BadTar("it has a sparse member, which is not read")
+    name, prefix = (_text(part.split(b"\0")[0]) for part in (header[:100], header[345:500]))
+    return f"{prefix}/{name}" if prefix and header[257:263] == b"ustar\0" else name, _number(header[124:136]), kind
+
+
+def _number(field: bytes) -> int:
+    """Octal digits, or GNU's binary form, which also has negative numbers."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.split(b"\0")[0].strip()
+    if not re.fullmatch(rb"[0-7]*", digits):
+        raise _BadTar("a header holds no number, or a negative one, where a size was needed")
+    return int(digits or b"0", 8)
+
+
+def _extended(kind: bytes, body: bytes) -> dict[str, str]:
+    """The name, and the size where it is given, of the member that follows."""
+    if kind == b"L":
+        return {"path": _text(body.rstrip(b"\0"))}
+    said = dict(_records(body))
+    if any(key.startswith("GNU.sparse") for key in said):
+        raise _BadTar("it has a sparse member, which is not read")
+    if not re.fullmatch(r"[0-9]{1,18}", said.get("size", "0")):
+        raise _BadTar(f"a header says a size of {said['size'][:40]!r}")
+    return {key: said[key] for key in ("path", "size") if key in said}
+
+
+def _records(body: bytes) -> Iterator[tuple[str, str]]:
+    """Key and value of each `LENGTH KEY=VALUE` line of a pax header."""
+    at = 0
+    while at < len(body) and body[at]:
+        digits = body[at:at + 8].partition(b" ")[0]
+        length = int(digits) if re.fullmatch(rb"[0-9]{1,7}", digits) else 0
+        key, equals, value = body[at + len(digits) + 1:at + length - 1].partition(b"=")
+        if not equals or length <= len(digits) or at + length > len(body):  # so that every step goes forward
+            raise _BadTar("a pax header is damaged")
+        yield _text(key), _text(value)
+        at += length
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf8", "surrogateescape")

@@ -1,0 +1,53 @@
+"""Reads one .mat file from standard input and prints what was asked for as JSON: run by mat.py in a process of its own.
+
+scipy's reader can be made to crash, or to take all memory, by a few altered bytes. This process may do either: it has
+limits of its own, and knows nothing of the project. Usage: python read_mat.py points | boxes < FILE
+"""
+
+import io
+import json
+import resource
+import sys
+
+MOST_MEMORY, MOST_SECONDS, MOST_NUMBERS = 2**30, 60, 5_000_000
+
+
+def main() -> None:
+    """Print {"value": ...} or {"error": why}."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
+    try:
+        import numpy as np
+        from scipy.io import loadmat
+
+        stored = loadmat(io.BytesIO(sys.stdin.buffer.read()))
+        answer = {"value": (points if sys.argv[1] == "points" else boxes)(stored, np)}
+    except MemoryError:
+        answer = {"error": "it asks for more memory than such a file needs"}
+    except Exception as error:  # scipy's reader raises all kinds on damaged files
+        answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
+    json.dump(answer, sys.stdout)
+
+
+def points(stored: dict, np) -> dict:
+    """AFLW_R's two arrays, as nested lists of numbers."""
+    return {name: numbers(stored[name], np).tolist() for name in ("gt", "hw")}
+
+
+def boxes(stored: dict, np) -> list:
+    """300-W's boxes: (name of the image, its four numbers), in the file's order."""
+    return [(str(entry["imgName"][0, 0][0]), numbers(entry["bb_ground_truth"][0, 0], np).ravel()[:4].tolist())
+            for entry in stored["bounding_boxes"].ravel()]
+
+
+def numbers(found, np):
+    """An array of finite float64."""
+    found = np.asarray(found, np.float64)
+    if found.size > MOST_NUMBERS or not np.isfinite(found).all():
+        raise ValueError("it holds numbers that are not finite, or too many")
+    return found
+
+
+if __name__ == "__main__":
+    main()
