@@ -5,6 +5,8 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 
+from scemae import home, streams  # before torch: scemae says how its threads wait
+
 COMMANDS = {
     "step": "images per second of one training step of stage 1: ours, lightly's MAE, the official recipe",
     "loader": "images per second of the data pipeline alone, against other loaders",
@@ -37,6 +39,8 @@ NAME.md (the table) to --out, docs/results/speed unless said otherwise.
 
 def main(argv: list[str]) -> int:
     """Run one command; returns the exit status."""
+    streams.guard()
+    home.settle()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0

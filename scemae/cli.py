@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from scemae import home, streams
 from scemae.errors import ConfigError, ScemaeError
 
 HELP = """\
@@ -131,10 +132,10 @@ def main(argv: list[str] | None = None) -> None:
     """Run one command; what is the user's to mend is told in one sentence on stderr, with a non-zero status."""
     argv = sys.argv[1:] if argv is None else argv
     argv = [part for part in argv if not part.startswith("--local_rank")]  # deepspeed's launcher puts it first
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(HELP)
-        return
-    status = _status_of(argv)
+    streams.guard()
+    home.settle()
+    argv = ["--help"] if not argv or argv[0] in ("-h", "help") else argv
+    status = _status_of(argv) or _status_of_answer(argv)
     if argv[0] in RANKS:
         # At once: threads that a process group leaves behind can abort or hang an exit, and the job script reads it.
         sys.stdout.flush()
@@ -148,14 +149,20 @@ def _status_of(argv: list[str]) -> int:
     """Run one command; its exit status."""
     command = COMMANDS.get(argv[0])
     try:
+        if argv[0] == "--help":
+            print(HELP)
+            return 0
         if command is None:
             raise ConfigError(f"found no command `{argv[0]}`, there are {', '.join(COMMANDS)}; see `scemae --help`")
         command(argv[1:])
     except ScemaeError as error:
         print(f"scemae {argv[0]}: {error}", file=sys.stderr)
         return error.exit_status
-    except BrokenPipeError:  # `scemae ... | head`
-        return 1
+    except SystemExit as end:  # of argparse, say
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except KeyboardInterrupt:
+        print(f"scemae {argv[0]}: stopped by Ctrl-C; the same command goes on, or starts again", file=sys.stderr)
+        return 130
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             print(f"scemae {argv[0]}: {error.filename or 'the disk'}: {error.strerror}; nothing finished was lost, make "
@@ -164,6 +171,16 @@ def _status_of(argv: list[str]) -> int:
             traceback.print_exc()
         else:
             raise
+        return 1
+    return 0
+
+
+def _status_of_answer(argv: list[str]) -> int:
+    """1 where what a command was asked for is what it prints, and that could not be written; messages may be lost."""
+    is_answer = argv[0] in ANSWERS or not ANSWERING.isdisjoint(argv)
+    if is_answer and (why := streams.incomplete(sys.stdout)):
+        print(f"scemae {argv[0]}: stdout: {why}; what was asked for is not whole there, make room and run it again",
+              file=sys.stderr)
         return 1
     return 0
 
@@ -343,6 +360,8 @@ def _replay(argv: list[str]) -> None:
 
 
 LIMITS = {"--time-limit": "minutes", "--signal-seconds": "signal_seconds", "--steps": "steps"}  # of rehearsal.Limits
+ANSWERS = ("goodput", "doctor", "verify-resume", "replay")  # what they print is what they are for
+ANSWERING = {"-h", "--help", "--cfg", "--dry-run", "--status", "verify", "describe"}  # the same of any command
 RANKS = ("pretrain", "correspond", "tables")  # started as ranks of a process group
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo, "faces": _faces, "shards": _shards, "pretrain": _pretrain, "correspond": _correspond,

@@ -12,6 +12,7 @@ from torch import Tensor, distributed
 
 from scemae import files, generations
 from scemae.distributed import Place
+from scemae.errors import FileError
 from scemae.generations import METRICS, Generation
 from scemae.ledger import to_text
 from scemae.rows import Rows
@@ -143,7 +144,13 @@ class Writer:
             from torch.utils.tensorboard import SummaryWriter
 
             self._lines = Rows(generation.folder / METRICS)
-            self._events = SummaryWriter(files.make_folders(run_dir / "tensorboard", run_dir), purge_step=start_step + 1)
+            try:
+                folder = files.make_folders(run_dir / "tensorboard", run_dir)
+                self._events = SummaryWriter(folder, purge_step=start_step + 1)
+            except FileError:  # a link of somebody else's
+                raise
+            except Exception as error:  # of any kind: TensorFlow's writer, where it is installed, has its own
+                print(f"scemae: no TensorBoard events ({error})", file=sys.stderr)
 
     def write(self, global_step: int, **values: float) -> None:
         """One line, and one point per value."""
@@ -153,8 +160,8 @@ class Writer:
         try:
             for name, value in values.items() if self._events else ():
                 self._events.add_scalar(name, value, global_step)
-        except OSError as error:  # its writer gives up on a full disk; the rows go on
-            print(f"scemae: no more TensorBoard events from step {global_step} on ({error.strerror})", file=sys.stderr)
+        except Exception as error:  # its writer gives up on a full disk; the rows go on
+            print(f"scemae: no more TensorBoard events from step {global_step} on ({error})", file=sys.stderr)
             self._events = None
 
     def close(self) -> None:
@@ -164,8 +171,8 @@ class Writer:
         if self._events is not None:
             try:
                 self._events.close()
-            except OSError as error:
-                print(f"scemae: TensorBoard's last events are lost ({error.strerror})", file=sys.stderr)
+            except Exception as error:
+                print(f"scemae: TensorBoard's last events are lost ({error})", file=sys.stderr)
 
 
 def read_metrics(run_dir: Path) -> list[dict]:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 
 from scemae import files
@@ -31,4 +32,7 @@ class Rows:
 
     def close(self) -> None:
         """Close the file; rows that still wait are lost."""
-        os.close(self._file)
+        try:
+            os.close(self._file)
+        except OSError as error:  # of a network disk; the last checkpoint was saved after its rows were synced
+            print(f"scemae: the last rows may be lost ({error.strerror})", file=sys.stderr)

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from scemae import files
 from scemae.distributed import Place
-from scemae.errors import LaunchError, LostRankError
+from scemae.errors import FileError, LaunchError, LostRankError
+from scemae.streams import log_file
 
 LOOK_SECONDS = 8.0
 COMPILING_SECONDS = 60.0  # a compiling-NNNN older than this is of a process that is gone
@@ -33,7 +34,7 @@ class Watchdog:
 
     def __init__(self, folder: Path, rank: int, world_size: int, seconds: float) -> None:
         self.folder, self.rank, self.world_size, self.seconds = folder, rank, world_size, seconds
-        self._log = os.fdopen(files.open_to_append(folder / f"rank-{rank:04d}.log"), "a", encoding="utf8", buffering=1)
+        self._log = log_file(folder / f"rank-{rank:04d}.log")
         self._last = (0, "start", time.monotonic())
         self._over = threading.Event()
         self._is_compiling, self._has_told, self._excused = False, False, 0.0
@@ -128,7 +129,10 @@ class Watchdog:
         self.log(f"no progress for {self.seconds:.0f} s at step {step}, {phase}; where every thread stands:")
         faulthandler.dump_traceback(self._log, all_threads=True)
         note = {"rank": self.rank, "host": socket.gethostname(), "step": step, "phase": phase}
-        files.write_json(self.folder / f"hang-{self.rank:04d}.json", note)
+        try:
+            files.write_json(self.folder / f"hang-{self.rank:04d}.json", note)
+        except (OSError, FileError) as error:
+            self.log(f"{error}; this rank leaves no note for the others")
         time.sleep(min(self.seconds / 4, 5.0) + 1.2)  # the others' watchdogs look once a second
         text = blame(self.folder, self.world_size, self.seconds)
         self.log(text)

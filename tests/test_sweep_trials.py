@@ -254,3 +254,15 @@ def test_a_book_that_another_start_has_taken_over_writes_nothing_more(tmp_path):
         with pytest.raises(RunFolderError, match="another start of this sweep has taken it over"):
             act()
     assert (tmp_path / "results.csv").read_text() == table and not (one.folder(tmp_path) / "end.json").exists()
+
+
+def test_a_table_and_a_page_that_find_no_room_do_not_end_a_sweep(tmp_path, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    book = open_book(tmp_path)
+    monkeypatch.setattr(Table, "append", full)
+    monkeypatch.setattr(book, "_show", full)
+    monkeypatch.setattr(book, "_shown", -1e9)
+    run_to_its_end(book, book.next(), 5.0)
+    assert book.ended[0].outcome == FINISHED and capsys.readouterr().err.count("No space left on device; the sweep goes on") == 2

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from scemae.bars import progress_bar, say
+from scemae.errors import RunFolderError
 from scemae.generations import Generation
 from scemae.sweep import ranking
 from scemae.sweep.search import Search
@@ -61,12 +62,12 @@ class Book:
         record = end_trial(self.sweep.folder, trial, outcome, reason, progress)
         self.ended[trial.number] = record
         self._sort_in(record)
-        self._table.append(record)
+        _go_on(lambda: self._table.append(record))
         self._search.tell(record)
         self._tell(record)
         self.sweep_up(but=trial.number)
         if time.monotonic() - self._shown > 60 + len(self.ended) / 10:
-            self._show()
+            _go_on(self._show)
             self._shown = time.monotonic()
 
     def lose(self, trial: Trial, reason: str) -> None:
@@ -117,6 +118,14 @@ class Book:
             said += " (best {:.3f} of trial {})".format(*self._best.ordered[0])
         say(f"{said}; {len(self.ended)} of {self.sweep.size}, {rate:.1f} trials/min, {left:.0f} min left", sys.stdout)
         self._bar.update()
+
+
+def _go_on(write: Callable[[], object]) -> None:
+    """Write what is made again from trials/ at the next start and at the end: where the disk is full the sweep goes on."""
+    try:
+        write()
+    except (OSError, RunFolderError) as error:
+        print(f"scemae sweep: {error}; the sweep goes on, table and page follow at its end", file=sys.stderr, flush=True)
 
 
 def best_of(sweep: Sweep) -> ranking.Best:

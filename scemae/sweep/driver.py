@@ -23,6 +23,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
+from scemae import streams
 from scemae.errors import ScemaeError
 from scemae.generations import Generation
 from scemae.schema import TrialShare
@@ -161,6 +162,7 @@ def run(sweep: Sweep, generation: Generation, address: str, worker: type[tune.Tr
 def main(words: list[str]) -> int:
     """The exit status: 0 all trials have ended, MORE are to come, 75 asked to stop, 1 what the user has to mend, BROKEN
     Ray's."""
+    streams.guard()
     start = json.loads(os.environ["SCEMAE_SWEEP_START"])
     folder = Path(start["folder"])
     try:

@@ -16,9 +16,11 @@ import selectors
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
-from scemae import files
+from scemae import streams
+from scemae.streams import log_descriptor
 
 DEATH = 1  # PR_SET_PDEATHSIG of prctl
 OWN = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR2)  # signals that mean something else to a nursery than to a rank
@@ -79,6 +81,7 @@ class Nursery:
 
 def main() -> None:
     """Serve until whoever started this is gone."""
+    streams.guard()  # whoever started this may be gone, and the ranks are to save all the same
     hear_of_parent(signal.SIGTERM)
     spawns = "--spawn" in sys.argv
     if not spawns:
@@ -99,7 +102,7 @@ def start(asked: dict[str, Any], spawns: bool) -> int:
     """Start one rank; its pid."""
     signal.pthread_sigmask(signal.SIG_BLOCK, OWN)  # until the rank is one: what comes to it at once is not for the nursery
     if spawns:
-        with os.fdopen(files.open_to_append(asked["log"]), "ab") as log:
+        with open(log_descriptor(Path(asked["log"])), "ab") as log:
             child = subprocess.Popen([sys.executable, "-m", "scemae", *asked["argv"]], env={**os.environ, **asked["env"]},
                                      stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                                      preexec_fn=leave_nursery)
@@ -129,7 +132,7 @@ def be_rank(asked: dict[str, Any]) -> None:
     leave_nursery()
     os.setsid()
     os.environ.update(asked["env"])
-    log = files.open_to_append(asked["log"], 0o644)
+    log = log_descriptor(Path(asked["log"]))
     nowhere = os.open(os.devnull, os.O_RDONLY)
     for descriptor, source in ((0, nowhere), (1, log), (2, log)):
         os.dup2(source, descriptor)
