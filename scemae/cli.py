@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from scemae import home, streams
 from scemae.errors import ConfigError, ScemaeError
+from scemae.launch import Launch
 
 HELP = """\
 scemae: self-supervised landmark estimation with SCE-MAE (CVPR 2024), from shards to landmark errors
@@ -339,6 +340,8 @@ def _config(name: str, text: str, argv: list[str]):
         print(config.compose(name, overrides))
         return None
     loaded = config.load(name, overrides, typed=True)
+    if name in RANKS:
+        Launch.read()  # before torch is imported
     from scemae.distributed import choose_device
 
     # Read when deepspeed is imported; without it, deepspeed takes any GPU it finds, whatever was asked for.

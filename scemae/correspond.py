@@ -22,19 +22,19 @@ from scemae.generations import Generation
 from scemae.landmarks.benchmarks import INPUT
 from scemae.landmarks.features import Head, Trunk
 from scemae.landmarks.probe import Probe
-from scemae.loop import StopRequest
 from scemae.models.carb import CARB
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
 from scemae.resident import open_frames
 from scemae.schema import Carb, CorrespondConfig
+from scemae.stop import StopRequest
 from scemae.token_store import open_tokens, rows_drawn
 from scemae.watchdog import Watchdog, watch
 
 
 def main(config: CorrespondConfig) -> None:
     """Train the projector, or go on where the run folder's newest checkpoint stands."""
-    stop = StopRequest()
+    stop = StopRequest("starting or waiting for other ranks")
     with (process_group(config.runtime.device, config.runtime.hang_seconds) as place,
           run_folder.hold(Path(config.run_dir), place, "correspond") as generation,
           watch(generation.folder, place, config.runtime.hang_seconds) as dog):

@@ -28,11 +28,12 @@ from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import agree, process_group
 from scemae.errors import CheckpointError, LostRankError, Preempted, RunFolderError, ScemaeError
 from scemae.findings import OK, REFUSED, WARNING, Report
-from scemae.loop import Steps, StopRequest
+from scemae.loop import Steps
 from scemae.metrics import peak_memory
 from scemae.rehearsal import Limits
 from scemae.roll_call import Seat, hosts_of
 from scemae.stage import Run, plan
+from scemae.stop import StopRequest
 from scemae.watchdog import watch
 
 SAMPLES, SPARE, FULL = 64, 64 << 20, 0.9  # images to decode; bytes to leave on the disk; share of memory that is a lot
@@ -41,7 +42,7 @@ STAGES = {"pretrain": pretrain.prepare, "correspond": correspond.prepare}
 
 def main(config: Any, stage: str, limits: Limits) -> None:
     """Examine a run of `stage` and say what was found, one line each. All ranks call it; exits with 1 if refused."""
-    stop, report = StopRequest(), Report()
+    stop, report = StopRequest("starting or waiting for other ranks"), Report()
     try:
         with ExitStack() as stack:
             place, problem = attempt(lambda: stack.enter_context(process_group(config.runtime.device)))
@@ -49,6 +50,7 @@ def main(config: Any, stage: str, limits: Limits) -> None:
                 report.add(REFUSED, "network", f"the ranks cannot meet at {os.environ.get('MASTER_ADDR')}: {problem}")
             else:
                 report.place = place
+                stop.begin()  # the folder of the dry run is to be removed
                 examine(report, config, stage, limits, stop, time.time() - generations.started())
     except LostRankError:  # it stands in the report; leaving the group as usual would wait for the lost rank
         pass

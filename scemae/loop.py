@@ -1,7 +1,5 @@
 """The training loop of both stages; it knows no model, no config file and no DeepSpeed setting."""
 
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ from scemae.health import Health
 from scemae.ledger import Ledger
 from scemae.metrics import Heartbeat, Meter, Word, Writer
 from scemae.saver import Saver
+from scemae.stop import StopRequest
 from scemae.watchdog import Watchdog
 
 
@@ -43,38 +42,6 @@ class Watch:
     writer: Writer
 
 
-class StopRequest:
-    """True once SIGTERM, SIGINT or SIGUSR2 has come: the handler only sets a flag. NCCL's SIGUSR1 is left alone.
-
-    A process that this one forks gets the default handlers back: only ranks save.
-    """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-
-    def __init__(self) -> None:
-        self.requested, self._asked = False, 0.0
-        for number in self.SIGNALS:
-            signal.signal(number, self._set)
-        os.register_at_fork(after_in_child=self.forget)
-
-    def _set(self, number: int, frame: object) -> None:
-        # A second Ctrl-C ends it at once; a launcher repeats the first within a moment.
-        if number == signal.SIGINT and self.requested and time.monotonic() - self._asked > 3:
-            raise KeyboardInterrupt
-        self.requested, self._asked = True, time.monotonic()
-
-    def check(self, doing: str) -> None:
-        """Raise Preempted once asked to stop: what is done before the first step can be done again."""
-        if self.requested:
-            raise Preempted(f"asked to stop while {doing}; the same command goes on")
-
-    @classmethod
-    def forget(cls) -> None:
-        """Give the signals their default meaning."""
-        for number in cls.SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-
-
 def train(engine: Any, batches: Iterator[tuple], steps: Steps, state: TrainState, place: Place, *, watch: Watch,
           stop: StopRequest, set_lr: Callable[[int], float], probe: Callable[[], dict[str, float]],
           full_speed: float = 0.0, after_step: Callable[[], None] = lambda: None) -> None:
@@ -85,6 +52,7 @@ def train(engine: Any, batches: Iterator[tuple], steps: Steps, state: TrainState
     optimizer step (a momentum encoder moves). Raises BadStepError; Preempted once asked to stop and saved;
     RunFolderError once superseded.
     """
+    stop.begin()
     meter = Meter(place, min(steps.log_every, steps.total), steps.images, full_speed)
     bar = progress_bar(show=place.is_first, total=steps.total, initial=steps.start, unit="step")
     for global_step in range(steps.start + 1, steps.total + 1):

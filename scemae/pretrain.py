@@ -20,15 +20,15 @@ from scemae.generations import Generation
 from scemae.landmarks import features
 from scemae.landmarks.features import Trunk
 from scemae.landmarks.probe import Probe
-from scemae.loop import StopRequest
 from scemae.resident import open_frames
 from scemae.schema import PretrainConfig
+from scemae.stop import StopRequest
 from scemae.watchdog import Watchdog, watch
 
 
 def main(config: PretrainConfig) -> None:
     """Train, or go on where the run folder's newest checkpoint stands."""
-    stop = StopRequest()
+    stop = StopRequest("starting or waiting for other ranks")
     with (process_group(config.runtime.device, config.runtime.hang_seconds) as place,
           run_folder.hold(Path(config.run_dir), place, "pretrain") as generation,
           watch(generation.folder, place, config.runtime.hang_seconds) as dog):

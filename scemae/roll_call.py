@@ -15,11 +15,10 @@ import torch
 from torch import distributed
 
 from scemae import run_folder
-from scemae.distributed import Place, barrier
+from scemae.distributed import INTERFACES, Place, barrier
 from scemae.findings import OK, REFUSED, WARNING, Finding
 
 CLOCK_SECONDS, SHM_GIB = 2.0, 1.0
-INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 @dataclass

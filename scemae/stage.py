@@ -18,10 +18,11 @@ from scemae.generations import Generation
 from scemae.health import WINDOW, Health
 from scemae.ledger import FILE as LEDGER
 from scemae.ledger import Ledger
-from scemae.loop import Steps, StopRequest, Watch, train
+from scemae.loop import Steps, Watch, train
 from scemae.metrics import Writer, read_metrics
 from scemae.saver import Saver, save_now
 from scemae.schema import CorrespondConfig, Data, Loop, Optim, PretrainConfig, Runtime
+from scemae.stop import StopRequest
 from scemae.watchdog import Watchdog
 
 Feed = Callable[[Iterator[Slice], Consumed], Iterator[tuple]]  # slices of the order to the engine's arguments

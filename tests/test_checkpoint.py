@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from scemae import checkpoint, engine as engines, fragments, loader
 from scemae.checkpoint import TrainState, committed, place_of
 from scemae.data.order import ORDER_VERSION
-from scemae.distributed import NAMES, process_group
+from scemae.distributed import process_group
+from scemae.launch import NAMES
 from scemae.errors import CheckpointError
 from scemae.generations import claim
 from scemae.saver import Saver, save_now

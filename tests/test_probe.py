@@ -11,7 +11,8 @@ from test_tps import smooth_frames
 
 from scemae.data.manifest import read_index, read_manifest, write_manifest
 from scemae.data.reader import open_shards
-from scemae.distributed import NAMES, process_group
+from scemae.distributed import process_group
+from scemae.launch import NAMES
 from scemae.errors import ConfigError
 from scemae.landmarks import tps
 from scemae.landmarks.benchmarks import CROP, UNIT, Frames, find_benchmark, load_frames

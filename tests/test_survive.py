@@ -207,7 +207,7 @@ def test_a_ledger_that_was_altered_is_found(whole, tmp_path):
 
 
 def test_children_of_a_rank_do_not_inherit_its_signal_handlers(shards):
-    from scemae.loop import StopRequest
+    from scemae.stop import StopRequest
 
     before = {number: signal.getsignal(number) for number in StopRequest.SIGNALS}
     try:

@@ -20,7 +20,8 @@ from scemae.data.decode import Streaming, consumed_frames, digests
 from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Batch, correspondence_views
 from scemae.data.reader import open_shards
-from scemae.distributed import NAMES, process_group
+from scemae.distributed import process_group
+from scemae.launch import NAMES
 from scemae.errors import ConfigError
 from scemae.models.carb import select, third
 from scemae.models.vit import Encoder

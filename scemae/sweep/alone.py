@@ -12,8 +12,8 @@ from collections.abc import Callable
 from scemae import files
 from scemae.errors import LaunchError, Preempted
 from scemae.generations import Generation
-from scemae.loop import StopRequest
 from scemae.run_folder import own
+from scemae.stop import StopRequest
 from scemae.sweep.ranks import Nursery
 from scemae.sweep.sweep import Sweep
 from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Record, Trial, end_trial, read_record, refuse_links, write_trial

@@ -12,6 +12,7 @@ from pathlib import Path
 from scemae import config as settings, generations
 from scemae.errors import ConfigError, LaunchError
 from scemae.generations import Generation
+from scemae.launch import number
 from scemae.sweep import sweep as sweeps
 from scemae.sweep.sweep import Sweep
 
@@ -73,7 +74,7 @@ def _start(sweep: Sweep, words: list[str]) -> None:
     _check_ray()
     from scemae.sweep import lead
 
-    if int(os.environ.get("RANK", 0)):
+    if number(os.environ, "RANK", 0, None, default=0):
         _wait_for(sweep.folder / sweeps.FILE)
         lead.join(sweep.folder, sweep.config.trial.gpus > 0)
         return

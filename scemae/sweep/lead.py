@@ -21,9 +21,9 @@ from pathlib import Path
 from scemae import files, generations
 from scemae.errors import ConfigError, LaunchError, Preempted
 from scemae.generations import Generation
-from scemae.loop import StopRequest
 from scemae.ownership import refuse_known
 from scemae.run_folder import own
+from scemae.stop import StopRequest
 from scemae.sweep.ray_node import RayNode, leave_with_parent, own_address
 from scemae.sweep.sweep import Sweep
 

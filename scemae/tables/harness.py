@@ -12,6 +12,7 @@ from scemae import run_folder
 from scemae.distributed import flush_denormals, process_group
 from scemae.landmarks.pairs import save_pairs
 from scemae.schema import TablesConfig
+from scemae.stop import StopRequest
 from scemae.tables import tabulate
 from scemae.tables.gather import gather
 from scemae.tables.measure import do
@@ -20,6 +21,7 @@ from scemae.tables.plan import Plan
 
 def main(config: TablesConfig) -> None:
     """Measure what is not measured yet, and write. Every rank that takes part shares the work."""
+    StopRequest("measuring; what is measured is kept")
     flush_denormals()
     with (process_group(config.runtime.device, config.runtime.hang_seconds) as place,
           run_folder.hold(Path(config.run_dir), place, "tables") as generation):
