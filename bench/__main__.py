@@ -18,13 +18,14 @@ COMMANDS = {
     "soak": "a long run: does speed sag or memory creep",
     "resume": "seconds from a kill to the next step",
     "gpu": "the measurements that need a GPU",
+    "needs": "which packages a checkout lacks on this machine",
     "job": "long work on a borrowed machine: start it in the background, poll it, go on with it",
 }
 HELP = f"""\
 python -m bench COMMAND [OPTIONS]: measurements of speed, as ratios to peers     (COMMAND --help teaches each)
 
 {"".join(f"  {name:8} {line}" + chr(10) for name, line in COMMANDS.items())}\
-  all      every command above but gpu and job, with its defaults, one after the other; takes --out alone
+  all      every command above but the last three, with its defaults, one after the other; takes --out alone
 
   python -m bench step --model deit_small --decoder mae --batch 64
   python -m bench step --device cuda --precision bf16 --batch 512
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
         return 0
     name, options = argv[0], argv[1:]
     if name == "all":
-        found = [each for each in COMMANDS if each not in ("gpu", "job") and find_spec(f"bench.{each}")]
+        found = [each for each in COMMANDS if each not in ("gpu", "job", "needs") and find_spec(f"bench.{each}")]
         return max(subprocess.run([sys.executable, "-m", "bench", each, *options]).returncode for each in found)
     if name not in COMMANDS or not find_spec(f"bench.{name}"):
         print(f"bench: found no command {name!r}; `python -m bench --help` lists them", file=sys.stderr)

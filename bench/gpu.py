@@ -28,7 +28,7 @@ from statistics import median
 
 import torch
 
-from bench import job, machine, profile, runs
+from bench import job, machine, needs, profile, runs
 from scemae.data.reader import open_shards
 
 Case = Callable[[argparse.Namespace], None]
@@ -45,6 +45,8 @@ def main(argv: list[str]) -> int:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the blocks that end what a case has started
         cases(options)[options.case](options)
         return 0
+    if needs.main([]):
+        return 1
     told = ["--batch", options.batch, "--steps", options.steps, "--workers", options.workers, "--out", options.out,
             *(["--rehearse"] if options.rehearse else [])]
     chosen = [name for name in cases(options) if name.partition("-")[0] in (options.part or PARTS)]

@@ -1,13 +1,16 @@
 """Long work on a borrowed machine: in the background, polled, gone on with, kept after each case."""
 
 import json
+import os
+import subprocess
 import sys
 import tarfile
 import time
 
 import pytest
 
-from bench import gpu, job, machine
+from bench import gpu, job, machine, needs
+from scemae import config
 from tests.support import REPO
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -91,3 +94,38 @@ def test_a_measurement_that_fails_stops_none_of_the_others(tmp_path, monkeypatch
 def test_every_part_has_a_case(tmp_path, rehearse):
     options = gpu.parse([str(tmp_path), *rehearse])
     assert {name.partition("-")[0] for name in gpu.cases(options)} == set(gpu.PARTS)
+
+
+RECORD = """#!%s
+import json, os, sys
+with open(os.environ["RECORD"], "a") as file:
+    print(json.dumps(sys.argv[1:]), file=file)
+"""
+
+
+@pytest.mark.parametrize("mode", ["full", "rehearse"])
+@pytest.mark.parametrize("script,stages", [("faces", 3), ("rivals", 13)])
+def test_every_command_of_a_gpu_script_composes(tmp_path, monkeypatch, script, stages, mode):
+    """The first of them to be misspelt would end an hour on a borrowed machine."""
+    (tmp_path / "python3").write_text(RECORD % sys.executable)
+    (tmp_path / "python3").chmod(0o755)
+    for name, value in {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RECORD": str(tmp_path / "said"), "MODE": mode}.items():
+        monkeypatch.setenv(name, value)
+    words = ["shards", str(tmp_path / "out"), *([mode] if script == "faces" else [])]
+    subprocess.run(["bash", REPO / f"docs/results/{script}-gpu.sh", *words], check=True, cwd=tmp_path)
+    asked = [json.loads(line) for line in (tmp_path / "said").read_text().splitlines()]
+    assert asked.pop(0) == ["-m", "bench", "needs"] and all(words[:4] == ["-m", "bench", "job", "case"] for words in asked)
+    commands = [words[words.index("scemae") + 1:] for words in asked]
+    for name, *overrides in commands:
+        if name != "report":
+            config.load(name, overrides)
+    assert len([name for name, *_ in commands if name != "report"]) == stages
+
+
+def test_packages_that_a_checkout_lacks_are_named_before_the_work(monkeypatch, capsys):
+    assert needs.main([]) == 0
+    assert needs.lacking(["no-such-package>=1", "torch>=99", 'other>1; python_version < "3"']) == {
+        "no-such-package": "absent; scemae needs no-such-package>=1",
+        "torch": f"found {machine.version_of('torch')}; scemae needs torch>=99"}
+    monkeypatch.setattr(needs, "lacking", lambda wanted: {"hydra-core": "absent; scemae needs hydra-core>=1.3.2"})
+    assert needs.main([]) == 1 and "found no hydra-core, which every command needs" in capsys.readouterr().out

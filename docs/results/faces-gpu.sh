@@ -15,6 +15,7 @@ set -euo pipefail
 shards=$1 out=$2 mode=${3:-full}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+python3 -m bench needs
 case_() { python3 -m bench job case "$out" "$1" python3 -m scemae "${@:2}"; }
 pretrain=() correspond=() evaluate=()
 if [ "$mode" = rehearse ]; then

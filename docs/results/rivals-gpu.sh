@@ -17,6 +17,7 @@ shards=$1 out=$2; shift 2
 parts=${*:-mae moco byol dve stage2 tables} epochs=${EPOCHS:-200} more=${MORE:+,$MORE}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+python3 -m bench needs || exit 1
 bad=0 needs=()
 case_() { python3 -m bench job case "${needs[@]}" "$out" "$1" python3 -m scemae "${@:2}" || bad=1; }
 train=("data.shards=$shards/train" "probe_shards=$shards/val")
