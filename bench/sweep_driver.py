@@ -10,7 +10,7 @@ from typing import Any
 from ray import tune
 
 from bench.sweep import peak_mib
-from scemae.data.manifest import write_json
+from scemae import files
 from scemae.generations import METRICS, claim
 from scemae.sweep import driver, sweep as sweeps
 from scemae.sweep.trials import FINISHED
@@ -34,7 +34,7 @@ class Idle(tune.Trainable):
         rows = ({"step": step, "probe_same": 1.0, "probe_different": 5.0 + self._config["order"].trial.number % 97 / 97}
                 for step in (10, 20, 30))
         (generation.folder / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        write_json(run / "provenance.json", {"total_steps": 30})
+        files.write_json(run / "provenance.json", {"total_steps": 30})
         return {"progress": 1.0, "outcome": FINISHED, "reason": "", "different": 5.0, "done": True}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import scemae
 import scemae.cluster
 import scemae.shards
-from scemae import config as settings
+from scemae import config as settings, files
 from scemae.errors import ConfigError
 from scemae.locations import masked_all
 from scemae.schema import SubmitConfig
@@ -73,34 +73,46 @@ def copy_code(run_dir: Path) -> None:
     """Copy code and configs to run_dir/code: what is edited later reaches no job."""
     from scemae.run_folder import commit
 
-    package = run_dir / (CODE + ".partial") / "scemae"
-    shutil.rmtree(package.parent, ignore_errors=True)
+    code = run_dir / CODE
+    if os.path.lexists(code) and not is_copy(code):
+        raise ConfigError(f"{code}: found what no `scemae submit` has made; move it, or choose another run_dir")
     parts = {".": Path(scemae.__file__).parent, "shards": Path(scemae.shards.__file__).parent,
              "cluster": Path(scemae.cluster.__file__).parent, "configs": settings.configs_dir()}
-    for name, source in parts.items():  # laid out as installed, so that one entry of PYTHONPATH finds all of it
-        shutil.copytree(source, package / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    (package.parent / "COMMIT").write_text(commit() + "\n", encoding="utf8")
-    shutil.rmtree(run_dir / CODE, ignore_errors=True)
-    package.parent.rename(run_dir / CODE)
+    with files.building(code) as aside:
+        for name, source in parts.items():  # laid out as installed, so that one entry of PYTHONPATH finds all of it
+            shutil.copytree(source, aside / "scemae" / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        files.write_text(aside / "COMMIT", commit() + "\n")
+        files.remove_tree(code, run_dir)
+
+
+def is_copy(code: Path) -> bool:
+    """True where a folder is what `copy_code` makes, and nothing of its user's: it may be removed."""
+    return not code.is_symlink() and code.is_dir() and {path.name for path in code.iterdir()} == {"scemae", "COMMIT"}
+
+
+def make_jobs(run_dir: Path) -> Path:
+    """The folder of jobs and logs, in which submitit writes. Raises FileError where it, or something in it, is a link."""
+    folder = files.make_folders(run_dir / JOBS, run_dir)
+    for path in folder.iterdir():
+        files.refuse_link(path)
+    return folder
 
 
 def snapshot(config: SubmitConfig, stages: list[Stage]) -> None:
     """Copy the code and write every resolved config."""
     run_dir = Path(config.run_dir).absolute()
     copy_code(run_dir)
-    (run_dir / "submit.yaml").write_text(settings.to_yaml(config), encoding="utf8")
+    files.write_text(run_dir / "submit.yaml", settings.to_yaml(config))
     for stage in stages:
         if stage.name != "shards":
             resolved = settings.compose(stage.name, stage.arguments[1:])
-            (run_dir / f"{stage.name}.yaml").write_text(resolved, encoding="utf8")
+            files.write_text(run_dir / f"{stage.name}.yaml", resolved)
 
 
 def write(run_dir: Path, kind: str, stages: list[Stage]) -> None:
     """Record the chain in run_dir/chain.json."""
-    aside = run_dir / (CHAIN + ".partial")
-    aside.write_text(json.dumps({"kind": kind, "stages": masked_all([asdict(stage) for stage in stages])}, indent=1) + "\n",
-                     encoding="utf8")
-    os.replace(aside, run_dir / CHAIN)
+    listed = masked_all([asdict(stage) for stage in stages])
+    files.write_text(run_dir / CHAIN, json.dumps({"kind": kind, "stages": listed}, indent=1) + "\n")
 
 
 def read(run_dir: Path) -> tuple[str, list[Stage]]:

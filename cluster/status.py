@@ -1,14 +1,16 @@
 """`scemae submit --status`: the chain's jobs as the scheduler knows them, and what each stage has left behind."""
 
 import json
-import pickle
+import pickletools
 import re
 import subprocess
+from itertools import islice
 from pathlib import Path
 
+from scemae import files
 from scemae.cluster import chain
 from scemae.cluster.chain import JOBS, Stage
-from scemae.errors import ConfigError
+from scemae.errors import ConfigError, FileError
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "REVOKED")
 
@@ -53,6 +55,8 @@ def state_of(run_dir: Path, kind: str, job_id: str) -> tuple[str, str]:
     """The state of a job and a remark: from the controller, else from accounting, else from what the job left."""
     if not job_id:
         return "WAITING", ""
+    if not re.fullmatch("[0-9]+", job_id):  # of somebody's chain.json, and about to be a word of a command
+        return "UNKNOWN", "its id is no number"
     if kind == "local":
         return _left_behind(run_dir, job_id, "no result: it is running, or was stopped")
     elements = [dict(word.split("=", 1) for word in line.split() if "=" in word)
@@ -74,7 +78,19 @@ def _left_behind(run_dir: Path, job_id: str, otherwise: str) -> tuple[str, str]:
     results = [path for path in files if path.name.endswith("_result.pkl")]
     if not results or 2 * len(results) < len(files):  # some element was submitted and left none
         return "UNKNOWN", otherwise
-    return "FAILED" if any(pickle.loads(path.read_bytes())[0] == "error" for path in results) else "COMPLETED", ""
+    outcomes = {outcome(path) for path in results}
+    return ("FAILED", "") if "error" in outcomes else ("COMPLETED", "") if outcomes == {"success"} else ("UNKNOWN", otherwise)
+
+
+def outcome(result: Path) -> str | None:
+    """"success" or "error", as submitit's result file says: a pickle of a pair whose first half this is. It is not unpickled,
+    which would run what somebody has put in it; its instructions are read, up to the first text. None where it is no such file."""
+    try:
+        steps = pickletools.genops(files.read_bytes(result, 64 * files.MIB))
+        said = next((value for code, value, _ in islice(steps, 8) if "UNICODE" in code.name), None)
+    except (OSError, ValueError, FileError):
+        return None
+    return said if said in ("success", "error") else None
 
 
 def progress(stage: Stage) -> str:

@@ -111,6 +111,7 @@ def queue(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[list
     run_dir = Path(config.run_dir).absolute()
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+    chain.make_jobs(run_dir)
     for i, stage in enumerate(stages):
         try:
             executor = _executor(config, stages, i, is_array=stage.name in arrays)
@@ -134,6 +135,7 @@ def queue(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[list
 def run_here(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[list[str]]]) -> None:
     """Run the stages, and the commands of an array, one after the other on this machine; stop at the first that fails."""
     run_dir = Path(config.run_dir).absolute()
+    jobs = chain.make_jobs(run_dir)
     for i, stage, words in ((i, stage, words) for i, stage in enumerate(stages)
                             for words in arrays.get(stage.name) or [command(config, stage)]):
         job = _executor(config, stages, i).submit(run_stage, words)
@@ -141,12 +143,13 @@ def run_here(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[l
         chain.write(run_dir, "local", stages)
         print(f"{stage.name}: log {job.paths.stdout}", flush=True)
         try:
-            job.results()
+            job.wait()
         except KeyboardInterrupt:
             raise Preempted(f"{stage.name}: asked to stop; its ranks save and end, the same command goes on") from None
-        except Exception as error:  # submitit's own kinds, and none where the job left no result
+        # Not job.results(), which unpickles: only whether each rank succeeded is of interest.
+        if any(status.outcome(jobs / f"{stage.job_id}_{rank}_result.pkl") != "success" for rank in range(stage.ranks)):
             raise LaunchError(f"{stage.name}: failed, the stages after it were not started; see {job.paths.stdout}, "
-                              "mend it and run the same command again") from error
+                              "mend it and run the same command again")
 
 
 def _executor(config: SubmitConfig, stages: list[Stage], i: int, *, is_array: bool = False) -> Any:

@@ -28,7 +28,7 @@ from scemae.models.vit import Encoder
 from scemae.resident import open_frames
 from scemae.schema import Carb, CorrespondConfig
 from scemae.stop import StopRequest
-from scemae.token_store import open_tokens, rows_drawn
+from scemae.token_store import home, open_tokens, rows_drawn
 from scemae.watchdog import Watchdog, watch
 
 
@@ -57,8 +57,8 @@ def prepare(config: CorrespondConfig, place: Place, generation: Generation, stop
     makers = Sources(config, trunk, (folder, digest), shards, place, note)
     parts = carb(config, makers) if config.method.name == rivals.OWN[2] else rival(config, makers)
     if config.loop.probe_every:  # the trunk is on its device now, and in its precision
-        kept = config.store.third_dir or config.store.dir or folder.parent.parent / "tokens"
-        probe.keep(trunk, place, Path(kept), digest, note)
+        kept = Path(config.store.third_dir) if config.store.third_dir else home(config, folder, place)
+        probe.keep(trunk, place, kept, digest, note)
     state = stage.state_of(config, "correspond", {**parts.settings, "backbone": digest}, place, shards)
     facts = {"images": len(shards), "backbone": str(folder)}
     engine = engines.start(parts.module, config.optim, config.runtime, place, steps.accumulation)

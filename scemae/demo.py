@@ -10,11 +10,11 @@ that was interrupted goes on where it stood.
 import argparse
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from scemae import files
 from scemae.words import as_argument, as_list, given_path
 
 LAYOUTS = {"aflw_m": "aflw_m", "aflw_r": "aflw_r", "300w": "w300"}  # of `scemae faces`, and what reads them
@@ -33,22 +33,25 @@ def main(argv: list[str]) -> None:
         everything += rivals(options.out, max(options.faces // 10, 150), options.workers)  # 100 to learn from, and a test
     for command in everything:
         print(f"\n$ scemae {shlex.join(command)}", flush=True)
-        status = subprocess.run([sys.executable, "-m", "scemae", *command]).returncode
-        if status:
-            sys.exit(status)
-        if command[0] == "faces":
-            os.replace(command[1], command[1].removesuffix(".partial"))
+        if command[0] == "faces":  # aside, since a folder that is there is not drawn again
+            with files.building(Path(command[1])) as aside:
+                run(["faces", as_argument(aside), *command[2:]])
+        else:
+            run(command)
     print(f"\nThe report: {(options.out / 'evaluate' / 'report.html').resolve()}")
     if options.rivals:
         print(f"The tables: {(options.out / 'tables' / 'tables.html').resolve()}")
 
 
+def run(command: list[str]) -> None:
+    """Run `scemae COMMAND`; where it fails, end as it ended."""
+    if status := subprocess.run([sys.executable, "-m", "scemae", *command]).returncode:
+        sys.exit(status)
+
+
 def draw(folder: Path, *options: str) -> list[list[str]]:
-    """The command that draws faces into `folder`, unless they are there; what an interrupted one left is removed."""
-    if folder.exists():
-        return []
-    shutil.rmtree(f"{folder}.partial", ignore_errors=True)
-    return [["faces", as_argument(Path(f"{folder}.partial")), *options]]
+    """The command that draws faces into `folder`, unless they are there."""
+    return [] if folder.exists() else [["faces", as_argument(folder), *options]]
 
 
 def commands(out: Path, faces: int, workers: int) -> list[list[str]]:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from scemae import checkpoint, correspond, generations, loader, memory, pretrain, rehearsal, roll_call, run_folder
+from scemae import checkpoint, correspond, files, generations, loader, memory, pretrain, rehearsal, roll_call, run_folder
 from scemae.data.decode import decode
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import agree, process_group
@@ -157,7 +157,7 @@ def scratch(report: Report, run_dir: Path) -> Iterator[Path | None]:
 def remove(report: Report, folder: Path) -> None:
     """Delete a folder; a network file system keeps files that a process has open for a moment."""
     for _ in range(20):
-        shutil.rmtree(folder, ignore_errors=True)
+        files.remove_tree(folder, folder.parent, best_effort=True)
         if not folder.exists():
             return
         time.sleep(0.25)
@@ -217,7 +217,7 @@ def check_parts(report: Report, config: Any, run: Run, folder: Path, resumed: Pa
 
 def has_links(folder: Path) -> bool:
     """Whether the file system of a folder has hard links."""
-    (folder / "one").write_bytes(b"1")
+    files.write_bytes(folder / "one", b"1")
     try:
         os.link(folder / "one", folder / "two")
     except OSError:

@@ -33,9 +33,9 @@ def _is_own_group(number: int) -> bool:
 
 
 def make_marked(folder: Path) -> None:
-    """Make a new folder that `is_marked` knows as made here. Raises FileExistsError where the name is taken."""
-    folder.mkdir()
-    files.write_json(folder / MARK, {"inode": os.stat(folder).st_ino})
+    """Make a new folder that `is_marked` knows as made here, in one step. Raises OSError or FileError where the name is taken."""
+    with files.building(folder) as aside:
+        files.write_json(aside / MARK, {"inode": os.stat(aside).st_ino})  # a rename keeps it
 
 
 def is_marked(folder: Path) -> bool:

@@ -11,6 +11,7 @@ a process that was killed, or damaged since, is found when the file is opened, a
 
 import errno
 import fcntl
+import os
 import shutil
 import sys
 import time
@@ -26,10 +27,10 @@ import xxhash
 from torch import distributed
 
 from scemae.bars import progress_bar
+from scemae import files
 from scemae.checkpoint import hash_of
-from scemae.data.manifest import write_json
 from scemae.distributed import Place, agree, barrier
-from scemae.errors import ConfigError
+from scemae.errors import ConfigError, FileError
 
 DIGEST = 16  # bytes
 LOOK_SECONDS = 1.0  # between two tries for a lock that another run holds
@@ -61,6 +62,8 @@ class Records:
         if place.is_first:
             try:
                 lock = self._make()
+            except FileError as error:
+                problem = str(error)
             except OSError as error:
                 problem = f"{self.folder}: cannot be written ({error.strerror}); set store.dir to a folder that can be"
         if problem := agree(problem):
@@ -80,13 +83,13 @@ class Records:
                 lock.close()
 
     def _make(self) -> IO:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        files.make_folders(self.folder, self.folder.parent)
         if not (self.folder / "facts.json").exists():
-            write_json(self.folder / "facts.json", self.facts)
-        with open(self.path, "ab") as file:
-            if file.tell() < self.rows * self.type.itemsize:  # sparse; another run may want more rows than this one
+            files.write_json(self.folder / "facts.json", self.facts)
+        with os.fdopen(files.open_to_append(self.path), "ab") as file:
+            if os.fstat(file.fileno()).st_size < self.rows * self.type.itemsize:  # sparse; another run may want more rows
                 file.truncate(self.rows * self.type.itemsize)
-        return open(self.folder / "lock", "w", encoding="utf8")
+        return os.fdopen(files.open_to_append(self.folder / "lock"), "ab")
 
     def lacking(self, rows: np.ndarray, size: int, place: Place, note: Callable[[], None]) -> Lacking:
         """Which chunks of `size` of some rows (ascending) are not whole. All ranks call it, each looks at its share."""
@@ -120,7 +123,7 @@ class Records:
             records[name] = values
         records["digest"] = _digests(records)
         try:  # not through a map: a full disk would be a bus error, and nodes that share a page would undo each other
-            with open(self.path, "r+b") as file:
+            with files.open_to_change(self.path) as file:
                 for first, part in self._stretches(rows, records):
                     file.seek(first)
                     file.write(part)
@@ -133,7 +136,7 @@ class Records:
         """Some records (ascending rows), whole or not, as a structured array; not through a map, where a disk that
         cannot be read is a bus error."""
         records = np.empty(len(rows), self.type)
-        with open(self.path, "rb") as file:
+        with files.open_regular(self.path) as file:
             for first, part in self._stretches(rows, records):
                 file.seek(first)
                 file.readinto(part)
@@ -148,7 +151,8 @@ class Records:
     def map(self) -> np.ndarray:
         """All records (rows,) as a structured array on the file, as it is now: on some file systems what other nodes
         write is only seen by who opens it afterwards."""
-        return np.asarray(np.memmap(self.path, self.type, "c", shape=(self.rows,)))
+        with files.open_regular(self.path) as file:
+            return np.asarray(np.memmap(file, self.type, "c", shape=(self.rows,)))
 
 
 def _digests(records: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ every epoch, to bf16 rounding. Record v * samples + sample: an epoch reads one s
 in epochs or views share it. Opening is filling: what a run will read and is not there whole (records.py) is computed.
 """
 
+import os
 import sys
 import time
 from collections import deque
@@ -22,11 +23,13 @@ import torch
 from torch import Tensor
 
 from scemae.bars import progress_bar
+from scemae import ownership
 from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Batch, Consumed, Pipeline, correspondence_views
 from scemae.data.reader import ShardSet
 from scemae.data.views import to_device
 from scemae.distributed import Place, agree, data_threads
+from scemae.errors import FileError
 from scemae.models.carb import Third, select, third
 from scemae.models.vit import FIRST_BLOCKS, Encoder
 from scemae.records import Records
@@ -34,6 +37,7 @@ from scemae.resident import open_frames
 from scemae.restore import selection_options
 from scemae.schema import CorrespondConfig
 
+TOKENS = "tokens"
 STORE_VERSION = 1  # of what the same facts give; another one is another folder
 SHARE = 0.5  # of the free memory of a GPU that the store may take; the rest is the model's
 ORIGIN = [("found", "<i8"), ("pixels", "|u1", 16)]  # the sample whose pixels are in it, XXH3-128 of its frame
@@ -101,7 +105,10 @@ def open_tokens(config: CorrespondConfig, encoder: Encoder, backbone: tuple[Path
     """
     started, rows = time.perf_counter(), rows_drawn(order, stop, config.views)
     fill = Fill(config, encoder, shards, place, note)
-    folder = Path(config.store.dir) if config.store.dir else backbone[0].parent.parent / "tokens"
+    folder = home(config, backbone[0], place)
+    if place.is_first and not config.store.dir and folder.parent == Path(config.run_dir):
+        print(f"tokens: kept in {folder} for this run alone, since the folder of the backbone, or {TOKENS}/ in it, can be "
+              "written by others or was not made here; store.dir=FOLDER shares one", file=sys.stderr, flush=True)
     selected = Records(folder, "selected", fill.facts(backbone[1], True), fill.selected_fields(), config.views * len(shards))
     thirds = Records(Path(config.store.third_dir) if config.store.third_dir else folder, "third", fill.facts(backbone[1], False), fill.third_fields(), selected.rows)
     with selected.held(place, note):
@@ -118,6 +125,29 @@ def open_tokens(config: CorrespondConfig, encoder: Encoder, backbone: tuple[Path
               + (f" ({lacking.damaged:,} were damaged)" if lacking.damaged else "")
               + f" in {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
     return TokenStore(selected, rows, len(shards), config.views, place.device)
+
+
+def home(config: CorrespondConfig, backbone: Path, place: Place) -> Path:
+    """Where what the frozen backbone of this checkpoint makes is kept: store.dir, or what `choose_home` says. All ranks call
+    it."""
+    if config.store.dir:
+        return Path(config.store.dir)
+    return Path(agree(str(choose_home(backbone.parent.parent, Path(config.run_dir))) if place.is_first else ""))
+
+
+def choose_home(backbone: Path, own: Path) -> Path:
+    """`tokens/` of the backbone's run folder, for every later run on it, if this user alone can write there and this program
+    made it here; otherwise `tokens/` of one's own folder. A digest proves that a record is whole, not who made it: one that
+    came with the folder of somebody else, also as a copy, would be trained on."""
+    beside = backbone / TOKENS
+    if not ownership.is_private(backbone.resolve()):
+        return own / TOKENS
+    if not os.path.lexists(beside):
+        try:
+            ownership.make_marked(beside)
+        except (OSError, FileError):  # another run has made it, or the disk is read-only
+            pass
+    return beside if ownership.is_marked(beside) else own / TOKENS
 
 
 def rows_drawn(order: Order, stop: int, views: int) -> np.ndarray:

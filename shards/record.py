@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scemae.data.manifest import Shard, write_json
+from scemae import files
+from scemae.data.manifest import Shard
 from scemae.data.picture import UnusablePicture
 from scemae.errors import ShardError
 from scemae.shards.image import Frame
@@ -80,7 +81,7 @@ def _with_sources_as_now(task: Task, written: Written) -> Written:
                          f"(perhaps {latest.annotation['file']}, the last written); give another folder, or delete this one")
     written = replace(written, stamp=stamp)
     with errors_named(task.folder):
-        write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
+        files.write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
     return written
 
 

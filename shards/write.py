@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import signal
 import tarfile
 import threading
@@ -21,11 +22,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import BinaryIO
 
+from scemae import files
 from scemae.bars import progress_bar
-from scemae.data.manifest import FORMAT_VERSION, MANIFEST, Index, Manifest, Shard, write_json, write_manifest
+from scemae.data.manifest import FORMAT_VERSION, MANIFEST, Index, Manifest, Shard, write_manifest
 from scemae.data.picture import UnusablePicture
-from scemae.errors import DataError, ShardError
+from scemae.errors import DataError, FileError, ShardError
 from scemae.shards.image import check_annotation, to_jpeg
 from scemae.shards.record import BUILD_FOLDER, Task, Written, errors_named, read_finished, read_image, stamp_of
 from scemae.shards.source import Split
@@ -78,14 +81,17 @@ def make_plan(split: Split, samples_per_shard: int) -> dict:
 def _claimed(folder: Path, plan: dict) -> Iterator[None]:
     """Hold `folder` for this build alone: lock it, compare the plan, remove what a killed run left half written."""
     try:
-        (folder / BUILD_FOLDER).mkdir(parents=True, exist_ok=True)
+        files.make_folders(folder / BUILD_FOLDER, folder)
         held = os.open(folder, os.O_RDONLY)
+    except FileError as error:
+        raise ShardError(str(error)) from error
     except OSError as error:
         raise ShardError(f"{folder}: cannot be made or opened ({error.strerror}); give a folder to write to") from error
     try:
         _lock(held, folder)
         _match_plan(folder, plan)
-        for aside in [*folder.glob("*.partial-*"), *folder.glob(f"{BUILD_FOLDER}/*.partial-*")]:
+        own = re.compile(rf"(manifest\.json|{re.escape(plan['split'])}-\d+(\.tar|\.index\.json|\.json)|plan\.json)\.partial-[0-9a-f]+")
+        for aside in [path for place in (folder, folder / BUILD_FOLDER) for path in place.iterdir() if own.fullmatch(path.name)]:
             aside.unlink()
         yield
     finally:
@@ -113,7 +119,7 @@ def _match_plan(folder: Path, plan: dict) -> None:
         raise ShardError(f"{folder}: holds shards of unknown origin; give another folder")
     else:
         with errors_named(path):
-            write_json(path, plan)
+            files.write_json(path, plan)
 
 
 def _write_missing(tasks: list[Task], finished: dict[int, Written], split: Split, max_bad_fraction: float,
@@ -176,39 +182,32 @@ def _follow_parent() -> None:
 def write_shard(task: Task) -> Written:
     """Write one tar, its index and its record, each whole or not at all. Raises ShardError, DataError."""
     tar = task.folder / f"{task.name}.tar"
-    aside = tar.with_name(f"{tar.name}.partial-{os.getpid()}")
-    try:
-        with errors_named(tar):
-            index, left_out, encoded, content = _fill_tar(aside, task)
-            shard = Shard(tar.name, len(index.keys), aside.stat().st_size, _sha256(aside), "")
-            os.replace(aside, tar)
-            write_json(task.folder / shard.index_file, asdict(index))
-            shard.index_sha256 = _sha256(task.folder / shard.index_file)
-            written = Written(shard, left_out, encoded, stamp_of(task.samples), content)
-            write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
-    finally:
-        aside.unlink(missing_ok=True)  # gives its space back if the disk is full
+    with errors_named(tar):
+        with files.replacing(tar) as file:
+            index, left_out, encoded, content = _fill_tar(file, task)
+        shard = Shard(tar.name, len(index.keys), tar.stat().st_size, files.sha256(tar), "")
+        files.write_json(task.folder / shard.index_file, asdict(index))
+        shard.index_sha256 = files.sha256(task.folder / shard.index_file)
+        written = Written(shard, left_out, encoded, stamp_of(task.samples), content)
+        files.write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
     return written
 
 
-def _fill_tar(path: Path, task: Task) -> tuple[Index, list[dict[str, str]], int, str]:
+def _fill_tar(file: BinaryIO, task: Task) -> tuple[Index, list[dict[str, str]], int, str]:
     index, left_out, encoded, content = Index(), [], 0, hashlib.sha256()
-    with open(path, "wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in task.samples:
-                try:
-                    stored = to_jpeg(read_image(sample, content), task.frame, upright=task.upright,
-                                     accept_other_formats=task.accept_other_formats)
-                    check_annotation(sample.annotation, stored.size)
-                except UnusablePicture as reason:
-                    left_out.append({"file": sample.annotation["file"], "reason": str(reason)})
-                    continue
-                encoded += stored.anew
-                index.keys.append(sample.key)
-                index.jpg.append(_add(tar, f"{sample.key}.jpg", stored.jpeg))
-                index.json.append(_add(tar, f"{sample.key}.json", json.dumps(sample.annotation).encode()))
-        file.flush()
-        os.fsync(file.fileno())
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in task.samples:
+            try:
+                stored = to_jpeg(read_image(sample, content), task.frame, upright=task.upright,
+                                 accept_other_formats=task.accept_other_formats)
+                check_annotation(sample.annotation, stored.size)
+            except UnusablePicture as reason:
+                left_out.append({"file": sample.annotation["file"], "reason": str(reason)})
+                continue
+            encoded += stored.anew
+            index.keys.append(sample.key)
+            index.jpg.append(_add(tar, f"{sample.key}.jpg", stored.jpeg))
+            index.json.append(_add(tar, f"{sample.key}.json", json.dumps(sample.annotation).encode()))
     return index, left_out, encoded, content.hexdigest()
 
 
@@ -219,8 +218,3 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> list[int]:
     start = tar.offset + tarfile.BLOCKSIZE  # USTAR: one block of header; keys are short enough for it
     tar.addfile(member, io.BytesIO(data))
     return [start, len(data)]
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

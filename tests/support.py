@@ -27,7 +27,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scemae.data.manifest import Index, Manifest, Shard, read_index, read_manifest, write_json, write_manifest
+from scemae import files
+from scemae.data.manifest import Index, Manifest, Shard, read_index, read_manifest, write_manifest
 
 REPO = Path(__file__).resolve().parent.parent
 FACES = REPO.parent / "shared" / "faces"
@@ -65,7 +66,7 @@ def write_shards(folder: Path, count: int, shards: int = 2, size: tuple[int, int
                     places.append([tar.offset + 512, len(data)])
                     tar.addfile(info, io.BytesIO(data))
         shard = Shard(name, len(part), (folder / name).stat().st_size, digest(folder / name), "")
-        write_json(folder / shard.index_file, vars(index))
+        files.write_json(folder / shard.index_file, vars(index))
         shard.index_sha256 = digest(folder / shard.index_file)
         listed.append(shard)
     write_manifest(folder, Manifest("generated", "train", count, listed))

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scemae.data.manifest import Index, Manifest, Shard, write_json, write_manifest
+from scemae import files
+from scemae.data.manifest import Index, Manifest, Shard, write_manifest
 from scemae.data.reader import open_shards
 from scemae.errors import ConfigError, ShardError
 from scemae.landmarks.benchmarks import (
@@ -47,7 +48,7 @@ def write_split(folder: Path, samples: list[tuple[bytes, dict]], options: dict |
                 where.append([file.offset + tarfile.BLOCKSIZE, len(data)])
                 file.addfile(info, io.BytesIO(data))
     (folder / "x-000000.tar").write_bytes(tar.getvalue())
-    write_json(folder / "x-000000.index.json", asdict(index))
+    files.write_json(folder / "x-000000.index.json", asdict(index))
     digests = [hashlib.sha256((folder / name).read_bytes()).hexdigest()
                for name in ("x-000000.tar", "x-000000.index.json")]
     shard = Shard("x-000000.tar", len(samples), len(tar.getvalue()), *digests)

@@ -8,8 +8,7 @@ from dataclasses import asdict
 
 import pytest
 
-from scemae import config, goodput, report, run_folder
-from scemae.data.manifest import write_json
+from scemae import config, files, goodput, report, run_folder
 from scemae.errors import RunFolderError
 from scemae.generations import path_of
 from scemae.goodput import Spent
@@ -24,10 +23,10 @@ def write_start(run, number, started, seen, *, base, rows=(), queued=None, ended
     folder = path_of(run, number)
     folder.mkdir(parents=True)
     queued = queued if queued is None else ZERO + queued
-    write_json(folder / "owner.json", {"started": ZERO + started, "queued": queued, **owner})
+    files.write_json(folder / "owner.json", {"started": ZERO + started, "queued": queued, **owner})
     (folder / "ended" if ended else folder / "beat").write_text(f"1 host {ZERO + seen}\n")
     if base is not None:
-        write_json(folder / "base.json", {"step": base})
+        files.write_json(folder / "base.json", {"step": base})
     (folder / METRICS).write_text("".join(json.dumps({**row, "time": ZERO + row["time"]}) + "\n" for row in rows))
 
 

@@ -1,6 +1,7 @@
 """What somebody has planted in a folder (a link at a name that a command writes) is never followed: its target stays."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import torch
 from PIL import Image
 
 from scemae import checkpoint, files, generations, metrics, run_folder, watchdog
+from scemae.cluster import chain
+from scemae.data.manifest import Manifest, write_manifest
 from scemae.distributed import Place
-from scemae.errors import FileError, ScemaeError
+from scemae.errors import ConfigError, FileError, ScemaeError
+from scemae.faces.write import write_jpeg
 from scemae.generations import Generation
 from scemae.landmarks import kept
 from scemae.landmarks.regression import LandmarkRegressor, RegressionConfig
@@ -19,6 +23,7 @@ from scemae.landmarks.regressor_file import save_regressor
 from scemae.photographs import marked
 from scemae.photographs.photograph import Box
 from scemae.rows import Rows
+from scemae.shards import write
 from scemae.sweep import lead, trials, work
 from scemae.sweep.trials import FINISHED, Record, Table, Trial
 from scemae.tables import measure
@@ -111,6 +116,26 @@ def ended(run: Path) -> None:
             pass
 
 
+def submitted(run: Path) -> None:
+    chain.make_jobs(run)
+    (run / "jobs" / "new").touch()
+
+
+def snapshot(run: Path) -> None:
+    chain.copy_code(run)
+    chain.write(run, "local", [])
+
+
+def drawn(run: Path) -> None:
+    write_jpeg(run / "a.jpg", np.zeros((8, 8, 3), np.uint8), 90)
+
+
+def built(run: Path) -> None:
+    """A shard, from nothing, in a folder that was claimed; then what a killed build left is removed."""
+    with write._claimed(run, {"split": "train"}):
+        write.write_shard(write.Task(0, run, "train-000000", [], None, False, False))
+
+
 CASES: list[tuple[str, str, Callable[[Path], object]]] = [
     ("generations", "folder", claimed),
     ("generations", "new", claimed),
@@ -140,6 +165,18 @@ CASES: list[tuple[str, str, Callable[[Path], object]]] = [
     ("tokens", "folder", lambda run: kept.write_arrays(run / "tokens" / "pairs", {}, {"a": np.zeros(1)})),
     ("match.png", "file", lambda run: marked.draw([PANEL], run / "match.png")),
     ("match.png.partial", "file", lambda run: marked.draw([PANEL], run / "match.png")),
+    ("jobs", "folder", submitted),
+    ("jobs/77_0_log.out", "file", submitted),
+    ("code", "folder", snapshot),
+    ("code.partial", "folder", snapshot),
+    ("chain.json", "file", snapshot),
+    ("a.jpg", "file", drawn),
+    (".build", "folder", built),
+    (".build/plan.json", "new", built),
+    (".build/train-000000.json", "file", built),
+    ("train-000000.tar", "file", built),
+    ("train-000000.index.json", "file", built),
+    ("manifest.json", "file", lambda run: write_manifest(run, Manifest("a", "train", 0, []))),
     ("trials", "folder", swept),
     ("trials/000007", "folder", swept),
     ("trials/000007/run", "folder", swept),
@@ -199,6 +236,25 @@ def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_text("")  # whoever made it was killed
     assert len(lead._token(tmp_path).read_text()) == 64
+
+
+def test_a_folder_code_of_its_user_is_not_replaced(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "mine.py").write_bytes(KEPT)
+    with pytest.raises(ConfigError, match="found what no `scemae submit` has made"):
+        chain.copy_code(tmp_path)
+    assert contents(tmp_path) == {"code": b"", "code/mine.py": KEPT}
+    shutil.rmtree(tmp_path / "code")
+    for _ in range(2):  # its own is
+        chain.copy_code(tmp_path)
+    assert chain.is_copy(tmp_path / "code") and [path.name for path in tmp_path.iterdir()] == ["code"]
+
+
+def test_a_build_removes_what_it_left_half_written_and_nothing_of_its_user(tmp_path):
+    for name in ("notes.partial-1", "train-000000.tar.partial-77", "manifest.json.partial-0ab1"):
+        (tmp_path / name).write_bytes(KEPT)
+    with write._claimed(tmp_path, {"split": "train"}):
+        assert {path.name for path in tmp_path.iterdir()} == {".build", "notes.partial-1"}
 
 
 def test_a_link_among_the_files_of_a_checkpoint_is_not_taken_over(tmp_path):

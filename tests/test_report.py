@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from scemae import checkpoint, config, correspond, evaluate, report, restore, run_folder, showcase
+from scemae import checkpoint, config, correspond, evaluate, files, report, restore, run_folder, showcase
 from scemae.checkpoint import TrainState
-from scemae.data.manifest import write_json
 from scemae.data.views import MEAN, STD, normalise
 from scemae.errors import RunFolderError
 from scemae.landmarks import features
@@ -120,7 +119,7 @@ def test_lost_shards_cost_pictures_and_not_numbers(folder, tmp_path):
         (folder / "eval" / "config.yaml").read_text().replace(str(folder / "shards"), "gone"))
     results = json.loads((folder / "eval" / "results.json").read_text())
     results["matching"]["shards"] = results["detection"]["test_shards"] = "gone"
-    write_json(tmp_path / "eval" / "results.json", results)
+    files.write_json(tmp_path / "eval" / "results.json", results)
     found, images = report.gather(tmp_path / "eval")
     assert not images and "gone: no such folder" in found["missing"]["matches"] and found["results"] == results
 

@@ -166,6 +166,16 @@ def test_a_trials_command_has_its_values_and_a_folder_of_its_own(made, tmp_path)
     assert config.load(stage, weights.arguments(weights.trial(3))[1:]).store.dir is None  # all share one selection
 
 
+def test_trials_on_a_backbone_of_somebody_else_share_the_tokens_of_the_sweep(made, tmp_path):
+    shutil.copytree(made / "mae", tmp_path / "mae")
+    (tmp_path / "mae" / "tokens").mkdir(exist_ok=True)  # it came along
+    given = words(made, tmp_path / "sweep", "space=own", "space.stage=correspond",
+                  "space.parameters.carb={r_att_att: {low: 1, high: 9}}")
+    found = sweeps.load([word.replace(str(made / "mae"), str(tmp_path / "mae")) for word in given])
+    asked = [config.load("correspond", found.arguments(found.trial(number))[1:]).store.dir for number in (1, 2)]
+    assert asked == 2 * [str(tmp_path / "sweep" / "tokens")]
+
+
 # With Ray.
 
 SWEEP = ["trials=4", "search=tpe", "concurrency=1", "halving.enabled=true"]

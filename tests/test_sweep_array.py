@@ -125,6 +125,26 @@ def test_an_array_that_the_scheduler_has_forgotten_is_told_by_what_its_elements_
     assert status.state_of(tmp_path, "batch", "77")[0] == state
 
 
+def test_what_a_job_left_is_not_unpickled(tmp_path, monkeypatch):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "jobs").mkdir()
+    for value, state in ((("success", Trap()), "COMPLETED"), (Trap(), "UNKNOWN"), (("error", "a trace"), "FAILED")):
+        (tmp_path / "jobs" / "77_0_result.pkl").write_bytes(pickle.dumps(value))
+        assert status.state_of(tmp_path, "local", "77")[0] == state
+    for broken in (b"", b"no pickle", b"\x80\x05" + b"(" * 10**6):
+        (tmp_path / "jobs" / "77_0_result.pkl").write_bytes(broken)
+        assert status.state_of(tmp_path, "local", "77")[0] == "UNKNOWN"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_id_that_is_no_number_is_no_word_of_a_command(tmp_path):
+    assert status.state_of(tmp_path, "batch", "-o/etc/passwd") == ("UNKNOWN", "its id is no number")
+
+
 # Which trials are kept.
 
 def score_of(number, outcome, *scores):

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from scemae.data.manifest import write_json
+from scemae import files
 from scemae.sweep import sweep as sweeps
 from scemae.sweep.search import STARTUP, Search
 from scemae.sweep.trials import FAILED, FINISHED, GRID, PAPER, RANDOM, STOPPED, TPE, Record, read_records, write_trial
@@ -78,7 +78,7 @@ def test_a_search_rebuilt_from_disk_proposes_what_the_undisturbed_one_does(tmp_p
 
 def write_end(folder, record):
     """end.json of a trial whose run scored what the record says."""
-    write_json(record.trial.folder(folder) / "end.json", {name: value for name, value in asdict(record).items()
+    files.write_json(record.trial.folder(folder) / "end.json", {name: value for name, value in asdict(record).items()
                                                           if name not in ("number", "values", "origin")})
 
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from scemae.data.manifest import write_json
+from scemae import files
 from scemae.errors import RunFolderError
 from scemae.generations import METRICS, claim, path_of
 from scemae.sweep import sweep as sweeps
@@ -43,7 +43,7 @@ def make(sweep, one, *starts, total=30):
     for base, rows in starts:
         start(run, base, rows)
     if starts:
-        write_json(run / "provenance.json", {"total_steps": total})
+        files.write_json(run / "provenance.json", {"total_steps": total})
     return one
 
 

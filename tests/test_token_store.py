@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,6 +212,39 @@ def test_a_left_out_step_replays_with_the_loss_it_had(tmp_path, folder, monkeypa
     printed = scemae("replay", tmp_path / "bad" / "capsules" / "step-00000007").stdout
     assert float(re.search("loss ([0-9.]+),", printed)[1]) == pytest.approx(loss, rel=1e-5)
     assert "keys and pixels equal" in scemae("verify-resume", tmp_path / "bad", "--all").stdout
+
+
+def test_tokens_are_kept_beside_a_backbone_of_ones_own_and_of_nobody_else(tmp_path):
+    backbone, own = tmp_path / "mae", tmp_path / "run"
+    backbone.mkdir()
+    assert token_store.choose_home(backbone, own) == backbone / "tokens"  # which is made
+    assert token_store.choose_home(backbone, own) == backbone / "tokens"
+    (backbone / "tokens").chmod(0o777)
+    assert token_store.choose_home(backbone, own) == own / "tokens"
+    (backbone / "tokens").chmod(0o755)
+    backbone.chmod(0o777)
+    assert token_store.choose_home(backbone, own) == own / "tokens"
+
+
+@pytest.mark.parametrize("came", [
+    lambda old, new: shutil.copytree(old, new), lambda old, new: (new / "tokens").mkdir(parents=True),
+    lambda old, new: (new.mkdir(), (new / "tokens").symlink_to(old / "tokens"))], ids=["a copy", "no mark", "a link"])
+def test_tokens_that_came_with_a_backbone_are_not_taken(tmp_path, came):
+    (tmp_path / "theirs").mkdir()
+    token_store.choose_home(tmp_path / "theirs", tmp_path / "run")
+    came(tmp_path / "theirs", tmp_path / "mae")
+    assert token_store.choose_home(tmp_path / "mae", tmp_path / "run") == tmp_path / "run" / "tokens"
+
+
+def test_a_store_of_links_is_refused(tmp_path, shards, place):
+    opened(tmp_path / "store", shards, place, stop=1)
+    made = next((tmp_path / "store").glob("selected-*"))
+    made.rename(tmp_path / "victim")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "victim").iterdir()}
+    made.symlink_to(tmp_path / "victim")
+    with pytest.raises(ConfigError, match="found a link"):
+        opened(tmp_path / "store", shards, place, "seed=0", stop=10)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "victim").iterdir()} == before
 
 
 FILL = """

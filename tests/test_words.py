@@ -108,7 +108,7 @@ def test_the_commands_of_a_demo_keep_its_folder(name, monkeypatch, tmp_path):
     for stage in ("correspond", "cl", "lead", "dve"):
         (out / stage).mkdir(parents=True)
     drawn, built, pretrain, correspond, evaluate, report = demo.commands(out, 10, 1)
-    assert Path(faces_parser(drawn[1:])) == out / "faces.partial"
+    assert Path(faces_parser(drawn[1:])) == out / "faces"
     assert build._parser().parse_args(built[1:]).out == out / "shards" and Path(report[1]) == out / "evaluate"
     assert read(pretrain)["run_dir"] == str(out / "pretrain") == read(correspond)["backbone"] == read(evaluate)["backbone"]
     tables = demo.rivals(out, 10, 1)[-1]

@@ -11,8 +11,6 @@ its index. So the sizes alone say where each member must lie, and an index that 
 """
 
 import hashlib
-import json
-import os
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -21,7 +19,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from scemae import documents
+from scemae import documents, files
 from scemae.documents import Count, Digest, Extent, Finite, Key, Point, Whole
 from scemae.errors import ShardError
 
@@ -96,19 +94,9 @@ class Manifest:
         return hashlib.sha256("\n".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write `value` so that `path` holds either the old text or the whole new one, whatever happens."""
-    aside = path.with_name(path.name + f".partial-{os.getpid()}")
-    with open(aside, "w", encoding="utf8") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-
-
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest` into `folder`, atomically."""
-    write_json(folder / MANIFEST, asdict(manifest))
+    files.write_json(folder / MANIFEST, asdict(manifest))
 
 
 @dataclass

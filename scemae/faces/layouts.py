@@ -13,6 +13,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy.io import savemat
 
+from scemae import files
 from scemae.faces.geometry import Face
 from scemae.faces.people import generator
 
@@ -178,8 +179,10 @@ def _join(values: np.ndarray, between: str) -> str:
 def _write_mat(path: Path, values: dict) -> None:
     file = io.BytesIO()
     savemat(file, values)
-    path.write_bytes(MAT_HEADER + file.getvalue()[len(MAT_HEADER):])
+    with files.create(path) as out:
+        out.write(MAT_HEADER + file.getvalue()[len(MAT_HEADER):])
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines))
+    with files.create(path) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from scemae import files
 from scemae.bars import progress_bar
 from scemae.errors import ConfigError, DataError
 from scemae.faces import layouts
@@ -68,7 +69,8 @@ def write_crop(task: tuple[int, int, str], out: Path, layout: str, seed: int) ->
 def write_jpeg(path: Path, pixels: np.ndarray, quality: int) -> None:
     """Write pixels (h, w, 3) uint8 RGB."""
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    path.write_bytes(jpeg.tobytes())
+    with files.create(path) as file:
+        file.write(jpeg.tobytes())
 
 
 def name(index: int) -> str:
@@ -183,7 +185,8 @@ def write_lists(
     }
     for path, lines in lists.items():
         (out / path).parent.mkdir(exist_ok=True)
-        (out / path).write_text("\n".join(lines) + "\n")
+        with files.create(out / path) as file:
+            file.write(("\n".join(lines) + "\n").encode())
 
 
 def table(names: list[str], values: np.ndarray) -> list[str]:

@@ -7,7 +7,6 @@ Importing ray is left to the driver: a head and its workers are `ray start --blo
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from scemae import files
 from scemae.errors import LaunchError
 from scemae.sweep.nursery import hear_of_parent
 from scemae.sweep.ranks import LAUNCHED, free_port
@@ -58,7 +58,7 @@ class RayNode:
             command += ["--head", "--port=0", "--include-dashboard=false", f"--ray-client-server-port={free_port(address)}"]
         else:
             command.append(f"--address={head}")
-        with open(self._log, "ab") as log:
+        with os.fdopen(files.open_to_append(self._log), "ab") as log:
             self._process = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                              start_new_session=True, preexec_fn=leave_with_parent)
 
@@ -107,7 +107,7 @@ class RayNode:
             self._process.poll()
             time.sleep(0.1)
         self._process.wait()
-        shutil.rmtree(self.temp, ignore_errors=True)
+        files.remove_tree(self.temp, self.temp.parent, best_effort=True)
 
     def pids(self) -> list[int]:
         """All processes of this node's Ray, trials included, by the mark in their environment."""

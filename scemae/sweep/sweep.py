@@ -23,6 +23,7 @@ from scemae.subjects import load_trunk
 from scemae.sweep import space as spaces
 from scemae.sweep.space import Space, Values
 from scemae.sweep.trials import GRID, PAPER, RANDOM, Record, Trial, read_records, refuse_links
+from scemae.token_store import choose_home
 
 SELECTION = ("eta", "clusters", "heads", "density", "remaining", "aggregate")  # of carb: what a token store of its own needs
 FILE, STAGES = "sweep.json", ("pretrain.", "correspond.")
@@ -125,6 +126,8 @@ class Sweep:
             found.append(f"store.dir={folder / 'tokens'}")
             if self.config.share_tokens:
                 found += ["store.keep_third=true", f"store.third_dir={self.shared_tokens}"]
+        elif self.stage == "correspond" and self.shared_tokens.parent == self.folder:
+            found.append(f"store.dir={self.shared_tokens}")
         return found
 
     def as_words(self, values: Values) -> list[str]:
@@ -138,9 +141,11 @@ class Sweep:
 
     @cached_property
     def shared_tokens(self) -> Path:
-        """Where what all trials share is kept: beside the backbone."""
+        """Where what all trials share is kept: beside the backbone if it is this user's alone, else in this folder."""
         store = self.settings.store
-        return Path(store.third_dir or store.dir or restore.stage_1(Path(self.settings.backbone))[0].parent.parent / "tokens")
+        if store.third_dir or store.dir:
+            return Path(store.third_dir or store.dir)
+        return choose_home(restore.stage_1(Path(self.settings.backbone))[0].parent.parent, self.folder)
 
     def looks(self, values: Values) -> dict[str, int]:
         """When a trial is looked at, and saved: at each share halving.grace of its training. Settings given for every trial
