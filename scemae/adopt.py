@@ -8,17 +8,14 @@ for the 12x12 grid. These are choices of ours: the paper starts from scratch.
 import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from scemae import checkpoint, config, files, restore, run_folder
 from scemae.checkpoint import TrainState
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.models.timm_names import Pixels, translate
+from scemae.public_weights import read_weights
 from scemae.schema import Model
 from scemae.tensor_file import digest_of, write_tensors
 from scemae.words import given_path
@@ -31,12 +28,12 @@ Public weights of a Vision Transformer as a run folder of stage 1, for backbone=
   scemae correspond run_dir=runs/carb backbone=runs/mae-imagenet data.shards=data/celeba/train
 
 WEIGHTS is a local file: a .pth of the official MAE (its encoder is taken), or a ViT of timm as .safetensors, .pth or .bin.
-Pickles are read as plain tensors only. What this encoder cannot say (registers, distillation tokens, norms of queries and
+Pickles are read as plain tensors only; what training puts before their names (module., encoder., model., _orig_mod.) is
+taken off. What this encoder cannot say (registers, distillation tokens, norms of queries and
 keys, other MLPs) is refused. Patches become 8x8 and positions 12x12; the pixel statistics that the weights expect are
 folded into the patch embedding. OUT is a new folder. Nothing here trains; the paper's own stage 1 starts from scratch.
 """
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what MAE's weights, DeiT's and most others expect
-WRAPPERS = ("model", "state_dict", "model_state_dict")  # what a .pth may have around its tensors
 
 
 @dataclass
@@ -83,25 +80,8 @@ def find_model(name: str) -> Model:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a .safetensors file or of a pickle of plain tensors. Raises CheckpointError."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give a local file of weights")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # MAE's and DeiT's own checkpoints keep their arguments
-            found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: cannot be read as weights alone ({' '.join(str(error).split())[:160]}); give a "
-                              ".safetensors file, or a .pth that holds nothing but tensors") from error
-    for key in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    found = found if isinstance(found, dict) else {}
-    tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{path}: found no named tensors in it; give the weights of a ViT, as MAE or timm save them")
-    prefix = next((start for start in ("module.", "encoder.", "backbone.")
-                   if f"{start}cls_token" in tensors and "cls_token" not in tensors), "")
-    return {key.removeprefix(prefix): value.float() for key, value in tensors.items() if key.startswith(prefix)}
+    """The named tensors of a file of weights, as fp32. Raises CheckpointError."""
+    return {key: value.float() for key, value in read_weights(path).items()}
 
 
 def write_run(settings: Adopted, tensors: dict[str, Tensor], sha256: str, *, changes: list[str]) -> Path:

@@ -16,11 +16,24 @@
 Each message says what was found, what was needed and what to do. `exit_status` is what the shell sees.
 """
 
+import unicodedata
+
+CONTROL = ("Cc", "Cf", "Cs", "Zl", "Zp")  # command a terminal, turn the direction of writing, or cannot be written
+
+
+def printable(text: str) -> str:
+    """`text` with its control characters written out: a file's own words must not command a terminal, or fake a line."""
+    return "".join(letter if letter in "\n\t" or unicodedata.category(letter) not in CONTROL else
+                   letter.encode("unicode_escape").decode() for letter in text)
+
 
 class ScemaeError(Exception):
-    """Base of all errors that are reported as one sentence, without a traceback."""
+    """Base of all errors that are reported as one sentence, without a traceback. Its message is `printable`."""
 
     exit_status = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class ConfigError(ScemaeError):

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from scemae.errors import ConfigError, DataError
+from scemae.errors import ConfigError, DataError, printable
 from scemae.shards import aflw, celeba, check, folder, w300
 from scemae.shards.image import QUALITY
 from scemae.shards.source import Split
@@ -41,9 +41,9 @@ def main(argv: list[str]) -> None:
     if arguments.command == "build":
         build(arguments)
     elif arguments.command == "verify":
-        print(check.verify(arguments.folder, decode=arguments.decode))
+        print(printable(check.verify(arguments.folder, decode=arguments.decode)))
     else:
-        print(check.describe(arguments.folder))
+        print(printable(check.describe(arguments.folder)))
 
 
 def build(arguments: argparse.Namespace) -> None:

@@ -2,7 +2,11 @@
 
 import argparse
 import json
+import resource
+import time
+import zipfile
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,6 +127,86 @@ def test_a_training_checkpoint_with_its_arguments_is_read(tmp_path):
     found = {"model": {"module.cls_token": torch.ones(1)}, "args": argparse.Namespace(lr=1), "epoch": 3}
     torch.save(found, tmp_path / "a.pth")
     assert adopt.read_tensors(tmp_path / "a.pth").keys() == {"cls_token"}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "encoder.", "backbone.", "module.encoder.", "model.", "_orig_mod.",
+                                    "_orig_mod.module.", "module._orig_mod.", "model.module._orig_mod.encoder."])
+def test_what_training_puts_before_names_is_taken_off(prefix, tmp_path):
+    inside = {f"{prefix}{key}": value for key, value in vit().state_dict().items()}
+    torch.save({"model": inside | {"momentum.weight": torch.ones(1)}}, tmp_path / "a.pth")
+    found = adopt.read_tensors(tmp_path / "a.pth")
+    assert found.keys() - {"momentum.weight"} == vit().state_dict().keys()
+    assert (prefix == "") == ("momentum.weight" in found)
+
+
+def test_compiled_parts_inside_of_a_vit_lose_their_prefix_too(tmp_path):
+    torch.save({"module.cls_token": torch.ones(1), "module.blocks.0._orig_mod.norm1.bias": torch.ones(1)}, tmp_path / "a.pth")
+    assert adopt.read_tensors(tmp_path / "a.pth").keys() == {"cls_token", "blocks.0.norm1.bias"}
+
+
+def test_files_of_the_older_format_are_read(tmp_path):
+    torch.save({"model": {"cls_token": torch.arange(3.0)}}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    assert adopt.read_tensors(tmp_path / "a.pth")["cls_token"].tolist() == [0, 1, 2]
+
+
+def repacked(path: Path, change: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
+    """A file of torch.save with other bytes under some of its names."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, change.get(name.split("/", 1)[1], data))
+
+
+def bomb(depth: int = 60) -> bytes:
+    """A pickle of {(((), ()), ((), ())): None}, so many levels deep: to hash its key takes 2^60 steps."""
+    doubled = b"".join(b"q%ch%ch%c\x86" % (i, i, i) for i in range(depth))
+    return b"\x80\x02}" + b")" + doubled + b"Ns."
+
+
+def claiming(path: Path) -> None:
+    torch.save({"cls_token": torch.zeros(70_001)}, path)
+    with zipfile.ZipFile(path) as archive:
+        described = archive.read("a/data.pkl").replace((70_001).to_bytes(4, "little"), (2_000_000_011).to_bytes(4, "little"))
+    repacked(path, {"data.pkl": described})
+
+
+def cut(path: Path) -> None:
+    torch.save({"cls_token": torch.zeros(70_001)}, path)
+    repacked(path, {"data/0": b"1234"})
+
+
+HOSTILE = {
+    "10^10 numbers over one": (lambda path: torch.save({"cls_token": torch.zeros(1).expand(10**10)}, path), "10,000,000,000 numb"),
+    "a storage of 2 * 10^9": (claiming, "cannot be read"), "a storage that is not there": (cut, "cannot be read"),
+    "compressed": (lambda path: (torch.save({"cls_token": torch.zeros(10**5)}, path), repacked(path, {}, zipfile.ZIP_DEFLATED)),
+                   "it is compressed"),
+    "a tuple of 2^60 parts": (lambda path: (torch.save({"a": torch.ones(1)}, path), repacked(path, {"data.pkl": bomb()})),
+                              "nests tuples without end"),
+    "a tensor without storage": (lambda path: torch.save({"cls_token": torch.zeros(10**10, device="meta")}, path), "no plain tensor"),
+    "a sparse one": (lambda path: torch.save({"cls_token": torch.sparse_coo_tensor([[0]], [1.0], (10**10,))}, path), "no plain"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.filterwarnings("ignore:Sparse invariant")
+def test_a_small_file_that_claims_to_be_large_is_refused_at_once(kind, tmp_path):
+    write, words = HOSTILE[kind]
+    write(tmp_path / "a.pth")
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=words):
+        adopt.read_tensors(tmp_path / "a.pth")
+    assert time.monotonic() - start < 5 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB
+
+
+def test_messages_show_no_escape_codes_of_a_file(tmp_path):
+    torch.save({"model": {"cls_token": adopt.Adopted}}, tmp_path / "code.pth")
+    torch.save({"\x1b[2J\x9b31m": torch.zeros(1).expand(10**10)}, tmp_path / "name.pth")
+    for name in ("code.pth", "name.pth"):
+        with pytest.raises(CheckpointError) as caught:
+            adopt.read_tensors(tmp_path / name)
+        assert str(caught.value).isprintable(), caught.value
+    assert "\\x1b[2J\\x9b31m" in str(caught.value)
 
 
 def test_bad_arguments_are_refused_before_anything_is_written(tmp_path):

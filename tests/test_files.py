@@ -1,11 +1,12 @@
 """Files and documents of others: what is refused before it is read, written or removed."""
 
 import os
+import pickle
 from dataclasses import dataclass
 
 import pytest
 
-from scemae import documents, files
+from scemae import documents, errors, files
 from scemae.errors import DataError, FileError
 
 
@@ -103,3 +104,10 @@ def test_yaml_that_repeats_or_runs_itself_is_refused(text):
 
 def test_yaml_numbers_are_those_of_hydra():
     assert documents.parse_yaml("[1e-4, 1.5, 7, .5, -1E3, true, 1:30]", list, "x") == [1e-4, 1.5, 7, 0.5, -1e3, True, 90]
+
+
+def test_a_message_commands_no_terminal():
+    error = errors.ConfigError("\x1b[31mred\x07 \x9b2J \u202egpj.exe \udcff né 日本\nnext\tcolumn")
+    assert str(error) == "\\x1b[31mred\\x07 \\x9b2J \\u202egpj.exe \\udcff né 日本\nnext\tcolumn"
+    assert str(errors.ConfigError(str(error))) == str(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 import scemae.torchvision_cpu  # noqa: F401  before timm, which imports torchvision
 import timm
-from timm.models import load_checkpoint
 
 from scemae.errors import CheckpointError, ConfigError
+from scemae.public_weights import AVERAGED, WRAPPERS, read_weights
 
 GRID = 12  # tokens per side, as SCE-MAE's: a patch sees 8 of the crop's 96 px, whatever its own size
 
@@ -62,10 +62,8 @@ def patch_size_of(name: str) -> int:
 
 
 def _load(model: nn.Module, name: str, weights: Path) -> None:
-    if not weights.is_file():
-        raise CheckpointError(f"{weights}: no such file; give a local checkpoint of {name} (.safetensors or .pth)")
     try:
-        load_checkpoint(model, str(weights), strict=True, weights_only=True)
-    except Exception as error:  # whatever unpickling, safetensors or a mismatch raise
+        model.load_state_dict(read_weights(weights, wrappers=(*AVERAGED, *WRAPPERS)), strict=True)
+    except RuntimeError as error:  # other keys, other shapes
         raise CheckpointError(f"{weights}: does not hold the weights of {name} ({' '.join(str(error).split())[:200]}); give "
                               "a checkpoint of this model, without a classifier") from error
