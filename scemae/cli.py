@@ -8,6 +8,7 @@ from collections.abc import Callable
 from scemae import home, streams
 from scemae.errors import ConfigError, ScemaeError
 from scemae.launch import Launch
+from scemae.locations import without_secrets
 
 HELP = """\
 scemae: self-supervised landmark estimation with SCE-MAE (CVPR 2024), from shards to landmark errors
@@ -157,7 +158,7 @@ def _status_of(argv: list[str]) -> int:
             raise ConfigError(f"found no command `{argv[0]}`, there are {', '.join(COMMANDS)}; see `scemae --help`")
         command(argv[1:])
     except ScemaeError as error:
-        print(f"scemae {argv[0]}: {error}", file=sys.stderr)
+        print(f"scemae {argv[0]}: {without_secrets(str(error))}", file=sys.stderr)
         return error.exit_status
     except SystemExit as end:  # of argparse, say
         return end.code if isinstance(end.code, int) else int(bool(end.code))

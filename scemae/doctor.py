@@ -27,6 +27,7 @@ from scemae.data.decode import decode
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import agree, process_group
 from scemae.errors import CheckpointError, LostRankError, Preempted, RunFolderError, ScemaeError
+from scemae.locations import masked
 from scemae.findings import OK, REFUSED, WARNING, Report
 from scemae.loop import Steps
 from scemae.metrics import peak_memory
@@ -97,7 +98,7 @@ def check_data(report: Report, config: Any) -> tuple[ShardSet | None, Steps | No
                    "would stop the run; run `scemae shards verify`")
     steps, problem = attempt(lambda: plan(shards, config.optim, config.loop, config.runtime, report.place))
     if report.all_ranks("data", problem) and not too_many:
-        report.add(OK, "data", f"{len(shards):,} images in {len(shards.manifest.shards)} shards at {config.data.shards}, "
+        report.add(OK, "data", f"{len(shards):,} images in {len(shards.manifest.shards)} shards at {masked(config.data.shards)}, "
                    f"{len(chosen) - len(broken)} of {len(chosen)} tried decode; {steps.total:,} steps of {steps.images}")
     return shards, steps
 

@@ -21,6 +21,7 @@ from scemae.landmarks import matching, pairs as pair_protocol, regression, score
 from scemae.landmarks.benchmarks import Frames, find_benchmark, load_frames, normalise_landmarks
 from scemae.landmarks.cached import Cached, cache_maps
 from scemae.landmarks.regressor_file import save_regressor
+from scemae.locations import masked
 from scemae.models.vit import Encoder
 from scemae.schema import EvaluateConfig
 from scemae.subjects import DETECTION, MATCHING, Line, Subject
@@ -104,7 +105,7 @@ def evaluate_matching(config: EvaluateConfig, shards: ShardSet, ladder: list[Sub
     parts = ("same", "different", "same_predicted", "different_predicted")
     with files.replacing(run_dir / "matches.npz") as file:
         np.savez_compressed(file, **{f"{name}/{part}": getattr(value, part) for name, value in found.items() for part in parts})
-    return {"shards": test.shards, "data_digest": shards.manifest.digest(), "seed": test.seed, "couples": len(pairs),
+    return {"shards": masked(test.shards), "data_digest": shards.manifest.digest(), "seed": test.seed, "couples": len(pairs),
             "source_options": shards.manifest.options, "couples_of_one_identity": pairs.same_identity,
             "pairs_hash": pairs.hash, "stride": config.stride,
             "methods": {name: asdict(scores.score_matching(value)) for name, value in found.items()},
@@ -145,7 +146,7 @@ def evaluate_detection(config: EvaluateConfig, shards: dict[str, ShardSet], ladd
         np.savez_compressed(file, keys=np.array(test_set.keys),
                             **{f"{name}/predicted": value.numpy() for name, value in drawn.items()})
     return {"benchmark": benchmark.name, "train_images": len(train_set), "test_images": len(test_set),
-            "test_shards": test.test, "is_subset": shards["test"].manifest.options.get("subset"), "stride": test.stride,
+            "test_shards": masked(test.test), "is_subset": shards["test"].manifest.options.get("subset"), "stride": test.stride,
             "schedule": asdict(settings), "paper_targets": benchmark.targets,
             "methods": {name: asdict(scores.score_detection(value, benchmark)) for name, value in found.items()}}
 

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from scemae import checkpoint, run_folder
-from scemae.data.reader import open_shards
+from scemae.data.reader import ShardSet, open_shards
 from scemae.errors import RunFolderError, ScemaeError
+from scemae.locations import masked_all
 
 
 @dataclass
@@ -27,6 +28,10 @@ class Run:
         """Where shards named by a URL were copied."""
         return self.config.get("cache_dir") or self.config.get("data.cache_dir")
 
+    def open(self, location: str) -> ShardSet:
+        """Shards that it names. What a URL of another user's run names is not copied. Raises ShardError."""
+        return open_shards(location, self.cache_dir, may_copy=run_folder.is_mine(self.folder))
+
     @property
     def images_seen(self) -> int | None:
         """Images in all steps so far, each counted as often as it came; None where nothing was trained."""
@@ -41,7 +46,7 @@ def read_run(folder: Path) -> Run:
         raise RunFolderError(f"{folder}: found {found}; give the run_dir of a `scemae evaluate` that has ended, or "
                              "of a `scemae pretrain` or `scemae correspond`")
     try:
-        found = flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf8")))
+        found = masked_all(flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf8"))))
         provenance = run_folder.provenance(folder)
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise RunFolderError(f"{folder}: its config.yaml or provenance.json cannot be read ({error}); run the command "
@@ -118,7 +123,7 @@ def data_of(runs: dict[str, Run]) -> list[dict]:
             row = rows.setdefault(location, {"location": location, "used": []})
             row["used"].append(f"{one.stage} {key}")
             try:
-                manifest = open_shards(location, one.cache_dir).manifest
+                manifest = one.open(location).manifest
                 row |= {"dataset": manifest.dataset, "split": manifest.split, "samples": manifest.samples,
                         "subset": bool(manifest.options.get("subset")), "digest": manifest.digest()}
             except ScemaeError as error:

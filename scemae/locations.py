@@ -17,6 +17,7 @@ SCHEME = re.compile(r"(pipe):|([A-Za-z][A-Za-z0-9+.-]*)://")
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^\s/?#]*@)?([^\s?#]*)(\?[^\s#]*)?(#\S*)?")
 COMMAND = re.compile(r"(?<![\w.-])pipe:(.*)", re.DOTALL)
 MASKED_COMMAND = re.compile(r"[\w./-]* \*\*\*[0-9a-f]{16}")
+MASKED_VALUE = re.compile(r"\*\*\*['\"\]),.:;]*")  # with what stands behind it in a sentence or a quoted word
 
 
 class Typed(str):
@@ -39,12 +40,17 @@ def masked(text: str) -> str:
     """
     if command := COMMAND.search(text):
         return text[:command.start()] + "pipe:" + _masked_command(command[1])
+    return without_secrets(text)
+
+
+def without_secrets(text: str) -> str:
+    """A sentence in which the users, passwords and queries of URLs are hidden."""
     return URL.sub(_masked_url, text)
 
 
 def _masked_command(command: str) -> str:
-    if MASKED_COMMAND.fullmatch(command):
-        return command
+    if found := MASKED_COMMAND.match(command):
+        return found[0] + without_secrets(command[found.end():])
     program = next(iter(command.split()), "")
     shown = program if re.fullmatch(r"[\w./-]+", program) else ""  # TOKEN=... may stand before the program
     return f"{shown} {HIDDEN}{hashlib.sha256(command.encode('utf8', 'surrogateescape')).hexdigest()[:16]}"
@@ -52,10 +58,14 @@ def _masked_command(command: str) -> str:
 
 def _masked_url(found: re.Match) -> str:
     scheme, user, place, query, fragment = found.groups()
-    hidden = [f"{name}={HIDDEN}" if equals else HIDDEN for name, equals, _ in
+    hidden = [f"{name}={_hidden(value)}" if equals else _hidden(name) for name, equals, value in
               (part.partition("=") for part in (query or "?")[1:].split("&"))]
     return (scheme + (f"{HIDDEN}@" if user else "") + place + (f"?{'&'.join(hidden)}" if query else "")
-            + (f"#{HIDDEN}" if fragment else ""))
+            + (f"#{_hidden(fragment[1:])}" if fragment else ""))
+
+
+def _hidden(value: str) -> str:
+    return value if MASKED_VALUE.fullmatch(value) else HIDDEN
 
 
 def masked_all(value: Any) -> Any:

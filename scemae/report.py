@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from scemae import checkpoint, config as settings, files, goodput, pictures
+from scemae import checkpoint, config as settings, files, goodput, pictures, run_folder
 from scemae.errors import RunFolderError, ScemaeError
 from scemae.landmarks.benchmarks import MATCHING_TARGETS, find_benchmark
 from scemae.lineage import Run, data_of, flatten, locate, read_results, read_run, related
@@ -24,7 +24,7 @@ One HTML page (pictures inside it, nothing fetched, no JavaScript) and one JSON 
 
   scemae report runs/eval                        of `scemae evaluate`: everything below
   scemae report runs/mae                         of `scemae pretrain`: curves, reconstructions, attention, provenance
-  scemae report runs/eval --out page             into another folder
+  scemae report runs/eval --out page             into another folder (of a run that is not yours: report-RUN here)
   scemae report runs/eval --no-pictures          numbers and curves alone: for photographs that must not be published
 
 Shows: errors of landmark matching and detection with 95 % intervals beside the paper's; which differences between
@@ -67,17 +67,32 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="scemae report", description=HELP,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", type=given_path, help="run_dir of evaluate, pretrain or correspond")
-    parser.add_argument("--out", metavar="FOLDER", type=given_path, help="where both files go (default: RUN)")
+    parser.add_argument("--out", metavar="FOLDER", type=given_path, help="where both files go (default: RUN, where it is yours, else report-RUN)")
     parser.add_argument("--no-pictures", action="store_true", help="leave out everything that shows a face")
     arguments = parser.parse_args(argv)
+    out = arguments.out or place_for(arguments.run)
     report, images = gather(arguments.run, with_pictures=not arguments.no_pictures)
-    out = arguments.out or arguments.run
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(0o777 if arguments.out else 0o700, parents=True, exist_ok=True)  # it may show faces of yours
     files.write_text(out / "report.html", render(report, images))
     files.write_json(out / "report.json", report)
     print(f"{out / 'report.html'}: {len(images)} of {len(PICTURES)} pictures of faces; numbers in report.json")
     for name, why in report["missing"].items():
         print(f"  no {name}: {why}")
+
+
+def place_for(run_dir: Path) -> Path:
+    """Where a report goes that was given no folder: into the run's, or into one of its own where that is another user's.
+
+    Raises RunFolderError where the current folder is another user's too.
+    """
+    if run_folder.is_mine(run_dir):
+        return run_dir
+    out = Path(f"report-{run_dir.resolve().name}")
+    if not run_folder.is_mine(Path.cwd()) or out.exists() and not run_folder.is_mine(out):
+        raise RunFolderError(f"{run_dir}: found a run of another user, or one that everybody may write to, and the current folder is no "
+                             "better; say where its report is to go: --out FOLDER")
+    print(f"{run_dir} is another user's, or everybody may write to it: the report goes to {out}")
+    return out
 
 
 def gather(run_dir: Path, *, with_pictures: bool = True) -> tuple[dict, dict[str, str]]:
@@ -158,7 +173,7 @@ def source_of(run: Run, runs: dict[str, Run], results: dict, absent: dict[str, s
     carb = {key[5:]: value for key, value in stage2.config.items() if key.startswith("carb.")} if stage2 else None
     return Source(run.folder, results, places["backbone"], places["projector"], absent,
                   run.provenance.get("carb", carb), next(run.config[name] for name in names if run.config.get(name)),
-                  run.cache_dir, run.config.get("stride", 2))
+                  run.cache_dir, run.config.get("stride", 2), run_folder.is_mine(run.folder))
 
 
 def recipe(runs: dict[str, Run], results: dict, defaults: dict[str, dict]) -> list[dict]:

@@ -17,6 +17,7 @@ from torch import distributed
 from scemae import run_folder
 from scemae.distributed import INTERFACES, Place, barrier
 from scemae.findings import OK, REFUSED, WARNING, Finding
+from scemae.locations import masked
 
 CLOCK_SECONDS, SHM_GIB = 2.0, 1.0
 
@@ -123,7 +124,7 @@ def _flat(settings: dict, prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, str(value)
+            yield prefix + name, masked(str(value))
 
 
 def _differ(seats: list[Seat], value: Callable[[Seat], str]) -> str | None:

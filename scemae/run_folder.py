@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import platform
+import shlex
+import stat
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from scemae.config import to_yaml
 from scemae.distributed import Place, agree, is_lost_rank
 from scemae.errors import LaunchError, LostRankError, RunFolderError, ScemaeError
 from scemae.generations import Generation, beating, claim, path_of
+from scemae.locations import masked, masked_all
 
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # what a shared file system gets over
 PACKAGES = ("torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "simplejpeg")
@@ -102,18 +105,30 @@ def find_reason(folder: Path, rank: int, error: Exception, patience: float = 5.0
 def describe(run_dir: Path, stage: str, config: Any, **facts: Any) -> None:
     """Write config.yaml and provenance.json: the facts given, and for each start its command, commit and machine."""
     files.write_text(run_dir / "config.yaml", to_yaml(config))
-    start = {"command": " ".join(["scemae", *sys.argv[1:]]), "commit": commit(), "hardware": hardware(),
+    start = {"command": shlex.join(["scemae", *map(masked, sys.argv[1:])]), "commit": commit(), "hardware": hardware(),
              "time": datetime.now(UTC).isoformat(timespec="seconds")}
     starts = [*provenance(run_dir).get("starts", []), start]
     files.write_json(run_dir / "provenance.json", {
         "stage": stage, **start, "python": platform.python_version(), "starts": starts,
-        "packages": versions(), **facts})
+        "packages": versions(), **masked_all(facts)})
 
 
 def provenance(run_dir: Path) -> dict:
     """What `describe` wrote, or nothing."""
     path = run_dir / "provenance.json"
-    return json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
+    return masked_all(json.loads(path.read_text(encoding="utf8"))) if path.exists() else {}  # earlier versions hid nothing
+
+
+def is_mine(folder: Path) -> bool:
+    """True for a folder of a run or a sweep that this user made, with what says what it is, and that not everybody may write to."""
+    for path in (folder, *(folder / name for name in ("config.yaml", "provenance.json", "sweep.json", "sweep.yaml"))):
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            continue
+        if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
+            return False
+    return True
 
 
 def versions() -> dict[str, str]:

@@ -27,6 +27,7 @@ from scemae.landmarks.benchmarks import (
 from scemae.landmarks.embedding import spread
 from scemae.landmarks.pairs import DIFFERENT, SOURCE, Pairs, warp_views
 from scemae.landmarks.regression import iod_errors
+from scemae.locations import masked
 from scemae.models import losses
 from scemae.models.carb import select, third
 from scemae.models.mae import MaskedAutoencoder
@@ -54,7 +55,11 @@ class Source:
     shards: str                 # faces to show
     cache_dir: str | None
     stride: int
+    may_copy: bool = True       # into cache_dir, what a URL names
     _frames: dict[tuple, Frames] = field(default_factory=dict)
+
+    def _open(self, location: str) -> ShardSet:
+        return open_shards(location, self.cache_dir, may_copy=self.may_copy)
 
     @cached_property
     def autoencoder(self) -> MaskedAutoencoder:
@@ -80,11 +85,11 @@ class Source:
     @cached_property
     def faces(self) -> tuple[Tensor, list[str]]:
         encoder = self.autoencoder.encoder
-        return decode_faces(open_shards(self.shards, self.cache_dir), encoder.grid * encoder.patch_size)
+        return decode_faces(self._open(self.shards), encoder.grid * encoder.patch_size)
 
     def frames(self, location: str, benchmark: str, limit: int | None = None) -> Frames:
         """Evaluation frames, kept for the next picture that needs them."""
-        shards = open_shards(location, self.cache_dir)
+        shards = self._open(location)
         key = location, benchmark, min(limit or len(shards), len(shards))
         if key not in self._frames:
             self._frames[key] = load_frames(shards, find_benchmark(benchmark), limit=limit)
@@ -99,9 +104,9 @@ class Source:
         where = {key: i for i, key in enumerate(frames.keys)}
         rows = [2 * couple + i for couple in _chosen_couples(self) for i in (0, 1)]
         keys = saved["keys"][rows].tolist()
-        digest = open_shards(found["shards"], self.cache_dir).manifest.digest()
+        digest = self._open(found["shards"]).manifest.digest()
         if digest != found["data_digest"] or set(keys) - set(where):
-            raise DataError(OTHER_SAMPLES.format(found["shards"]))
+            raise DataError(OTHER_SAMPLES.format(masked(found["shards"])))
         chosen, warps = [where[key] for key in keys], torch.from_numpy(saved["warps"][rows])
         first, second, points_1, points_2 = warp_views(frames.images[chosen], frames.landmarks[chosen], warps)
         views, landmarks = (torch.stack([one[0::2], two[0::2], two[1::2]], dim=1) for one, two in
@@ -185,7 +190,7 @@ def _detections(source: Source) -> tuple[str, dict]:
         raise RunFolderError(source.absent["backbone"])
     frames = source.frames(found["test_shards"], found["benchmark"])
     if frames.keys != saved["keys"].tolist():
-        raise DataError(OTHER_SAMPLES.format(found["test_shards"]))
+        raise DataError(OTHER_SAMPLES.format(masked(found["test_shards"])))
     truth, eyes = normalise_landmarks(frames.landmarks), find_benchmark(found["benchmark"]).eyes
     predicted = torch.stack([torch.from_numpy(saved[f"{name}/predicted"]) for name in methods])     # m n l 2
     errors = np.stack([iod_errors(value, truth, eyes).mean(axis=1) for value in predicted])         # m n

@@ -14,6 +14,7 @@ from scemae.data.pipeline import Consumed
 from scemae.data.reader import ShardSet
 from scemae.distributed import Place, agree, precision
 from scemae.errors import BadStepError, ConfigError, RunFolderError
+from scemae.locations import masked
 from scemae.generations import Generation
 from scemae.health import WINDOW, Health
 from scemae.ledger import FILE as LEDGER
@@ -134,7 +135,7 @@ class Run:
         if not self.place.is_first:
             return
         config, steps, start = self.config, self.steps, self.state.global_step
-        print(f"{len(self.shards):,} images in {config.data.shards}; {steps.total:,} steps of {steps.images}; "
+        print(f"{len(self.shards):,} images in {masked(config.data.shards)}; {steps.total:,} steps of {steps.images}; "
               f"{self.place.world_size} x {self.place.device.type}, ZeRO {self.state.zero_stage}"
               + (f"; resumed at step {start:,} from {found}" if found else ""), flush=True)
         if start < steps.total:

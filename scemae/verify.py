@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from scemae import checkpoint, generations
+from scemae import checkpoint, generations, run_folder
 from scemae.bars import progress_bar
 from scemae.data.decode import Streaming, consumed_frames, digests
 from scemae.data.order import Order
 from scemae.data.reader import open_shards
 from scemae.errors import LedgerError
 from scemae.ledger import FILE, LIMBS, sample_digest, to_text
-from scemae.words import given_path
+from scemae.words import given_location, given_path
 
 
 def main(argv: list[str]) -> None:
@@ -36,10 +36,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--all", action="store_true", help="compute every step again, not only --steps of them")
     parser.add_argument("--steps", type=int, default=50, help="steps to compute again, spread over the run (50)")
     parser.add_argument("--against", metavar="OTHER", type=given_path, help="a run that must have seen the same samples")
-    parser.add_argument("--shards", help="where the shards are now, if not where the run's config.yaml says")
+    parser.add_argument("--shards", type=given_location, help="where the shards are now, if not where the run's config.yaml says")
+    parser.add_argument("--cache-dir", type=given_path, metavar="FOLDER", help="where shards at a URL are copied, if not where config.yaml says")
     options = parser.parse_args(argv)
     rows, starts = read_rows(options.run)
-    plan = read_plan(options.run, options.shards)
+    plan = read_plan(options.run, options.shards, options.cache_dir)
     epochs = check_plan(plan, len(rows))
     chosen = rows if options.all else [rows[i] for i in spread(len(rows), options.steps)]
     for row in progress_bar(chosen, unit="step", desc="computing again"):
@@ -85,11 +86,11 @@ def read_rows(run: Path) -> tuple[list[dict], int]:
     return sorted(rows, key=lambda row: row["step"]), starts
 
 
-def read_plan(run: Path, location: str | None) -> Plan:
+def read_plan(run: Path, location: str | None, cache_dir: Path | None = None) -> Plan:
     """The order and the data of a run. Raises LedgerError where the shards are others."""
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf8"))
     data = config["data"]
-    shards = open_shards(location or data["shards"], data["cache_dir"])
+    shards = open_shards(location or data["shards"], cache_dir or data["cache_dir"], may_copy=bool(cache_dir) or run_folder.is_mine(run))
     kept = checkpoint.committed(run)
     if kept and (needed := checkpoint.read_state(kept[-1]).data_digest) != shards.manifest.digest():
         raise LedgerError(f"{shards.folder}: found other shards than the run's (digest {needed[:12]}); give --shards")

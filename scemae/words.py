@@ -13,6 +13,7 @@ from types import NoneType
 from typing import Any, get_args, get_origin
 
 from scemae.errors import ConfigError
+from scemae.locations import Typed
 
 QUOTES = "\"'"
 OPENING, CLOSING = "[{", "]}"
@@ -147,6 +148,11 @@ def given_path(text: str) -> Path:
         raise ConfigError("found an empty path among the arguments; was it a variable of the shell that is not set? (the current "
                           "folder is .)")
     return Path(text)
+
+
+def given_location(text: str) -> Typed:
+    """A location of shards as it was typed, for argparse. Raises ConfigError for an empty one."""
+    return Typed(given_path(text) and text)
 
 
 def as_argument(path: Path) -> str:

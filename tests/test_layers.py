@@ -11,7 +11,7 @@ from tests.support import REPO
 LAYERS = {
     "scemae/errors": 0, "scemae/bars": 0, "scemae/files": 0.1, "scemae/documents": 0.2, "scemae/torchvision_cpu": 0, "scemae/schema": 0, "scemae/faults": 0, "scemae/memory": 0,
     "scemae/launch": 0.1, "scemae/stop": 0.1, "scemae/home": 0, "scemae/streams": 0.2,
-    "scemae/locations": 0.1, "scemae/words": 0.1, "scemae/checks": 0.1,
+    "scemae/locations": 0.1, "scemae/words": 0.2, "scemae/checks": 0.1,
     "scemae/config": 1, "scemae/distributed": 1, "scemae/schedule": 1, "scemae/data": 1, "scemae/faces": 1,
     "scemae/public_weights": 1, "scemae/tensor_file": 1, "scemae/public_weights": 1, "scemae/rows": 1, "scemae/fragments": 1, "scemae/master_weights": 1,
     "scemae/findings": 2, "scemae/generations": 2, "scemae/ledger": 2, "scemae/models": 2, "scemae/engine": 2, "scemae/flops": 2, "scemae/watchdog": 2, "scemae/nvjpeg": 2, "scemae/resident": 3, "shards": 2,

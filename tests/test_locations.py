@@ -3,17 +3,20 @@
 import os
 import re
 import shutil
+import sys
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import yaml
 
-from scemae import config, lineage, verify
+from scemae import cli, config, lineage, report, run_folder, verify
+from scemae.cluster import chain, submit
 from scemae.data import opener
 from scemae.data.reader import open_shards
-from scemae.errors import ConfigError, ShardError
+from scemae.errors import ConfigError, RunFolderError, ShardError
 from scemae.locations import Typed, below, cache_name, is_masked, masked
-from scemae.sweep import sweep as sweeps
+from scemae.sweep import command, sweep as sweeps
 from scemae.sweep.trials import RANDOM, Trial
 from tests.support import write_shards
 
@@ -134,3 +137,109 @@ def test_the_cache_of_a_url_is_named_without_secrets_and_found_by_what_was_writt
     assert len(cache_name("http://h/" + "x" * 500)) < 250
     assert below("https://h/a/?sig=1", "m.json") == "https://h/a/m.json?sig=1" and isinstance(below(Typed("pipe:cat x"), "y"), Typed)
     assert below("pipe:cat x?", "y") == "pipe:cat x?/y"
+
+
+WORDS = ["data.shards=https://user:s3cret@h/a?sig=s3cret", "probe_shards=pipe:curl -u user:s3cret https://h/b"]
+
+
+def told(folder):
+    """Everything that lies below a folder, as text."""
+    return "\n".join(path.read_text() for path in folder.rglob("*") if path.is_file() and "code" not in path.parts)
+
+
+def test_a_run_folder_holds_no_secret_and_its_command_can_be_typed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["scemae", "pretrain", "run_dir=Mü (x)", *WORDS])
+    loaded = config.load("pretrain", [f"run_dir={tmp_path}", *WORDS], typed=True)
+    assert loaded.data.shards == WORDS[0].partition("=")[2]  # what is opened is what was typed
+    for _ in range(2):  # a second start carries on what the first wrote
+        run_folder.describe(tmp_path, "pretrain", loaded, backbone="https://user:s3cret@h/x")
+    found = run_folder.provenance(tmp_path)
+    assert "s3cret" not in told(tmp_path) and len(found["starts"]) == 2
+    assert found["starts"][0]["command"] == found["command"]
+    assert found["command"].startswith("scemae pretrain 'run_dir=Mü (x)' 'data.shards=https://***@h/a?sig=***' 'probe_shards=pipe:curl ***")
+
+
+def test_secrets_that_an_earlier_version_wrote_down_are_not_shown(tmp_path):
+    (tmp_path / "provenance.json").write_text('{"command": "scemae pretrain data.shards=https://u:s3cret@h/a x=1"}')
+    (tmp_path / "config.yaml").write_text("model: {width: 48}\ndata: {shards: 'https://u:s3cret@h/a'}\n")
+    found = lineage.read_run(tmp_path)
+    assert found.config["data.shards"] == "https://***@h/a" and "https://***@h/a x=1" in found.provenance["command"]
+
+
+def test_a_chain_and_a_sweep_hold_no_secret(tmp_path, capsys):
+    words = [f"run_dir={tmp_path / 'chain'}", "stages=[pretrain]", *(f"pretrain.{word}" for word in WORDS)]
+    submit.main([*words, "--dry-run"])
+    loaded = config.load("submit", submit.gather(words), typed=True)
+    stages = chain.plan(loaded)
+    assert stages[0].arguments[2:] == WORDS  # what a job gets is what was typed
+    (tmp_path / "chain").mkdir()
+    chain.snapshot(loaded, stages)
+    chain.write(tmp_path / "chain", "batch", stages)
+    made = sweeps.load([f"run_dir={tmp_path / 'sweep'}", "space=mae", *(f"pretrain.{word}" for word in WORDS)])
+    made.folder.mkdir()
+    made._write_settings()
+    assert "s3cret" not in told(tmp_path) + capsys.readouterr().out and "s3cret" in made.base[0]
+    (made.folder / "sweep.json").write_text('{"identity": "x"}')
+    assert sweeps.reopen(made.folder).settings.data.shards == "https://***@h/a?sig=***"  # of which there is a copy in the cache
+
+
+def test_an_error_shows_no_password(capsys, tmp_path):
+    assert cli._status_of(["pretrain", f"run_dir={tmp_path}", WORDS[0]]) == 1
+    shown = capsys.readouterr().err
+    assert "https://***@h/a?sig=***: a URL needs a folder" in shown and "s3cret" not in shown
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """A run and a sweep of another user, and a current folder of one's own."""
+    for name in ("run", "sweep"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("x: 1\n")
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    mine = os.geteuid()
+    taken = [(tmp_path / name).stat().st_ino for name in ("run", "sweep")]
+    real = Path.stat
+
+    def stat(path, **options):
+        found = real(path, **options)
+        return os.stat_result((*found[:4], mine + 1, *found[5:10])) if found.st_ino in taken else found
+
+    monkeypatch.setattr(Path, "stat", stat)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+def test_a_report_on_another_users_run_goes_elsewhere(stranger, monkeypatch, capsys):
+    monkeypatch.setattr(report, "gather", lambda run, with_pictures: ({"missing": {}}, {}))
+    monkeypatch.setattr(report, "render", lambda *_: "page")
+    report.main([str(stranger / "run")])
+    assert "is another user's" in capsys.readouterr().out and [path.name for path in (stranger / "run").iterdir()] == ["config.yaml"]
+    assert Path("report-run/report.html").read_text() == "page" and os.stat("report-run").st_mode & 0o77 == 0
+    os.chmod(".", 0o777)
+    with pytest.raises(RunFolderError, match="say where its report is to go: --out FOLDER"):
+        report.main([str(stranger / "run")])
+
+
+@pytest.mark.parametrize("name", ["", "config.yaml"])
+def test_a_run_that_everybody_may_write_to_is_nobodys(tmp_path, name):
+    (tmp_path / "config.yaml").write_text("x: 1\n")
+    assert run_folder.is_mine(tmp_path) and report.place_for(tmp_path) == tmp_path
+    (tmp_path / name).chmod(0o777)
+    assert not run_folder.is_mine(tmp_path)
+
+
+def test_nothing_is_written_or_removed_in_another_users_sweep(stranger):
+    with pytest.raises(RunFolderError, match="--page SWEEP --out FOLDER"):
+        command.main(["--page", str(stranger / "sweep")])
+    assert [path.name for path in (stranger / "sweep").iterdir()] == ["sweep.json"]
+
+
+def test_what_a_url_in_another_users_run_names_is_not_copied(stranger):
+    shards = write_shards(stranger / "shards", 4)
+    run = lineage.Run("pretrain", stranger / "run", {"data.cache_dir": str(stranger / "run")}, {})
+    with pytest.raises(ShardError, match="another user's"):
+        run.open(f"file://{shards}")
+    assert [path.name for path in (stranger / "run").iterdir()] == ["config.yaml"]
+    open_shards(f"file://{shards}", str(stranger / "run"))
+    assert len(run.open(f"file://{shards}")) == 4

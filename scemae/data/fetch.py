@@ -52,7 +52,7 @@ def fetch(location: str, cache_dir: Path, *, may_copy: bool = True) -> Path:
             return kept[-1].parent
         opener.refuse(location)
         raise ShardError(f"{masked(location)}: found no copy of it in {cache_dir}, and the run that names both is another user's; copy "
-                         "the shards yourself")
+                         "the shards yourself (verify-resume takes --shards and --cache-dir)")
     place.mkdir(parents=True, exist_ok=True)
     with files.locked(place / ".lock"):  # one rank of a node copies, the others wait and find it done
         text = b"".join(_download(locations.below(location, MANIFEST), documents.MOST_JSON))

@@ -33,6 +33,7 @@ from scemae.landmarks.features import Head, Trunk
 from scemae.landmarks.kept import Arrays, path_of, read_arrays, write_arrays
 from scemae.landmarks.matching import enlarge, look_up, nearest
 from scemae.landmarks.pairs import DIFFERENT, SAME, SOURCE, Pairs, render_pairs
+from scemae.locations import masked
 
 STRIDE = 4  # of cover-and-stride: a quarter of the passes of the real test
 BATCH = 16  # couples, three views each, that go through the trunk and the head together
@@ -58,7 +59,7 @@ class Probe:
         _refuse_test_set(self._shards)
         self._chosen = choose_couples(map(self._identity, range(len(self._shards))), couples)
         if len(self._chosen) < 2 * couples:
-            raise ConfigError(f"{shards}: found {len(self._shards):,} images, which make {len(self._chosen) // 2} couples "
+            raise ConfigError(f"{masked(shards)}: found {len(self._shards):,} images, which make {len(self._chosen) // 2} couples "
                               f"of different people, {couples} are needed; lower loop.probe_pairs or give more people")
 
     def load(self) -> None:

@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from scemae import config as settings, generations
-from scemae.errors import ConfigError, LaunchError
+from scemae import config as settings, generations, run_folder
+from scemae.errors import ConfigError, LaunchError, RunFolderError
 from scemae.generations import Generation
 from scemae.launch import number
 from scemae.sweep import sweep as sweeps
@@ -20,7 +20,8 @@ HELP = """\
 scemae sweep run_dir=SWEEP [KEY=VALUE ...]: search settings of a stage with Ray Tune
 scemae sweep --join SWEEP                   lend this node too, until the sweep is over
 scemae sweep --page SWEEP                   write its page and table as far as it has come, and remove checkpoints that `keep`
-                                            does not keep (at its end both are done)
+                                            does not keep (at its end both are done); with --out FOLDER the page goes there,
+                                            and nothing is removed: for a sweep of another user
 scemae sweep ... --array                    random and grid search as an array of jobs, without Ray
 
   scemae sweep run_dir=runs/sweep correspond.backbone=runs/mae correspond.data.shards=data/celeba/train \\
@@ -58,10 +59,11 @@ def main(words: list[str]) -> None:
     rest = [word for word in words if not word.startswith("-")]
     if "--cfg" in flags:
         print(settings.compose("sweep", [word for word in rest if not word.startswith(sweeps.STAGES)]))
-    elif flags in (["--join"], ["--page"]):
-        if len(rest) != 1 or not (Path(rest[0]) / sweeps.FILE).is_file():
+    elif flags in (["--join"], ["--page"], ["--page", "--out"]):
+        if len(rest) != len(flags) or not all(rest) or not (Path(rest[0]) / sweeps.FILE).is_file():
             raise ConfigError(f"{flags[0]}: found {' '.join(rest) or 'nothing'}; give the run_dir of a sweep that has begun")
-        (_join if flags == ["--join"] else _page)(Path(rest[0]).absolute())
+        folder = Path(rest[0]).absolute()
+        _join(folder) if flags == ["--join"] else _page(folder, Path(rest[1]).absolute() if rest[1:] else None)
     elif flags == ["--alone"]:
         _alone(rest)
     elif flags:
@@ -121,11 +123,18 @@ def _alone(words: list[str]) -> None:
     run_alone(sweeps.reopen(folder), part, of, Generation(start, generations.path_of(folder, start)))
 
 
-def _page(folder: Path) -> None:
+def _page(folder: Path, out: Path | None) -> None:
+    """Raises RunFolderError for a sweep of another user without `out`: nothing is written or removed there."""
     from scemae.sweep.book import sweep_up
     from scemae.sweep.summary import refuse_fruitless, show
 
+    if out is None and not run_folder.is_mine(folder):
+        raise RunFolderError(f"{folder}: found a sweep of another user, or one that everybody may write to; say where its page is to go: "
+                             "--page SWEEP --out FOLDER")
     sweep = sweeps.reopen(folder)
-    sweep_up(sweep)
-    print(show(sweep))
+    if out is None:
+        sweep_up(sweep)
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+    print(show(sweep, out))
     refuse_fruitless(sweep)

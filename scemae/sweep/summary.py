@@ -16,19 +16,19 @@ from scemae.sweep.trials import FINISHED, Record, Table
 OWN = ("run_dir", "store.dir", "store.third_dir", "store.keep_third", "loop.probe_every", "loop.save_every", "loop.keep")
 
 
-def show(sweep: Sweep) -> Path:
-    """Write results.csv, best.yaml and sweep.html as far as it has come; the page."""
-    records = sweep.records()
-    Table(sweep.folder, sweep.names).rewrite(iter(records))
-    best = write_best(sweep, ranking.best(records, sweep.config.objectives[0]))
+def show(sweep: Sweep, out: Path | None = None) -> Path:
+    """Write results.csv, best.yaml and sweep.html as far as it has come, into its folder or `out`; the page."""
+    records, out = sweep.records(), out or sweep.folder
+    Table(out, sweep.names).rewrite(iter(records))
+    best = write_best(sweep, ranking.best(records, sweep.config.objectives[0]), out)
     parameters = {one.name: {"values": one.values} if one.values is not None else
                   {"low": one.low, "high": one.high, "log": one.log} for one in sweep.space.parameters}
-    return write_page(sweep.folder, f"Sweep of {sweep.folder.name}", records, list(sweep.config.objectives), facts(sweep, records),
+    return write_page(out, f"Sweep of {sweep.folder.name}", records, list(sweep.config.objectives), facts(sweep, records),
                       parameters, best)
 
 
-def write_best(sweep: Sweep, record: Record | None) -> str | None:
-    """best.yaml: the values of the best trial with those that every trial got, for `experiment=`; None where none finished."""
+def write_best(sweep: Sweep, record: Record | None, out: Path) -> str | None:
+    """best.yaml in `out`: the values of the best trial with those that every trial got, for `experiment=`; None where none finished."""
     if record is None:
         return None
     given = {word.partition("=")[0] for word in sweep.base}
@@ -41,11 +41,11 @@ def write_best(sweep: Sweep, record: Record | None) -> str | None:
     for name in ("probe_every", "save_every"):  # looks cost no weights, and show the same score at the same steps
         if name in looks:
             _plant(tree, f"loop.{name}", looks[name])
-    words = ["scemae", sweep.stage, f"experiment={sweep.folder / 'best.yaml'}", "run_dir=RUN", *_places(sweep, given)]
+    words = ["scemae", sweep.stage, f"experiment={out / 'best.yaml'}", "run_dir=RUN", *_places(sweep, given)]
     text = (f"# Trial {record.number} of a sweep: {_scores(sweep, record)}\n"
             f"# {_on_one_line(shlex.join(words))}\n"
             + yaml.safe_dump(locations.masked_all(tree), sort_keys=False, allow_unicode=True))
-    files.write_text(sweep.folder / "best.yaml", text)
+    files.write_text(out / "best.yaml", text)
     return text
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scemae import checkpoint, checks, config as settings, files, locations, restore, words as spelling
+from scemae import checkpoint, checks, config as settings, files, locations, restore, run_folder, words as spelling
 from scemae.config import get, put
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import choose_device
@@ -67,7 +67,11 @@ class Sweep:
 
     @cached_property
     def _shards(self) -> ShardSet:
-        return open_shards(self.settings.data.shards, self.settings.data.cache_dir)
+        return self.open(self.settings.data.shards)
+
+    def open(self, location: str) -> ShardSet:
+        """Shards that its settings name; what a URL in another user's sweep names is not copied. Raises ShardError."""
+        return open_shards(location, self.settings.data.cache_dir, may_copy=self.is_typed or run_folder.is_mine(self.folder))
 
     @property
     def images(self) -> int:
@@ -161,7 +165,7 @@ class Sweep:
     def fingerprint(self) -> dict:
         """What a sweep folder's trials have in common, wherever things lie; another one is another sweep."""
         config, found = self.config, settings.flat(self.settings)
-        looks = open_shards(self.settings.probe_shards, self.settings.data.cache_dir)
+        looks = self.open(self.settings.probe_shards)
         mine = {**{name: value for name, value in found.items() if name not in PLACES and not name.startswith("runtime.")},
                 "stage": self.stage, "search": config.search, "seed": config.seed, "trial.seed": found["seed"],
                 "objectives": list(config.objectives),
