@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from scemae import files
+from scemae import files, tf32
 
 OUT = Path("docs/results/speed")
 PACKAGES = ("torch", "deepspeed", "timm", "torchvision", "lightly", "numpy")
@@ -22,7 +22,7 @@ def facts() -> dict[str, Any]:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads(),
             "memory_gib": round(memory, 1), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "python": platform.python_version(), **{name: version_of(name) for name in PACKAGES},
+            "python": platform.python_version(), "tf32": tf32.state(), **{name: version_of(name) for name in PACKAGES},
             "commit": _commit(), "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M")}
 
 

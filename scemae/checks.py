@@ -15,7 +15,8 @@ def check(config: Any) -> None:
         _check_sweep(config)
         return
     one_of("runtime.device", config.runtime.device, ("auto", "cpu", "cuda"))
-    one_of("runtime.precision", config.runtime.precision, ("auto", "fp32", "bf16"))
+    measured = isinstance(config, EvaluateConfig | TablesConfig)
+    one_of("runtime.precision", config.runtime.precision, ("auto", "fp32", *([] if measured else ["tf32"]), "bf16"))
     at_least("seed", config.seed, 0)
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config)

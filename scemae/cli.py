@@ -59,7 +59,7 @@ The same command goes on where the run folder's newest checkpoint stands. What t
   model                deit_tiny, deit_small or deit_base; decoder: mae (the paper's) or light
   optim.epochs, optim.global_batch_size, optim.lr, mask_ratio, norm_pix
   probe_shards, loop.probe_every   a small matching test on faces with landmarks, every so many steps
-  runtime.zero_stage   auto, 0 to 3; runtime.offload, runtime.precision (fp32, bf16), runtime.micro_batch_size
+  runtime.zero_stage   auto, 0 to 3; runtime.offload, runtime.precision (fp32, tf32, bf16), runtime.micro_batch_size
   experiment           a named set of values in configs/experiment, or FILE.yaml of your own
 Paths and names are taken as they are typed; null stands for none, [a,"b, c"] for a list.
 """

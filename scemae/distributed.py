@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from scemae import tf32
 from scemae.errors import LaunchError, LostRankError
 from scemae.launch import Launch, number
 
@@ -34,7 +35,8 @@ class Place:
 
 
 def choose_device(asked: str, local_rank: int = 0) -> torch.device:
-    """auto, cpu or cuda to a device. Raises LaunchError where cuda is asked for and absent."""
+    """auto, cpu or cuda to a device, on which fp32 is fp32 (tf32.py). Raises LaunchError where cuda is asked for and absent."""
+    tf32.allow(False)
     available = torch.cuda.is_available()
     if asked == "cuda" and not available:
         raise LaunchError("runtime.device=cuda: found no CUDA device that torch can use; run on a GPU node, or set "
@@ -48,7 +50,7 @@ def choose_device(asked: str, local_rank: int = 0) -> torch.device:
 
 
 def precision(asked: str, device: torch.device) -> torch.dtype:
-    """auto, fp32 or bf16 to a dtype: auto is bf16 on CUDA and fp32 on the CPU (slower in bf16 without AMX)."""
+    """auto, fp32, tf32 or bf16 to a dtype: auto is bf16 on CUDA and fp32 on the CPU (slower in bf16 without AMX)."""
     if asked == "auto":
         asked = "bf16" if device.type == "cuda" else "fp32"
     return torch.bfloat16 if asked == "bf16" else torch.float32

@@ -19,12 +19,13 @@ from deepspeed.runtime.zero import GatheredParameters, stage3, stage_1_and_2
 from deepspeed.utils import logger, safe_get_full_fp32_param
 from torch import Tensor, distributed, nn
 
-from scemae import fragments, master_weights, schedule
+from scemae import fragments, master_weights, schedule, tf32
 from scemae.schema import Optim, Runtime
 from scemae.distributed import Place, precision
 
 logger.setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*is deprecated", category=FutureWarning, module="torch.distributed")
+warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # the compiler's advice against what tf32.py decides
 
 
 def zero_stage(runtime: Runtime, place: Place) -> int:
@@ -64,6 +65,7 @@ def deepspeed_settings(optim: Optim, runtime: Runtime, place: Place, accumulatio
 def start(module: nn.Module, optim: Optim, runtime: Runtime, place: Place,
           accumulation_steps: int) -> deepspeed.DeepSpeedEngine:
     """Wrap `module` and its optimizer. All ranks call it together."""
+    tf32.allow(runtime.precision == "tf32")
     groups = schedule.parameter_groups(module, optim.weight_decay)
     # Not on a CPU: there the fused one rounds by a parameter's place in memory, and a resume under another ZeRO stage or
     # number of ranks would not be exact.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scemae import files, run_folder, subjects
+from scemae import files, run_folder, subjects, tf32
 from scemae.bars import progress_bar
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import choose_device, flush_denormals, keep_freed_memory, precision
@@ -43,7 +43,7 @@ def main(config: EvaluateConfig) -> None:
         run_folder.describe(run_dir, "evaluate", config, **facts)
         for subject in ladder:
             subject.to(device, dtype)
-        results: dict = {"precision": str(dtype).removeprefix("torch.")}
+        results: dict = {"precision": str(dtype).removeprefix("torch."), "tf32": tf32.state()}
         if "matching" in shards:
             results["matching"] = evaluate_matching(config, shards["matching"], ladder, device)
             files.write_json(run_dir / "results.json", results)

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from scemae import __version__, files
+from scemae import __version__, files, tf32
 from scemae.config import to_yaml
 from scemae.distributed import Place, agree, is_lost_rank
 from scemae.errors import LaunchError, LostRankError, RunFolderError, ScemaeError
@@ -106,6 +106,7 @@ def describe(run_dir: Path, stage: str, config: Any, **facts: Any) -> None:
     """Write config.yaml and provenance.json: the facts given, and for each start its command, commit and machine."""
     files.write_text(run_dir / "config.yaml", to_yaml(config))
     start = {"command": shlex.join(["scemae", *map(masked, sys.argv[1:])]), "commit": commit(), "hardware": hardware(),
+             "tf32": tf32.state(),
              "time": datetime.now(UTC).isoformat(timespec="seconds")}
     starts = [*provenance(run_dir).get("starts", []), start]
     files.write_json(run_dir / "provenance.json", {

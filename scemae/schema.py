@@ -78,7 +78,7 @@ class Runtime:
     """Where and how it runs; results should not depend on it beyond rounding."""
 
     device: str  # auto, cpu or cuda
-    precision: str  # auto (bf16 on cuda, fp32 on cpu), fp32 or bf16
+    precision: str  # auto (bf16 on cuda, fp32 on cpu), fp32, bf16, or tf32: fp32, but for products and convolutions on cuda
     zero_stage: str | int  # 0 to 3; auto: 1, or 0 where there is one rank
     offload: bool  # optimizer state in host memory
     compile: str | bool  # true, false, or auto: torch.compile on cuda, but for methods whose graph is too large

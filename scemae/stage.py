@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scemae import capsule, checkpoint, engine as engines, flops, generations, loader, run_folder, schedule
+from scemae import capsule, checkpoint, engine as engines, flops, generations, loader, run_folder, schedule, tf32
 from scemae.checkpoint import TrainState
 from scemae.data.order import ORDER_VERSION, Order, Slice, accumulation_steps
 from scemae.data.pipeline import Consumed
@@ -46,8 +46,9 @@ def plan(shards: ShardSet, optim: Optim, loop: Loop, runtime: Runtime, place: Pl
 def settings(parts: dict, data: Data, optim: Optim, runtime: Runtime, place: Place) -> dict:
     """What a resumed run must have in common with its checkpoint: all that changes results, and the precision."""
     recipe = {name: value for name, value in asdict(data).items() if name not in ("shards", "cache_dir", "max_bad_fraction")}
+    dtype = str(precision(runtime.precision, place.device))
     return {**parts, "data": recipe, "optim": asdict(optim),
-            "precision": str(precision(runtime.precision, place.device)).removeprefix("torch.")}
+            "precision": "tf32" if runtime.precision == "tf32" else dtype.removeprefix("torch.")}
 
 
 def state_of(config: PretrainConfig | CorrespondConfig, stage: str, parts: dict, place: Place,
@@ -100,7 +101,8 @@ class Run:
             return
         order = Order(len(self.shards), self.config.seed, self.steps.images)
         began = time.perf_counter()
-        feed = self.open_feed(order, self.state.global_step, self.steps.total)
+        with tf32.refused():  # it may make what other runs will use
+            feed = self.open_feed(order, self.state.global_step, self.steps.total)
         self.open_seconds = time.perf_counter() - began
         speed = flops.full_speed(self.flops, self.place, precision(self.config.runtime.precision, self.place.device))
         while self.state.global_step < self.steps.total:

@@ -9,7 +9,7 @@ from tests.support import REPO
 
 # Room to layer, 0 lowest; a folder stands for its files. A file imports only from lower layers or its own folder.
 LAYERS = {
-    "scemae/errors": 0, "scemae/bars": 0, "scemae/files": 0.1, "scemae/documents": 0.2, "scemae/torchvision_cpu": 0, "scemae/schema": 0, "scemae/faults": 0, "scemae/memory": 0,
+    "scemae/errors": 0, "scemae/bars": 0, "scemae/files": 0.1, "scemae/documents": 0.2, "scemae/torchvision_cpu": 0, "scemae/schema": 0, "scemae/faults": 0, "scemae/memory": 0, "scemae/tf32": 0,
     "scemae/launch": 0.1, "scemae/stop": 0.1, "scemae/home": 0, "scemae/streams": 0.2,
     "scemae/locations": 0.1, "scemae/words": 0.2, "scemae/checks": 0.1,
     "scemae/config": 1, "scemae/distributed": 1, "scemae/schedule": 1, "scemae/data": 1, "scemae/faces": 1,

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scemae import tf32
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import Place
 from scemae.errors import ConfigError, FileError
@@ -118,10 +119,12 @@ class Probe:
         self.load()
         head, side, mode, answers = head or trunk.join, trunk.side(STRIDE), trunk.network.training, []
         trunk.network.eval()
-        for first in range(0, len(self._points), BATCH):
-            points = (self._points[first:first + BATCH] - CROP).to(device)
-            features = matching.checked(head(self._maps_of(trunk, device, first), side), 3 * len(points))
-            answers.append(match_couples(features.unflatten(0, (-1, 3)), points[:, SOURCE], self._benchmark.landmarks).cpu())
+        with tf32.refused():
+            for first in range(0, len(self._points), BATCH):
+                points = (self._points[first:first + BATCH] - CROP).to(device)
+                features = matching.checked(head(self._maps_of(trunk, device, first), side), 3 * len(points))
+                found = match_couples(features.unflatten(0, (-1, 3)), points[:, SOURCE], self._benchmark.landmarks)
+                answers.append(found.cpu())
         trunk.network.train(mode)
         return score(torch.cat(answers), self._points - CROP, self._benchmark.landmarks)
 

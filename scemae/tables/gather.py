@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scemae import config as settings, lineage, run_folder
+from scemae import config as settings, lineage, run_folder, tf32
 from scemae.landmarks import matching, regression, scores
 from scemae.landmarks.benchmarks import benchmark_names, find_benchmark
 from scemae.subjects import DETECTION, EMBEDDING, FEW_SHOT, FLOOR, MATCHING, OURS
@@ -138,7 +138,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
             "couples": len(plan.pairs) if plan.pairs else 0, "unit": score["unit"].default,
             "warping": score["warping"].default, "stride": plan.config.stride,
             "detection_stride": plan.config.detection.stride,
-            "precision": str(plan.measure.dtype).removeprefix("torch."),
+            "precision": str(plan.measure.dtype).removeprefix("torch."), "tf32": tf32.state(),
             "exclusions": [f"{name}: {reason} ({count:,})" for name, data in plan.data.items()
                            for reason, count in data.test.manifest.excluded.items()],
             **{key: known[key] for key in ("commit", "command", "hardware", "time") if key in known}}
