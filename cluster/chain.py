@@ -5,11 +5,14 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import scemae
 import scemae.cluster
 import scemae.shards
-from scemae import config as settings, files
+from scemae import config as settings
+from scemae import documents, files
+from scemae.documents import Count, Job
 from scemae.errors import ConfigError
 from scemae.locations import masked_all
 from scemae.schema import SubmitConfig
@@ -25,12 +28,20 @@ class Stage:
     name: str
     arguments: list[str]
     folder: str  # where its results go
-    nodes: int
-    ranks: int  # per node
-    gpus: int  # per node
+    nodes: Count
+    ranks: Count  # per node
+    gpus: Count  # per node
     saves: bool  # asked to leave, it saves and ends with 75; otherwise it starts anew
     after: str = "afterok"  # how the stage before it must have ended; afterany: however
-    job_id: str = ""
+    job_id: Job = ""
+
+
+@dataclass
+class Record:
+    """chain.json."""
+
+    kind: Literal["batch", "local"]
+    stages: list[Stage]
 
 
 def plan(config: SubmitConfig) -> list[Stage]:
@@ -120,5 +131,5 @@ def read(run_dir: Path) -> tuple[str, list[Stage]]:
     path = run_dir / CHAIN
     if not path.is_file():
         raise ConfigError(f"{run_dir}: found no {CHAIN}; give the run_dir of an earlier `scemae submit`")
-    record = json.loads(path.read_text(encoding="utf8"))
-    return record["kind"], [Stage(**stage) for stage in record["stages"]]
+    record = documents.read_json(path, Record, error=ConfigError, remedy="give the run_dir of an earlier `scemae submit`")
+    return record.kind, record.stages

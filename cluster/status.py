@@ -1,6 +1,5 @@
 """`scemae submit --status`: the chain's jobs as the scheduler knows them, and what each stage has left behind."""
 
-import json
 import pickletools
 import re
 import subprocess
@@ -106,10 +105,10 @@ def progress(stage: Stage) -> str:
     if stage.name == "page":
         return f"{folder / 'sweep.html'}" if (folder / "sweep.html").is_file() else "no page yet"
     from scemae import checkpoint
+    from scemae.run_folder import provenance
 
     saved = [checkpoint.place_of(path)[0] for path in checkpoint.committed(folder)]
-    about = folder / "provenance.json"
-    total = json.loads(about.read_text(encoding="utf8")).get("total_steps") if about.is_file() else None
+    total = provenance(folder).get("total_steps")
     return (f"saved at step {max(saved):,}" if saved else "no checkpoint yet") + (f" of {total:,}" if total else "")
 
 

@@ -6,6 +6,7 @@ repeat itself by aliases, and what does not fit the type is refused in a sentenc
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -17,10 +18,15 @@ from scemae.errors import DataError, FileError, ScemaeError
 
 T = TypeVar("T")
 MOST_JSON, MOST_YAML = 64 * files.MIB, files.MIB
+MOST_ROW = 16 * files.MIB  # of a file of rows
 DEEPEST = 40  # levels of a YAML file
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # of bytes, samples, steps: a plain int may be of any size
+Small = Annotated[int, msgspec.Meta(ge=1, le=2**24)]  # of images, pixels, epochs: what memory is taken for
 Whole = Annotated[int, msgspec.Meta(ge=-2**53, le=2**53)]
 Finite = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]  # of pixels: what float32 can still hold and square
+Seconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]  # unix time, or how long something took
+HostPort = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:\[\]-]{1,255}:[0-9]{1,5}$")]
+Job = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,15}(_[0-9]{1,9})?)?$")]  # a scheduler's number, or none yet
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256
 Point = Annotated[list[Finite], msgspec.Meta(min_length=2, max_length=2)]  # x, y
 Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,95}$")]  # of a sample: its members' names fit a tar's header
@@ -46,7 +52,7 @@ def parse_json(text: bytes | str, kind: type[T], name: object, *, error: type[Sc
                 raise
         return msgspec.convert(json.loads(text), kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
-        raise error(_sentence(name, problem, remedy)) from problem
+        raise error(_sentence(name, problem, remedy, " as JSON")) from problem
 
 
 def read_json(path: Path, kind: type[T], *, error: type[ScemaeError] = DataError, remedy: str = "restore it",
@@ -54,6 +60,15 @@ def read_json(path: Path, kind: type[T], *, error: type[ScemaeError] = DataError
     """A JSON file as a `kind` (see parse_json). Raises `error`; OSError where it cannot be read, so also
     FileNotFoundError."""
     return parse_json(read_bytes(path, most=most, error=error, remedy=remedy), kind, path, error=error, remedy=remedy, finite=finite)
+
+
+def is_whole(text: bytes) -> bool:
+    """True where `text` is JSON, of whatever kind: False for a file that was being written when its process was killed."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def convert(value: Any, kind: type[T], name: object, *, error: type[ScemaeError] = DataError, remedy: str = "restore it") -> T:
@@ -76,7 +91,30 @@ def parse_yaml(text: bytes | str, kind: type[T], name: object, *, error: type[Sc
     try:
         return msgspec.convert(yaml.load(text, _Loader), kind)
     except (yaml.YAMLError, msgspec.MsgspecError, ValueError, RecursionError) as problem:
-        raise error(_sentence(name, problem, remedy)) from problem
+        raise error(_sentence(name, problem, remedy, " as YAML")) from problem
+
+
+def read_rows(path: Path, kind: type[T], *, error: type[ScemaeError] = DataError, remedy: str = "restore it") -> Iterator[T]:
+    """The rows of a file of JSON lines, each as a `kind`; NaN is a number. A line that was cut, by a full disk say, is left out.
+
+    Raises `error` for a row that is no `kind`, OSError where the file cannot be read.
+    """
+    decoder = msgspec.json.Decoder(kind)
+    try:
+        with files.open_regular(path) as file:
+            for number, line in enumerate(iter(lambda: file.readline(MOST_ROW), b""), 1):
+                try:
+                    yield decoder.decode(line)
+                except msgspec.ValidationError as problem:
+                    raise error(_sentence(f"{path}, line {number}", problem, remedy)) from problem
+                except (msgspec.DecodeError, ValueError):
+                    try:
+                        row = json.loads(line)
+                    except (ValueError, RecursionError):
+                        continue
+                    yield convert(row, kind, f"{path}, line {number}", error=error, remedy=remedy)
+    except FileError as problem:
+        raise error(f"{problem}; {remedy}") from problem
 
 
 def read_bytes(path: Path, *, most: int = MOST_JSON, error: type[ScemaeError] = DataError, remedy: str = "restore it") -> bytes:
@@ -87,9 +125,9 @@ def read_bytes(path: Path, *, most: int = MOST_JSON, error: type[ScemaeError] = 
         raise error(f"{problem}; {remedy}") from problem
 
 
-def _sentence(name: object, problem: Exception, remedy: str) -> str:
+def _sentence(name: object, problem: Exception, remedy: str, form: str = "") -> str:
     what = " ".join(str(problem).split())[:300] or "nested too deeply"
-    return f"{name}: cannot be read, found what does not belong there ({what}); {remedy}"
+    return f"{name}: cannot be read{form}, found what does not belong there ({what}); {remedy}"
 
 
 class _Loader(yaml.SafeLoader):

@@ -13,20 +13,21 @@ that it goes on from its own (checkpoint.adopt): no order of events lets an old 
 counts as the run's is decided on reading: of generation g, only steps up to the base of every later one (`upper_step`).
 """
 
-import json
 import os
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from scemae import files
 from scemae.errors import FileError, LaunchError, RunFolderError
+from scemae.start_files import METRICS, Owner, base_of, moment, owner_of, rows_of, text_of  # noqa: F401  METRICS: for `rows`
 
-GENERATIONS, METRICS = "generations", "metrics.jsonl"
+GENERATIONS = "generations"
 BEAT_SECONDS, SILENT_BEATS, FRUITLESS = 2.0, 5, 5
 IMPORTED = time.time()
 
@@ -52,7 +53,7 @@ class Generation:
         following = path_of(self.folder.parent.parent, self.number + 1)
         try:
             following.mkdir()
-            files.write_json(following / "owner.json", {**(_read(self.folder / "owner.json") or {}), "rolled_back": True,
+            files.write_json(following / "owner.json", {**asdict(owner_of(self.folder)), "rolled_back": True,
                                                         "queued": None, "started": time.time()})
         except FileExistsError:
             return f"{following}: another process has taken the run over"
@@ -73,7 +74,7 @@ def path_of(run_dir: Path, number: int) -> Path:
 def numbers(run_dir: Path) -> list[int]:
     """The generations of a run so far, oldest first."""
     try:
-        return sorted(int(name) for name in os.listdir(run_dir / GENERATIONS) if name.isdigit())
+        return sorted(int(name) for name in os.listdir(run_dir / GENERATIONS) if re.fullmatch("[0-9]{4,9}", name))
     except FileNotFoundError:
         return []
 
@@ -82,9 +83,9 @@ def base_steps(run_dir: Path) -> dict[int, int]:
     """For each generation that has begun to train, the step it went on from."""
     found = {}
     for number in numbers(run_dir):
-        base = _read(path_of(run_dir, number) / "base.json")
+        base = base_of(path_of(run_dir, number))
         if base is not None:
-            found[number] = base["step"]
+            found[number] = base
     return found
 
 
@@ -100,25 +101,21 @@ def rows(run_dir: Path, file: str) -> list[dict]:
 
 def all_rows(run_dir: Path, file: str) -> Iterator[tuple[dict, bool]]:
     """Every row ever written, and whether it counts; rows of work that was lost and done again do not. One marked "late"
-    tells more of the step that its generation went on from. Each row gets its "generation"."""
+    tells more of the step that its generation went on from. Each row gets its "generation". Raises RunFolderError."""
     bases = base_steps(run_dir)
     for number, base in bases.items():
         upper = upper_step(bases, number)
         path = path_of(run_dir, number) / file
-        for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
+        for row in rows_of(path) if path.exists() else []:
             row["generation"] = number
             yield row, (base < row["step"] or (bool(row.get("late")) and row["step"] == base)) and row["step"] <= upper
 
 
 def seconds_of(folder: Path) -> float:
     """How long the start in `folder` has lived: from its start to its end, or to its last beat."""
-    owner, ended, beat = _read(folder / "owner.json"), _text(folder / "ended"), _text(folder / "beat").split()
-    last = ended or (beat[2] if len(beat) == 3 else "")
-    return max(float(last) - owner["started"], 0.0) if owner and last else 0.0
+    began, ended, beat = owner_of(folder).started, text_of(folder / "ended"), text_of(folder / "beat").split()
+    last = moment(ended.strip() or (beat[2] if len(beat) == 3 else ""))
+    return max(last - began, 0.0) if None not in (began, last) else 0.0
 
 
 def refuse_crash_loop(run_dir: Path, job: str | None) -> None:
@@ -126,9 +123,9 @@ def refuse_crash_loop(run_dir: Path, job: str | None) -> None:
     last = numbers(run_dir)[-FRUITLESS:]
     if job is None or len(last) < FRUITLESS:
         return
-    bases = [(_read(path_of(run_dir, number) / "base.json") or {}).get("step") for number in last]
-    owners = [_read(path_of(run_dir, number) / "owner.json") or {} for number in last]
-    if len(set(bases)) == 1 and all(owner.get("job") == job and not owner.get("rolled_back") for owner in owners):
+    bases = [base_of(path_of(run_dir, number)) for number in last]
+    owners = [owner_of(path_of(run_dir, number)) for number in last]
+    if len(set(bases)) == 1 and all(owner.job == job and not owner.rolled_back for owner in owners):
         raise LaunchError(f"{run_dir}: found {FRUITLESS} starts of {job} in a row that got no further than "
                           f"{'their start' if bases[0] is None else f'step {bases[0]}'}; see the rank-*.log files in {path_of(run_dir, last[-1])}, mend what ends them "
                           "and submit it anew")
@@ -190,20 +187,20 @@ def beating(generation: Generation) -> Iterator[None]:
 
 def refuse_living(run_dir: Path, folder: Path, job: str | None) -> None:
     """Raise RunFolderError if the owner of the generation in `folder` is alive, and not this job's own past."""
-    owner = _read(folder / "owner.json") or {}
-    if (folder / "ended").exists() or (job is not None and owner.get("job") == job) or _is_dead_here(owner):
+    owner = owner_of(folder)
+    if (folder / "ended").exists() or (job is not None and owner.job == job) or _is_dead_here(owner):
         return
     if not _is_here(owner):
-        first = _text(folder / "beat")
+        first = text_of(folder / "beat")
         for _ in range(SILENT_BEATS):
             time.sleep(BEAT_SECONDS)
-            if _text(folder / "beat") != first or (folder / "ended").exists():
+            if text_of(folder / "beat") != first or (folder / "ended").exists():
                 break
         else:
             return
         if (folder / "ended").exists():
             return
-    raise RunFolderError(f"{run_dir}: in use by process {owner.get('pid')} on {owner.get('host')}; wait for it, stop "
+    raise RunFolderError(f"{run_dir}: in use by process {owner.pid} on {owner.host}; wait for it, stop "
                          "it, or choose another run_dir")
 
 
@@ -220,12 +217,12 @@ def started() -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
-def _is_here(owner: dict) -> bool:
-    return (owner.get("host"), owner.get("namespace")) == (socket.gethostname(), _namespace())
+def _is_here(owner: Owner) -> bool:
+    return (owner.host, owner.namespace) == (socket.gethostname(), _namespace())
 
 
-def _is_dead_here(owner: dict) -> bool:
-    return _is_here(owner) and _born(owner["pid"]) != owner["born"]
+def _is_dead_here(owner: Owner) -> bool:
+    return _is_here(owner) and owner.pid is not None and _born(owner.pid) != owner.born
 
 
 def _namespace() -> str:
@@ -237,22 +234,8 @@ def _namespace() -> str:
 
 def _born(pid: int) -> str | None:
     """When a process started, in clock ticks since boot; None where it is gone."""
-    stat = _text(Path(f"/proc/{pid}/stat"))
+    stat = text_of(Path(f"/proc/{pid}/stat"))
     if not stat:
         return None
     state, *fields = stat.rpartition(")")[2].split()
     return None if state == "Z" else fields[18]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf8")
-    except OSError:
-        return ""
-
-
-def _read(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError):
-        return None

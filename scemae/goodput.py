@@ -14,9 +14,11 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from scemae import generations
+from scemae import documents, generations
+from scemae.documents import Seconds
 from scemae.errors import RunFolderError
 from scemae.metrics import METRICS
+from scemae.start_files import DAMAGED, moment, owner_of, text_of
 from scemae.words import given_path
 
 HELP = """\
@@ -79,6 +81,27 @@ class Start:
 
 
 @dataclass
+class Stamped:
+    """What a row of metrics.jsonl says of time, beside its steps."""
+
+    time: Seconds
+    save_stall: Seconds = 0.0
+    commit_seconds: Seconds = 0.0
+    probe_seconds: Seconds = 0.0
+    first_step_seconds: Seconds = 0.0
+    first_step_wait: Seconds = 0.0
+
+
+@dataclass
+class Timed(Stamped):
+    """The row of a heartbeat."""
+
+    seconds: Seconds = field(kw_only=True)
+    images_per_second: Seconds = field(kw_only=True)
+    data_wait: Seconds = field(kw_only=True)
+
+
+@dataclass
 class Goodput:
     """All starts of a run, and their sum; goodput is the share of compute in all time, and in all time but the queue."""
 
@@ -99,6 +122,8 @@ def read(run_dir: Path) -> Goodput:
                              "give the run_dir of `scemae pretrain` or `scemae correspond`")
     for row, counts in generations.all_rows(run_dir, METRICS):
         if "time" in row:
+            documents.convert(row, Timed if "seconds" in row else Stamped, f"{run_dir}: a row of step {row['step']} in {METRICS}",
+                              error=RunFolderError, remedy=DAMAGED)
             rows[row["generation"]].append((row, counts))
     starts = timeline(run_dir, rows)
     for start in starts:
@@ -118,18 +143,17 @@ def timeline(run_dir: Path, rows: dict[int, list]) -> list[Start]:
     starts: list[Start] = []
     for number in generations.numbers(run_dir):
         folder, before = generations.path_of(run_dir, number), starts[-1] if starts else None
-        try:
-            owner = json.loads((folder / "owner.json").read_text(encoding="utf8"))
-        except (OSError, ValueError):  # it died while it claimed the folder
+        owner = owner_of(folder)
+        if owner.started is None:  # it died while it claimed the folder
             continue
-        started = max(owner["started"], before.started if before else 0.0)
+        started = max(owner.started, before.started if before else 0.0)
         seen = [row["time"] for row, _ in rows[number]]
         seen += [stamp for name in ("beat", "ended") if (stamp := last_word(folder / name)) is not None]
         if before:
-            before.ended = started if owner.get("rolled_back") else min(before.ended, started)
+            before.ended = started if owner.rolled_back else min(before.ended, started)
         idle = before.ended if before else 0.0
-        queued = min(max(started if owner.get("queued") is None else owner["queued"], idle), started)
-        starts.append(Start(number, queued, started, max([started, *seen]), owner.get("rolled_back", False)))
+        queued = min(max(started if owner.queued is None else owner.queued, idle), started)
+        starts.append(Start(number, queued, started, max([started, *seen]), owner.rolled_back))
         starts[-1].spent = Spent(queue=started - queued, down=queued - idle if before else 0.0)
     return starts
 
@@ -137,8 +161,8 @@ def timeline(run_dir: Path, rows: dict[int, list]) -> list[Start]:
 def last_word(path: Path) -> float | None:
     """The unix time that a `beat` or `ended` file gives, else its modification time; None where there is no such file."""
     try:
-        words = path.read_text(encoding="utf8").split()
-        return float(words[-1]) if words and words[-1].replace(".", "").isdigit() else path.stat().st_mtime
+        found = moment((text_of(path).split() or [""])[-1])
+        return path.stat().st_mtime if found is None else found
     except OSError:
         return None
 

@@ -18,8 +18,9 @@ from torch import distributed
 from scemae.data.order import Slice
 from scemae.errors import ShardError
 from scemae.rows import Rows
+from scemae.start_files import LEDGER
 
-LIMBS, FILE = 8, "ledger.jsonl"
+LIMBS, FILE = 8, LEDGER
 
 
 def sample_digest(step: int, place: int, key: str, pixels: np.ndarray) -> np.ndarray:

@@ -1,16 +1,97 @@
 """A run folder and those it rests on, read again: settings, provenance, results, and the shards they name."""
 
-import json
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from scemae import checkpoint, run_folder
+from scemae import checkpoint, documents, run_folder
+from scemae.config import SCHEMAS
 from scemae.data.reader import ShardSet, open_shards
+from scemae.documents import Count, Seconds
 from scemae.errors import RunFolderError, ScemaeError
 from scemae.locations import masked_all
+
+AGAIN = "run the command that made it again, or use the version that wrote it"
+
+
+@dataclass
+class Estimate:
+    """A mean with its interval, of n pairs or images."""
+
+    mean: Seconds
+    low: Seconds
+    high: Seconds
+    n: Count
+
+
+@dataclass
+class Matched:
+    """The scores of a method of results.json, by kind of pairs."""
+
+    same: Estimate
+    different: Estimate
+
+
+@dataclass
+class Compared:
+    """A paired comparison of results.json."""
+
+    difference: Estimate
+    wins: float
+    ties: float
+    is_decided: bool
+
+
+@dataclass
+class Matching:
+    """The matching test of results.json."""
+
+    shards: str
+    data_digest: str
+    couples: Count
+    couples_of_one_identity: Count
+    pairs_hash: str
+    stride: Count
+    methods: dict[str, Matched]
+    comparisons: list[Compared]
+
+
+@dataclass
+class Detected:
+    """The score of a method of results.json."""
+
+    error: Estimate
+
+
+@dataclass
+class Schedule:
+    """How the regressors of results.json were trained."""
+
+    epochs: Count
+    batch: Count
+    lr: float
+
+
+@dataclass
+class Detection:
+    """The detection test of results.json."""
+
+    benchmark: str
+    test_shards: str
+    train_images: Count
+    test_images: Count
+    stride: Count
+    schedule: Schedule
+    methods: dict[str, Detected]
+    paper_targets: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Results:
+    """The part of results.json that is read again."""
+
+    matching: Matching | None = None
+    detection: Detection | None = None
 
 
 @dataclass
@@ -46,11 +127,11 @@ def read_run(folder: Path) -> Run:
         raise RunFolderError(f"{folder}: found {found}; give the run_dir of a `scemae evaluate` that has ended, or "
                              "of a `scemae pretrain` or `scemae correspond`")
     try:
-        found = masked_all(flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf8"))))
+        tree = documents.read_yaml(folder / "config.yaml", dict[str, Any], error=RunFolderError, remedy=AGAIN)
         provenance = run_folder.provenance(folder)
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise RunFolderError(f"{folder}: its config.yaml or provenance.json cannot be read ({error}); run the command "
-                             "that made it again") from error
+    except OSError as error:
+        raise RunFolderError(f"{folder}: its config.yaml or provenance.json cannot be read ({error}); {AGAIN}") from error
+    found = masked_all(flatten(tree))
     if "runs" in found:
         raise RunFolderError(f"{folder}: found a run of `scemae tables`, whose page is {folder / 'tables.html'}; give the "
                              "run_dir of `scemae evaluate`, `pretrain` or `correspond`")
@@ -59,8 +140,19 @@ def read_run(folder: Path) -> Run:
     if stage is None:
         raise RunFolderError(f"{folder}: its config.yaml is of no command that this version of scemae knows; use the "
                              "version that wrote it")
+    _check_types(SCHEMAS[stage], tree, f"{folder / 'config.yaml'}: ")
     kept = checkpoint.committed(folder)
     return Run(stage, folder, found, provenance, checkpoint.read_state(kept[-1]).global_step if kept else None)
+
+
+def _check_types(schema: type, tree: dict[str, Any], where: str) -> None:
+    """Raise RunFolderError where a setting that is there is of another type than its schema's; old runs lack some."""
+    for part in fields(schema):
+        if part.name in tree and is_dataclass(part.type):
+            _check_types(part.type, documents.convert(tree[part.name], dict[str, Any], where + part.name, error=RunFolderError,
+                                                      remedy=AGAIN), f"{where}{part.name}.")
+        elif part.name in tree:
+            documents.convert(tree[part.name], part.type, where + part.name, error=RunFolderError, remedy=AGAIN)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -101,16 +193,12 @@ def read_results(run: Run) -> dict:
         return {}
     path = run.folder / "results.json"
     try:
-        results = json.loads(path.read_text(encoding="utf8"))
-        for kind, estimates in (("matching", ("same", "different")), ("detection", ("error",))):
-            for score in results.get(kind, {"methods": {}})["methods"].values():
-                [score[name][part] for name in estimates for part in ("mean", "low", "high", "n")]
-    except (OSError, ValueError) as error:
+        text = documents.read_bytes(path, error=RunFolderError, remedy=AGAIN)
+    except OSError as error:
         raise RunFolderError(f"{path}: cannot be read ({error}); run `scemae evaluate` to its end") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{path}: found no {error}, it is of another version of scemae; run `scemae evaluate` "
-                             "again, or use the version that wrote it") from error
-    return results
+    remedy = "it is damaged, or of another version of scemae: run `scemae evaluate` again"
+    documents.parse_json(text, Results, path, error=RunFolderError, remedy=remedy)
+    return documents.parse_json(text, dict[str, Any], path, error=RunFolderError, remedy=remedy)
 
 
 def data_of(runs: dict[str, Run]) -> list[dict]:

@@ -13,9 +13,10 @@ from torch import Tensor, distributed
 from scemae import files, generations
 from scemae.distributed import Place
 from scemae.errors import FileError
-from scemae.generations import METRICS, Generation
+from scemae.generations import Generation
 from scemae.ledger import to_text
 from scemae.rows import Rows
+from scemae.start_files import METRICS
 
 NO_NORM = -1.0  # of a step whose gradient norm the engine does not tell
 

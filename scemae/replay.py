@@ -8,25 +8,62 @@ nor weights are to blame: look at the machine of the rank that the capsule names
 """
 
 import argparse
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
-import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from scemae import capsule, checkpoint, faults, restore
+from scemae import capsule, checkpoint, documents, faults, files, restore
 from scemae.correspond import build
 from scemae.data.order import Slice
 from scemae.data.pipeline import Batch, correspondence_views, pretraining_views
-from scemae.errors import RunFolderError
+from scemae.documents import Count, FileName, Small
+from scemae.errors import FileError, RunFolderError
 from scemae.models.carb import select, third
 from scemae.schema import Carb
 from scemae.words import given_path
+
+
+@dataclass
+class Scale:
+    """RandomResizedCrop's share of the area, as two numbers."""
+
+    scale: tuple[float, float]
+
+
+@dataclass
+class Side:
+    """The side of the images in pixels."""
+
+    image_size: Small
+
+
+class Facts(TypedDict):
+    """capsule.json: the step that was left out, whose loss was bad, why, the checkpoint before it, and the images."""
+
+    step: Count
+    rank: Count | None
+    what: str
+    checkpoint: FileName
+    keys: list[str]
+
+
+@dataclass
+class Replayed:
+    """The part of a capsule's config.yaml that is read again."""
+
+    seed: Count
+    data: Scale
+    mask_ratio: float | None = None
+    model: Side | None = None
+    backbone: str | None = None
+    carb: Carb | None = None
 
 
 @dataclass
@@ -58,23 +95,23 @@ def main(argv: list[str]) -> None:
               f"{facts['rank']}, or at the steps between")
 
 
-def read_facts(folder: Path) -> dict:
+def read_facts(folder: Path) -> Facts:
     """capsule.json. Raises RunFolderError where there is none."""
     try:
-        return json.loads((folder / capsule.FACTS).read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
+        return documents.read_json(folder / capsule.FACTS, Facts, error=RunFolderError, remedy="give RUN/capsules/step-*")
+    except OSError as error:
         raise RunFolderError(f"{folder}: found no whole capsule ({error}); give RUN/capsules/step-*") from error
 
 
-def replay(folder: Path, facts: dict) -> Replay:
+def replay(folder: Path, facts: Facts) -> Replay:
     """Feed a capsule's batch to the network of its checkpoint, image by image and as a whole."""
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf8"))
-    kept = load_file(folder / capsule.BATCH)
+    config = documents.read_yaml(folder / "config.yaml", Replayed, error=RunFolderError)
+    kept = read_batch(folder / capsule.BATCH)
     rows = len(kept["samples"])
     part = Slice(facts["step"], kept["samples"].numpy(), kept["epochs"].numpy(), torch.ones(rows).numpy(),
                  torch.arange(rows).numpy())
-    batch = Batch(kept["frames"].permute(0, 3, 1, 2), part, config["seed"])
-    prepare = _pretrain if "mask_ratio" in config else _correspond
+    batch = Batch(kept["frames"].permute(0, 3, 1, 2), part, config.seed)
+    prepare = _pretrain if config.model else _correspond
     module, inputs = prepare(config, folder / facts["checkpoint"], batch)
     spoilt = float("nan") if faults.at("loss", step=facts["step"], rank=facts["rank"]) else 1.0
     first_bad: list[str] = []
@@ -86,6 +123,22 @@ def replay(folder: Path, facts: dict) -> Replay:
     return Replay(losses, norm.item(), first_bad[0] if first_bad else None)
 
 
+def read_batch(path: Path) -> dict[str, Tensor]:
+    """frames (b, s, s, 3) uint8, samples and epochs (b,) int64. Raises RunFolderError where they are not that."""
+    try:
+        files.open_regular(path).close()
+        found = load_file(path)
+        rows = len(found["samples"])
+        right = {"frames": (torch.uint8, (rows, *found["frames"].shape[1:3], 3)), "samples": (torch.int64, (rows,)),
+                 "epochs": (torch.int64, (rows,))}
+        wrong = next((name for name, kind in right.items() if (found[name].dtype, tuple(found[name].shape)) != kind), None)
+        if wrong or not rows:
+            raise ValueError(f"{wrong or 'samples'} is of another type or shape")
+    except (OSError, FileError, SafetensorError, KeyError, ValueError, TypeError, IndexError) as error:
+        raise RunFolderError(f"{path}: cannot be read as a batch ({error}); give RUN/capsules/step-*") from error
+    return found
+
+
 def _look(name: str, first_bad: list[str]) -> Callable:
     def hook(module: nn.Module, inputs: tuple, output: object) -> None:
         if isinstance(output, Tensor) and not first_bad and not output.isfinite().all():
@@ -94,17 +147,19 @@ def _look(name: str, first_bad: list[str]) -> Callable:
     return hook
 
 
-def _pretrain(config: dict, folder: Path, batch: Batch) -> tuple[nn.Module, tuple[Tensor, ...]]:
+def _pretrain(config: Replayed, folder: Path, batch: Batch) -> tuple[nn.Module, tuple[Tensor, ...]]:
     module, _ = restore.load_autoencoder(folder)
-    size = config["model"]["image_size"]
-    return module, pretraining_views(batch, size, tuple(config["data"]["scale"]), module.encoder.grid**2)[:2]
+    size = config.model.image_size
+    return module, pretraining_views(batch, size, tuple(config.data.scale), module.encoder.grid**2)[:2]
 
 
-def _correspond(config: dict, folder: Path, batch: Batch) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    encoder, _ = restore.load_encoder(Path(config["backbone"]))
-    carb = Carb(**config["carb"])
+def _correspond(config: Replayed, folder: Path, batch: Batch) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    if config.backbone is None or config.carb is None:
+        raise RunFolderError(f"{folder.parent / 'config.yaml'}: is of another method than mae and carb, which cannot be replayed")
+    encoder, _ = restore.load_encoder(Path(config.backbone))
+    carb = config.carb
     module = build(carb, encoder)
-    module.load_state_dict(checkpoint.read_weights(folder))
-    views = correspondence_views(batch, encoder.grid * encoder.patch_size, tuple(config["data"]["scale"]))
+    restore.fill(module, checkpoint.read_weights(folder), folder)
+    views = correspondence_views(batch, encoder.grid * encoder.patch_size, tuple(config.data.scale))
     chosen = select(encoder, third(encoder, views, carb.layer, carb.heads), **restore.selection_options(carb))
     return module, (chosen.tokens.bfloat16(), chosen.ids, chosen.slot)  # rounded as in the token store

@@ -1,7 +1,6 @@
 """A run's folder: one process group at a time, and everything needed to know what made it."""
 
 import errno
-import json
 import os
 import platform
 import shlex
@@ -11,20 +10,49 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from scemae import __version__, files, tf32
+from scemae import __version__, documents, files, tf32
 from scemae.config import to_yaml
 from scemae.distributed import Place, agree, is_lost_rank
+from scemae.documents import Count
 from scemae.errors import LaunchError, LostRankError, RunFolderError, ScemaeError
 from scemae.generations import Generation, beating, claim, path_of
 from scemae.locations import masked, masked_all
 
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # what a shared file system gets over
 PACKAGES = ("torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "simplejpeg")
+
+
+@dataclass
+class Hardware:
+    """The machine of a start, as `hardware` describes it."""
+
+    cpu: str
+    cores: Count | None
+    memory_gib: float
+    gpus: list[str]
+
+
+@dataclass
+class Provenance:
+    """The part of provenance.json that is read again; `backbone`, `projector`, `carb`, ... are facts of a stage."""
+
+    stage: str | None = None
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    command: str | None = None
+    commit: str | None = None
+    packages: dict[str, str | None] | None = None
+    hardware: Hardware | None = None
+    backbone: str | None = None
+    projector: str | None = None
+    carb: dict[str, Any] | None = None
+    images: Count | None = None
+    total_steps: Count | None = None
 
 
 @contextmanager
@@ -115,9 +143,13 @@ def describe(run_dir: Path, stage: str, config: Any, **facts: Any) -> None:
 
 
 def provenance(run_dir: Path) -> dict:
-    """What `describe` wrote, or nothing."""
+    """What `describe` wrote, or nothing. Raises RunFolderError where something else stands there."""
     path = run_dir / "provenance.json"
-    return masked_all(json.loads(path.read_text(encoding="utf8"))) if path.exists() else {}  # earlier versions hid nothing
+    if not path.exists():
+        return {}
+    found = documents.read_json(path, dict[str, Any], error=RunFolderError, remedy="restore it, or remove it", finite=False)
+    documents.convert(found, Provenance, path, error=RunFolderError, remedy="restore it, or remove it")
+    return masked_all(found)  # earlier versions hid nothing
 
 
 def is_mine(folder: Path) -> bool:

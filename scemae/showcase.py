@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from scemae import config, pictures
+from scemae import arrays, config, documents, pictures
 from scemae.data.decode import decode
 from scemae.data.reader import ShardSet, open_shards
 from scemae.data.views import MEAN, STD, normalise
@@ -78,7 +77,7 @@ class Source:
     @cached_property
     def settings(self) -> Carb:
         if self.carb:
-            return Carb(**self.carb)
+            return documents.convert(self.carb, Carb, f"{self.run_dir}: the settings of carb", error=RunFolderError)
         eta = 0.25 if self.autoencoder.encoder.width == 768 else 0.1  # paper 4: B, and T and S
         return config.load("correspond", ["run_dir=-", "backbone=-", f"carb.eta={eta}"]).carb
 
@@ -121,12 +120,7 @@ class Source:
 
     def arrays(self, name: str, wanted: list[str] | None = None) -> dict[str, np.ndarray]:
         """The wanted (or all) arrays of an .npz file of evaluate. Raises RunFolderError where they are not there."""
-        try:
-            with np.load(self.run_dir / name) as saved:
-                return {key: saved[key] for key in wanted or saved.files}
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
-            raise RunFolderError(f"{self.run_dir / name}: does not hold what results.json names ({error}); run `scemae "
-                                 "evaluate` again") from error
+        return arrays.read(self.run_dir / name, wanted, error=RunFolderError, remedy="run `scemae evaluate` again")
 
 
 def _reconstructions(source: Source) -> tuple[str, dict]:

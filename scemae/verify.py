@@ -11,19 +11,20 @@ listed: they are declared in the ledger.
 """
 
 import argparse
+import itertools
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 
-from scemae import checkpoint, generations, run_folder
+from scemae import checkpoint, documents, generations, run_folder
 from scemae.bars import progress_bar
 from scemae.data.decode import Streaming, consumed_frames, digests
 from scemae.data.order import Order
 from scemae.data.reader import open_shards
-from scemae.errors import LedgerError
+from scemae.documents import Count, Small
+from scemae.errors import LedgerError, RunFolderError
 from scemae.ledger import FILE, LIMBS, sample_digest, to_text
 from scemae.words import given_location, given_path
 
@@ -51,6 +52,34 @@ def main(argv: list[str]) -> None:
 
 
 @dataclass
+class Frames:
+    """What a run's config.yaml says of its images."""
+
+    shards: str
+    frame: Small
+    cache_dir: str | None = None
+    jpeg_noise: bool = False
+    decoder: str = "cpu"
+
+
+@dataclass
+class Batch:
+    """What a run's config.yaml says of its batches."""
+
+    global_batch_size: Small
+
+
+@dataclass
+class Consumed:
+    """What a run's config.yaml says of the samples that it was to consume."""
+
+    seed: Count
+    data: Frames
+    optim: Batch
+    views: Small | None = None
+
+
+@dataclass
 class Plan:
     """What a run should have consumed: the order, and the frames behind it."""
 
@@ -72,8 +101,9 @@ def read_rows(run: Path) -> tuple[list[dict], int]:
     times = Counter(row["step"] for row in rows)
     kept = checkpoint.committed(run)
     last = max(max(times), checkpoint.place_of(kept[-1])[0] if kept else 0)
-    if missing := [step for step in range(1, last + 1) if step not in times]:
-        raise LedgerError(f"{run}: found no row for step {missing[0]} ({len(missing)} missing up to {last}); its samples "
+    if missing := last - sum(0 < step <= last for step in times):
+        first = next(step for step in itertools.count(1) if step not in times)
+        raise LedgerError(f"{run}: found no row for step {first} ({missing} missing up to {last}); its samples "
                           "were not trained on, or the ledger was altered")
     if twice := [step for step, count in times.items() if count > 1]:
         raise LedgerError(f"{run}: found step {twice[0]} {times[twice[0]]} times; two starts wrote as one")
@@ -88,15 +118,14 @@ def read_rows(run: Path) -> tuple[list[dict], int]:
 
 def read_plan(run: Path, location: str | None, cache_dir: Path | None = None) -> Plan:
     """The order and the data of a run. Raises LedgerError where the shards are others."""
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf8"))
-    data = config["data"]
-    shards = open_shards(location or data["shards"], cache_dir or data["cache_dir"], may_copy=bool(cache_dir) or run_folder.is_mine(run))
+    config = documents.read_yaml(run / "config.yaml", Consumed, error=RunFolderError)
+    data = config.data
+    shards = open_shards(location or data.shards, cache_dir or data.cache_dir, may_copy=bool(cache_dir) or run_folder.is_mine(run))
     kept = checkpoint.committed(run)
     if kept and (needed := checkpoint.read_state(kept[-1]).data_digest) != shards.manifest.digest():
         raise LedgerError(f"{shards.folder}: found other shards than the run's (digest {needed[:12]}); give --shards")
-    order = Order(len(shards), config["seed"], config["optim"]["global_batch_size"])
-    return Plan(order, Streaming(shards, data["frame"]), data["jpeg_noise"], data["decoder"] == "nvjpeg",
-                config.get("views"))
+    order = Order(len(shards), config.seed, config.optim.global_batch_size)
+    return Plan(order, Streaming(shards, data.frame), data.jpeg_noise, data.decoder == "nvjpeg", config.views)
 
 
 def check_plan(plan: Plan, steps: int) -> float:

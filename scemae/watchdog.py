@@ -9,7 +9,6 @@ compiling-NNNN in that folder meanwhile, nor of those that wait for it.
 """
 
 import faulthandler
-import json
 import os
 import socket
 import sys
@@ -17,16 +16,29 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from scemae import files
+from scemae import documents, files
 from scemae.distributed import Place
-from scemae.errors import FileError, LaunchError, LostRankError
+from scemae.documents import Count
+from scemae.errors import DataError, FileError, LaunchError, LostRankError
 from scemae.streams import log_file
 
 LOOK_SECONDS = 8.0
 COMPILING_SECONDS = 60.0  # a compiling-NNNN older than this is of a process that is gone
 PHASES = ("start", "data", "forward", "heartbeat", "save", "probe", "end")
+
+
+@dataclass
+class Note:
+    """What a rank's watchdog leaves when it ends its process."""
+
+    rank: Count
+    host: str
+    step: Count
+    phase: Literal["start", "data", "forward", "heartbeat", "save", "probe", "end"]
 
 
 class Watchdog:
@@ -159,15 +171,15 @@ def blame(folder: Path, world_size: int, seconds: float) -> str:
     notes = {}
     for path in folder.glob("hang-*.json"):
         try:
-            note = json.loads(path.read_text())
-            notes[note["rank"]] = note
-        except (OSError, ValueError):
+            note = documents.read_json(path, Note)
+        except (OSError, DataError):  # half written, or of somebody else
             continue
+        notes[note.rank] = note
     silent = [rank for rank in range(world_size) if rank not in notes]
     if silent:
         return (f"no progress for {seconds:.0f} s, and of rank {', '.join(map(str, silent))} there is no sign: it died or "
                 f"is cut off; its last words, if any, are in {folder}; the job ends and goes on from its last checkpoint")
-    last = min(notes.values(), key=lambda note: (note["step"], PHASES.index(note["phase"])))
-    return (f"no progress for {seconds:.0f} s: rank {last['rank']} on {last['host']} got no further than step "
-            f"{last['step']}, {last['phase']}, the others wait for it; stack dumps are in {folder}; the job ends and goes "
+    last = min(notes.values(), key=lambda note: (note.step, PHASES.index(note.phase)))
+    return (f"no progress for {seconds:.0f} s: rank {last.rank} on {last.host} got no further than step "
+            f"{last.step}, {last.phase}, the others wait for it; stack dumps are in {folder}; the job ends and goes "
             "on from its last checkpoint")

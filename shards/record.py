@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scemae import files
-from scemae.data.manifest import Shard
+from scemae import documents, files
+from scemae.data.manifest import LeftOut, Shard
 from scemae.data.picture import UnusablePicture
-from scemae.errors import ShardError
+from scemae.documents import Count
+from scemae.errors import DataError, ShardError
 from scemae.shards.image import Frame
 from scemae.shards.source import Sample, read_bytes
 
@@ -29,8 +30,8 @@ class Written:
     """
 
     shard: Shard
-    left_out: list[dict[str, str]]
-    encoded: int
+    left_out: list[LeftOut]
+    encoded: Count
     stamp: str = ""
     content: str = ""
 
@@ -51,11 +52,12 @@ class Task:
 def read_finished(task: Task) -> Written | None:
     """What an earlier run finished of this shard; None if it did not, or if the files are not what it wrote."""
     try:
-        raw = json.loads((task.folder / BUILD_FOLDER / f"{task.name}.json").read_text(encoding="utf8"))
-        written = replace(Written(**raw), shard=Shard(**raw["shard"]))
-        index = (task.folder / written.shard.index_file).read_bytes()
+        written = documents.read_json(task.folder / BUILD_FOLDER / f"{task.name}.json", Written)
+        if written.shard.file != f"{task.name}.tar":
+            return None
+        index = documents.read_bytes(task.folder / written.shard.index_file)
         size = (task.folder / written.shard.file).stat().st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, DataError):  # a record that is damaged is written anew, with its shard
         return None
     same = size == written.shard.bytes and hashlib.sha256(index).hexdigest() == written.shard.index_sha256
     return _with_sources_as_now(task, written) if same else None

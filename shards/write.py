@@ -22,9 +22,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from scemae import files
+from scemae import documents, files
 from scemae.bars import progress_bar
 from scemae.data.manifest import FORMAT_VERSION, MANIFEST, Index, Manifest, Shard, write_manifest
 from scemae.data.picture import UnusablePicture
@@ -111,7 +111,7 @@ def _lock(held: int, folder: Path) -> None:
 def _match_plan(folder: Path, plan: dict) -> None:
     path = folder / BUILD_FOLDER / PLAN
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf8"))
+        found = documents.read_json(path, dict[str, Any], error=ShardError, remedy="give another folder, or delete this one")
         if differences := [f"{key} {found.get(key)}, not {plan[key]}" for key in plan if found.get(key) != plan[key]]:
             raise ShardError(f"{folder}: holds shards of another build ({'; '.join(differences)}); give another "
                              "folder, or delete this one")

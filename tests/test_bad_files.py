@@ -1,19 +1,31 @@
 """Files of others, each with something wrong in it: one sentence that names the file, and the field where there is one."""
 
+import io
 import json
 import os
 import shutil
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import xxhash
 
-from scemae import checkpoint, config, restore, rivals, subjects
+from scemae import arrays, checkpoint, config, generations, goodput, lineage, replay, restore, rivals, subjects, verify
+from scemae.cluster import chain
 from scemae.data.manifest import read_manifest, write_manifest
 from scemae.data.reader import open_shards
-from scemae.errors import CheckpointError, ShardError
+from scemae.errors import CheckpointError, ConfigError, RunFolderError, ScemaeError, ShardError
+from scemae.landmarks import kept
+from scemae.landmarks.benchmarks import find_benchmark
+from scemae.landmarks.pairs import load_pairs
+from scemae.landmarks.regressor_file import load_regressor
 from scemae.models.projector import Projector
+from scemae.sweep import sweep as sweeps
+from scemae.sweep import trials
+from scemae.sweep.lead import address_of
 from scemae.tensor_file import write_tensors
 from tests.support import digest, write_backbone, write_shards
 
@@ -47,10 +59,10 @@ def reindexed(folder: Path, change: Any) -> Path:
 
 
 @pytest.mark.parametrize(("place", "new", "words"), [
-    ("", [], "manifest.json: found"), ("", None, "manifest.json: found"), ("format_version", [1], "shard format"),
+    ("", [], "manifest.json: cannot be read"), ("", None, "manifest.json: cannot be read"), ("format_version", [1], "shard format"),
     ("samples", "4", r"\$.samples"), ("samples", -4, r"\$.samples"), ("samples", 2**62, r"\$.samples"),
     ("samples", 5, "says 5 samples"), ("shards", {}, r"\$.shards"), ("shards.0", 7, r"\$.shards"),
-    ("shards.0.bytes", 2**62, "bytes"), ("shards.0.bytes", 1e999, "manifest.json: found"), ("shards.0.samples", 2.5, "samples"),
+    ("shards.0.bytes", 2**62, "bytes"), ("shards.0.bytes", 1e999, "manifest.json: cannot be read"), ("shards.0.samples", 2.5, "samples"),
     ("shards.0.sha256", "0" * 63, "sha256"), ("shards.0.sha256", 0, "sha256"), ("shards.1.file", "train-000000.tar", "more than once"),
     ("shards.0.file", "../../x.tar", "plain file name"), ("shards.0.file", "/etc/x.tar", "plain file name"),
     ("shards.0.file", "a\0.tar", "plain file name"), ("shards.0.file", "manifest.json", "plain file name"),
@@ -74,7 +86,7 @@ def test_a_manifest_of_another_version_is_read_with_fields_that_are_new_and_with
 
 
 @pytest.mark.parametrize(("place", "new", "words"), [
-    ("", [], "index.json: found"), ("keys", 3, r"\$.keys"), ("keys.0", "a/b", r"\$.keys"), ("keys.0", "\u001b[2J", r"\$.keys"),
+    ("", [], "index.json: cannot be read"), ("keys", 3, r"\$.keys"), ("keys.0", "a/b", r"\$.keys"), ("keys.0", "\u001b[2J", r"\$.keys"),
     ("keys.1", "000000", "more than once"), ("keys", [], "lists 0 samples"), ("jpg", [], "0 JPEGs"),
     ("jpg.0", [512], r"\$.jpg"), ("jpg.0", ["512", 3], r"\$.jpg"), ("jpg.0", [-512, 3], r"\$.jpg"), ("jpg.0", [2**62, 3], r"\$.jpg"),
     ("jpg.0.0", 513, "begins at byte 513"), ("jpg.1.0", 512, "begins at byte 512"), ("jpg.0.1", 2**40, "member of"),
@@ -212,3 +224,171 @@ def test_a_projectors_checkpoint_with_something_wrong_is_named_and_nothing_large
     assert restore.load_projector(tmp_path / "carb", backbone)[1] == carb
     with pytest.raises(CheckpointError, match=words):
         restore.load_projector(forged(tmp_path / "carb", tmp_path / "run", place, new), backbone)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A run folder of training with rows, and one of an evaluation, as plain files."""
+    run = tmp_path_factory.mktemp("evaluated") / "run"
+    write_backbone(run)
+    start = run / "generations" / "0001"
+    rows = [{"step": 1, "time": 1e9 + 1, "loss": 1.0}, {"step": 2, "time": 1e9 + 2, "loss": float("nan"), "seconds": 1.0,
+                                                     "images_per_second": 8.0, "data_wait": 0.5}]
+    (start / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 3, "ti')
+    (start / "ledger.jsonl").write_text('{"step": 1, "loss": 2.0, "digest": "00"}\n')
+    return run
+
+
+def altered(run, target, name, change):
+    """A copy of a run with one file changed: by a function of its text, or to other bytes."""
+    shutil.copytree(run, target)
+    path = next(target.glob(name))
+    path.write_bytes(change if isinstance(change, bytes) else change(path.read_text()).encode())
+    return target
+
+
+def test_rows_with_nan_and_a_torn_end_are_read(evaluated):
+    assert [row["step"] for row in generations.rows(evaluated, "metrics.jsonl")] == [1, 2]
+    assert goodput.read(evaluated).images == 8 and lineage.read_run(evaluated).stage == "pretrain"
+
+
+@pytest.mark.parametrize(("name", "change", "words"), [
+    ("provenance.json", b'{"stage": "pretr', "provenance.json: cannot be read"), ("provenance.json", b"[]", "provenance.json"),
+    ("provenance.json", b'{"stage": 3}', r"\$.stage"), ("provenance.json", b'{"images": "x"}', r"\$.images"),
+    ("provenance.json", b'{"starts": 1}', r"\$.starts"), ("provenance.json", b'{"hardware": {}}', "hardware"),
+    ("provenance.json", b"\xff\xfe", "provenance.json"), ("config.yaml", b"3", "config.yaml"), ("config.yaml", b"a: &a [*a, *a]", "alias"),
+    ("config.yaml", b"[" * 10**5, "config.yaml"), ("config.yaml", b"a: !!python/object:os.system x", "config.yaml"),
+    ("config.yaml", lambda text: text.replace("width: 48", "width: x"), "model.width"), ("config.yaml", b"a: \xff", "config.yaml"),
+    ("config.yaml", b"model: {width: 4}\ndata: 3", "config.yaml: data"), ("config.yaml", b"model: {width: 4}\noptim: {lr: fast}", "optim.lr")])
+def test_a_run_whose_settings_or_provenance_are_wrong_is_named_with_the_field(evaluated, tmp_path, name, change, words):
+    with pytest.raises(RunFolderError, match=words) as error:
+        lineage.read_run(altered(evaluated, tmp_path / "run", name, change))
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "change", "words"), [
+    ("base.json", b"[]", "base.json"), ("base.json", b"{}", "step"), ("base.json", b'{"step": "1"}', r"\$.step"),
+    ("base.json", b'{"step": -1}', r"\$.step"), ("metrics.jsonl", b"[1]\n", "line 1"), ("metrics.jsonl", b'{"step": 1}\n{"loss": 1}\n', "step"),
+    ("metrics.jsonl", b'{"step": true}\n', "step"), ("metrics.jsonl", b'{"step": 1.5}\n', "step"), ("metrics.jsonl", b'{"step": 1, "loss": []}\n', "line 1"),
+    ("metrics.jsonl", b'{"step": 1, "time": null}\n', "time"), ("metrics.jsonl", b'{"step": 1, "time": 1e300}\n', "time"),
+    ("metrics.jsonl", b'{"step": 1, "time": 1, "seconds": NaN}\n', "step 1"), ("metrics.jsonl", b'{"step": 1, "time": 1, "seconds": 1}\n', "images_per_second")])
+def test_a_start_whose_files_are_wrong_is_named_with_the_field(evaluated, tmp_path, name, change, words):
+    with pytest.raises(RunFolderError, match=words) as error:
+        goodput.read(altered(evaluated, tmp_path / "run", f"generations/0001/{name}", change))
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("owner", [b"", b"[]", b'{"pid": "../../etc", "started": "now"}', b'{"started": 1e999}', b'{"pid": -1}'])
+def test_an_owner_that_cannot_be_read_is_one_of_whom_nothing_is_known(evaluated, tmp_path, owner):
+    run = altered(evaluated, tmp_path / "run", "generations/0001/owner.json", owner)
+    assert generations.seconds_of(run / "generations" / "0001") == 0.0 and not goodput.read(run).starts
+
+
+@pytest.mark.parametrize(("row", "words"), [('{"step": 2, "digest": 3}', "digest"), ('{"step": 2, "replaced": []}', "replaced"),
+                                            ('{"step": "2"}', "step"), ('{"step": 9007199254740992}', "found no row for step 2")])
+def test_a_ledger_whose_rows_are_wrong_is_named_and_a_far_step_takes_no_memory(evaluated, tmp_path, row, words):
+    run = altered(evaluated, tmp_path / "run", "generations/0001/ledger.jsonl", lambda text: text + row + "\n")
+    with pytest.raises(ScemaeError, match=words):
+        verify.read_rows(run)
+
+
+ESTIMATE = {"mean": 1.0, "low": 0.5, "high": 2.0, "n": 4}
+RESULTS = {"matching": {"shards": "s", "data_digest": "d", "couples": 4, "couples_of_one_identity": 0, "pairs_hash": "p", "stride": 8,
+                        "methods": {"raw": {"same": ESTIMATE, "different": ESTIMATE}}, "comparisons": []}}
+
+
+@pytest.mark.parametrize(("place", "new", "words"), [
+    ("", [], "results.json"), ("matching", 3, "matching"), ("matching.methods", [], "methods"), ("matching.methods.raw", {}, "same"),
+    ("matching.methods.raw.same.mean", "x", "mean"), ("matching.couples", 1e30, "couples"), ("matching.shards", None, "shards"),
+    ("matching.comparisons", [{}], "comparisons")])
+def test_results_with_something_wrong_are_named_with_the_field(tmp_path, place, new, words):
+    run = lineage.Run("evaluate", tmp_path, {}, {})
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    assert lineage.read_results(run) == RESULTS
+    alter(tmp_path / "results.json", place, new)
+    with pytest.raises(RunFolderError, match=words) as error:
+        lineage.read_results(run)
+    assert "results.json" in str(error.value)
+
+
+TRIAL = {"number": 3, "values": {"optim.lr": 0.1}, "origin": "random"}
+END = {"outcome": "finished", "step": 4, "curve": [[4, {"same": float("nan")}]]}
+
+
+@pytest.mark.parametrize(("name", "place", "new", "words"), [
+    ("trial.json", "", [], "trial.json"), ("trial.json", "number", "3", "number"), ("trial.json", "number", 4, "found the number 4"),
+    ("trial.json", "values", [], "values"), ("end.json", "outcome", "glory", "outcome"), ("end.json", "curve", [[1]], "curve"),
+    ("end.json", "curve", 3, "curve"), ("end.json", "scores", {"same": "x"}, "scores"), ("end.json", "", 3, "end.json")])
+def test_a_trial_with_something_wrong_is_named_with_the_field(tmp_path, name, place, new, words):
+    folder = tmp_path / "trials" / "000003"
+    folder.mkdir(parents=True)
+    (folder / "trial.json").write_text(json.dumps(TRIAL))
+    (folder / "end.json").write_text(json.dumps(END))
+    assert [record.step for record in trials.read_records(tmp_path)] == [4]
+    alter(folder / name, place, new)
+    with pytest.raises(RunFolderError, match=words) as error:
+        list(trials.read_records(tmp_path))
+    assert name in str(error.value)
+
+
+STAGE = {"name": "pretrain", "arguments": [], "folder": "x", "nodes": 1, "ranks": 1, "gpus": 0, "saves": True, "job_id": "12"}
+
+
+@pytest.mark.parametrize(("place", "new", "words"), [
+    ("", 3, "chain.json"), ("kind", "cloud", "kind"), ("stages", {}, "stages"), ("stages.0", {}, "stages"),
+    ("stages.0.job_id", "--help", "job_id"), ("stages.0.job_id", "(a+)+$", "job_id"), ("stages.0.nodes", "1", "nodes")])
+def test_a_chain_with_something_wrong_is_named_with_the_field(tmp_path, place, new, words):
+    (tmp_path / "chain.json").write_text(json.dumps({"kind": "local", "stages": [STAGE]}))
+    assert chain.read(tmp_path)[1][0].job_id == "12"
+    alter(tmp_path / "chain.json", place, new)
+    with pytest.raises(ConfigError, match=words) as error:
+        chain.read(tmp_path)
+    assert "chain.json" in str(error.value)
+
+
+@pytest.mark.parametrize(("read", "name", "text", "words"), [
+    (lambda path: sweeps.read_file(path), "sweep.json", "[]", "sweep.json"), (lambda path: sweeps.read_file(path), "sweep.json", "{}", "identity"),
+    (lambda path: address_of(path.parent), "ray.json", '{"address": 3}', "address"), (lambda path: address_of(path.parent), "ray.json", '{"address": "x; y"}', "address"),
+    (lambda path: replay.read_facts(path.parent), "capsule.json", '{"step": 1}', "rank"),
+    (lambda path: replay.read_facts(path.parent), "capsule.json", '{"step": 1, "rank": 0, "what": "", "checkpoint": "../x", "keys": []}', "checkpoint"),
+    (lambda path: replay.read_batch(path), "batch.safetensors", "x" * 100, "batch.safetensors"),
+    (lambda path: find_benchmark(str(path)), "mine.yaml", "title: &a x\nframe: *a", "alias"),
+    (lambda path: find_benchmark(str(path)), "mine.yaml", (Path(config.configs_dir()) / "benchmark/mafl.yaml").read_text().replace("landmarks: 5", "landmarks: 1000000000"), "landmarks"),
+    (lambda path: load_pairs(path, None), "pairs.npz", "PK", "pairs.npz"), (lambda path: load_regressor(path), "r.safetensors", "x", "r.safetensors")])
+def test_other_files_with_something_wrong_are_named(tmp_path, read, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ScemaeError, match=words) as error:
+        read(tmp_path / name)
+    assert name in str(error.value)
+
+
+def npz(path, **members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, (shape, kind, data) in members.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array_header_1_0(buffer, {"descr": kind, "fortran_order": False, "shape": shape})
+            archive.writestr(f"{name}.npy", buffer.getvalue() + data)
+    return path
+
+
+@pytest.mark.parametrize(("shape", "kind", "data"), [
+    ((10**12,), "<f8", b""), ((2**62, 2**62), "<f8", b""), ((1,), "|O", b"x" * 8), ((2,), "<f8", bytes(15)), ((2,), "<f8", bytes(17)), ((-1,), "<f8", b"")])
+def test_an_array_that_is_not_what_its_file_has_is_refused_before_memory_is_taken(tmp_path, shape, kind, data):
+    with pytest.raises(RunFolderError, match="x.npz: cannot be read as arrays"):
+        arrays.read(npz(tmp_path / "x.npz", a=(shape, kind, data)), error=RunFolderError, remedy="")
+
+
+def test_arrays_are_read_as_numpy_wrote_them(tmp_path):
+    written = {"a": np.arange(6.0).reshape(2, 3), "b": np.array(["x", "ü"]), "c": np.array(7), "d": np.zeros((0, 3), np.float32)}
+    np.savez_compressed(tmp_path / "x.npz", **written)
+    found = arrays.read(tmp_path / "x.npz", error=RunFolderError, remedy="")
+    assert all(np.array_equal(found[name], value) and found[name].dtype == value.dtype for name, value in written.items())
+
+
+@pytest.mark.parametrize("about", [{"type": "O", "shape": [1], "first": 0}, {"type": "<f8", "shape": [10**12], "first": 0},
+                                   {"type": "<f8", "shape": [-1], "first": 0}, {"type": "nonsense", "shape": [1], "first": 0}, 3])
+def test_kept_arrays_that_are_not_what_their_header_says_are_made_again(tmp_path, about):
+    header = json.dumps({"facts": {}, "arrays": {"a": about}}).encode().ljust(104)
+    rest = len(header).to_bytes(8, "little") + header + bytes(64)
+    (tmp_path / "x").write_bytes(xxhash.xxh3_128_digest(rest) + rest)
+    assert kept.read_arrays(tmp_path / "x", {}) is None

@@ -13,7 +13,7 @@ LAYERS = {
     "scemae/launch": 0.1, "scemae/stop": 0.1, "scemae/home": 0, "scemae/streams": 0.2,
     "scemae/locations": 0.1, "scemae/words": 0.2, "scemae/checks": 0.1,
     "scemae/config": 1, "scemae/distributed": 1, "scemae/schedule": 1, "scemae/data": 1, "scemae/faces": 1,
-    "scemae/public_weights": 1, "scemae/tensor_file": 1, "scemae/public_weights": 1, "scemae/rows": 1, "scemae/fragments": 1, "scemae/master_weights": 1,
+    "scemae/public_weights": 1, "scemae/tensor_file": 1, "scemae/rows": 1, "scemae/start_files": 1, "scemae/arrays": 1, "scemae/fragments": 1, "scemae/master_weights": 1,
     "scemae/findings": 2, "scemae/generations": 2, "scemae/ledger": 2, "scemae/models": 2, "scemae/engine": 2, "scemae/flops": 2, "scemae/watchdog": 2, "scemae/nvjpeg": 2, "scemae/resident": 3, "shards": 2,
     "scemae/run_folder": 3, "scemae/checkpoint": 3, "scemae/metrics": 3, "scemae/landmarks": 3,
     "scemae/saver": 4, "scemae/loader": 4, "scemae/health": 4, "scemae/capsule": 4, "scemae/restore": 4, "scemae/records": 4, "scemae/token_store": 5,

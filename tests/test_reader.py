@@ -19,7 +19,7 @@ def test_any_sample_is_one_read_away(tmp_path):
     (lambda folder: (folder / "train-000001.tar").unlink(), "cannot be opened"),
     (lambda folder: (folder / "train-000001.index.json").unlink(), "missing, the manifest lists it"),
     (lambda folder: (folder / "train-000001.index.json").write_text("{}"), "its SHA-256 is not the manifest's"),
-    (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: found what does not belong there"),
+    (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: cannot be read"),
     (lambda folder: (folder / "manifest.json").write_text(json.dumps({"format_version": 9})), "found shard format 9"),
 ])
 def test_what_is_missing_or_altered_is_named(tmp_path, break_it, sentence):

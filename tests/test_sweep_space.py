@@ -162,7 +162,7 @@ def test_a_space_of_ones_own_is_a_file(tmp_path):
     moved = spaces.read(config.load("sweep", ["run_dir=x", "space.parameters.carb.eta.high=0.4", f"space={path}"]).space)
     assert [one.high for one in moved.parameters] == [0.4, 0.0]  # the command line wins, in any order
     path.write_text("parameters: [")
-    with pytest.raises(ConfigError, match="mine.yaml: found what does not belong there"):
+    with pytest.raises(ConfigError, match="mine.yaml: cannot be read as YAML, found what does not belong there"):
         config.load("sweep", ["run_dir=x", f"space={path}"])
     with pytest.raises(ConfigError, match="gone.yaml: cannot be read"):
         config.load("sweep", ["run_dir=x", "space=gone.yaml"])

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor
 
+from scemae import documents
 from scemae.config import configs_dir
 from scemae.data.manifest import Manifest
 from scemae.data.picture import open_picture
@@ -31,6 +31,7 @@ UNIT = 70       # matching errors are given in pixels of a frame of this side (P
 CELEBA_SIZE = (178, 218)    # aligned CelebA, width and height
 CELEBA_TOP = 30             # rows 30..207 of it are the 178x178 frame
 BOX, WINDOW = 52, 100       # 300W: the box becomes 52 px wide, the window around it is 100x100
+LARGEST = 2**13  # side of an image once its box is scaled
 RAISED = 2                  # ... and sits 2 px above the centre of the box
 
 PARTS = {"train", "test"}   # of each benchmark
@@ -190,6 +191,8 @@ def _box_frame(image: Image.Image, landmarks: np.ndarray, offset: float, box: li
     scale = BOX / size[0]                               # the width alone sets the scale: aspect is kept
     centre = np.floor(scale * (low + (size + 1) / 2))
     left, top = (int(edge) for edge in centre - WINDOW // 2 - (0, RAISED))
+    if scale * max(image.size) > LARGEST:
+        raise ValueError(f"found the box {box} in an image of {image.size}, which would be enlarged to more than {LARGEST} px")
     scaled = image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))), Image.BILINEAR)
     window = scaled.crop((left, top, left + WINDOW, top + WINDOW))      # PIL pads with zeros
     return _resized(window), (landmarks * scale - (left, top) + offset) * (FRAME / WINDOW)
@@ -223,10 +226,9 @@ def _folder() -> Path:
 
 def _read_benchmark(path: Path, name: str) -> Benchmark:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); give a file like "
-                          f"{_folder() / 'mafl.yaml'}") from error
+        raw = documents.read_yaml(path, Any, error=ConfigError, remedy=f"give a file like {_folder() / 'mafl.yaml'}")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({error}); give a file like {_folder() / 'mafl.yaml'}") from error
     known = {part.name: part.default is MISSING and part.default_factory is MISSING
              for part in fields(Benchmark) if part.name != "name"}
     raw = raw if isinstance(raw, dict) else {}
@@ -243,7 +245,7 @@ def _read_benchmark(path: Path, name: str) -> Benchmark:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
+    return type(value) is int and 0 < value <= 10**6
 
 
 def _is_number(value: Any) -> bool:

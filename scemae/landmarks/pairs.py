@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from scemae import files
+from scemae import arrays
 from scemae.errors import ConfigError, DataError
 from scemae.landmarks import tps
 from scemae.landmarks.benchmarks import Frames
 
 SOURCE, SAME, DIFFERENT = 0, 1, 2       # the views of a couple: v1(A), v2(A), v2(B)
+GIVE = "give a pairs.npz that `scemae evaluate` wrote"
 CHUNK = 64                              # images warped at a time
 
 
@@ -69,9 +71,12 @@ def save_pairs(path: Path, pairs: Pairs) -> None:
 
 def load_pairs(path: Path, frames: Frames) -> Pairs:
     """Make the pairs of a manifest again from `frames`. Raises DataError if these are not the frames it is of."""
-    with np.load(path) as saved:
-        keys, wanted = saved["keys"].tolist(), str(saved["hash"])
-        seed, warps = int(saved["seed"]), torch.from_numpy(saved["warps"])
+    saved = arrays.read(path, ["keys", "hash", "seed", "warps"], error=DataError, remedy=GIVE)
+    shape = (2 * (len(saved["keys"]) // 2 if saved["keys"].ndim == 1 else 0), 2, tps.COEFFICIENTS, 2)
+    if not saved["warps"].shape == shape or not shape[0] or saved["seed"].shape or saved["seed"].dtype.kind not in "iu":
+        raise DataError(f"{path}: found warps of shape {saved['warps'].shape}, {shape} were needed for its keys; {GIVE}")
+    keys, wanted = saved["keys"].tolist(), str(saved["hash"])
+    seed, warps = int(saved["seed"]), torch.from_numpy(saved["warps"])
     where = {key: i for i, key in enumerate(frames.keys)}
     if missing := [key for key in keys if key not in where]:
         raise DataError(f"{path}: {len(missing)} of its {len(keys)} images are not in these shards ({missing[0]} is "

@@ -7,10 +7,12 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from scemae import files
+from scemae import documents, files
+from scemae.documents import Small
 from scemae.errors import CheckpointError
 from scemae.landmarks.regression import LandmarkRegressor, RegressionConfig
 from scemae.tensor_file import fill
@@ -25,10 +27,15 @@ class Origin:
     benchmark: str  # whose landmarks it predicts, as `find_benchmark` takes it
     settings: RegressionConfig
     digests: dict[str, str]  # SHA-256 of the weights behind its features, as "backbone" and "projector"
-    stride: int  # of cover-and-stride, in pixels
-    width: int  # channels of the features
-    landmarks: int
+    stride: Small  # of cover-and-stride, in pixels
+    width: Small  # channels of the features
+    landmarks: Small
     format_version: int = FORMAT_VERSION
+
+
+@dataclass
+class _Format:
+    format_version: Any
 
 
 def save_regressor(path: Path, regressor: LandmarkRegressor, benchmark: str, settings: RegressionConfig,
@@ -49,21 +56,28 @@ def load_regressor(path: Path) -> tuple[LandmarkRegressor, Origin]:
         raise CheckpointError(f"{path}: no such file; give a regressors/*.safetensors that `scemae evaluate` wrote")
     try:
         with safe_open(path, framework="pt") as file:
-            raw = json.loads((file.metadata() or {}).get("scemae", "null"))
+            text = (file.metadata() or {}).get("scemae", "null")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors ({error}); copy it again from where `scemae evaluate` "
                               "wrote it") from error
+    remedy = "give a regressors/*.safetensors that `scemae evaluate` wrote"
     try:
-        if raw["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(f"{path}: found a regressor of format {raw['format_version']}, this version reads "
-                                  f"{FORMAT_VERSION}; use the version of scemae that wrote it")
-        origin = Origin(**{**raw, "settings": RegressionConfig(**raw["settings"])})
+        found = documents.parse_json(text, _Format, path, error=CheckpointError, remedy=remedy).format_version
+        if found != FORMAT_VERSION:
+            raise CheckpointError(f"{path}: found a regressor of format {str(found)[:40]}, this version reads {FORMAT_VERSION}; use the "
+                                  "version of scemae that wrote it")
+        origin = documents.parse_json(text, Origin, path, error=CheckpointError, remedy=remedy)
+        points, kernel = origin.settings.intermediate, origin.settings.kernel
+        needed = {"heatmaps.weight": (origin.landmarks * points, origin.width, kernel, kernel), "readout": (origin.landmarks, 2 * points, 2)}
+        if needed != {name: tuple(value.shape) for name, value in tensors.items()}:  # before it is made: it may be of any size
+            raise ValueError("its tensors have other names or shapes than it says")
         regressor = LandmarkRegressor(origin.width, origin.landmarks, origin.settings)
         regressor.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: holds no landmark regressor; give a regressors/*.safetensors that `scemae evaluate` "
-                              "wrote") from error
+    except (CheckpointError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+        if "of format" in str(error):
+            raise
+        raise CheckpointError(f"{path}: holds no landmark regressor ({' '.join(str(error).split())[:300]}); {remedy}") from error
     return regressor.eval().requires_grad_(False), origin
 
 

@@ -16,10 +16,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from scemae import files, generations
-from scemae.errors import ConfigError, LaunchError, Preempted
+from scemae import documents, files, generations
+from scemae.documents import HostPort
+from scemae.errors import ConfigError, LaunchError, Preempted, RunFolderError
 from scemae.generations import Generation
 from scemae.ownership import refuse_known
 from scemae.run_folder import own
@@ -168,11 +170,18 @@ def _beats_on(current: Path, beats: dict) -> bool:
     return changed
 
 
+@dataclass
+class Address:
+    """ray.json: host:port."""
+
+    address: HostPort
+
+
 def address_of(current: Path) -> str | None:
     """Where the Ray of a start is reached; None while it is not there yet."""
     try:
-        return json.loads((current / "ray.json").read_text(encoding="utf8"))["address"]
-    except (OSError, ValueError):
+        return documents.read_json(current / "ray.json", Address, error=RunFolderError).address
+    except OSError:
         return None
 
 

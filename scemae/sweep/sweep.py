@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scemae import checkpoint, checks, config as settings, files, locations, restore, run_folder, words as spelling
+from scemae import checkpoint, checks, config as settings, documents, files, locations, restore, run_folder, words as spelling
 from scemae.config import get, put
 from scemae.data.reader import ShardSet, open_shards
 from scemae.distributed import choose_device
@@ -28,6 +28,13 @@ from scemae.token_store import choose_home
 SELECTION = ("eta", "clusters", "heads", "density", "remaining", "aggregate")  # of carb: what a token store of its own needs
 FILE, STAGES = "sweep.json", ("pretrain.", "correspond.")
 PLACES = ("run_dir", "backbone", "data.shards", "data.cache_dir", "probe_shards", "init_from", "store.dir", "store.third_dir")
+
+
+@dataclass
+class Known:
+    """What every sweep.json has: the identity of its sweep."""
+
+    identity: str
 
 
 @dataclass
@@ -279,10 +286,13 @@ def absolute(word: str) -> str:
 
 def read_file(path: Path) -> dict:
     """sweep.json. Raises RunFolderError where it is damaged."""
+    remedy = "restore it, or give another run_dir"
     try:
-        return json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error}); restore it, or give another run_dir") from error
+        found = documents.read_json(path, dict[str, Any], error=RunFolderError, remedy=remedy, finite=False)
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read ({error}); {remedy}") from error
+    documents.convert(found, Known, path, error=RunFolderError, remedy=remedy)
+    return found
 
 
 def _shown(key: str, value: Any) -> str:

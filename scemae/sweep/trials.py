@@ -13,17 +13,17 @@ Trial 0 is the paper's setting: the values that the swept settings have without 
 
 import csv
 import io
-import json
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from scemae import files, generations
-from scemae.errors import FileError
-from scemae.generations import METRICS
+from scemae import documents, files, generations
+from scemae.documents import Count, Seconds
+from scemae.errors import FileError, RunFolderError
+from scemae.start_files import METRICS
 from scemae.sweep.space import Values
 
 PAPER, RANDOM, GRID, TPE = "paper", "random", "grid", "tpe"
@@ -36,13 +36,35 @@ OBJECTIVES = ("different", "same", "cycle")
 class Trial:
     """One point of the search, before it runs."""
 
-    number: int
+    number: Count
     values: Values
     origin: str
 
     def folder(self, sweep: Path) -> Path:
         """Where it lies."""
         return sweep / "trials" / f"{self.number:06d}"
+
+
+@dataclass
+class End:
+    """end.json: what became of a trial (see Record)."""
+
+    outcome: Literal["waiting", "running", "finished", "stopped", "failed"]
+    step: Count = 0
+    total: Count = 0
+    scores: dict[str, float] = field(default_factory=dict)
+    curve: list[tuple[Count, dict[str, float]]] = field(default_factory=list)
+    seconds: Seconds = 0.0
+    starts: Count = 0
+    trained: Count = 0
+    reason: str = ""
+
+
+@dataclass
+class Length:
+    """How long a run is to be, in its provenance.json."""
+
+    total_steps: Count = 0
 
 
 @dataclass
@@ -95,21 +117,34 @@ def read_records(sweep: Path) -> Iterator[Record]:
     """Every trial of a sweep, in order."""
     root = sweep / "trials"
     for name in sorted(os.listdir(root)) if root.is_dir() else []:
-        try:
-            trial = Trial(**json.loads((root / name / "trial.json").read_text(encoding="utf8")))
-        except (OSError, ValueError, TypeError):
+        path = root / name / "trial.json"
+        text = _whole(path)
+        if text is None:
             continue  # it was to be written when the sweep was stopped, and had not begun
+        trial = documents.parse_json(text, Trial, path, error=RunFolderError, remedy="restore it, or remove its folder")
+        if trial.folder(sweep).name != name:
+            raise RunFolderError(f"{path}: found the number {trial.number}; restore it, or remove its folder")
         yield read_record(sweep, trial)
+
+
+def _whole(path: Path) -> bytes | None:
+    """The JSON in a file; None where there is no such file, or half of one."""
+    try:
+        text = documents.read_bytes(path, error=RunFolderError, remedy="remove it")
+    except OSError:
+        return None
+    return text if documents.is_whole(text) else None
 
 
 def read_record(sweep: Path, trial: Trial) -> Record:
     """What is known of a trial."""
-    try:
-        found = json.loads((trial.folder(sweep) / "end.json").read_text(encoding="utf8"))
-    except (OSError, ValueError):
+    path = trial.folder(sweep) / "end.json"
+    text = _whole(path)
+    if text is None:
         return read_run(sweep, trial)
-    found["curve"] = [(step, scores) for step, scores in found["curve"]]
-    return Record(trial.number, trial.values, trial.origin, **found)
+    found = documents.parse_json(text, End, path, error=RunFolderError, finite=False,
+                                 remedy="remove it, and the trial goes on from its newest checkpoint")
+    return Record(trial.number, trial.values, trial.origin, **vars(found))
 
 
 def read_run(sweep: Path, trial: Trial) -> Record:
@@ -140,8 +175,8 @@ def scores_of(row: dict[str, Any]) -> dict[str, float]:
 
 def _total(run: Path) -> int:
     try:
-        return json.loads((run / "provenance.json").read_text(encoding="utf8"))["total_steps"]
-    except (OSError, ValueError, KeyError):
+        return documents.read_json(run / "provenance.json", Length, error=RunFolderError).total_steps
+    except OSError:
         return 0
 
 
@@ -189,6 +224,6 @@ class Table:
         line = io.StringIO()
         scores = (f"{record.scores[name]:.6g}" if name in record.scores else "" for name in OBJECTIVES)
         csv.writer(line, lineterminator="\n").writerow([
-            record.number, record.origin, record.outcome, *(record.values[name] for name in self._names), *scores, record.step,
+            record.number, record.origin, record.outcome, *(record.values.get(name, "") for name in self._names), *scores, record.step,
             record.total, record.trained, record.starts, f"{record.seconds:.1f}", record.reason])
         return line.getvalue()

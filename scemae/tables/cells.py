@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass, field, fields
 from numbers import Real
 from typing import Any
 
+from scemae import documents
 from scemae.errors import RunFolderError
 
 ROLES = ("ours", "rival", "reference", "floor")
+NAME, AGAIN = "tables.json: found no tables of this version", "make them again"
 FORMAT = 1              # of tables.json
 
 
@@ -125,15 +127,13 @@ def to_json(tables: Tables) -> str:
 
 def from_json(text: str) -> Tables:
     """The inverse of `to_json`. Raises RunFolderError where `text` is not what `to_json` writes."""
-    try:
-        found = json.loads(text)
-        if found.pop("format", None) != FORMAT:
-            raise ValueError(f"needed format {FORMAT}")
-        rows = [Row(**row | {"cells": {name: Cell(**cell) for name, cell in row["cells"].items()}})
-                for row in found.pop("rows")]
-        tables = Tables(rows, [Difference(**one) for one in found.pop("differences")], **found)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RunFolderError(f"tables.json: found no tables of this version ({error}); make them again") from error
+    found = documents.parse_json(text, dict[str, Any], NAME, error=RunFolderError, remedy=AGAIN, finite=False)
+    if found.get("format") != FORMAT:
+        raise RunFolderError(f"{NAME} (format {str(found.get('format'))[:40]}, needed {FORMAT}); {AGAIN}")
+    known = {part.name for part in fields(Tables)}
+    if odd := ({"rows", "differences"} - found.keys()) | (found.keys() - known - {"format"}):
+        raise RunFolderError(f"{NAME} ({min(odd)} is missing or unknown); {AGAIN}")
+    tables = documents.convert(found, Tables, NAME, error=RunFolderError, remedy=AGAIN)
     check(tables)
     return tables
 

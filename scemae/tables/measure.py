@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scemae import checkpoint, files
+from scemae import arrays, checkpoint, files
 from scemae.bars import progress_bar
 from scemae.distributed import Place, data_threads
+from scemae.errors import RunFolderError
 from scemae.generations import Generation
 from scemae.landmarks import regression
 from scemae.landmarks.benchmarks import normalise_landmarks
@@ -128,8 +129,9 @@ class Measure:
 
     def _embed(self, line: Line, vectors: Path, told: Told) -> Arrays:
         config = self.config.embedding
-        with np.load(vectors) as saved:
-            found, labels = saved[f"{line.name}/vectors"], saved["labels"]
+        saved = arrays.read(vectors, [f"{line.name}/vectors", "labels"], error=RunFolderError,
+                            remedy="remove it, and it is measured again")
+        found, labels = saved[f"{line.name}/vectors"], saved["labels"]
         result = tsne_silhouettes(found, labels, repeats=config.repeats, seed=self.config.seed,
                                   perplexity=config.perplexity, jobs=data_threads("auto"), progress=lambda *_: told(1))
         return {f"{line.name}/{key}": np.asarray(value) for key, value in vars(result).items()}

@@ -3,8 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-import yaml
-
+from scemae import documents
 from scemae.tables.cells import Cell, Row
 
 PAPER = Path(__file__).with_name("paper.yaml")
@@ -36,7 +35,7 @@ def find_paper(row: Row) -> Row | None:
 
 @cache
 def _paper() -> dict:
-    return yaml.safe_load(PAPER.read_text(encoding="utf8"))
+    return documents.read_yaml(PAPER)
 
 
 def _paper_row(number: int, found: dict) -> Row:

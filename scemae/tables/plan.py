@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from scemae import subjects
+from scemae import arrays, subjects
 from scemae.distributed import Place, precision
-from scemae.errors import ConfigError
+from scemae.errors import ConfigError, RunFolderError
 from scemae.landmarks.pairs import Pairs, build_pairs
 from scemae.landmarks.testsets import find_testsets
 from scemae.models.vit import Encoder
@@ -107,8 +107,8 @@ def find(plan: Plan, test: str) -> Iterator[Found]:
 
 
 def _read(unit: Unit) -> dict[str, np.ndarray]:
-    with np.load(unit.path) as saved:
-        return {name: saved[name] for name in saved.files if name not in ("title", "chosen")}
+    found = arrays.read(unit.path, error=RunFolderError, remedy="remove it, and it is measured again")
+    return {name: value for name, value in found.items() if name not in ("title", "chosen")}
 
 
 def _of(arrays: dict[str, np.ndarray], line: Line) -> dict[str, np.ndarray]:
