@@ -1,7 +1,6 @@
 """SCE-MAE: Selective Correspondence Enhancement with Masked Autoencoder (CVPR 2024), as a training system."""
 
-import os
-from pathlib import Path
+import os  # and nothing else: the current folder may still be on the path (module_path.py)
 
 __version__ = "0.1.0"
 
@@ -11,5 +10,5 @@ __version__ = "0.1.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # An installed scemae holds shards, cluster and configs; in a checkout they stand beside it, and are found there.
-if not (Path(__file__).parent / "shards").is_dir():
-    __path__.append(str(Path(__file__).resolve().parent.parent))
+if not os.path.isdir(os.path.join(os.path.dirname(__file__), "shards")):
+    __path__.append(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scemae import checkpoint, config, files, restore, run_folder
 from scemae.checkpoint import TrainState
-from scemae.errors import CheckpointError, ConfigError, RunFolderError
+from scemae.errors import ConfigError, RunFolderError
 from scemae.models.timm_names import Pixels, translate
 from scemae.public_weights import read_weights
 from scemae.schema import Model

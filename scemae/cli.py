@@ -9,6 +9,7 @@ from scemae import home, streams
 from scemae.errors import ConfigError, ScemaeError
 from scemae.launch import Launch
 from scemae.locations import without_secrets
+from scemae.module_path import leave_out_current_folder
 
 HELP = """\
 scemae: self-supervised landmark estimation with SCE-MAE (CVPR 2024), from shards to landmark errors
@@ -132,7 +133,9 @@ where nothing is refused, else 1.
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command; what is the user's to mend is told in one sentence on stderr, with a non-zero status."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        leave_out_current_folder()
+        argv = sys.argv[1:]
     argv = [part for part in argv if not part.startswith("--local_rank")]  # deepspeed's launcher puts it first
     streams.guard()
     home.settle()

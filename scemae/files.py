@@ -116,8 +116,10 @@ def overwrite(path: Path, text: str) -> None:
 
 
 def touch(path: Path) -> None:
-    """Make an empty file where there is none. Raises FileError where `path` is a link or no regular file."""
-    os.close(_open_own(path, os.O_WRONLY | os.O_CREAT, 0o666))
+    """Make an empty file where there is none, and let it be of now. Raises FileError where `path` is a link or no regular
+    file."""
+    with os.fdopen(_open_own(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
+        os.utime(file.fileno())
 
 
 @contextmanager

@@ -124,7 +124,7 @@ class Watchdog:
         self._has_told = self._is_compiling
         try:
             if self._is_compiling:
-                self._compiling_file.touch()
+                files.touch(self._compiling_file)
             else:
                 self._compiling_file.unlink(missing_ok=True)
         except OSError:  # as above

@@ -21,7 +21,7 @@ LAYERS = {
     "scemae/verify": 4, "scemae/roll_call": 4, "scemae/goodput": 4, "scemae/lineage": 4, "cluster": 9, "scemae/loop": 5, "scemae/stage": 6,
     "scemae/pretrain": 7, "scemae/correspond": 7, "scemae/evaluate": 7, "scemae/pictures": 7,
     "scemae/sweep": 8, "scemae/replay": 8, "scemae/rehearsal": 7, "scemae/doctor": 8, "scemae/showcase": 8, "scemae/report": 9, "scemae/demo": 9, "scemae/cli": 10,
-    "scemae/ownership": 0.2,
+    "scemae/ownership": 0.2, "scemae/module_path": 0,
 }
 OWNERS = {
     "deepspeed": {"scemae/engine.py", "scemae/distributed.py", "scemae/sweep/nursery.py"}, "timm": {"scemae/models/vit.py", "scemae/models/hypercolumn.py", "scemae/models/timm_vit.py", "scemae/models/timm_names.py"},

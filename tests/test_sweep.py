@@ -1,9 +1,11 @@
 """`scemae sweep`: what is refused before anything starts, and one real sweep with Ray from its command to its best.yaml."""
 
+import copy
 import csv
 import json
 import math
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -166,6 +168,12 @@ def test_a_trials_command_has_its_values_and_a_folder_of_its_own(made, tmp_path)
     assert config.load(stage, weights.arguments(weights.trial(3))[1:]).store.dir is None  # all share one selection
 
 
+def test_a_sweep_with_open_shards_can_be_copied_by_ray(made, tmp_path):
+    found = sweeps.load(words(made, tmp_path, "space=carb"))
+    assert found.images == IMAGES and copy.deepcopy(found).images == IMAGES
+    assert pickle.loads(pickle.dumps(found)).images == IMAGES
+
+
 def test_trials_on_a_backbone_of_somebody_else_share_the_tokens_of_the_sweep(made, tmp_path):
     shutil.copytree(made / "mae", tmp_path / "mae")
     (tmp_path / "mae" / "tokens").mkdir(exist_ok=True)  # it came along
@@ -203,12 +211,16 @@ def stranger(tmp_path_factory):
 
 def run_sweep(made, run, *others):
     """`scemae sweep`; nothing of it may be left: no process that has its TMPDIR, and nothing in that."""
-    temp = Path(f"/tmp/dt{os.getpid()}")
+    temp, here = Path(f"/tmp/dt{os.getpid()}"), run.parent / "here"
     temp.mkdir()
+    here.mkdir(exist_ok=True)
+    for name in ("ray", "optuna", "torch", "deepspeed", "scipy"):  # somebody else's, in the folder where the sweep is started
+        (here / f"{name}.py").write_text(f"open({str(here / 'ran')!r}, 'a').write({name!r})")
     try:
         done = subprocess.run([sys.executable, "-m", "scemae", "sweep", *words(made, run, *others)], capture_output=True,
-                              text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(temp)})
+                              text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(temp)}, cwd=here)
         assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+        assert not (here / "ran").exists(), (here / "ran").read_text()
         assert processes(f"TMPDIR={temp}") == []
         assert list(temp.iterdir()) == []
     finally:

@@ -5,6 +5,7 @@ come is not Tune's but on disk (trials.py): a start after any end, and every WAV
 the past. So memory stays bounded, and nothing of Ray needs to be restored, in a moved folder or elsewhere.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -135,7 +136,8 @@ def run(sweep: Sweep, generation: Generation, address: str, worker: type[tune.Tr
     """Run trials until all have ended (0), WAVE have (MORE), or SIGTERM or SIGUSR2 asks it to stop (75)."""
     asked: list[int] = []
     os.environ.update(SETTINGS)
-    ray.init(address=address, namespace=sweep.identity, logging_level="ERROR", log_to_driver=False, configure_logging=False)
+    with contextlib.chdir("/"):  # Ray puts the current folder on the path of its workers, on all nodes
+        ray.init(address=address, namespace=sweep.identity, logging_level="ERROR", log_to_driver=False, configure_logging=False)
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     for number in (signal.SIGTERM, signal.SIGUSR2):  # now: Ray has set its own
         signal.signal(number, lambda received, _: asked.append(received))

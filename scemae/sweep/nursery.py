@@ -102,7 +102,7 @@ def start(asked: dict[str, Any], spawns: bool) -> int:
     """Start one rank; its pid."""
     signal.pthread_sigmask(signal.SIG_BLOCK, OWN)  # until the rank is one: what comes to it at once is not for the nursery
     if spawns:
-        with open(log_descriptor(Path(asked["log"])), "ab") as log:
+        with os.fdopen(log_descriptor(Path(asked["log"])), "ab") as log:
             child = subprocess.Popen([sys.executable, "-m", "scemae", *asked["argv"]], env={**os.environ, **asked["env"]},
                                      stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                                      preexec_fn=leave_nursery)

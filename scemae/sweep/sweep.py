@@ -80,6 +80,10 @@ class Sweep:
         """Shards that its settings name; what a URL in another user's sweep names is not copied. Raises ShardError."""
         return open_shards(location, self.settings.data.cache_dir, may_copy=self.is_typed or run_folder.is_mine(self.folder))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without open files: Ray Tune copies whatever its search and scheduler refer to."""
+        return {name: value for name, value in vars(self).items() if name != "_shards"}
+
     @property
     def images(self) -> int:
         return len(self._shards)
