@@ -4,6 +4,7 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def limit() -> int:
@@ -18,6 +19,16 @@ def available() -> int:
     fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
     free = fields.get("MemAvailable", limit())
     return max(min([free, *(most - used for most, used in _groups())]), 0)
+
+
+def free(device: Any) -> int:
+    """Bytes that can be had now on a torch.device: a GPU's with those that torch keeps for what comes next, else the host's."""
+    if device.type != "cuda":
+        return available()
+    import torch
+
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def most_resident() -> int:

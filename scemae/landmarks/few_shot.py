@@ -236,9 +236,9 @@ def _predict(trained: list[tuple[Sequence[Cell], RegressorStack]], features: Ten
     for part in features.split(config.batch):       # no more than a step of training needs
         part = rearrange(part.to(device).float(), "b d h w -> 1 b h w d")
         for (cells, stack), mine in zip(trained, found):
-            mine.append(stack(part.expand(len(cells), -1, -1, -1, -1)).cpu())
+            mine.append(stack(part.expand(len(cells), -1, -1, -1, -1)))
     for (cells, _), mine in zip(trained, found):
-        for cell, predicted in zip(cells, torch.cat(mine, dim=1)):
+        for cell, predicted in zip(cells, torch.cat(mine, dim=1).cpu()):
             if not predicted.isfinite().all():
                 raise CheckpointError(f"few-shot: what {cell} predicts is not finite; the test images' features are of a "
                                       "run that diverged, take an earlier checkpoint, or a smaller few_shot.lr")
@@ -247,7 +247,7 @@ def _predict(trained: list[tuple[Sequence[Cell], RegressorStack]], features: Ten
 
 def _seeds_at_once(config: FewShotConfig, shapes: dict[str, torch.Size], device: torch.device) -> list[Sequence[int]]:
     """The seeds in parts whose views, with features of `shapes`, take 60 % of free memory at most. Raises ConfigError."""
-    rows, free = int(count_views(config).sum()), _free(device)
+    rows, free = int(count_views(config).sum()), memory.free(device)
     if (needed := 2 * rows * sum(map(math.prod, shapes.values()))) > 0.6 * free:
         shown = ", ".join(str(tuple(shape)) for shape in shapes.values())
         raise ConfigError(f"few-shot: features {shown} of one seed's {rows:,} views need {needed / 1e9:.1f} GB, of "
@@ -260,7 +260,7 @@ def _cells_at_once(seeds: Sequence[int], views: Views, config: FewShotConfig) ->
 
     A step keeps four arrays as large as the responses (they, their softmax, both gradients) and each use of the features.
     """
-    (height, width, channels), free = views.features.shape[1:], _free(views.features.device)
+    (height, width, channels), free = views.features.shape[1:], memory.free(views.features.device)
     responses, uses = views.landmarks.shape[1] * config.intermediate, 2 * channels * (1 + config.kernel ** 2)
     needed = 4 * config.batch * height * width * (4 * responses + uses)
     if needed > 0.8 * free:
@@ -276,14 +276,6 @@ def _cells_at_once(seeds: Sequence[int], views: Views, config: FewShotConfig) ->
 
 def _parts(items: Sequence, size: int) -> list[Sequence]:
     return [items[start:start + size] for start in range(0, len(items), size)]
-
-
-def _free(device: torch.device) -> int:
-    """Bytes of the device's memory that can be had now."""
-    if device.type != "cuda":
-        return memory.available()
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)     # by torch, for what comes next
-    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def _checked(features: Tensor, shape: torch.Size) -> Tensor:

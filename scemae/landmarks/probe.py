@@ -142,7 +142,7 @@ class Probe:
         maps = cache_maps(trunk, self._views.views.flatten(0, 1), STRIDE, batch=3 * BATCH, device=device,
                           progress=lambda _: note())
         trunk.network.train(mode)
-        return {"points": self._points.numpy(), **{f"maps-{i}": part.numpy() for i, part in enumerate(maps)}}
+        return {"points": self._points.numpy(), **{f"maps-{i}": part.cpu().numpy() for i, part in enumerate(maps)}}
 
     def _identity(self, i: int) -> int:
         found = self._shards.annotation(i).get("identity")

@@ -91,15 +91,14 @@ def train_regressor(features: Tensor, landmarks: Tensor, cfg: RegressionConfig, 
     regressor = LandmarkRegressor(features.shape[1], landmarks.shape[1], cfg).to(device)
     optimizer = torch.optim.Adam(regressor.parameters(), lr=cfg.lr, betas=tuple(cfg.betas),
                                  weight_decay=cfg.weight_decay)
-    batch = min(cfg.batch, len(features))
+    batch, truths = min(cfg.batch, len(features)), landmarks.to(device)
     for epoch in range(cfg.epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(epoch, cfg)
         order = torch.from_numpy(np.random.default_rng([cfg.seed, epoch]).permutation(len(features)))
-        losses = []
-        for chosen in order[:len(order) // batch * batch].split(batch):     # the rest of an epoch is dropped, as DVE
+        order, losses = order[:len(order) // batch * batch], []             # the rest of an epoch is dropped, as DVE
+        for chosen, truth in zip(order.split(batch), truths[order.to(device)].split(batch)):
             predicted = regressor(features[chosen].to(device).float())
-            truth = landmarks[chosen].to(device)
             loss = F.smooth_l1_loss(predicted * cfg.coordinate_scale, truth * cfg.coordinate_scale)
             optimizer.zero_grad()
             loss.backward()
@@ -121,7 +120,7 @@ def predict(regressor: LandmarkRegressor, features: Tensor, *, batch: int = 64,
             device: str | torch.device = "cpu") -> Tensor:
     """Landmarks (n, l, 2), normalised, on the CPU, of features (n, d, h, w)."""
     regressor = regressor.to(device)
-    return torch.cat([regressor(part.to(device).float()).cpu() for part in features.split(batch)])
+    return torch.cat([regressor(part.to(device).float()) for part in features.split(batch)]).cpu()
 
 
 def iod_errors(predicted: Tensor, landmarks: Tensor, eyes: tuple[int, int]) -> np.ndarray:
