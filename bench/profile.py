@@ -13,12 +13,13 @@ from torch.profiler import ProfilerActivity
 from bench import machine, step
 from scemae.distributed import process_group
 
-KINDS = {  # the first whose word is in an operator's name
+KINDS = {  # the first whose word is in an operator's name; a fused kernel's name holds those of all that it fuses, so it is first
+    "fused by the compiler": ("triton",),
     "attention": ("attention", "flash", "fmha", "mha", "softmax"),
     "matrix products": ("mm", "gemm", "cutlass", "nvjet", "dot", "linear"),
     "GELU": ("gelu",), "LayerNorm": ("layer_norm", "layernorm", "native_layer"),
     "optimizer": ("adam", "foreach", "multi_tensor", "lerp", "addcdiv", "addcmul"),
-    "gather, scatter, sort": ("gather", "scatter", "index", "sort"), "fused by the compiler": ("triton",),
+    "gather, scatter, sort": ("gather", "scatter", "index", "sort"),
     "copies": ("copy", "memcpy", "cat", "clone", "memset", "fill", "zero"),
     "elementwise": ("add", "mul", "div", "sub", "sum", "mean", "where", "elementwise", "reduce", "square", "pow"),
 }
@@ -55,14 +56,18 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def kind_of(name: str) -> str:
+    """The kind of work that an operator or kernel of this name does."""
+    return next((kind for kind, words in KINDS.items() if any(word in name.lower() for word in words)), "other")
+
+
 def table(events, on_gpu: bool, steps: int) -> list[dict]:
     """One row per kind: milliseconds per step, share, and the operators that take most of it."""
     found: dict[str, list[tuple[float, str]]] = {}
     for event in events:
         is_kernel = event.device_type == torch.autograd.DeviceType.CUDA
         took = event.self_device_time_total if on_gpu and is_kernel else 0 if on_gpu else event.self_cpu_time_total
-        kind = next((kind for kind, words in KINDS.items() if any(word in event.key.lower() for word in words)), "other")
-        found.setdefault(kind, []).append((took, event.key))
+        found.setdefault(kind_of(event.key), []).append((took, event.key))
     whole = sum(took for part in found.values() for took, _ in part)
     rows = [{"kind": kind, "ms per step": sum(took for took, _ in part) / 1e3 / steps,
              "share": f"{sum(took for took, _ in part) / whole:.1%}",

@@ -27,9 +27,9 @@ def torchvision_decode(jpegs: list[Tensor], device: torch.device) -> list[Tensor
 
 
 class NvJpeg:
-    """A source of frames on the device, read and decoded when they are asked for."""
+    """A source of frames on the device, read and decoded when they are asked for: by a thread that is ahead (pipeline.py)."""
 
-    is_on_device = True
+    is_on_device, is_slow = True, True
 
     def __init__(self, shards: ShardSet, size: int, device: torch.device, decode: Decode = torchvision_decode) -> None:
         """Raises ConfigError where there is no GPU to decode on."""
@@ -37,9 +37,20 @@ class NvJpeg:
             raise ConfigError("data.decoder=nvjpeg: found no CUDA device; use data.decoder=cpu")
         self.shards, self.size, self.device, self._decode = shards, size, device, decode
         self._on_host = Streaming(shards, size)
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # beside that of training
 
     def gather(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, Tensor]:
-        """Samples found (b,), digests (b, 16) of their JPEG bytes, and frames (b, s, s, 3) uint8 on the device."""
+        """Samples found (b,), digests (b, 16) of their JPEG bytes, and frames (b, s, s, 3) uint8 on the device, which are there
+        when it returns."""
+        if self._stream is None:
+            return self._gather(samples)
+        with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
+            found, hashes, frames = self._gather(samples)
+            self._stream.synchronize()
+        frames.record_stream(torch.cuda.default_stream(self.device))  # training reads them there: their memory is its until then
+        return found, hashes, frames
+
+    def _gather(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, Tensor]:
         jpegs = [np.frombuffer(self.shards.jpeg(sample), np.uint8) for sample in samples.tolist()]
         try:
             found, frames = samples, self._frames(jpegs)

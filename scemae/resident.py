@@ -58,7 +58,7 @@ class Resident:
 class OnDevice:
     """Frames on a GPU; digests are those taken when they were decoded."""
 
-    is_on_device = True
+    is_on_device, is_slow = True, False
 
     def __init__(self, resident: Resident, device: torch.device) -> None:
         self.size, self.device = resident.size, device

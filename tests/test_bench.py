@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench import __main__ as bench, growth, runs, soak
+from bench import __main__ as bench, growth, profile, runs, soak
 from tests.support import REPO, write_shards
 
 
@@ -14,6 +14,13 @@ from tests.support import REPO, write_shards
 def test_every_command_teaches(command):
     done = subprocess.run([sys.executable, "-m", "bench", command, "--help"], capture_output=True, text=True, cwd=REPO)
     assert done.returncode == 0 and "usage" in done.stdout.lower() and "python -m bench" in done.stdout
+
+
+@pytest.mark.parametrize("kernel,kind", [
+    ("triton_red_fused_native_layer_norm_addmm_gelu_0", "fused by the compiler"), ("triton_poi_fused__softmax_mul_1", "fused by the compiler"),
+    ("sm90_xmma_gemm_bf16bf16", "matrix products"), ("flash_fwd_kernel", "attention")])
+def test_a_fused_kernel_is_not_counted_as_what_it_fuses(kernel, kind):
+    assert profile.kind_of(kernel) == kind
 
 
 def test_a_line_of_growth_comes_from_a_real_run(tmp_path, monkeypatch):

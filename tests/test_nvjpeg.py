@@ -1,5 +1,8 @@
 """Streaming through the GPU's decoder. Without a GPU the host's decoder is put in its place: order, crops, stand-ins."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import simplejpeg
@@ -7,6 +10,8 @@ import torch
 
 from scemae import nvjpeg
 from scemae.data import decode
+from scemae.data.order import Order
+from scemae.data.pipeline import Pipeline
 from scemae.data.reader import open_shards
 from scemae.errors import ConfigError
 from tests.support import flipped, write_shards
@@ -38,6 +43,26 @@ def test_a_batch_with_no_jpeg_in_it_gets_a_stand_in(folder):
     shards = open_shards(str(flipped(folder, 3)))
     found, hashes, frames = nvjpeg.NvJpeg(shards, 178, torch.device("cpu"), host_decode).gather(np.array([7, 3]))
     assert found.tolist() == [7, 4] and np.array_equal(frames[1], decode.decode(shards.jpeg(4), 178))
+
+
+def test_a_thread_decodes_one_batch_ahead_of_training(folder):
+    shards, started = open_shards(str(folder)), []
+
+    def decode_elsewhere(jpegs, device):
+        started.append(threading.current_thread().name)
+        return host_decode(jpegs, device)
+
+    source, told = nvjpeg.NvJpeg(shards, 178, torch.device("cpu"), decode_elsewhere), []
+    slices = list(Order(12, 0, 3).slices(0, 0, 1, 1)) * 3
+    batches = iter(Pipeline(source, iter(slices), 0, lambda batch: (batch.images,), device=torch.device("cpu"),
+                            consumed=lambda part, found, hashes: told.append(found)))
+    for ready, part in enumerate(slices, 1):
+        images, = next(batches)
+        assert np.array_equal(images.permute(0, 2, 3, 1), decode.Streaming(shards, 178).frames(part.samples)[1])
+        assert len(told) == ready and np.array_equal(told[-1], part.samples)
+        time.sleep(0.2)
+        assert len(started) == min(ready + 1, 3)
+    assert all(name.startswith("decode") for name in started) and not list(batches)
 
 
 def test_without_a_gpu_it_says_so(folder):

@@ -59,7 +59,7 @@ class Pipeline:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         if self.source.is_on_device:
-            yield from map(self._gather, self.slices)
+            yield from self._decoded_ahead() if self.source.is_slow else map(self._gather, self.slices)
             return
         queue: deque[tuple[Slice, Tensor | None, list[Future]]] = deque()
         # One core each: torch's own threads under them would spin on the cores that train.
@@ -104,8 +104,22 @@ class Pipeline:
         images = pinned.to(self.device, non_blocking=True)
         return self.views(Batch(images.permute(0, 3, 1, 2), part, self.seed))
 
+    def _decoded_ahead(self) -> Iterator[tuple[Tensor, ...]]:
+        """Of a source that reads and decodes: in a thread that is a batch ahead, while the device trains on the one before."""
+        with ThreadPoolExecutor(1, "decode") as thread:
+            before: tuple[Slice, Future] | None = None
+            for part in self.slices:
+                now = part, thread.submit(self.source.gather, part.samples)
+                if before is not None:
+                    yield self._hand_over(before[0], *before[1].result())
+                before = now
+            if before is not None:
+                yield self._hand_over(before[0], *before[1].result())
+
     def _gather(self, part: Slice) -> tuple[Tensor, ...]:
-        found, hashes, images = self.source.gather(part.samples)
+        return self._hand_over(part, *self.source.gather(part.samples))
+
+    def _hand_over(self, part: Slice, found: np.ndarray, hashes: np.ndarray, images: Tensor) -> tuple[Tensor, ...]:
         self._consumed(part, found, hashes)
         return self.views(Batch(images.permute(0, 3, 1, 2), part, self.seed))
 
