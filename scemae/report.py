@@ -5,6 +5,7 @@
 """
 
 import argparse
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def show(source: Source) -> Shown:
 
 def reasons(run: Run, runs: dict[str, Run], missing: dict[str, str]) -> dict[str, str]:
     """Why a page may lack a backbone, matching or detection, and which command gives it: a sentence each."""
-    backbone, projector = (runs[stage].folder if stage in runs else "RUN" for stage in ("pretrain", "correspond"))
+    backbone, projector = (shlex.quote(str(runs[stage].folder)) if stage in runs else "RUN" for stage in ("pretrain", "correspond"))
     command = f"run `scemae evaluate run_dir=EVAL backbone={backbone} projector={projector} "
     return {"matching": f"{run.folder} has no matching results: {command}matching.shards=SHARDS`, then `scemae report "
                         "EVAL`",

@@ -1,6 +1,7 @@
 """Shards as they are opened: checked by size, read at random."""
 
 import json
+import pickle
 
 import pytest
 
@@ -33,3 +34,8 @@ def test_the_parent_of_several_splits_is_explained(tmp_path):
     write_shards(tmp_path / "shards" / "train", 2)
     with pytest.raises(ShardError, match=r"holds several splits \(train\), one was needed"):
         open_shards(str(tmp_path / "shards"))
+
+
+def test_shards_go_to_another_process(tmp_path):
+    shards = open_shards(str(write_shards(tmp_path / "shards", 4)))
+    assert pickle.loads(pickle.dumps(shards)).jpeg(3) == shards.jpeg(3)

@@ -39,6 +39,10 @@ class ShardSet:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def __reduce__(self) -> tuple:
+        """A copy in another process opens the files anew (Ray Tune pickles what a sweep holds)."""
+        return ShardSet, (self.folder,)
+
     def jpeg(self, i: int) -> bytes:
         """The JPEG bytes of sample `i`, as they were in the source."""
         return self._read(i, self._jpg[i], member_name(self.keys[i], False))
