@@ -34,12 +34,15 @@ queued=$(field $([ "$restarts" -gt 0 ] && echo SubmitTime || echo EligibleTime))
 export SCEMAE_JOB=slurm-$SLURM_JOB_ID         # the same after a requeue: a restart takes over from its dead predecessor
 export SCEMAE_SUBMITTED=$(date -d "$queued" +%s)   # when this start was queued, in unix seconds
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Ranks of one node talk over loopback, where nobody else can connect. A sweep's other nodes may come later.
+[ "$SLURM_NNODES" = 1 ] && [ "$1" != sweep ] && export MASTER_ADDR=127.0.0.1
 # Below the ports that outgoing connections take; another one per job and per start, should a socket linger.
 export MASTER_PORT=$((10000 + (SLURM_JOB_ID * 16 + restarts) % 20000))
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}   # srun does not inherit it
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
 
 trap : TERM USR1 USR2                         # meant for the ranks; this shell waits for them
+trap '' PIPE                                  # a message that nobody reads must not keep it from requeueing
 
 # A rank that fails for good ends with 99 here: srun reports the highest status, and 99 outranks the 75 of the peers
 # that it left alone, and differs from the 1 of an srun that has troubles of its own.

@@ -13,7 +13,7 @@ import pytest
 from scemae.distributed import INTERFACES, data_threads, process_group
 from scemae.errors import LaunchError
 from scemae.launch import NAMES, Launch
-from tests.support import TINY, Started, places, write_shards
+from tests.support import REPO, TINY, Started, places
 
 GOOD = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"}
 
@@ -145,3 +145,19 @@ def test_once_training_has_begun_a_signal_sets_the_flag_and_no_more():
             "asked.begin(); os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.5); print(asked.requested)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "True\n")
+
+
+FAKES = {"scontrol": 'case "$2" in hostnames) echo n1;; *) echo "JobState=RUNNING EligibleTime=2026-01-01T00:00:00";; esac',
+         "srun": 'while [[ "$1" == --* ]]; do shift; done; SLURM_PROCID=0 SLURM_NTASKS=1 SLURM_LOCALID=0 exec "$@"',
+         "program": 'echo "$MASTER_ADDR"'}
+
+
+@pytest.mark.parametrize(("nodes", "command", "address"), [(1, "pretrain", "127.0.0.1"), (2, "pretrain", "n1"), (1, "sweep", "n1")])
+def test_ranks_of_a_job_on_one_node_meet_at_loopback(nodes, command, address, tmp_path):
+    for name, body in FAKES.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(["bash", REPO / "cluster" / "ranks.sh", command], capture_output=True, text=True, env={
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_NNODES": str(nodes), "SLURM_JOB_NODELIST": "n[1-2]",
+        "SCEMAE_COMMAND": "program"})
+    assert (done.returncode, done.stdout) == (0, f"{address}\n"), done.stderr
