@@ -17,6 +17,7 @@ COMMANDS = {
     "profile": "where the time of a training step goes",
     "soak": "a long run: does speed sag or memory creep",
     "resume": "seconds from a kill to the next step",
+    "busy": "how OpenMP's threads should wait: steps per second on an idle machine and beside busy processes",
     "gpu": "the measurements that need a GPU",
     "needs": "which packages a checkout lacks on this machine",
     "job": "long work on a borrowed machine: start it in the background, poll it, go on with it",

@@ -19,7 +19,7 @@ from scemae.distributed import INTERFACES, Place, barrier
 from scemae.findings import OK, REFUSED, WARNING, Finding
 from scemae.locations import masked
 
-CLOCK_SECONDS, SHM_GIB = 2.0, 1.0
+CLOCK_SECONDS, SHM_GIB, HALF_A_CORE = 2.0, 1.0, 0.5
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Seat:
     settings: dict[str, str]  # every one, by its dotted name
     data: str  # digest of the shards
     clock: float = 0.0  # unix time just after a barrier
+    taken: float = 0.0  # of its cores, by others' processes, while all ranks wait
 
 
 def take_seat(place: Place, config: Any, data_digest: str) -> Seat:
@@ -56,9 +57,32 @@ def gather(place: Place, seat: Seat) -> list[Seat]:
     """The seats of all ranks, each with its clock at the same moment. All ranks call it."""
     barrier()
     seat.clock = time.time()
+    seat.taken = cores_taken(seat.cores)
     seats: list = [None] * place.world_size
     distributed.all_gather_object(seats, seat)
     return seats
+
+
+def cores_taken(cores: set[int], seconds: float = 1.0) -> float:
+    """How many of these cores other processes use, measured for so long; 0 where /proc does not say."""
+    mine, before = time.process_time(), _ticks(cores)
+    time.sleep(seconds)
+    used = (_ticks(cores) - before) / os.sysconf("SC_CLK_TCK") - (time.process_time() - mine)
+    return max(used / seconds, 0.0)
+
+
+def _ticks(cores: set[int], stat: str = "/proc/stat") -> int:
+    """Clock ticks in which any process ran on some cores, or the host of this virtual machine took them, since boot."""
+    names, total = {f"cpu{core}" for core in cores}, 0
+    try:
+        with open(stat, encoding="ascii") as lines:
+            for words in map(str.split, lines):
+                if words and words[0] in names:
+                    user, nice, system, _idle, _waiting, *interrupts_and_stolen = map(int, words[1:9])
+                    total += user + nice + system + sum(interrupts_and_stolen)
+    except (OSError, ValueError):
+        return 0
+    return total
 
 
 def address_towards(host: str) -> str:
@@ -173,6 +197,11 @@ def _threads(host: str, here: list[Seat]) -> list[Finding]:
                              f"{_number(len(here), 'rank')} on {_number(cores, 'core')}, where they wait for each "
                              f"other; set OMP_NUM_THREADS={each}"
                              + (", or start fewer ranks" if len(here) > cores else "")))
+    taken = max(seat.taken for seat in here)
+    if taken > max(cores - threads, 0) + HALF_A_CORE:
+        found.append(Finding(WARNING, "busy", f"{host}: other processes use {taken:.1f} of {_number(cores, 'core')}, the run "
+                             f"wants {threads}: speed and times below are those of a busy machine; wait until they have ended, "
+                             f"choose another host, or set OMP_NUM_THREADS={max(int(cores - taken) // len(here), 1)}"))
     if here[0].device == "cuda" and len(here) > 1 and here[0].shm_gib < SHM_GIB:
         found.append(Finding(WARNING, "/dev/shm", f"{host}: found {here[0].shm_gib:.2f} GiB, NCCL and its ranks want "
                              f"{SHM_GIB:.0f}; start the container with a larger one (--shm-size)"))

@@ -11,7 +11,7 @@ from scemae.findings import OK, REFUSED, WARNING
 from scemae.loop import Steps
 from scemae.rehearsal import (Limits, Measured, duration, jobs_needed, log_every_that_fits, measure, signal, signal_needed,
                               training_seconds)
-from scemae.roll_call import Seat, compare
+from scemae.roll_call import Seat, _ticks, compare
 from scemae.schema import Loop
 from tests.support import TINY, scemae, small_disk, write_shards
 
@@ -183,12 +183,24 @@ def test_ranks_that_are_alike_give_no_warning():
     ({"data": "e"}, REFUSED, "sameness", "data"),
     ({"clock": 103.0}, WARNING, "clocks", "b 3.0 s ahead of a"),
     ({"threads": 3}, WARNING, "threads", "set OMP_NUM_THREADS=2"),
+    ({"taken": 1.6}, WARNING, "busy", "b: other processes use 1.6 of 2 cores, the run wants 1"),
     ({"address": "127.0.1.1"}, WARNING, "network", "set MASTER_ADDR"),
     ({"forced": {"GLOO_SOCKET_IFNAME": "ib0"}}, REFUSED, "network", "GLOO_SOCKET_IFNAME=ib0: b has only lo, eth0"),
 ])
 def test_a_rank_that_differs_is_named(changed, verdict, subject, text):
     found = verdicts(seat(0, "a"), seat(1, "b", **changed))
     assert list(found) == [subject] and found[subject].verdict == verdict and text in found[subject].text
+
+
+def test_cores_that_nobody_needs_may_be_taken():
+    assert verdicts(seat(0, "a", cores=set(range(8)), threads=2, taken=6.4)) == {}
+
+
+def test_the_time_of_others_is_counted_on_the_cores_of_this_run_alone(tmp_path):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 10 1 2 1000 50 3 4 5 7 7\ncpu1 20 0 0 900 0 0 0 0 0 0\n"
+                    "cpu10 99 0 0 900 0 0 0 0 0 0\nintr 5\n")
+    assert _ticks({0}, str(stat)) == 25 and _ticks({0, 1}, str(stat)) == 45 and _ticks({0}, str(tmp_path / "none")) == 0
 
 
 def test_a_small_shared_memory_is_named_where_gpus_share_a_host():
