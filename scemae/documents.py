@@ -5,6 +5,7 @@ repeat itself by aliases, and what does not fit the type is refused in a sentenc
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,17 +41,18 @@ def parse_json(text: bytes | str, kind: type[T], name: object, *, error: type[Sc
     """JSON text as a `kind`: a dataclass, TypedDict, dict[str, int] and so on, with everything in it checked.
 
     name: what the sentence calls the text, a path say. remedy: what it advises. finite: False takes NaN and Infinity too,
-    which Python writes into the rows of a run that went wrong. Raises `error`.
+    which Python writes into the rows of a run that went wrong. Names of files that are not UTF-8 come back as Python has
+    them. Raises `error`.
     """
     try:
         try:
             return msgspec.json.decode(text, type=kind)
         except msgspec.ValidationError:
             raise
-        except msgspec.DecodeError:
-            if finite:
+        except msgspec.DecodeError as problem:
+            if finite and "surrogate" not in str(problem):
                 raise
-        return msgspec.convert(json.loads(text), kind)
+        return msgspec.convert(_as_python_wrote(text, finite), kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise error(_sentence(name, problem, remedy, " as JSON")) from problem
 
@@ -123,6 +125,16 @@ def read_bytes(path: Path, *, most: int = MOST_JSON, error: type[ScemaeError] = 
         return files.read_bytes(path, most)
     except FileError as problem:
         raise error(f"{problem}; {remedy}") from problem
+
+
+def _as_python_wrote(text: bytes | str, finite: bool) -> Any:
+    """JSON with what Python writes and JSON does not have: half a surrogate pair, and where not `finite` NaN. ValueError."""
+    def number(digits: str) -> float:
+        if finite and not math.isfinite(float(digits)):
+            raise ValueError(f"{digits[:20]} is no finite number")
+        return float(digits)
+
+    return json.loads(text, parse_float=number, parse_constant=number)
 
 
 def _sentence(name: object, problem: Exception, remedy: str, form: str = "") -> str:

@@ -62,6 +62,7 @@ def to_jpeg(data: bytes, frame: Frame | None, *, accept_other_formats: bool, upr
     if not is_jpeg:
         return _encoded(pixels, QUALITY)
     if upright and is_turned(data):
+        del pixels  # up to 300 MB, which are not needed beside the turned ones
         return _encoded(np.asarray(open_picture(data)), QUALITY)
     return Stored(data, (pixels.shape[1], pixels.shape[0]), False)
 

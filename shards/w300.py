@@ -62,6 +62,8 @@ def read_boxes(path: Path) -> dict[str, list[float]]:
         raise DataError(f"{path}: no such file; add 300-W's bounding boxes, or build with `--boxes landmarks` to take "
                         "the extent of the landmarks instead") from error
     for name, box in boxes.items():
+        if "/" in name or "\0" in name or name in ("", ".", ".."):
+            raise DataError(f"{path}: found {name[:80]!r} where the name of an image was needed; copy it again")
         if len(box) != 4 or not (box[2] > box[0] and box[3] > box[1]):
             raise DataError(f"{path}: found the box {box} for {name}, needed [x0, y0, x1, y1]; copy it again")
     return boxes

@@ -1,5 +1,6 @@
 """Files and documents of others: what is refused before it is read, written or removed."""
 
+import json
 import os
 import pickle
 from dataclasses import dataclass
@@ -111,3 +112,11 @@ def test_a_message_commands_no_terminal():
     assert str(error) == "\\x1b[31mred\\x07 \\x9b2J \\u202egpj.exe \\udcff né 日本\nnext\tcolumn"
     assert str(errors.ConfigError(str(error))) == str(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_names_that_are_not_utf8_come_back_and_nothing_else_gets_in_with_them():
+    name = os.fsdecode(b"caf\xe9.jpg")
+    assert documents.parse_json(json.dumps({"name": name, "books": [2]}), Shelf, "a") == Shelf(name, [2])
+    for books in ("[NaN]", "[1e999]", "[-1]", "[1.5]", '["1"]', "[" * 3000):
+        with pytest.raises(DataError, match="a: .*found what does not belong there"):
+            documents.parse_json('{"name": "\\udce9", "books": ' + books + "}", Shelf, "a")

@@ -367,3 +367,19 @@ def test_landmarks_far_outside_of_their_picture_leave_it_out(photographs, tmp_pa
 def test_a_file_is_no_folder_of_shards(photographs):
     with pytest.raises(ShardError, match="000.jpg: is a file; give the folder of shards"):
         verify(photographs / "000.jpg")
+
+
+def test_names_that_are_not_utf8_are_built_read_and_described(photographs, tmp_path, capsys):
+    names = [os.fsdecode(b"caf\xe9.jpg"), "red \x1b[31m.jpg", "broken \x1b[2J.png"]
+    for number, name in enumerate(names[:2]):
+        (photographs / f"{number:03d}.jpg").rename(photographs / name)
+    (photographs / names[2]).write_bytes(b"-")
+    words = ["build", "folder", str(photographs), str(tmp_path / "out"), "--workers", "1", "--max-bad-fraction", "0.1"]
+    main(words)
+    main(words)
+    shards = open_shards(str(tmp_path / "out" / "train"))
+    assert {names[0], names[1]} < {shards.annotation(i)["file"] for i in range(len(shards))}
+    assert shards.manifest.left_out[0]["file"] == names[2]
+    for command in (["verify", "--decode"], ["info"]):
+        main([command[0], str(tmp_path / "out"), *command[1:]])
+    assert "\x1b" not in capsys.readouterr().out
