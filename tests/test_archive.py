@@ -165,3 +165,13 @@ def test_a_mat_file_with_other_things_in_it_is_one_sentence(tmp_path, arrays, wo
     keypoints(tmp_path, **arrays)
     with pytest.raises(DataError, match=words):
         aflw.splits_r(tmp_path)
+
+
+def test_a_zip_may_hold_a_file_without_a_name(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(NAME, b"-")
+    data, at = bytearray(path.read_bytes()), path.read_bytes().index(b"PK\1\2")
+    data[at + 28], data[at + 32] = 0, len(NAME)  # its name is its comment
+    path.write_bytes(data)
+    assert zip_members(path) == [Member("", 1)]
