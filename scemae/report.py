@@ -82,17 +82,17 @@ def main(argv: list[str]) -> None:
 
 
 def place_for(run_dir: Path) -> Path:
-    """Where a report goes that was given no folder: into the run's, or into one of its own where that is another user's.
+    """Where a report goes that was given no folder: into the run's, or into one of its own where that is not this user's alone.
 
-    Raises RunFolderError where the current folder is another user's too.
+    Raises RunFolderError where the current folder is in that run, or the name is taken by another user.
     """
     if run_folder.is_mine(run_dir):
         return run_dir
     out = Path(f"report-{run_dir.resolve().name}")
-    if not run_folder.is_mine(Path.cwd()) or out.exists() and not run_folder.is_mine(out):
-        raise RunFolderError(f"{run_dir}: found a run of another user, or one that everybody may write to, and the current folder is no "
-                             "better; say where its report is to go: --out FOLDER")
-    print(f"{run_dir} is another user's, or everybody may write to it: the report goes to {out}")
+    if Path.cwd().resolve().is_relative_to(run_dir.resolve()) or out.exists() and not run_folder.is_mine(out):
+        raise RunFolderError(f"{run_dir}: found a run of another user, or one that others may write to; say where its report is to go: "
+                             "--out FOLDER")
+    print(f"{run_dir} is another user's, or others may write to it: the report goes to {out}")
     return out
 
 

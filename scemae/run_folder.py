@@ -4,7 +4,6 @@ import errno
 import os
 import platform
 import shlex
-import stat
 import subprocess
 import sys
 import time
@@ -16,13 +15,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from scemae import __version__, documents, files, tf32
+from scemae import __version__, documents, files, ownership, tf32
 from scemae.config import to_yaml
 from scemae.distributed import Place, agree, is_lost_rank
 from scemae.documents import Count
 from scemae.errors import LaunchError, LostRankError, RunFolderError, ScemaeError
 from scemae.generations import Generation, beating, claim, path_of
-from scemae.locations import masked, masked_all
+from scemae.locations import masked, masked_all, without_secrets
 
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # what a shared file system gets over
 PACKAGES = ("torch", "torchvision", "deepspeed", "timm", "webdataset", "numpy", "pillow", "simplejpeg")
@@ -113,7 +112,7 @@ def hold(run_dir: Path, place: Place, stage: str) -> Iterator[Generation]:
 def leave_word(folder: Path, rank: int, text: str) -> None:
     """Say why this rank ends for good."""
     try:
-        files.write_text(folder / f"failed-{rank:04d}.txt", text)
+        files.write_text(folder / f"failed-{rank:04d}.txt", without_secrets(text))
     except OSError as error:
         print(f"scemae: {folder}: {error.strerror}", file=sys.stderr)
 
@@ -153,15 +152,10 @@ def provenance(run_dir: Path) -> dict:
 
 
 def is_mine(folder: Path) -> bool:
-    """True for a folder of a run or a sweep that this user made, with what says what it is, and that not everybody may write to."""
-    for path in (folder, *(folder / name for name in ("config.yaml", "provenance.json", "sweep.json", "sweep.yaml"))):
-        try:
-            found = path.stat()
-        except FileNotFoundError:
-            continue
-        if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
-            return False
-    return True
+    """True for a folder of a run or a sweep that is this user's alone to write to, with the files that say what it is."""
+    folder = folder.resolve()
+    told = [folder / name for name in ("config.yaml", "provenance.json", "sweep.json", "sweep.yaml")]
+    return all(ownership.is_private(path) for path in (folder, *filter(os.path.lexists, told)))
 
 
 def versions() -> dict[str, str]:

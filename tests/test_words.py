@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -94,6 +95,13 @@ def test_values_of_all_other_kinds_are_read_as_before():
                                      "method.settings.dim=32", "init_from=null"])
     assert (found.data.scale, found.runtime.workers, found.runtime.compile) == ([0.3, 1.0], 2, False)
     assert found.method.settings["dim"] == 32 and found.init_from is None
+
+
+def test_the_checkout_lies_in_any_folder(tmp_path, monkeypatch):
+    for name in ("Mü (x) [a,b]", "a=b 'c' $d", "%20#;"):
+        shutil.copytree(REPO / "configs", tmp_path / name / "configs")
+        monkeypatch.setattr(config, "configs_dir", lambda: tmp_path / name / "configs")
+        assert config.load("pretrain", ["run_dir=x", "experiment=demo_pretrain", "model=deit_tiny"]).model.width == 192
 
 
 def read(command):

@@ -129,7 +129,7 @@ def _page(folder: Path, out: Path | None) -> None:
     from scemae.sweep.summary import refuse_fruitless, show
 
     if out is None and not run_folder.is_mine(folder):
-        raise RunFolderError(f"{folder}: found a sweep of another user, or one that everybody may write to; say where its page is to go: "
+        raise RunFolderError(f"{folder}: found a sweep of another user, or one that others may write to; say where its page is to go: "
                              "--page SWEEP --out FOLDER")
     sweep = sweeps.reopen(folder)
     if out is None:
