@@ -8,7 +8,7 @@ import pytest
 
 from scemae.data import fetch
 from scemae.data.reader import open_shards
-from scemae.errors import ShardError
+from scemae.errors import FileError, ShardError
 from scemae.locations import Typed
 from tests.support import write_shards
 
@@ -46,6 +46,24 @@ def test_an_old_copy_is_not_used_under_a_new_digest(remote, tmp_path):
     second = opened(remote, tmp_path)
     assert first.annotation(3)["landmarks"][4] == [105, 152] and second.annotation(3)["landmarks"][4] == [105, 153]
     assert os.path.samefile(first.folder / "train-000000.tar", second.folder / "train-000000.tar")  # the same: not copied again
+
+
+@pytest.mark.parametrize(("mode", "taken"), [(0o755, 0), (0o777, 4)])
+def test_a_copy_in_a_folder_that_others_can_write_to_is_held_against_its_digest(remote, tmp_path, mode, taken):
+    folder = opened(remote, tmp_path).folder
+    folder.chmod(mode)
+    replace_bytes(folder / "train-000000.tar", b"105, 152", b"105, 153")
+    replace_bytes(folder / "train-000001.tar", b"105, 152", b"105, 153")
+    again = opened(remote, tmp_path)
+    assert sum(again.annotation(i)["landmarks"][4] == [105, 152] for i in range(4)) == taken
+
+
+def test_a_cache_that_is_a_link_is_refused(remote, tmp_path):
+    folder = opened(remote, tmp_path).folder.parent
+    folder.rename(tmp_path / "victim")
+    folder.symlink_to(tmp_path / "victim")
+    with pytest.raises(FileError, match="found a link"):
+        opened(remote, tmp_path)
 
 
 def test_what_is_copied_is_not_copied_again(remote, tmp_path):

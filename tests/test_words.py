@@ -125,6 +125,25 @@ def test_the_commands_of_a_demo_keep_its_folder(name, monkeypatch, tmp_path):
     assert found["shards"][0] == str(out / "shards") and len(found["shards"]) == 4
 
 
+def test_a_demo_draws_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "faces.partial").mkdir()
+    (tmp_path / "faces.partial" / "mine").touch()
+    drawn = []
+
+    def run(command):
+        if command[0] == "faces":
+            drawn.append(Path(faces_parser(command[1:])))
+            (drawn[0] / "a.jpg").touch()
+        elif command[0] == "shards":
+            raise SystemExit(1)
+
+    monkeypatch.setattr(demo, "run", run)
+    with pytest.raises(SystemExit):
+        demo.main([str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "faces.partial"] and not drawn[0].exists()
+    assert (tmp_path / "faces" / "a.jpg").exists() and (tmp_path / "faces.partial" / "mine").exists()
+
+
 def faces_parser(arguments):
     parser = argparse.ArgumentParser()
     parser.add_argument("out")

@@ -25,6 +25,7 @@ from scemae.data.manifest import MANIFEST, Manifest, parse_manifest
 from scemae.data.opener import SCHEMES
 from scemae.errors import FileError, ShardError
 from scemae.locations import masked
+from scemae.ownership import is_private
 
 SILENT_SECONDS, PATIENCE, SLOWEST = 120.0, 600.0, 2**16  # PATIENCE seconds and one more for each SLOWEST bytes
 PIECE = 2**20
@@ -53,15 +54,17 @@ def fetch(location: str, cache_dir: Path, *, may_copy: bool = True) -> Path:
         opener.refuse(location)
         raise ShardError(f"{masked(location)}: found no copy of it in {cache_dir}, and the run that names both is another user's; copy "
                          "the shards yourself (verify-resume takes --shards and --cache-dir)")
-    place.mkdir(parents=True, exist_ok=True)
+    files.make_folders(place, cache_dir)
     with files.locked(place / ".lock"):  # one rank of a node copies, the others wait and find it done
         text = b"".join(_download(locations.below(location, MANIFEST), documents.MOST_JSON))
         manifest = parse_manifest(text, masked(locations.below(location, MANIFEST)))
         folder = place / _digest(manifest)[:16]
-        folder.mkdir(exist_ok=True)
+        files.make_folders(folder, cache_dir)
         wanted = [(folder / name, size, digest) for shard in manifest.shards for name, size, digest in
                   ((shard.index_file, None, shard.index_sha256), (shard.file, shard.bytes, shard.sha256))]
-        missing = [(path, size, digest) for path, size, digest in wanted if not _is_there(path, size)]
+        trusted = is_private(folder)  # in a folder that others can write to, the name and the size prove nothing
+        missing = [(path, size, digest) for path, size, digest in wanted
+                   if not (_is_there(path, size) and (trusted or files.sha256(path) == digest))]
         _check_room(folder, sum(size or 0 for _, size, _ in missing))
         for path, size, digest in missing:
             if not _link_copy(path, size, digest):

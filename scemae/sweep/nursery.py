@@ -16,6 +16,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ def start(asked: dict[str, Any], spawns: bool) -> int:
     elif not (pid := os.fork()):
         try:
             be_rank(asked)
+        except Exception:
+            traceback.print_exc()  # its log is stderr by now
         finally:
             os._exit(1)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, OWN)
