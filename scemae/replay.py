@@ -158,7 +158,7 @@ def _correspond(config: Replayed, folder: Path, batch: Batch) -> tuple[nn.Module
         raise RunFolderError(f"{folder.parent / 'config.yaml'}: is of another method than mae and carb, which cannot be replayed")
     encoder, _ = restore.load_encoder(Path(config.backbone))
     carb = config.carb
-    module = build(carb, encoder)
+    module = restore.sized(lambda: build(carb, encoder), checkpoint.read_shapes(folder), folder)
     restore.fill(module, checkpoint.read_weights(folder), folder)
     views = correspondence_views(batch, encoder.grid * encoder.patch_size, tuple(config.data.scale))
     chosen = select(encoder, third(encoder, views, carb.layer, carb.heads), **restore.selection_options(carb))

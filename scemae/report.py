@@ -147,6 +147,8 @@ def show(source: Source) -> Shown:
             shown.images[name], shown.facts[name] = draw(source)
         except ScemaeError as error:
             shown.missing[name] = str(error)
+        except (IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:  # arrays of an .npz that do not fit the results
+            shown.missing[name] = f"{source.run_dir}: its files do not fit together ({type(error).__name__}: {str(error)[:200]})"
     return shown
 
 

@@ -29,6 +29,9 @@ from scemae.ledger import FILE, LIMBS, sample_digest, to_text
 from scemae.words import given_location, given_path
 
 
+MOST_PIXELS = 2**35  # bytes of one step's frames
+
+
 def main(argv: list[str]) -> None:
     """Check, say what was found, and raise LedgerError at the first thing that does not hold."""
     parser = argparse.ArgumentParser("scemae verify-resume", description=__doc__,
@@ -124,6 +127,9 @@ def read_plan(run: Path, location: str | None, cache_dir: Path | None = None) ->
     kept = checkpoint.committed(run)
     if kept and (needed := checkpoint.read_state(kept[-1]).data_digest) != shards.manifest.digest():
         raise LedgerError(f"{shards.folder}: found other shards than the run's (digest {needed[:12]}); give --shards")
+    if (needed := config.optim.global_batch_size * data.frame**2 * 3) > MOST_PIXELS:
+        raise RunFolderError(f"{run / 'config.yaml'}: found a batch of {config.optim.global_batch_size:,} images of {data.frame:,} px, "
+                             f"{needed:,} bytes, at most {MOST_PIXELS:,} are computed again; restore it")
     order = Order(len(shards), config.seed, config.optim.global_batch_size)
     return Plan(order, Streaming(shards, data.frame), data.jpeg_noise, data.decoder == "nvjpeg", config.views)
 

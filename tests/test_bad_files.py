@@ -5,15 +5,16 @@ import json
 import os
 import shutil
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import xxhash
 
-from scemae import arrays, checkpoint, config, generations, goodput, lineage, replay, restore, rivals, subjects, verify
+from scemae import arrays, checkpoint, config, generations, goodput, lineage, replay, report, restore, rivals, subjects, verify
 from scemae.cluster import chain
 from scemae.data.manifest import read_manifest, write_manifest
 from scemae.data.reader import open_shards
@@ -392,3 +393,29 @@ def test_kept_arrays_that_are_not_what_their_header_says_are_made_again(tmp_path
     rest = len(header).to_bytes(8, "little") + header + bytes(64)
     (tmp_path / "x").write_bytes(xxhash.xxh3_128_digest(rest) + rest)
     assert kept.read_arrays(tmp_path / "x", {}) is None
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("data: {frame: 4096}\noptim: {global_batch_size: 16777216}", "bytes, at most"), ("data: {frame: 0}\noptim: {global_batch_size: 4}", "frame"),
+    ("data: {frame: 96}\noptim: {global_batch_size: 1000000000000}", "global_batch_size"), ("data: 3\noptim: {global_batch_size: 4}", "data"),
+    ("data: {frame: 96}\noptim: {global_batch_size: 4}\nviews: x", "views")])
+def test_verify_refuses_settings_whose_batches_are_of_any_size(tmp_path, text, words):
+    shards = write_shards(tmp_path / "shards", 2)
+    (tmp_path / "config.yaml").write_text("seed: 0\n" + text.replace("{frame", f"{{shards: {shards}, frame"))
+    with pytest.raises(RunFolderError, match=words) as error:
+        verify.read_plan(tmp_path, None)
+    assert "config.yaml" in str(error.value)
+
+
+def test_arrays_that_do_not_fit_the_results_cost_a_picture_and_not_the_report(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "PICTURES", {"matches": lambda source: np.zeros(3)[7]})
+    source = SimpleNamespace(run_dir=tmp_path)
+    assert "its files do not fit together (IndexError" in report.show(source).missing["matches"]
+
+
+def test_a_replay_makes_no_projector_larger_than_its_checkpoint(runs, tmp_path):
+    carb = config.load("correspond", ["run_dir=-", "backbone=-", "data.shards=-", "carb.dim=8"]).carb
+    folder = write_run(tmp_path / "carb", Projector("linear", 48, 8), {}, "correspond")
+    settings = replay.Replayed(0, replay.Scale((0.2, 1.0)), backbone=str(runs / "mae"), carb=replace(carb, dim=10**9))
+    with pytest.raises(CheckpointError, match="holds another model"):
+        replay._correspond(settings, folder, None)
