@@ -1,19 +1,23 @@
-"""python -m bench job: long work on a borrowed machine, whose commands may last minutes only: started, polled, gone on with.
+"""python -m bench job: long work on a borrowed machine, whose commands may last minutes only.
 
-  python3 -m bench job start OUT COMMAND...      COMMAND in the background, where the end of this session does not end it
-  python3 -m bench job poll OUT [--wait 500]     what is done, what runs and the last messages; waits at most so many seconds
-  python3 -m bench job stop OUT                  ask it to end: stages save first
-  python3 -m bench job case [--needs PACKAGE] [--after NAME] OUT NAME COMMAND...      one case of a script: see below
+  python3 -m bench job start OUT COMMAND...    COMMAND in the background; it outlives this session
+  python3 -m bench job poll OUT [--wait 500]   what is done, what runs, the last messages; waits
+                                               for its end, at most so many seconds
+  python3 -m bench job stop OUT                ask it to end: stages save first
+  python3 -m bench job case [--needs PACKAGE] [--after NAME] OUT NAME COMMAND...      (see below)
 
-poll ends with 0 where COMMAND ended well, 1 where it failed or was cut off, 75 while it runs. The same start again goes on with
-the first case that is not done; while the job runs it starts nothing.
+poll ends with 0 where COMMAND ended well, 1 where it failed or was cut off, 75 while it runs. The
+same start again goes on with the first case that is not done; while the job runs it starts nothing.
 
-A script names each of its steps as a case, which runs unless it is done (the same command ended with 0). --needs names a Python
-package, --after an earlier case: where one is absent, the case is left out with that reason. After each case all results lie in
-one small file, so that what is done is kept whenever the machine goes back:
+A script names each of its steps as a case, which runs unless it is done (the same command ended
+with 0). --needs names a Python package, --after an earlier case: where one is absent, the case is
+left out with that reason. After each case all results lie in one small file, so that what is done
+is kept whenever the machine goes back:
 
-  OUT/results.tar.gz      every small text file below OUT (metrics, tables, reports, logs), at most 15 MiB; no weights, no pictures
-  OUT/log.txt             messages of all cases             OUT/cases/NAME.json      command, status, seconds
+  OUT/results.tar.gz      every small text file below OUT (metrics, tables, reports, logs), at most
+                          15 MiB; no weights, no pictures
+  OUT/log.txt             messages of all cases
+  OUT/cases/NAME.json     command, status, seconds
 """
 
 import argparse
@@ -31,14 +35,27 @@ from pathlib import Path
 from scemae import files
 
 ENDED_WELL, FAILED, RUNS = 0, 1, 75
-KEPT = {".json", ".jsonl", ".md", ".txt", ".yaml", ".csv", ".tex", ".html", ".log"}  # suffixes of results
+KEPT = {
+    ".json",
+    ".jsonl",
+    ".md",
+    ".txt",
+    ".yaml",
+    ".csv",
+    ".tex",
+    ".html",
+    ".log",
+}  # suffixes of results
 ARCHIVE, MOST = "results.tar.gz", 15 * files.MIB  # one file of a borrowed machine may have 16 MiB
 
 
 def main(argv: list[str]) -> int:
     """Do what was asked for; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m bench job", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m bench job",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb in ("start", "run", "poll", "stop", "case"):
         part = verbs.add_parser(verb)
@@ -67,8 +84,13 @@ def start(out: Path, command: list[str]) -> int:
         return ENDED_WELL
     (out / "job.json").unlink(missing_ok=True)
     log = files.open_to_append(out / "log.txt")
-    job = subprocess.Popen([sys.executable, "-m", "bench", "job", "run", str(out), *command], stdin=subprocess.DEVNULL,
-                           stdout=log, stderr=log, start_new_session=True)
+    job = subprocess.Popen(
+        [sys.executable, "-m", "bench", "job", "run", str(out), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
     os.close(log)
     while not (out / "job.json").exists() and job.poll() is None:
         time.sleep(0.05)
@@ -84,9 +106,13 @@ def run(out: Path, command: list[str]) -> int:
         told = {"command": command, "group": child.pid, "started": time.time()}
         files.write_json(out / "job.json", told)
         status = child.wait()
-        while _lives(child.pid):  # a stage that was asked to stop still saves after its script is gone
+        while _lives(
+            child.pid
+        ):  # a stage that was asked to stop still saves after its script is gone
             time.sleep(0.2)
-        files.write_json(out / "job.json", {**told, "status": status, "seconds": time.time() - told["started"]})
+        files.write_json(
+            out / "job.json", {**told, "status": status, "seconds": time.time() - told["started"]}
+        )
         pack(out)
     return status
 
@@ -114,12 +140,27 @@ def poll(out: Path, wait: float) -> int:
     until = time.monotonic() + wait
     while (runs := is_running(out)) and time.monotonic() < until:
         time.sleep(min(1.0, max(until - time.monotonic(), 0)))
-    told = json.loads((out / "job.json").read_text(encoding="utf8")) if (out / "job.json").exists() else {}
-    words = "runs" if runs else f"ended with {told['status']}" if "status" in told else "was cut off; the same start goes on"
+    told = (
+        json.loads((out / "job.json").read_text(encoding="utf8"))
+        if (out / "job.json").exists()
+        else {}
+    )
+    words = (
+        "runs"
+        if runs
+        else f"ended with {told['status']}"
+        if "status" in told
+        else "was cut off; the same start goes on"
+    )
     print(f"{out}: {words}: {' '.join(told.get('command', []))}")
     for found in cases(out):
-        seconds = found.get("seconds", (datetime.now(UTC) - datetime.fromisoformat(found["time"])).total_seconds())
-        print(f"  {state_of(found, runs):44} {found['name']:24}" + ("" if "left_out" in found else f" {seconds:8,.0f} s"))
+        seconds = found.get(
+            "seconds", (datetime.now(UTC) - datetime.fromisoformat(found["time"])).total_seconds()
+        )
+        print(
+            f"  {state_of(found, runs):44} {found['name']:24}"
+            + ("" if "left_out" in found else f" {seconds:8,.0f} s")
+        )
     if (out / "log.txt").exists():
         print("".join(f"  | {line}\n" for line in _tail(out / "log.txt")), end="")
     return RUNS if runs else ENDED_WELL if told.get("status") == 0 else FAILED
@@ -128,12 +169,16 @@ def poll(out: Path, wait: float) -> int:
 def stop(out: Path) -> int:
     """Ask a running job to end."""
     if is_running(out):
-        os.killpg(json.loads((out / "job.json").read_text(encoding="utf8"))["group"], signal.SIGTERM)
+        os.killpg(
+            json.loads((out / "job.json").read_text(encoding="utf8"))["group"], signal.SIGTERM
+        )
     return ENDED_WELL
 
 
-def case(out: Path, name: str, command: list[str], *, needs: list[str] = (), after: list[str] = ()) -> int:
-    """Run one case unless it is done; a case that is left out for a reason returns 0, as it would fail each time."""
+def case(
+    out: Path, name: str, command: list[str], *, needs: list[str] = (), after: list[str] = ()
+) -> int:
+    """Run one case unless it is done; return its status, 0 where it is left out for a reason."""
     place = out / "cases" / f"{name}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     done = {found["name"]: found for found in cases(out)}
@@ -141,8 +186,14 @@ def case(out: Path, name: str, command: list[str], *, needs: list[str] = (), aft
         print(f"{name}: done before", flush=True)
         return 0
     lacking = [f"needs the package {package}" for package in needs if not find_spec(package)]
-    lacking += [f"needs {earlier}, which is not done" for earlier in after if not is_done(done.get(earlier))]
-    told = {"name": name, "command": command, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    lacking += [
+        f"needs {earlier}, which is not done" for earlier in after if not is_done(done.get(earlier))
+    ]
+    told = {
+        "name": name,
+        "command": command,
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
     if lacking:
         files.write_json(place, {**told, "left_out": "; ".join(lacking)})
         print(f"{name}: left out, {'; '.join(lacking)}", flush=True)
@@ -151,12 +202,16 @@ def case(out: Path, name: str, command: list[str], *, needs: list[str] = (), aft
     files.write_json(place, told)
     began = time.monotonic()
     asked: list[int] = []  # signals that came: the command got them too, and ends when it has saved
-    before = {number: signal.signal(number, lambda number, frame: asked.append(number))
-              for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: signal.signal(number, lambda number, frame: asked.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     status = subprocess.run(command).returncode
     for number, handler in before.items():
         signal.signal(number, handler)
-    files.write_json(place, {**told, "status": status, "seconds": round(time.monotonic() - began, 1)})
+    files.write_json(
+        place, {**told, "status": status, "seconds": round(time.monotonic() - began, 1)}
+    )
     pack(out)
     if asked:
         sys.exit(128 + asked[0])  # no further case
@@ -180,12 +235,18 @@ def state_of(found: dict, runs: bool) -> str:
         return f"left out: {found['left_out']}"
     if "status" not in found:
         return "runs" if runs else "cut off"
-    return {0: "done", 75: "stopped and saved"}.get(found["status"], f"failed with {found['status']}")
+    return {0: "done", 75: "stopped and saved"}.get(
+        found["status"], f"failed with {found['status']}"
+    )
 
 
 def pack(out: Path) -> None:
-    """Write the small text files below OUT into one archive, smallest first, up to MOST bytes; it lists what did not fit."""
-    found = [path for path in out.rglob("*") if path.suffix in KEPT and path.is_file() and not path.is_symlink()]
+    """Archive the small text files below OUT, smallest first, MOST bytes; print what is too much."""
+    found = [
+        path
+        for path in out.rglob("*")
+        if path.suffix in KEPT and path.is_file() and not path.is_symlink()
+    ]
     omitted = []
     with files.replacing(out / ARCHIVE) as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
         for size, path in sorted((path.stat().st_size, path) for path in found):
@@ -200,4 +261,6 @@ def pack(out: Path) -> None:
 def _tail(path: Path, lines: int = 12, width: int = 160) -> list[str]:
     with files.open_regular(path) as file:
         file.seek(max(os.fstat(file.fileno()).st_size - 8192, 0))
-        return [line[:width] for line in file.read().decode("utf8", "replace").splitlines()[-lines:]]
+        return [
+            line[:width] for line in file.read().decode("utf8", "replace").splitlines()[-lines:]
+        ]

@@ -1,10 +1,11 @@
-"""Device "meta" in CUDA's place: what a GPU would refuse, or wait for, fails on a machine without one.
+"""Device "meta" in CUDA's place: what a GPU would refuse, or wait for, fails without one.
 
-Tensors on "meta" have shapes and no numbers. Within `MetaCuda` they stand for tensors on a GPU, those on the CPU for the host's.
-The mode raises where
-- an operator gets tensors of both (a 0-dim CPU tensor is a number, as CUDA takes it; a copy from host to device is one),
+Tensors on "meta" have shapes and no numbers. Within `MetaCuda` they stand for tensors on a GPU,
+those on the CPU for the host's. The mode raises where
+- an operator gets tensors of both (a 0-dim CPU tensor is a number, as CUDA takes it; a copy from
+  host to device is allowed),
 - the host reads what lies on the device: a number, a shape that depends on numbers, a copy back.
-It counts operators as well: each is at least one launch on a GPU, unless it is a view.
+It counts operators as well: each that is no view is at least one launch on a GPU.
 """
 
 from collections import Counter
@@ -16,8 +17,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 META = torch.device("meta")
-READS = {torch.ops.aten._local_scalar_dense, torch.ops.aten.equal, torch.ops.aten.nonzero, torch.ops.aten.is_nonzero,
-         torch.ops.aten.masked_select, torch.ops.aten._unique2, torch.ops.aten.unique_consecutive, torch.ops.aten.bincount}
+READS = {
+    torch.ops.aten._local_scalar_dense,
+    torch.ops.aten.equal,
+    torch.ops.aten.nonzero,
+    torch.ops.aten.is_nonzero,
+    torch.ops.aten.masked_select,
+    torch.ops.aten._unique2,
+    torch.ops.aten.unique_consecutive,
+    torch.ops.aten.bincount,
+}
 COPIES = {torch.ops.aten._to_copy, torch.ops.aten.copy_, torch.ops.aten.copy}
 
 
@@ -26,13 +35,15 @@ class DeviceError(AssertionError):
 
 
 class MetaCuda(TorchDispatchMode):
-    """Raises DeviceError as the module says; `counts` has the number of calls of each operator that is no view."""
+    """Raises DeviceError as the module says; `counts`: calls of each operator that is no view."""
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
 
-    def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         _check(operator, given, kwargs, args)
@@ -55,8 +66,11 @@ def _check(operator: Any, given: list[Tensor], kwargs: dict, args: tuple) -> Non
         if torch.device(towards).type != "meta":
             raise DeviceError(f"{operator} copies from the device to the host, which waits for it")
         return
-    if packet in READS or packet == torch.ops.aten.index and any(
-            one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1]):
+    if (
+        packet in READS
+        or packet == torch.ops.aten.index
+        and any(one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1])
+    ):
         raise DeviceError(f"{operator} reads numbers on the device, and the host waits for them")
     if any(one.device.type == "cpu" and one.dim() for one in given):
         shapes = ", ".join(f"{one.device.type} {tuple(one.shape)}" for one in given)
@@ -74,7 +88,7 @@ def images(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def graph_nodes(module: nn.Module, *arguments: Tensor) -> list[int]:
-    """Nodes of each graph that torch.compile would compile of a call of `module`: operators, before any are fused."""
+    """Nodes of each graph that torch.compile would compile of a call of `module`, before fusing."""
     found = []
 
     def count(graph: torch.fx.GraphModule, inputs: list) -> Any:

@@ -1,4 +1,4 @@
-"""What runs on a GPU, on "meta" tensors in its place: no mixed devices, no wait for a number, few operators, small graphs."""
+"""What runs on a GPU, on "meta" tensors: one device, no wait, few operators, small graphs."""
 
 from functools import partial
 
@@ -34,7 +34,7 @@ def batch(size):
 
 
 def rival(name, stage, *trunk, **size):
-    """A rival's file, and its module on the device, at the paper's size; skips where its packages are not there."""
+    """A rival's file, and its module at the paper's size; skips where its packages are absent."""
     try:
         method = rivals.find(name, stage)
     except ConfigError as error:
@@ -46,7 +46,9 @@ def stage_1(name):
     """A method's module, and what cuts its views."""
     if name == "mae":
         given = config.load("pretrain", ["run_dir=none"])
-        module = restore.build_autoencoder(given.model, given.decoder, mask_ratio=0.75, norm_pix=True, seed=0)
+        module = restore.build_autoencoder(
+            given.model, given.decoder, mask_ratio=0.75, norm_pix=True, seed=0
+        )
         cut = partial(pipeline.pretraining_views, size=96, scale=(0.2, 1.0), patches=144)
         return on_meta(module), lambda: cut(batch(178))
     method, module = rival(name, 1, image_size=96)
@@ -64,27 +66,34 @@ def stage_2(name):
 
         def chosen():
             seen = pipeline.correspondence_views(batch(136), 96, (0.2, 1.0))
-            return *vars(carb.select(encoder, carb.third(encoder, seen), eta=0.1, clusters=12)).values(), images(B)
+            return *vars(
+                carb.select(encoder, carb.third(encoder, seen), eta=0.1, clusters=12)
+            ).values(), images(B)
 
         return module, chosen
     trunk = on_meta(ResNetTrunk().requires_grad_(False))
     module = rival(name, 2, trunk)[1]
-    return module, lambda: (*trunk(pipeline.correspondence_views(batch(136), 96, (0.2, 1.0))), images(B))
+    return module, lambda: (
+        *trunk(pipeline.correspondence_views(batch(136), 96, (0.2, 1.0))),
+        images(B),
+    )
 
 
 def built(name):
     return stage_1(name) if name in STAGE_1 else stage_2(name)
 
 
-# Operators of one forward and backward pass, each at least a launch on a GPU, at the paper's sizes: as measured, and a tenth
-# more. A bound that breaks says that a step has become another one.
+# Operators of one forward and backward pass, each at least a launch on a GPU, at the paper's sizes:
+# as measured, and a tenth more. A bound that breaks says that a step has become another one.
 OPERATORS = {"mae": 1240, "dve": 1830, "moco": 880, "byol": 1930, "carb": 77, "cl": 65, "lead": 102}
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_a_step_stays_on_the_device_and_is_so_many_operators_and_no_more(name):
     module, arguments = built(name)
-    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1e-3, foreach=False)
+    optimizer = torch.optim.SGD(
+        [p for p in module.parameters() if p.requires_grad], lr=1e-3, foreach=False
+    )
     meter = Meter(Place(0, 1, META), 4, B)
     with MetaCuda() as mode:
         given = arguments()
@@ -99,7 +108,12 @@ def test_a_step_stays_on_the_device_and_is_so_many_operators_and_no_more(name):
     assert 0.8 * OPERATORS[name] < operators <= OPERATORS[name]
 
 
-NODES = {"mae": 820, "carb": 50, "cl": 60, "lead": 92}  # of the graph that torch.compile would compile, likewise
+NODES = {
+    "mae": 820,
+    "carb": 50,
+    "cl": 60,
+    "lead": 92,
+}  # of the graph that torch.compile would compile, likewise
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -114,7 +128,13 @@ def test_what_has_no_bound_on_its_graph_is_not_compiled_unasked(name):
     assert getattr(built(name)[0], "worth_compiling", True) == (name in NODES)
 
 
-SELECTIONS = [{}, {"density": "knn"}, {"remaining": "all"}, {"aggregate": True}, {"remaining": "all", "aggregate": True}]
+SELECTIONS = [
+    {},
+    {"density": "knn"},
+    {"remaining": "all"},
+    {"aggregate": True},
+    {"remaining": "all", "aggregate": True},
+]
 
 
 @pytest.mark.parametrize("options", SELECTIONS, ids=str)
@@ -122,17 +142,27 @@ SELECTIONS = [{}, {"density": "knn"}, {"remaining": "all"}, {"aggregate": True},
 def test_carb_selects_on_the_device(options, layer, heads):
     encoder = on_meta(Encoder(384, 12, 6).requires_grad_(False))
     with MetaCuda():
-        chosen = carb.select(encoder, carb.third(encoder, images(B, 3, 96, 96), layer, heads), eta=0.25, clusters=4, **options)
+        chosen = carb.select(
+            encoder,
+            carb.third(encoder, images(B, 3, 96, 96), layer, heads),
+            eta=0.25,
+            clusters=4,
+            **options,
+        )
         carb.substitute(chosen.tokens, chosen.slot)
 
 
 @pytest.mark.parametrize("stride", [8, 4, 2, 1])
 @pytest.mark.parametrize("kind", ["vit", "clusters", "resnet", "hourglass"])
 def test_features_of_frames_stay_on_the_device(kind, stride):
-    trunk = {"vit": lambda: features.vit_trunk(on_meta(Encoder(192, 4, 3))),
-             "clusters": lambda: features.substituted(on_meta(Encoder(192, 4, 3)), 0.1, 12, layer="after", heads="mean"),
-             "resnet": lambda: features.resnet_trunk(on_meta(ResNetTrunk("resnet18"))),
-             "hourglass": lambda: features.descriptor_trunk(rival("dve", 1, image_size=96)[1].trunk)}[kind]()
+    trunk = {
+        "vit": lambda: features.vit_trunk(on_meta(Encoder(192, 4, 3))),
+        "clusters": lambda: features.substituted(
+            on_meta(Encoder(192, 4, 3)), 0.1, 12, layer="after", heads="mean"
+        ),
+        "resnet": lambda: features.resnet_trunk(on_meta(ResNetTrunk("resnet18"))),
+        "hourglass": lambda: features.descriptor_trunk(rival("dve", 1, image_size=96)[1].trunk),
+    }[kind]()
     with MetaCuda():
         found = trunk.join(trunk.maps(images(2, 3, 136, 136), stride), trunk.side(stride))
     assert kind == "hourglass" or found.shape[-1] == 96 // stride
@@ -146,19 +176,31 @@ def test_matching_stays_on_the_device():
 
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_regressors_train_on_the_device(kernel):
-    few = few_shot.FewShotConfig(counts=(1, 5), seeds=(0,), images_per_epoch=10, epochs=2, batch=5, views=2, kernel=kernel)
+    few = few_shot.FewShotConfig(
+        counts=(1, 5), seeds=(0,), images_per_epoch=10, epochs=2, batch=5, views=2, kernel=kernel
+    )
     cells = [few_shot.Cell(count, 0) for count in few.counts]
-    seen = few_shot.Views(images(12, 12, 12, 64, dtype=torch.float16), images(12, 5, 2), {0: np.arange(0, 12, 2)})
+    seen = few_shot.Views(
+        images(12, 12, 12, 64, dtype=torch.float16), images(12, 5, 2), {0: np.arange(0, 12, 2)}
+    )
     with MetaCuda():
         few_shot._train(cells, seen, few, lambda task, count: None)
-        regression.train_regressor(torch.zeros(12, 64, 12, 12, dtype=torch.float16), torch.zeros(12, 5, 2),
-                                   regression.RegressionConfig(epochs=2, batch=5, kernel=kernel), device=META)
+        regression.train_regressor(
+            torch.zeros(12, 64, 12, 12, dtype=torch.float16),
+            torch.zeros(12, 5, 2),
+            regression.RegressionConfig(epochs=2, batch=5, kernel=kernel),
+            device=META,
+        )
 
 
 def test_warped_views_of_few_shots_stay_on_the_device():
     frame = images(4, 3, 136, 136, dtype=torch.uint8)
     with MetaCuda():
-        grid = few_shot.warp_grid(few_shot.make_warps(np.zeros((4, few_shot.NORMALS)), few_shot.SCALES["few-shot"]).to(META))
+        grid = few_shot.warp_grid(
+            few_shot.make_warps(np.zeros((4, few_shot.NORMALS)), few_shot.SCALES["few-shot"]).to(
+                META
+            )
+        )
         few_shot.warp_images(frame, grid)
         few_shot.warp_landmarks(images(4, 5, 2), grid)
 

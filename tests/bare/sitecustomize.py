@@ -1,9 +1,10 @@
-"""What a borrowed GPU machine lacks is hidden from Python: scemae is not installed there, nor are these packages.
+"""Hides from Python what a borrowed GPU machine lacks: an installed scemae, and some packages.
 
-    cd CHECKOUT && PYTHONPATH=tests/bare python -m scemae pretrain ...       scemae is then found in the current folder alone
+    cd CHECKOUT && PYTHONPATH=tests/bare python -m scemae pretrain ...
 
-Python imports this file at its start, as it does any sitecustomize on its path. An editable installation of scemae is
-removed from the import system; the packages below are found neither by an import nor by importlib.metadata.
+scemae is then found in the current folder alone. Python imports this file at its start, as any
+sitecustomize on its path. An editable installation of scemae is removed from the import system; the
+packages below are found neither by an import nor by importlib.metadata.
 """
 
 import sys
@@ -11,7 +12,17 @@ from collections.abc import Iterable
 from importlib.machinery import PathFinder
 from importlib.metadata import Distribution
 
-PACKAGES = {"webdataset", "ray", "submitit", "lightly", "optuna", "onnx", "onnxscript", "onnxruntime", "hydra_plugins"}
+PACKAGES = {
+    "webdataset",
+    "ray",
+    "submitit",
+    "lightly",
+    "optuna",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "hydra_plugins",
+}
 
 
 class Bare(PathFinder):
@@ -24,9 +35,16 @@ class Bare(PathFinder):
     @classmethod
     def find_distributions(cls, *context: object) -> Iterable[Distribution]:
         hidden = {"scemae", *PACKAGES}
-        return (one for one in super().find_distributions(*context) if one.name.lower().replace("-", "_") not in hidden)
+        return (
+            one
+            for one in super().find_distributions(*context)
+            if one.name.lower().replace("-", "_") not in hidden
+        )
 
 
-sys.meta_path[:] = [Bare if finder is PathFinder else finder for finder in sys.meta_path
-                    if not getattr(finder, "__module__", "").startswith("__editable__")]
+sys.meta_path[:] = [
+    Bare if finder is PathFinder else finder
+    for finder in sys.meta_path
+    if not getattr(finder, "__module__", "").startswith("__editable__")
+]
 sys.path[:] = [place for place in sys.path if not place.startswith("__editable__")]
