@@ -125,14 +125,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise UnusablePicture("its pixels are floating-point numbers without a known range")
     if image.mode in ALPHA or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return white
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _grey_of_deep(image: Image.Image) -> Image.Image:
     """65535 becomes 255; the one value that the file calls transparent becomes white."""
-    values = np.asarray(image).astype(np.int32)
+    values = np.asarray(image)
     if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise UnusablePicture("its pixels are 32-bit numbers without a known range")
     grey, hidden = (values // 257).astype(np.uint8), image.info.get("transparency")
