@@ -383,12 +383,11 @@ def test_without_corrected_labels_there_is_no_such_split(recropped, tmp_path):
     ([CORRECTED, "a.jpg,0,1,2"], "found 3 numbers for a.jpg"),
     ([CORRECTED, "a.jpg,0,1,2,3,4,5,6,7,8,x"], "no number for a.jpg"),
     ([CORRECTED, "a.jpg,0,1,2,3,4,5,6,7,8,nan"], "needed numbers that are finite")])
-def test_corrected_labels_that_do_not_fit_are_one_sentence(recropped, lines, words):
-    (recropped / "corrected.csv").unlink()
+def test_corrected_labels_that_do_not_fit_are_one_sentence(tmp_path, lines, words):
     if lines is not None:
-        write(recropped / "corrected.csv", *lines)
+        write(tmp_path / "corrected.csv", *lines)
     with pytest.raises(DataError, match=words):
-        aflw.splits_r(recropped, corrected=recropped / "corrected.csv")
+        aflw.read_corrected(tmp_path / "corrected.csv", ["a.jpg", "b.jpg", "a.jpg"])
 
 
 def pts(path: Path, points: np.ndarray) -> None:
