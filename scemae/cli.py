@@ -248,7 +248,7 @@ def _with_runs(argv: list[str]) -> list[str]:
 
     runs = [word for word in argv if not word.startswith("-") and not _is_setting(config.keys(config.SCHEMAS["tables"]), word)]
     if missing := next((run for run in runs if not os.path.isdir(run)), None):
-        raise ConfigError(f"{missing!r}: no such folder; give run folders of `scemae pretrain` or `scemae correspond`")
+        raise ConfigError(f"{missing}: no such folder; give run folders of `scemae pretrain` or `scemae correspond`")
     return [word for word in argv if word not in runs] + ([f"runs={words.as_list(runs)}"] if runs else [])
 
 
