@@ -17,7 +17,7 @@ from tests.fuzz.pool import Place
 from tests.fuzz.target import Target
 from tests.fuzz.trees import mutate_json, mutate_yaml
 
-CLEAN = ("celeba-lists", "pts", "weights", "regressor", "adopt", "shard-tar", "manifest", "index", "kept")
+CLEAN = ("celeba-lists", "pts", "weights", "regressor", "adopt", "shard-tar", "manifest", "index", "kept", "arrays")
 
 
 def refuse(folder: Path) -> None:

@@ -10,7 +10,8 @@ from random import Random
 import numpy as np
 import torch
 
-from scemae import adopt, checkpoint, replay, restore
+from scemae import adopt, arrays, checkpoint, replay, restore
+from scemae.errors import DataError
 from scemae.landmarks import kept
 from scemae.landmarks.regression import LandmarkRegressor, RegressionConfig
 from scemae.landmarks.regressor_file import load_regressor, save_regressor
@@ -25,6 +26,9 @@ from tests.fuzz.trees import mutate_json, mutate_yaml
 from tests.support import digest
 
 WEIGHTS, MANIFEST = f"mae/{of_runs.STEP}/{checkpoint.WEIGHTS}", f"mae/{of_runs.STEP}/{checkpoint.MANIFEST}"
+HEADERS = tuple(b"{'descr': %s, 'fortran_order': False, 'shape': (%s), }" % parts for parts in (
+    (b"'<f8'", b"1000000000000, 2,"), (b"'<f8'", b"-1,"), (b"'|O'", b"3,"), (b"[('a', '<f8')]", b"3,"), (b"'<f8'", b"-" * 8000 + b"3,"), (b"'<f8'", b"(" * 4000), (b"'|V0'", b"9999999999,"),
+    (b"'<U999999999'", b"0,"), (b"'<f8'", b"3"), (b"'<M8[s]'", b"3,"), (b"'<f8'", b"0, 99999999999999999999,"), (b"'<f8'", b"None,"), (b"b'<f8'", b"True,")))
 SHAPE = Model("tiny", 24, 1, 3, 8, 96)
 
 
@@ -133,6 +137,28 @@ def mutate_kept(data: bytes, chance: Random) -> bytes:
     return data[:16] + len(header).to_bytes(8, "little") + header + data[24 + size:]
 
 
+def make_arrays(folder: Path) -> None:
+    """Arrays of an evaluation."""
+    np.savez_compressed(folder / "pairs.npz", seed=3, keys=np.array(["a", "b"]), warps=np.zeros((2, 2, 103, 2)), hash="0" * 64)
+
+
+def mutate_arrays(data: bytes, chance: Random) -> bytes:
+    """An .npz with another header of an array, or changed as a zip."""
+    if chance.random() > 0.3:
+        return mutate_zip(data, chance)
+    out, header = io.BytesIO(), chance.choice(HEADERS).ljust(117) + b"\n"
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            content = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(chance.choice((0, 24, 700 * 2**20 if chance.random() < 0.02 else 8)))
+            new.writestr(name, content if name == "warps.npy" else old.read(name))
+    return out.getvalue()
+
+
+def read_arrays(folder: Path) -> None:
+    """As `scemae report` reads them."""
+    arrays.read(folder / "pairs.npz", ["seed", "keys", "warps"], error=DataError, remedy="make it again")
+
+
 def make_capsule(folder: Path) -> None:
     """A dump of a bad step, beside the run it is of."""
     of_runs.make(folder)
@@ -150,6 +176,7 @@ TARGETS = (
     Target("adopt", make_public, {"w.safetensors": mutate_safetensors}, (adopt_file("w.safetensors"),), 4_000),
     Target("adopt-pth", make_public, {"w.pth": mutate_pth}, (adopt_file("w.pth"),), 3_000),
     Target("kept", make_kept, {"kept": mutate_kept}, (lambda folder: kept.read_arrays(folder / "kept", {"a": 1}),), 3_000, mend_kept, "kept"),
+    Target("arrays", make_arrays, {"pairs.npz": mutate_arrays}, (read_arrays,), 4_000),
     Target("capsule", make_capsule, {"step/capsule.json": mutate_json, "step/config.yaml": mutate_yaml, "step/batch.safetensors": mutate_safetensors},
            (lambda folder: replay.replay(folder / "step", replay.read_facts(folder / "step")),), 500),
 )

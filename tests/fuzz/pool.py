@@ -102,7 +102,7 @@ def try_one(place: Place, guard: Guard, seed: int, number: int) -> Outcome:
 
 
 def work(pipe: connection.Connection, shown, root: Path, targets: Mapping[str, Target], seed: int) -> None:
-    """A worker: takes (target, first, last) from `pipe`, sends findings and, at the end of each, ("done", seconds)."""
+    """A worker: takes (target, first, last, until) from `pipe`, sends findings and, at the end of each, ("done", seconds)."""
     torch.set_num_threads(1)  # a fork has none of its parent's threads, and would wait for them
     quiet = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -112,12 +112,14 @@ def work(pipe: connection.Connection, shown, root: Path, targets: Mapping[str, T
     faulthandler.register(signal.SIGUSR1, stack)
     guard, place, begun = Guard(folder), None, _resident()
     while job := pipe.recv():
-        name, first, last = job
+        name, first, last, until = job
         if place is None or place.target.name != name:
             place = Place(folder, targets[name], root / "seeds")
         started = time.monotonic()
         shown[2], shown[3] = 0, 0
         for number in range(first, last):
+            if time.monotonic() > until:
+                break
             shown[0], shown[4], shown[1] = number, time.process_time(), time.monotonic()
             outcome = try_one(place, guard, seed, number)
             shown[1] = 0
@@ -142,11 +144,11 @@ class Worker:
         theirs.close()
         self.job: tuple[str, int, int] | None = None
 
-    def give(self, job: tuple[str, int, int] | None) -> None:
-        """Give it inputs to try; None: it may go."""
+    def give(self, job: tuple[str, int, int] | None, until: float = 0.0) -> None:
+        """Give it inputs to try until a time; None: it may go."""
         self.job = job
         try:
-            self.pipe.send(job)
+            self.pipe.send(job and (*job, until))
         except OSError:  # it has ended meanwhile, which `ended` will show
             pass
 
@@ -174,7 +176,7 @@ class Pool:
         while waiting or any(worker.job for worker in self.workers):
             for place, worker in enumerate(self.workers):
                 if worker.job is None and waiting and time.monotonic() < until:
-                    worker.give(waiting.popleft())
+                    worker.give(waiting.popleft(), until)
                 self._hear(worker)
                 if worker.is_stuck or not worker.process.is_alive():
                     self._replace(place, waiting)
