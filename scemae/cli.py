@@ -165,6 +165,10 @@ def _status_of(argv: list[str]) -> int:
         return error.exit_status
     except SystemExit as end:  # of argparse, say
         return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except UnicodeEncodeError as error:
+        print(f"scemae {argv[0]}: found {error.object[:200]!r}, which cannot be written as {error.encoding}; rename it to a name "
+              "in UTF-8", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"scemae {argv[0]}: stopped by Ctrl-C; the same command goes on, or starts again", file=sys.stderr)
         return 130

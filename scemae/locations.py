@@ -84,7 +84,7 @@ def is_masked(location: str) -> bool:
 
 def cache_name(location: str) -> str:
     """The name of the folder that what lies at a URL is copied into: without secrets, the same for the masked location."""
-    name = quote(masked(location.rstrip("/")), safe="")
+    name = quote(masked(location.rstrip("/")), safe="", errors="surrogateescape")
     return name if len(name) <= 200 else f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 

@@ -59,8 +59,10 @@ def own(run_dir: Path, stage: str) -> Iterator[Generation]:
     """Own the run folder in this process, for one stage ("pretrain", "correspond" or "evaluate").
 
     SCEMAE_JOB and SCEMAE_SUBMITTED in the environment: the scheduler's identity of this job, and when it was queued (unix
-    time). Raises RunFolderError where another process owns it, where it is another stage's, or cannot be made.
+    time). Raises RunFolderError where another process owns it, where it is another stage's, cannot be made, or has a name
+    that is not UTF-8.
     """
+    refuse_unreadable(run_dir)
     other = provenance(run_dir).get("stage", stage)
     if other != stage:
         raise RunFolderError(f"{run_dir}: found a run of `scemae {other}` in it; choose another run_dir")
@@ -68,6 +70,15 @@ def own(run_dir: Path, stage: str) -> Iterator[Generation]:
     generation = claim(run_dir, os.environ.get("SCEMAE_JOB") or None, float(queued) if queued.isdigit() else None)
     with beating(generation):
         yield generation
+
+
+def refuse_unreadable(run_dir: Path) -> None:
+    """Raise RunFolderError where checkpoints could be written and never read: safetensors takes names in UTF-8 alone."""
+    try:
+        str(run_dir).encode()
+    except UnicodeEncodeError as error:
+        raise RunFolderError(f"{run_dir}: found a name that is not UTF-8, which is needed to read weights in it; choose another "
+                             "run_dir, or start from inside the folder and give a path below it") from error
 
 
 @contextmanager

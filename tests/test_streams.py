@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from scemae import metrics, streams
+from scemae import cli, metrics, run_folder, streams
 from scemae.distributed import Place
+from scemae.errors import RunFolderError
 from scemae.generations import Generation
 from scemae.streams import Forgiving
 from scemae.watchdog import Watchdog
@@ -52,6 +53,18 @@ def test_an_answer_that_cannot_be_written_is_a_failure_unless_nobody_reads_it():
 def test_a_name_that_the_terminal_cannot_print_comes_out_as_an_escape_code():
     done = shell("$SCEMAE $'M\\xc3\\xbc\\xff'", PYTHONIOENCODING="ascii", LC_ALL="C")
     assert done.returncode == 1 and r"`M\xfc\udcff`" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_run_folder_whose_weights_could_not_be_read_again_is_refused(tmp_path):
+    with pytest.raises(RunFolderError, match="not UTF-8"), run_folder.own(tmp_path / "a\udcff", "pretrain"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_cannot_be_written_is_named_in_a_sentence(capsys, monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "report", lambda words: words[0].encode())
+    assert cli._status_of(["report", "a\udcff"]) == 1
+    assert r"found 'a\udcff', which cannot be written as utf-8" in capsys.readouterr().err
 
 
 def test_what_was_lost_is_said_once_there_is_room(tmp_path):
