@@ -74,8 +74,16 @@ def running(tree: ast.AST, file: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, "torch.load without weights_only=True"
         if keyword(node, "allow_pickle") is not None:
             yield node.lineno, "allow_pickle"
-        if name.startswith("yaml.") and "load" in name and name != "yaml.safe_load" and file != "scemae/documents.py":
+        if name.startswith("yaml.") and "load" in name and file != "scemae/documents.py":
             yield node.lineno, f"{name} (documents.py reads YAML)"
+
+
+def opens_to_write(call: ast.Call, name: str) -> bool:
+    """True for open(path, "w") and path.open("a"), and not for what opens a picture or a tar."""
+    if name != "open" and (not name.endswith(".open") or name in ("Image.open", "tarfile.open", "os.open")):
+        return False
+    modes = [keyword(call, "mode"), *call.args[1 if name == "open" else 0:][:1]]
+    return any(isinstance(mode, ast.Constant) and set(str(mode.value)) & set("wax+") for mode in modes)
 
 
 def writing(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -87,14 +95,8 @@ def writing(tree: ast.AST) -> Iterator[tuple[int, str]]:
         method = "." + name.rpartition(".")[2] if "." in name else ""
         if name in WRITING or (method in WRITING and not name.startswith("files.")):
             yield node.lineno, name if name in WRITING else method
-        if name == "open" or method == ".open":
-            mode = keyword(node, "mode") or (node.args[1:2] if name == "open" else node.args[:1] or [None])[0:1]
-            mode = mode[0] if isinstance(mode, list) and mode else mode
-            if name == "open" and isinstance(mode, ast.Constant) and set(str(mode.value)) & set("wax+"):
-                yield node.lineno, "open to write"
-            if method == ".open" and name not in ("Image.open", "tarfile.open", "os.open") and isinstance(mode, ast.Constant) \
-                    and set(str(mode.value)) & set("wax+"):
-                yield node.lineno, ".open to write"
+        if opens_to_write(node, name):
+            yield node.lineno, "open to write"
         words = {part.attr for word in node.args for part in ast.walk(word) if isinstance(part, ast.Attribute)}
         if name == "os.open" and {"O_CREAT", "O_WRONLY", "O_TRUNC", "O_APPEND"} & words and not {"O_EXCL", "devnull"} & words:
             yield node.lineno, "os.open to write"
@@ -130,7 +132,8 @@ def test_what_is_allowed_is_still_there():
 
 @pytest.mark.parametrize("line", [
     "import pickle", "from pickle import loads", "import joblib.hashing", "eval('1')", "exec(text)", "torch.load(path)",
-    "torch.load(path, weights_only=False)", "np.load(path, allow_pickle=True)", "yaml.load(text, yaml.Loader)", "yaml.unsafe_load(text)",
+    "torch.load(path, weights_only=False)", "yaml.safe_load(text)", "np.load(path, allow_pickle=True)",
+    "yaml.load(text, yaml.Loader)", "yaml.unsafe_load(text)",
     "os.system(word)", "subprocess.run(word, shell=True)", "subprocess.run(f'ls {word}')", "subprocess.run(words, shell=flag)"])
 def test_a_line_that_runs_what_it_reads_is_found(line):
     assert list(running(ast.parse(line), "x.py"))
