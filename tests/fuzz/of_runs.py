@@ -149,7 +149,7 @@ def experiment(root: Path) -> None:
 
 def read_experiment(root: Path) -> None:
     """The same file as far as its settings."""
-    config._settings_in(str(root / "mine.yaml"), "")
+    config._in_file("pretrain", "experiment", str(root / "mine.yaml"))
 
 
 def benchmark(root: Path) -> None:

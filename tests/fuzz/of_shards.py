@@ -84,7 +84,7 @@ def make_roomy(folder: Path) -> None:
     """The same, with room for longer annotations."""
     from unittest import mock
 
-    with mock.patch("tests.support.json.dumps", lambda value: __import__("json").JSONEncoder().encode(value).ljust(600)):
+    with mock.patch("tests.support.json.dumps", lambda value, **_: __import__("json").JSONEncoder().encode(value).ljust(600)):
         write_shards(folder / "train", 3, shards=1)
 
 

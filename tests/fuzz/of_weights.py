@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from random import Random
@@ -164,7 +165,8 @@ def make_capsule(folder: Path) -> None:
     of_runs.make(folder)
     (folder / "step").mkdir()
     (folder / "step" / "config.yaml").write_text((folder / "mae" / "config.yaml").read_text())
-    facts = {"step": 3, "rank": 0, "what": "loss is nan", "keys": ["a", "b"], "checkpoint": f"../mae/{of_runs.STEP}"}
+    facts = {"step": 3, "rank": 0, "what": "loss is nan", "keys": ["a", "b"], "checkpoint": Path(of_runs.STEP).name}
+    shutil.copytree(folder / "mae" / of_runs.STEP, folder / "step" / Path(of_runs.STEP).name)
     (folder / "step" / "capsule.json").write_text(json.dumps(facts))
     save_file({"samples": torch.arange(2), "epochs": torch.zeros(2, dtype=torch.int64), "frames": torch.zeros(2, 178, 178, 3, dtype=torch.uint8)}, folder / "step" / "batch.safetensors")
 
