@@ -14,6 +14,7 @@ COMMANDS = {
     "matching": "the 1,000-pair matching test as a share of the machine's matrix-product peak",
     "sweep": "sweeps: trials per minute with and without the token store; memory of 10,000 trials against 100",
     "growth": "how speed and memory grow with batch, images and ranks",
+    "attention": "back ends of attention against each other, alone and in a training step",
     "profile": "where the time of a training step goes",
     "soak": "a long run: does speed sag or memory creep",
     "resume": "seconds from a kill to the next step",
@@ -25,8 +26,8 @@ COMMANDS = {
 HELP = f"""\
 python -m bench COMMAND [OPTIONS]: measurements of speed, as ratios to peers     (COMMAND --help teaches each)
 
-{"".join(f"  {name:8} {line}" + chr(10) for name, line in COMMANDS.items())}\
-  all      every command above but the last three, with its defaults, one after the other; takes --out alone
+{"".join(f"  {name:9} {line}" + chr(10) for name, line in COMMANDS.items())}\
+  all       every command above but the last three, with its defaults, one after the other; takes --out alone
 
   python -m bench step --model deit_small --decoder mae --batch 64
   python -m bench step --device cuda --precision bf16 --batch 512

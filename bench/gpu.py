@@ -1,7 +1,7 @@
 """python -m bench gpu: what needs a GPU to be measured, in cases that are kept at once.
 
   python -m bench gpu SHARDS --part steps      a step of DeiT-T, S, B: ours compiled and not,
-                                               lightly, the plain recipe
+                                               lightly, the plain recipe; back ends of attention
   python -m bench gpu SHARDS --part recipe     end to end from shards, in each tier: images/s, MFU,
                                                wait, hours for CelebA
   python -m bench gpu SHARDS --part plain      the plain recipe with a PIL loader, against ours
@@ -108,6 +108,7 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
         tiers = [("deit_tiny", "host", "cpu"), ("deit_tiny", "streaming", "cpu")]
     return {
         **{f"steps-{model}": partial(steps, model) for model in (MODELS[:1] if small else MODELS)},
+        "steps-attention": attention,
         **{f"recipe-{'-'.join(tier)}": partial(recipe, *tier) for tier in tiers},
         "plain": plain,
         **{
@@ -122,6 +123,13 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
 def steps(model: str, options: argparse.Namespace) -> None:
     """bench step for one model."""
     import_module("bench.step").main(["--model", model, *_sizes(options)])
+
+
+def attention(options: argparse.Namespace) -> None:
+    """bench attention: which back end a step should use."""
+    model, decoder = ("deit_tiny", "light") if options.rehearse else ("deit_small", "mae")
+    import_module("bench.attention").main(["--model", model, "--decoder", decoder, "--batch", str(options.batch), "--out",
+                                           str(options.out)])
 
 
 def recipe(model: str, tier: str, decoder: str, options: argparse.Namespace) -> None:

@@ -147,8 +147,9 @@ def build(name: str, options: argparse.Namespace, place: Place) -> Step:
                      bf16=options.precision == "bf16", is_compiled=name.endswith("-compiled"), tells_norm=kind == "plain")
 
 
-def build_ours(name: str, options: argparse.Namespace, place: Place) -> Step:
-    """What scemae.loop.train_step does, on the engine of `scemae pretrain`."""
+def build_ours(name: str, options: argparse.Namespace, place: Place,
+               change: Callable[[nn.Module], None] = lambda module: None) -> Step:
+    """What scemae.loop.train_step does, on the engine of `scemae pretrain`; `change` sees the module before."""
     from scemae import engine as engines
 
     _, _, variant = name.partition("-")
@@ -156,6 +157,7 @@ def build_ours(name: str, options: argparse.Namespace, place: Place) -> Step:
     config = settings(options, *compiled.get(variant, []))
     module = restore.build_autoencoder(config.model, config.decoder, mask_ratio=config.mask_ratio,
                                        norm_pix=config.norm_pix, seed=config.seed)
+    change(module)
     engine = engines.start(module, config.optim, config.runtime, place, 1)
     feed = batches(options, config, place)
 

@@ -1,9 +1,11 @@
 """The peers of `bench step` do the same work as we do: same parameters, a loss that falls. Nothing here is timed."""
 
+import json
+
 import pytest
 import torch
 
-from bench import machine, step
+from bench import attention, machine, step
 from bench.peers import mae_plain
 from bench.repeat import interleave, ratio, summary
 from scemae import config as configs
@@ -86,6 +88,33 @@ def test_a_run_writes_a_row_for_each_case(tmp_path, monkeypatch, config):
                "--out", str(tmp_path)])
     text = (tmp_path / "step-deit_small-cpu-fp32.md").read_text()
     assert all(f"| {name} |" in text for name in cases) and "x plain" in text
+
+
+def test_back_ends_of_attention_are_compared_and_those_that_are_not_here_are_named(tmp_path):
+    attention.main(["--model", "deit_tiny", "--decoder", "light", "--batch", "2", "--device", "cpu", "--out", str(tmp_path)])
+    alone, whole = (json.loads((tmp_path / f"attention-{kind}-deit_tiny-cpu-fp32.json").read_text()) for kind in ("alone", "step"))
+    assert {(row["half"], row["tokens"]) for row in alone["rows"]} == {("encoder", 37), ("decoder", 145)}
+    assert {"torch's choice, eager", "plain products in the encoder, eager"} <= {row["case"] for row in whole["rows"]}
+    assert "not here" in whole["facts"]["cuDNN, eager"] and "not here" in alone["facts"]["encoder, cuDNN"]
+
+
+@pytest.mark.parametrize("tokens", [37, 145])
+def test_plain_products_are_torchs_attention(tokens):
+    q, k, v = (torch.randn(2, 6, tokens, 64, generator=torch.Generator().manual_seed(i), requires_grad=True) for i in range(3))
+    found, expected = attention.plain_attention(q, k, v), torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    assert torch.allclose(found, expected, atol=1e-6)
+    for one, other in zip(*(torch.autograd.grad(out, (q, k, v), v.detach()) for out in (found, expected))):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_plain_attention_leaves_the_autoencoders_loss(config):
+    losses, given = [], (torch.randn(2, 3, 96, 96), torch.rand(2, 144), torch.full((2,), 0.5))
+    for fused in (True, False):
+        module = build_autoencoder(config.model, config.decoder, mask_ratio=0.75, norm_pix=False, seed=0)
+        for block in [*module.encoder.blocks, *module.decoder.blocks]:
+            block.attn.fused_attn = fused
+        losses.append(module(*given))
+    assert torch.allclose(*losses, rtol=1e-5)
 
 
 def test_cases_run_in_turn_and_ratios_are_within_rounds():

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 pytest.importorskip("lightly")  # MoCo's and BYOL's heads; a GPU machine may not have it
 
-from scemae.data import pipeline
+from scemae.data import pipeline, randomness
 from scemae.data.order import Slice
 from scemae.data.pipeline import Batch
 from scemae.errors import ConfigError
+from scemae.landmarks import tps
 from scemae.methods import byol, cl, dve, lead, moco
 from scemae.models.hourglass import Hourglass
 from scemae.models.hypercolumn import KINDS, HypercolumnProjector, ResNetTrunk, join, join_normalised
@@ -234,6 +235,16 @@ def test_dve_exchange_equals_a_loop_over_places():
             distances = [math.dist(meets[b, :, *u].tolist(), (2 * v[1], 2 * v[0])) for v in places]
             slow += sum(s * d**0.5 for s, d in zip(scores, distances)) / sum(scores) / 16
         assert found.item() == pytest.approx(slow, rel=1e-4)
+
+
+def test_both_warps_of_dve_are_made_at_once_and_are_those_of_each(monkeypatch):
+    batch, made, grid = batch_of([1, 2, 3]), [], tps.warp_grid
+    monkeypatch.setattr(tps, "warp_grid", lambda warps: made.append(warps) or grid(warps))
+    found = dve._warps(batch)
+    assert len(made) == 1
+    for view, (name, warp) in enumerate(zip(("dve-both", "dve-on-top"), found)):
+        normal = batch.normal(randomness.WARP + view * randomness.VIEW, tps.NORMALS)
+        assert torch.equal(warp, grid(tps.make_warps(normal, tps.SCALES[name])))
 
 
 def test_the_views_of_dve_meet_where_they_say(monkeypatch):
