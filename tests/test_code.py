@@ -28,6 +28,7 @@ ALLOWED = {  # file: call: why it is safe there
     "scemae/sweep/nursery.py": {"runpy.run_module": "this program itself, in a fork"},
     "scemae/sweep/lead.py": {".unlink": "the name of a file in the folder of this start, or of the token of this sweep"},
     "scemae/watchdog.py": {".unlink": "a name in the folder of this start"},
+    "scemae/data/opener.py": {"a shell": "pipe:, for what the user typed on this command line (locations.Typed) and nothing else"},
     "scemae/data/fetch.py": {".unlink": "a name in the cache that is to be linked anew"},
     "scemae/landmarks/embedding.py": {"import joblib": "runs t-SNE in several processes", "import joblib.externals.loky": "the same"},
     "cluster/chain.py": {"shutil.copytree": "this program's own code, into a folder made for it"},
@@ -61,6 +62,8 @@ def running(tree: ast.AST, file: str) -> Iterator[tuple[int, str]]:
             for alias in node.names:
                 if (module or alias.name).split(".")[0] in MODULES and alias.name != "UnpicklingError":
                     yield node.lineno, f"import {module or alias.name}"
+        if isinstance(node, ast.List) and [getattr(part, "value", None) for part in node.elts[:2]] in (["sh", "-c"], ["bash", "-c"]):
+            yield node.lineno, "a shell"
         if not isinstance(node, ast.Call):
             continue
         name = name_of(node.func)
