@@ -94,7 +94,8 @@ def submit(config: SubmitConfig, stages: list[Stage], *, dry_run: bool) -> None:
 
 def check_place(run_dir: Path) -> None:
     """Raise ConfigError for a folder whose name would mean something else in a job script or on PYTHONPATH."""
-    taken = next((one for one in ("\n", "\r", ":", "%j", "%t", "%A", "%a") if one in str(run_dir)), None)
+    strange = [one for one in str(run_dir) if not one.isprintable()]  # new lines, and bytes that are no UTF-8
+    taken = next((one for one in (*strange, ":", "%j", "%t", "%A", "%a") if one in str(run_dir)), None)
     if taken is not None:
         raise ConfigError(f"run_dir: found {taken!r} in {str(run_dir)!r}, which the job scripts cannot express; give a folder without it")
 

@@ -251,7 +251,7 @@ def _with_runs(argv: list[str]) -> list[str]:
     from scemae import config, words
 
     runs = [word for word in argv if not word.startswith("-") and not _is_setting(config.keys(config.SCHEMAS["tables"]), word)]
-    if missing := next((run for run in runs if not os.path.isdir(run)), None):
+    if missing := next((run for run in runs if not os.path.isdir(words.given_path(run))), None):
         raise ConfigError(f"{missing}: no such folder; give run folders of `scemae pretrain` or `scemae correspond`")
     return [word for word in argv if word not in runs] + ([f"runs={words.as_list(runs)}"] if runs else [])
 
