@@ -53,11 +53,13 @@ def zip_members(path: Path) -> list[Member]:
         raise DataError(f"{path}: not a whole zip file ({error}); download it again") from error
 
 
-def read_zip_member(path: str, name: str) -> bytes:
-    """One file of a zip. Raises UnusablePicture where it would expand into what is no picture, DataError where the zip is
-    damaged."""
+def read_zip_member(path: str, name: str, stamp: tuple[int, ...] = ()) -> bytes:
+    """One file of a zip, which stays open; by `stamp` it is known to be the same zip.
+
+    Raises UnusablePicture where it would expand into what is no picture, DataError where the zip is damaged.
+    """
     try:
-        archive = _open_zip(path)
+        archive = _open_zip(path, stamp)
         info = archive.getinfo(name)
         if info.file_size > min(MOST_BYTES, MOST_EXPANSION * info.compress_size + files.MIB):
             raise UnusablePicture(f"expands from {info.compress_size:,} bytes to {info.file_size:,}, which no picture does")
@@ -71,7 +73,7 @@ def read_zip_member(path: str, name: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=2)
-def _open_zip(path: str) -> zipfile.ZipFile:
+def _open_zip(path: str, stamp: tuple[int, ...]) -> zipfile.ZipFile:
     return zipfile.ZipFile(files.open_regular(path))  # once in each worker: 202,599 members take a second to read
 
 

@@ -67,7 +67,7 @@ def read_bytes(place: Place) -> bytes:
         raise UnusablePicture(f"{place.size:,} bytes, which no picture has")
     try:
         if place.member:
-            return read_zip_member(place.path, place.member)
+            return read_zip_member(place.path, place.member, place.stamp)
         if place.offset < 0:
             return files.read_bytes(place.path, MOST_BYTES)
         with files.open_regular(place.path) as file:

@@ -175,3 +175,13 @@ def test_a_zip_may_hold_a_file_without_a_name(tmp_path):
     data[at + 28], data[at + 32] = 0, len(NAME)  # its name is its comment
     path.write_bytes(data)
     assert zip_members(path) == [Member("", 1)]
+
+
+def test_a_zip_that_was_replaced_is_opened_again(tmp_path):
+    path = tmp_path / "img_align_celeba.zip"
+    for content in (b"first", b"second"):
+        with zipfile.ZipFile(tmp_path / "new", "w") as archive:
+            archive.writestr(NAME, content)
+        (tmp_path / "new").replace(path)
+        (place,) = celeba.find_images(tmp_path).values()
+        assert read_bytes(place) == content
