@@ -232,7 +232,7 @@ def profiled(kind: str, options: argparse.Namespace) -> None:
 
 
 def loader(options: argparse.Namespace) -> None:
-    """bench loader. Its peers crop CelebA's own 178x218: in place of other shards it draws faces."""
+    """bench loader. Its peers crop CelebA's own 178x218: in place of others it draws faces."""
     shards = options.shards / "train"
     is_celeba = decoders.by_pil(open_shards(str(shards)).jpeg(0)).shape == (218, 178, 3)
     small = ["--images", "64", "--repeats", "1", "--faces", "200"] if options.rehearse else []

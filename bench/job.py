@@ -241,7 +241,7 @@ def state_of(found: dict, runs: bool) -> str:
 
 
 def pack(out: Path) -> None:
-    """Archive the small text files below OUT, smallest first, MOST bytes; print what is too much."""
+    """Archive the small text files below OUT, smallest first, MOST bytes; print what is more."""
     found = [
         path
         for path in out.rglob("*")

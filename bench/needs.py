@@ -1,7 +1,7 @@
 """python -m bench needs: which packages a checkout lacks on this machine.
 
-  python3 -m bench needs        names what is absent or too old; ends with 1 where one is absent that
-                                every command needs
+  python3 -m bench needs        names what is absent or too old; ends with 1 where one is absent
+                                that every command needs
 
 What is lacking can travel as wheels. Where there is a network, `pip wheel --no-deps -w wheels
 NAME...` (for another Python: `pip download --python-version ...`); on the other machine
