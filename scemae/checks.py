@@ -78,6 +78,9 @@ def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
                        "data.max_bad_fraction": data.max_bad_fraction}.items():
         at_least(key, value, 0)
     at_least("data.frame", data.frame, 96)
+    for key, found in (("data.scale", data.scale), ("optim.betas", optim.betas)):
+        if not all(type(one) in (int, float) for one in found):
+            raise ConfigError(f"{key}: found {str(list(found))[:80]}, two numbers were needed")
     if len(data.scale) != 2 or not 0 < data.scale[0] <= data.scale[1] <= 1:
         raise ConfigError(f"data.scale: found {data.scale}, two shares 0 < low <= high <= 1 were needed")
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):

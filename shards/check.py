@@ -128,7 +128,7 @@ def _describe_split(folder: Path) -> str:
     lines = [
         f"{folder}: split {manifest.split} of {manifest.dataset}",
         f"  holds        {_amount(manifest)}",
-        f"  first sample {first['file']}, {pixels}",
+        f"  first sample {first.get('file', shards.keys[0])}, {pixels}",
         f"  annotations  {', '.join(_annotations(first)) or 'none'}",
         *(f"  left out     {count:,}: {reason}" for reason, count in reasons.most_common()),
         *(f"  excluded     {count:,}: {reason}" for reason, count in manifest.excluded.items()),

@@ -24,6 +24,7 @@ from scemae.landmarks.benchmarks import find_benchmark
 from scemae.landmarks.pairs import load_pairs
 from scemae.landmarks.regressor_file import load_regressor
 from scemae.models.projector import Projector
+from scemae.shards.check import describe
 from scemae.sweep import sweep as sweeps
 from scemae.sweep import trials
 from scemae.sweep.lead import address_of
@@ -419,3 +420,17 @@ def test_a_replay_makes_no_projector_larger_than_its_checkpoint(runs, tmp_path):
     settings = replay.Replayed(0, replay.Scale((0.2, 1.0)), backbone=str(runs / "mae"), carb=replace(carb, dim=10**9))
     with pytest.raises(CheckpointError, match="holds another model"):
         replay._correspond(settings, folder, None)
+
+
+@pytest.mark.parametrize("text", ["data: {scale: [0.2, {a: 1}]}", "data: {scale: [[1], 1]}", "optim: {betas: [0.9, {b: 0}]}"])
+def test_a_list_of_settings_that_holds_no_numbers_is_refused(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="found .* needed|mine.yaml"):
+        config.load("pretrain", ["run_dir=r", "data.shards=s", f"experiment={tmp_path / 'mine.yaml'}"])
+
+
+def test_an_annotation_without_a_file_is_described(tmp_path):
+    folder = write_shards(tmp_path / "shards", 2)
+    path = folder / "train-000000.tar"
+    path.write_bytes(path.read_bytes().replace(b'"file"', b'"none"'))
+    assert "first sample 000000," in describe(folder)
