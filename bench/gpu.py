@@ -128,8 +128,9 @@ def steps(model: str, options: argparse.Namespace) -> None:
 def attention(options: argparse.Namespace) -> None:
     """bench attention: which back end a step should use."""
     model, decoder = ("deit_tiny", "light") if options.rehearse else ("deit_small", "mae")
-    import_module("bench.attention").main(["--model", model, "--decoder", decoder, "--batch", str(options.batch), "--out",
-                                           str(options.out)])
+    import_module("bench.attention").main(
+        ["--model", model, "--decoder", decoder, "--batch", str(options.batch), "--out", str(options.out)]
+    )
 
 
 def recipe(model: str, tier: str, decoder: str, options: argparse.Namespace) -> None:
