@@ -107,7 +107,7 @@ def read_rows(path: Path, kind: type[T], *, error: type[ScemaeError] = DataError
             for number, line in enumerate(iter(lambda: file.readline(MOST_ROW), b""), 1):
                 try:
                     yield decoder.decode(line)
-                except msgspec.ValidationError as problem:
+                except (msgspec.ValidationError, RecursionError) as problem:
                     raise error(_sentence(f"{path}, line {number}", problem, remedy)) from problem
                 except (msgspec.DecodeError, ValueError):
                     try:

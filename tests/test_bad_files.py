@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from scemae import arrays, checkpoint, config, generations, goodput, lineage, replay, report, restore, rivals, subjects, verify
+from scemae import arrays, checkpoint, config, documents, generations, goodput, lineage, replay, report, restore, rivals, subjects, verify
 from scemae.cluster import chain
 from scemae.data.manifest import read_manifest, write_manifest
 from scemae.data.reader import open_shards
@@ -434,3 +434,9 @@ def test_an_annotation_without_a_file_is_described(tmp_path):
     path = folder / "train-000000.tar"
     path.write_bytes(path.read_bytes().replace(b'"file"', b'"none"'))
     assert "first sample 000000," in describe(folder)
+
+
+def test_a_row_of_json_that_is_nested_without_end_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"step": 1}\n' + '{"a":' * 5000 + "1" + "}" * 5000 + "\n")
+    with pytest.raises(RunFolderError, match="rows.jsonl, line 2"):
+        list(documents.read_rows(tmp_path / "rows.jsonl", dict[str, Any], error=RunFolderError))

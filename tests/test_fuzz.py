@@ -17,7 +17,7 @@ from tests.fuzz.pool import Place
 from tests.fuzz.target import Target
 from tests.fuzz.trees import mutate_json, mutate_yaml
 
-CLEAN = ("celeba-lists", "pts", "weights", "regressor", "adopt", "shard-tar", "manifest", "index", "kept", "arrays")
+SLOW = {"report", "sweep", "experiment", "aflw-mat", "w300-mat"}  # tenths of a second an input: in a full run alone
 
 
 def refuse(folder: Path) -> None:
@@ -93,5 +93,5 @@ def test_the_same_seed_gives_the_same_inputs():
 
 
 def test_a_slice_of_the_inputs_ends_in_no_traceback(tmp_path):
-    tallies, findings = fuzz({name: TARGETS[name] for name in CLEAN}, tmp_path, seed=0, inputs=100, seconds=12)
+    tallies, findings = fuzz({name: TARGETS[name] for name in sorted(TARGETS.keys() - SLOW)}, tmp_path, seed=0, inputs=60, seconds=12)
     assert not findings, "\n".join(f"{one.target} {one.kind} {one.signature}\n{one.text}" for one in findings)

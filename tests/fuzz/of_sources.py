@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
+from scemae.data.picture import UnusablePicture
 from scemae.shards import aflw, celeba, source, w300
 from scemae.shards import folder as any_folder
 from scemae.shards.write import write_split
@@ -123,7 +124,10 @@ def read_all(splits: Callable[[Path], list]) -> Callable[[Path], None]:
         with fresh():
             for split in splits(root):
                 for sample in split.samples:
-                    source.read_bytes(sample.place)
+                    try:
+                        source.read_bytes(sample.place)
+                    except UnusablePicture:  # it is left out, and counted
+                        pass
 
     return enter
 
