@@ -440,3 +440,10 @@ def test_a_row_of_json_that_is_nested_without_end_is_refused_in_a_sentence(tmp_p
     (tmp_path / "rows.jsonl").write_text('{"step": 1}\n' + '{"a":' * 5000 + "1" + "}" * 5000 + "\n")
     with pytest.raises(RunFolderError, match="rows.jsonl, line 2"):
         list(documents.read_rows(tmp_path / "rows.jsonl", dict[str, Any], error=RunFolderError))
+
+
+def test_a_benchmark_with_a_number_beyond_all_is_refused(tmp_path):
+    text = (config.configs_dir() / "benchmark" / "mafl.yaml").read_text()
+    (tmp_path / "faces.yaml").write_text(text + f"\noffset: 1{'0' * 400}\n" if "offset" not in text else text.replace("offset:", f"offset: 1{'0' * 400} #"))
+    with pytest.raises(ConfigError, match="offset"):
+        find_benchmark(str(tmp_path / "faces.yaml"))

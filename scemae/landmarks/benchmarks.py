@@ -249,7 +249,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and np.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= 1e300  # NaN is not, nor an int that no float can hold
 
 
 def _has_parts(value: Any, is_right: Callable[[Any], bool]) -> bool:
