@@ -105,6 +105,8 @@ def _near(found: Any, chance: Random) -> Any:
     """A value that is nearly `found`."""
     if isinstance(found, bool) or found is None:
         return chance.choice((0, "", "true", [found]))
+    if isinstance(found, int) and abs(found) > 2**900:  # no float can hold what is made of it
+        return chance.choice((found + 1, -found, str(found), [found]))
     if isinstance(found, (int, float)):
         return chance.choice((found + 1, found - 1, -found, found * 2**31, str(found), float(found), found + 0.5, [found]))
     if isinstance(found, str):
