@@ -4,10 +4,12 @@ import os  # and nothing else: the current folder may still be on the path (modu
 
 __version__ = "0.1.0"
 
-# OpenMP reads it once, when torch is imported: so it is set here, before any module of ours can import torch, and what this
-# process starts inherits it. Threads that wait by spinning take the cores from each other as soon as anything else runs on
-# the machine (docs/results/speed/busy.md).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP reads these once, when torch is imported: so they are set here, before any module of ours can import torch, and what
+# this process starts inherits them. Threads that wait by spinning for long take the cores from each other as soon as anything
+# else runs on the machine; a thousand rounds cost nothing there, and are enough on an idle one (docs/results/robustness.md).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # An installed scemae holds shards, cluster and configs; in a checkout they stand beside it, and are found there.
 if not os.path.isdir(os.path.join(os.path.dirname(__file__), "shards")):

@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from scemae import home, streams
+from scemae import faults, home, streams
 from scemae.errors import ConfigError, ScemaeError
 from scemae.launch import Launch
 from scemae.locations import without_secrets
@@ -159,6 +159,7 @@ def _status_of(argv: list[str]) -> int:
             return 0
         if command is None:
             raise ConfigError(f"found no command `{argv[0]}`, there are {', '.join(COMMANDS)}; see `scemae --help`")
+        faults.at("command")
         command(argv[1:])
     except ScemaeError as error:
         print(f"scemae {argv[0]}: {without_secrets(str(error))}", file=sys.stderr)

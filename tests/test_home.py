@@ -67,10 +67,12 @@ def omp(code, **environment):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**kept, **environment})
 
 
-def test_threads_wait_without_spinning():
-    assert "OMP_WAIT_POLICY = 'PASSIVE'" in omp("import scemae.cli, torch", OMP_DISPLAY_ENV="true").stderr
+def test_threads_spin_for_a_thousand_rounds_and_then_sleep():
+    told = omp("import scemae.cli, torch", OMP_DISPLAY_ENV="verbose").stderr
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in told and "GOMP_SPINCOUNT = '1000'" in told
 
 
 def test_how_threads_wait_is_the_users_to_say():
-    code = "import scemae, os; print(os.environ['OMP_WAIT_POLICY'])"
-    assert (omp(code).stdout, omp(code, OMP_WAIT_POLICY="ACTIVE").stdout) == ("PASSIVE\n", "ACTIVE\n")
+    code = "import scemae, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
+    assert (omp(code).stdout, omp(code, OMP_WAIT_POLICY="ACTIVE").stdout) == ("PASSIVE 1000\n", "ACTIVE None\n")
+    assert omp(code, GOMP_SPINCOUNT="7").stdout == "PASSIVE 7\n"

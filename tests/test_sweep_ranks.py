@@ -63,11 +63,8 @@ def arguments(made, run, *others):
             "loop.save_every=10", "loop.keep=1", "runtime.device=cpu", *others]
 
 
-@pytest.fixture
-def long(tmp_path):
-    """A command that goes on for ever: its settings are to come from a pipe that nobody writes to."""
-    os.mkfifo(tmp_path / "pipe.yaml")
-    return ["correspond", f"experiment={tmp_path / 'pipe.yaml'}"]
+LONG = ["goodput", "nowhere"]  # with HELD a command that goes on for ever, before it has set up anything
+HELD = {"SCEMAE_FAULTS": "hang@command"}
 
 
 def wait(condition, seconds=90):
@@ -112,24 +109,24 @@ def test_the_exit_status_and_the_words_of_a_rank_are_kept(nursery, tmp_path):
     assert log.read_text().startswith(first) and "found no command `nonsense`" in log.read_text()
 
 
-def test_a_rank_that_was_killed_says_by_what(nursery, long, tmp_path):
+def test_a_rank_that_was_killed_says_by_what(nursery, tmp_path):
     for number in (signal.SIGKILL, signal.SIGTERM):
-        ranks = Ranks(nursery, long, 1, tmp_path / "log.txt", {})
+        ranks = Ranks(nursery, LONG, 1, tmp_path / "log.txt", HELD)
         assert ranks.poll() is None
         ranks.signal(number)
         assert status_of(ranks) == -number
         ranks.signal(number)  # of one that is gone: nothing
 
 
-def test_each_rank_of_a_trial_knows_its_place_and_nothing_of_ours(nurseries, long, tmp_path):
+def test_each_rank_of_a_trial_knows_its_place_and_nothing_of_ours(nurseries, tmp_path):
     mark = f"{os.getpid()}-places"
-    ranks = Ranks(nurseries[True], long, 2, tmp_path / "log.txt", {"SCEMAE_MARK": mark})
+    ranks = Ranks(nurseries[True], LONG, 2, tmp_path / "log.txt", {**HELD, "SCEMAE_MARK": mark})
     found = list(wait(lambda: len(told := environments(mark)) == 2 and told).values())
     ranks.stop(0)
     assert sorted(one["RANK"] for one in found) == sorted(one["LOCAL_RANK"] for one in found) == ["0", "1"]
     assert all((one["WORLD_SIZE"], one["LOCAL_WORLD_SIZE"], one["MASTER_ADDR"]) == ("2", "2", "127.0.0.1") for one in found)
     assert found[0]["MASTER_PORT"] == found[1]["MASTER_PORT"] != "1"
-    alone = Ranks(nurseries[True], long, 1, tmp_path / "log.txt", {"SCEMAE_MARK": mark})
+    alone = Ranks(nurseries[True], LONG, 1, tmp_path / "log.txt", {**HELD, "SCEMAE_MARK": mark})
     (one,) = wait(lambda: environments(mark)).values()
     alone.stop(0)
     assert not one.keys() & set(ranks_room.LAUNCHED)
@@ -142,10 +139,10 @@ def test_two_ranks_train_together(warm, made, tmp_path):
     assert json.loads((tmp_path / "run" / "provenance.json").read_text())["world_size"] == 2
 
 
-def test_where_a_rank_dies_the_others_are_given_some_time_and_then_killed(nursery, long, tmp_path, monkeypatch):
+def test_where_a_rank_dies_the_others_are_given_some_time_and_then_killed(nursery, tmp_path, monkeypatch):
     monkeypatch.setattr(ranks_room, "PATIENCE", 0.5)
-    first = nursery.start(long, {}, tmp_path / "log.txt")
-    ranks = Ranks(nursery, long, 2, tmp_path / "log.txt", {})
+    first = nursery.start(LONG, HELD, tmp_path / "log.txt")
+    ranks = Ranks(nursery, LONG, 2, tmp_path / "log.txt", HELD)
     os.kill(ranks._pids[1], signal.SIGTERM)
     began = time.monotonic()
     assert status_of(ranks) == -signal.SIGTERM
@@ -164,17 +161,17 @@ def test_ranks_that_are_asked_to_stop_save_first(warm, made, tmp_path):
     assert checkpoint.read_state(checkpoint.committed(run)[-1]).global_step == read_metrics(run)[-1]["step"] > 0
 
 
-def test_ranks_that_do_not_stop_in_time_are_killed(warm, long, tmp_path):
-    ranks = Ranks(warm, long, 1, tmp_path / "log.txt", {})
+def test_ranks_that_do_not_stop_in_time_are_killed(warm, tmp_path):
+    ranks = Ranks(warm, LONG, 1, tmp_path / "log.txt", HELD)
     began = time.monotonic()
     ranks.stop(0)
     assert ranks.poll() == -signal.SIGKILL and time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("spawns", [True, False], ids=["spawned", "forked"])
-def test_ranks_die_with_a_nursery_that_is_shot(long, tmp_path, spawns):
+def test_ranks_die_with_a_nursery_that_is_shot(tmp_path, spawns):
     nursery = Nursery(spawns=spawns, threads=1)
-    ranks = Ranks(nursery, long, 2, tmp_path / "log.txt", {})
+    ranks = Ranks(nursery, LONG, 2, tmp_path / "log.txt", HELD)
     pids = ranks._pids
     assert all(map(lives, pids)) and ranks.poll() is None and nursery.is_alive
     os.kill(nursery._process.pid, signal.SIGKILL)
@@ -184,9 +181,9 @@ def test_ranks_die_with_a_nursery_that_is_shot(long, tmp_path, spawns):
         nursery.start(["--help"], {}, tmp_path / "log.txt")
 
 
-def test_a_nursery_that_is_closed_asks_its_ranks_to_end_first(long, tmp_path):
+def test_a_nursery_that_is_closed_asks_its_ranks_to_end_first(tmp_path):
     nursery = Nursery(spawns=True, threads=1)
-    ranks = Ranks(nursery, long, 2, tmp_path / "log.txt", {})
+    ranks = Ranks(nursery, LONG, 2, tmp_path / "log.txt", HELD)
     nursery.close()
     assert not any(map(lives, ranks._pids)) and status_of(ranks) == -signal.SIGTERM
 
