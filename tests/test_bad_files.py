@@ -376,8 +376,18 @@ def npz(path, **members):
 @pytest.mark.parametrize(("shape", "kind", "data"), [
     ((10**12,), "<f8", b""), ((2**62, 2**62), "<f8", b""), ((1,), "|O", b"x" * 8), ((2,), "<f8", bytes(15)), ((2,), "<f8", bytes(17)), ((-1,), "<f8", b"")])
 def test_an_array_that_is_not_what_its_file_has_is_refused_before_memory_is_taken(tmp_path, shape, kind, data):
-    with pytest.raises(RunFolderError, match="x.npz: cannot be read as arrays"):
-        arrays.read(npz(tmp_path / "x.npz", a=(shape, kind, data)), error=RunFolderError, remedy="")
+    with pytest.raises(RunFolderError, match=r"x.npz: cannot be read as arrays \(a (has the shape|is no array of plain)[^\n]*\); make it again$"):
+        arrays.read(npz(tmp_path / "x.npz", a=(shape, kind, data)), error=RunFolderError, remedy="make it again")
+
+
+@pytest.mark.parametrize("header", [
+    b"", b"nonsense", b"\x93NUMPY", b"\x93NUMPY\1\0\xff\xff", b"\x93NUMPY\2\0\xff\xff\xff\xff", b"\x93NUMPY\1\0\4\0None",
+    b"\x93NUMPY\1\0\x84\3" + b"(" * 900, b"\x93NUMPY\1\0\x46\0{'descr': '<f8', 'fortran_order': False, 'shape': ('a',), 'more': 1, }".ljust(80)])
+def test_a_member_without_a_header_of_an_array_is_named_with_its_file(tmp_path, header):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", header)
+    with pytest.raises(RunFolderError, match=r"x.npz: cannot be read as arrays \(a is no array of plain numbers or text\); make it again$"):
+        arrays.read(tmp_path / "x.npz", error=RunFolderError, remedy="make it again")
 
 
 def test_arrays_are_read_as_numpy_wrote_them(tmp_path):

@@ -1,4 +1,4 @@
-"""Watches one input in this process: what it ended in, what it took, and what it did outside its own folder."""
+"""Watches one input: how it ends, its memory, and what it does outside its folder."""
 
 import os
 import resource
@@ -13,17 +13,23 @@ from scemae.errors import ScemaeError
 
 PACKAGE = Path(scemae.__file__).resolve().parent
 ROOM = 2**30  # bytes that one input may take
-ACCEPTED, REFUSED, TRACEBACK, HANG, MEMORY, DEATH, ESCAPE = "accepted", "refused", "traceback", "hang", "memory", "death", "escape"
+ACCEPTED, REFUSED, TRACEBACK, HANG, MEMORY, DEATH, ESCAPE = (
+    "accepted", "refused", "traceback", "hang", "memory", "death", "escape",
+)
 BAD = (TRACEBACK, HANG, MEMORY, DEATH, ESCAPE)
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-CHANGES = {"os.remove": 1, "os.rename": 2, "os.rmdir": 1, "os.mkdir": 1, "os.symlink": 2, "os.link": 2, "os.truncate": 1, "os.chmod": 1,
-           "os.chown": 1, "os.utime": 1, "shutil.rmtree": 1}  # audit events that change a disk, and how many paths they name
+CHANGES = {
+    "os.remove": 1, "os.rename": 2, "os.rmdir": 1, "os.mkdir": 1, "os.symlink": 2, "os.link": 2,
+    "os.truncate": 1, "os.chmod": 1, "os.chown": 1, "os.utime": 1, "shutil.rmtree": 1,
+}  # audit events that change a disk, and how many paths they name
 STARTS = ("subprocess.Popen", "os.exec", "os.system", "os.posix_spawn", "os.startfile", "pty.spawn")
-CONNECTS = ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "urllib.Request")
+CONNECTS = (
+    "socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "urllib.Request",
+)
 
 
 class Escape(BaseException):
-    """Raised where an input would have left its folder: not an Exception, so that nothing swallows it."""
+    """Raised where an input would leave its folder. `except Exception` does not catch it."""
 
 
 @dataclass
@@ -40,7 +46,9 @@ class Guard:
 
     def __init__(self, folder: Path) -> None:
         """`folder` is where inputs may write; `folder`/canary may not change."""
-        self.folder, self.own, self.escapes, self.wrote = folder.resolve(), str(folder.resolve()) + "/", [], False
+        self.folder, self.own, self.escapes, self.wrote = (
+            folder.resolve(), str(folder.resolve()) + "/", [], False,
+        )
         self._is_watching = False
         sys.addaudithook(self._hook)
 
@@ -61,7 +69,10 @@ class Guard:
             self._is_watching = False
             resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
         if self.escapes or not self._canary_lives():
-            return Outcome(ESCAPE, self.escapes[0].split("'")[0] if self.escapes else "canary", "; ".join(self.escapes) or "the canary changed")
+            return Outcome(
+                ESCAPE, self.escapes[0].split("'")[0] if self.escapes else "canary",
+                "; ".join(self.escapes) or "the canary changed",
+            )
         return outcome
 
     def _canary_lives(self) -> bool:
@@ -78,7 +89,12 @@ class Guard:
         elif paths := CHANGES.get(event):
             for path in arguments[:paths]:
                 self._check(event, path, arguments[-1])
-        elif event in STARTS and not _is_ours(event, arguments) or event in CONNECTS or event == "pickle.find_class":
+        elif (
+            event in STARTS
+            and not _is_ours(event, arguments)
+            or event in CONNECTS
+            or event == "pickle.find_class"
+        ):
             self._refuse(f"{event} {str(arguments)[:200]}")
 
     def _check(self, event: str, path: object, folder: object = -1) -> None:
@@ -107,7 +123,9 @@ def outcome_of(error: BaseException) -> Outcome:
         chain.append(cause)
     if any(isinstance(one, MemoryError) or "can't allocate memory" in str(one) for one in chain):
         return Outcome(MEMORY, f"memory {_where(chain[-1])}", text)
-    if isinstance(error, (ScemaeError, SystemExit)) or (isinstance(error, OSError) and error.errno is not None):
+    if isinstance(error, (ScemaeError, SystemExit)) or (
+        isinstance(error, OSError) and error.errno is not None
+    ):
         return Outcome(REFUSED, type(error).__name__, str(error))
     return Outcome(TRACEBACK, f"{type(error).__name__} {_where(error)}", text)
 
@@ -117,23 +135,36 @@ def _where(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return "nowhere"
-    ours = [frame for frame in frames if "site-packages" not in frame.filename and "/tests/" not in frame.filename and "/lib/python" not in frame.filename]
-    shown = [f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.name}" for frame in (*ours[-1:], frames[-1])]
+    ours = [
+        frame
+        for frame in frames
+        if "site-packages" not in frame.filename
+        and "/tests/" not in frame.filename
+        and "/lib/python" not in frame.filename
+    ]
+    shown = [
+        f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.name}"
+        for frame in (*ours[-1:], frames[-1])
+    ]
     return " > ".join(dict.fromkeys(shown))
 
 
 def _is_ours(event: str, arguments: tuple) -> bool:
-    """True for git in this checkout, and for a Python that runs a module of this program, as the reader of .mat files does."""
+    """True for git in this checkout, and for a Python that runs a module of this program.
+
+    The reader of .mat files is such a module.
+    """
     if event != "subprocess.Popen" or not isinstance(arguments[1], (list, tuple)):
         return False
     words = [os.fsdecode(word) for word in arguments[1]]
     if words[:2] == ["git", "-C"]:
         return words[2] == str(PACKAGE)
-    return words[0] == sys.executable and any(word.startswith(("scemae.", str(PACKAGE.parent))) for word in words[1:])
+    return words[0] == sys.executable and any(
+        word.startswith(("scemae.", str(PACKAGE.parent))) for word in words[1:]
+    )
 
 
 def _size() -> int:
     """Bytes of address space of this process."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
-

@@ -1,12 +1,16 @@
-"""Changes of lists: rows and columns that are missing, doubled or out of place, and numbers that are none."""
+"""Changes of lists in text: rows and columns missing, doubled or moved, and words for numbers."""
 
 from random import Random
 
 from tests.fuzz.binary import mutate_bytes
 from tests.fuzz.trees import SECRET
 
-TOKENS = ("", "nan", "inf", "-inf", "-1", "0", "1e400", "-1e400", "1e5", str(2**62), str(2**64), "9" * 5_000, "1.5", "²", "٣", "0x10", "1_0", "--", "/",
-          "..", SECRET, "/dev/zero", "/etc/passwd", "000001.jpg", "999999.jpg", "a" * 5_000, "\0", "\x1b[31m", "ü", "日本.jpg", '"', "'", ",", "#", "\\", "{", "}")
+TOKENS = (
+    "", "nan", "inf", "-inf", "-1", "0", "1e400", "-1e400", "1e5", str(2**62), str(2**64),
+    "9" * 5_000, "1.5", "²", "٣", "0x10", "1_0", "--", "/", "..", SECRET, "/dev/zero",
+    "/etc/passwd", "000001.jpg", "999999.jpg", "a" * 5_000, "\0", "\x1b[31m", "ü", "日本.jpg", '"',
+    "'", ",", "#", "\\", "{", "}",
+)
 BREAKS = ("\n", "\r\n", "\r", "\n\n", "\x0b", "\x0c", "\x1c", "\u2028", "\x85", "")
 
 

@@ -28,4 +28,10 @@ def open_all(folder: Path) -> None:
         open_view(folder / name, None)
 
 
-TARGETS = (Target("photographs", make, {name: mutate_picture for name in ("a.jpg", "b.png", "c.jpg", "d.png", "e.tif")}, (open_all,), 6_000),)
+TARGETS = (
+    Target(
+        "photographs", make,
+        {name: mutate_picture for name in ("a.jpg", "b.png", "c.jpg", "d.png", "e.tif")},
+        (open_all,), 2_000,
+    ),
+)

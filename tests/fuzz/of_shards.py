@@ -1,4 +1,4 @@
-"""Shards of others: manifest, index, tar and annotations, opened, described, verified, fetched and evaluated."""
+"""Shards of others: manifest, index, tar and annotations, read as the commands read them."""
 
 import io
 import tarfile
@@ -30,7 +30,10 @@ def mend(folder: Path) -> None:
 
     path = folder / "train" / JSON
     raw = json.loads(path.read_text())
-    raw["shards"][0] |= {"bytes": (folder / SHARD).stat().st_size, "sha256": digest(folder / SHARD), "index_sha256": digest(folder / INDEX)}
+    raw["shards"][0] |= {
+        "bytes": (folder / SHARD).stat().st_size, "sha256": digest(folder / SHARD),
+        "index_sha256": digest(folder / INDEX),
+    }
     path.write_text(json.dumps(raw))
 
 
@@ -50,7 +53,9 @@ def train_on(folder: Path) -> None:
 
 def evaluate(folder: Path) -> None:
     """Frames with landmarks, as `scemae evaluate` reads them."""
-    load_frames(reader.open_shards(str(folder / "train")), find_benchmark("mafl"), limit=3, threads=1)
+    load_frames(
+        reader.open_shards(str(folder / "train")), find_benchmark("mafl"), limit=3, threads=1
+    )
 
 
 def fetch(folder: Path) -> None:
@@ -69,13 +74,14 @@ def describe(folder: Path) -> None:
 
 
 def mutate_member(suffix: str, mutate) -> object:
-    """A change of the first member of a tar whose name ends in `suffix`; the member keeps its place and size."""
+    """Change the first member of a tar whose name ends in `suffix`; its place and size stay."""
+
     def change(data: bytes, chance: Random) -> bytes:
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             member = next(member for member in tar if member.name.endswith(suffix))
         start, size = member.offset_data, member.size
-        content = mutate(data[start:start + size], chance)[:size].ljust(size)
-        return data[:start] + content + data[start + size:]
+        content = mutate(data[start : start + size], chance)[:size].ljust(size)
+        return data[:start] + content + data[start + size :]
 
     return change
 
@@ -84,14 +90,32 @@ def make_roomy(folder: Path) -> None:
     """The same, with room for longer annotations."""
     from unittest import mock
 
-    with mock.patch("tests.support.json.dumps", lambda value, **_: __import__("json").JSONEncoder().encode(value).ljust(600)):
+    with mock.patch(
+        "tests.support.json.dumps",
+        lambda value, **_: __import__("json").JSONEncoder().encode(value).ljust(600),
+    ):
         write_shards(folder / "train", 3, shards=1)
 
 
 TARGETS = (
-    Target("manifest", make, {f"train/{JSON}": mutate_json}, (read_all, describe, verify, fetch), 12_000),
-    Target("index", make, {INDEX: mutate_json}, (read_all, verify, train_on), 9_000, mend, f"train/{JSON}"),
-    Target("shard-tar", make, {SHARD: mutate_tar}, (verify, train_on, evaluate), 6_000, mend, f"train/{JSON}"),
-    Target("annotation", make_roomy, {SHARD: mutate_member(".json", mutate_json)}, (evaluate, describe, verify), 6_000, mend, f"train/{JSON}"),
-    Target("shard-jpeg", make, {SHARD: mutate_member(".jpg", mutate_picture)}, (train_on, evaluate, describe), 6_000, mend, f"train/{JSON}"),
+    Target(
+        "manifest", make, {f"train/{JSON}": mutate_json}, (read_all, describe, verify, fetch),
+        8_000,
+    ),
+    Target(
+        "index", make, {INDEX: mutate_json}, (read_all, verify, train_on), 6_000, mend,
+        f"train/{JSON}",
+    ),
+    Target(
+        "shard-tar", make, {SHARD: mutate_tar}, (verify, train_on, evaluate), 5_000, mend,
+        f"train/{JSON}",
+    ),
+    Target(
+        "annotation", make_roomy, {SHARD: mutate_member(".json", mutate_json)},
+        (evaluate, describe, verify), 5_000, mend, f"train/{JSON}",
+    ),
+    Target(
+        "shard-jpeg", make, {SHARD: mutate_member(".jpg", mutate_picture)},
+        (train_on, evaluate, describe), 2_000, mend, f"train/{JSON}",
+    ),
 )

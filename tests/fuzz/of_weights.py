@@ -1,4 +1,4 @@
-"""Weights of others: checkpoints and their manifests, regressors, public weights to adopt, kept arrays."""
+"""Weights of others: checkpoints, their manifests, regressors, public weights, kept arrays."""
 
 import io
 import json
@@ -26,10 +26,20 @@ from tests.fuzz.target import Target
 from tests.fuzz.trees import mutate_json, mutate_yaml
 from tests.support import digest
 
-WEIGHTS, MANIFEST = f"mae/{of_runs.STEP}/{checkpoint.WEIGHTS}", f"mae/{of_runs.STEP}/{checkpoint.MANIFEST}"
-HEADERS = tuple(b"{'descr': %s, 'fortran_order': False, 'shape': (%s), }" % parts for parts in (
-    (b"'<f8'", b"1000000000000, 2,"), (b"'<f8'", b"-1,"), (b"'|O'", b"3,"), (b"[('a', '<f8')]", b"3,"), (b"'<f8'", b"-" * 8000 + b"3,"), (b"'<f8'", b"(" * 4000), (b"'|V0'", b"9999999999,"),
-    (b"'<U999999999'", b"0,"), (b"'<f8'", b"3"), (b"'<M8[s]'", b"3,"), (b"'<f8'", b"0, 99999999999999999999,"), (b"'<f8'", b"None,"), (b"b'<f8'", b"True,")))
+WEIGHTS, MANIFEST = (
+    f"mae/{of_runs.STEP}/{checkpoint.WEIGHTS}",
+    f"mae/{of_runs.STEP}/{checkpoint.MANIFEST}",
+)
+HEADERS = tuple(
+    b"{'descr': %s, 'fortran_order': False, 'shape': (%s), }" % parts
+    for parts in (
+        (b"'<f8'", b"1000000000000, 2,"), (b"'<f8'", b"-1,"), (b"'|O'", b"3,"),
+        (b"[('a', '<f8')]", b"3,"), (b"'<f8'", b"-" * 8000 + b"3,"), (b"'<f8'", b"(" * 4000),
+        (b"'|V0'", b"9999999999,"), (b"'<U999999999'", b"0,"), (b"'<f8'", b"3"),
+        (b"'<M8[s]'", b"3,"), (b"'<f8'", b"0, 99999999999999999999,"), (b"'<f8'", b"None,"),
+        (b"b'<f8'", b"True,"),
+    )
+)
 SHAPE = Model("tiny", 24, 1, 3, 8, 96)
 
 
@@ -44,8 +54,13 @@ def mend_digest(folder: Path) -> None:
     """The manifest's size and digest of the weights, and its own hash."""
     path = folder / MANIFEST
     raw = json.loads(path.read_bytes())
-    raw["files"][0] |= {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": digest(folder / WEIGHTS)}
-    path.write_text(json.dumps({**raw, "manifest_hash": checkpoint.hash_of({**raw, "manifest_hash": ""})}))
+    raw["files"][0] |= {
+        "bytes": (folder / WEIGHTS).stat().st_size,
+        "sha256": digest(folder / WEIGHTS),
+    }
+    path.write_text(
+        json.dumps({**raw, "manifest_hash": checkpoint.hash_of({**raw, "manifest_hash": ""})})
+    )
 
 
 def mend_hash(folder: Path) -> None:
@@ -53,8 +68,20 @@ def mend_hash(folder: Path) -> None:
     path = folder / MANIFEST
     try:
         raw = json.loads(path.read_bytes())
-        path.write_text(json.dumps({**raw, "config_hash": checkpoint.hash_of(raw["settings"]), "manifest_hash": checkpoint.hash_of(
-            {**raw, "config_hash": checkpoint.hash_of(raw["settings"]), "manifest_hash": ""})}))
+        path.write_text(
+            json.dumps(
+                {
+                    **raw,
+                    "config_hash": checkpoint.hash_of(raw["settings"]),
+                    "manifest_hash": checkpoint.hash_of(
+                        {
+                            **raw, "config_hash": checkpoint.hash_of(raw["settings"]),
+                            "manifest_hash": "",
+                        }
+                    ),
+                }
+            )
+        )
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
 
@@ -79,15 +106,26 @@ def check(folder: Path) -> None:
 def make_regressor(folder: Path) -> None:
     """A regressor of five landmarks on 8 channels."""
     settings = RegressionConfig()
-    save_regressor(folder / "r.safetensors", LandmarkRegressor(8, 5, settings), "mafl", settings, {"backbone": "0" * 64}, stride=2)
+    save_regressor(
+        folder / "r.safetensors", LandmarkRegressor(8, 5, settings), "mafl", settings,
+        {"backbone": "0" * 64}, stride=2,
+    )
 
 
 def make_public(folder: Path) -> None:
     """A small ViT under timm's names, as .safetensors and as .pth."""
-    timm = {"cls_token": torch.zeros(1, 1, 24), "pos_embed": torch.zeros(1, 145, 24), "patch_embed.proj.weight": torch.zeros(24, 3, 8, 8),
-            "patch_embed.proj.bias": torch.zeros(24), "norm.weight": torch.ones(24), "norm.bias": torch.zeros(24)}
-    for name, shape in {"norm1.weight": (24,), "norm1.bias": (24,), "attn.qkv.weight": (72, 24), "attn.qkv.bias": (72,), "attn.proj.weight": (24, 24), "attn.proj.bias": (24,),
-                        "norm2.weight": (24,), "norm2.bias": (24,), "mlp.fc1.weight": (96, 24), "mlp.fc1.bias": (96,), "mlp.fc2.weight": (24, 96), "mlp.fc2.bias": (24,)}.items():
+    timm = {
+        "cls_token": torch.zeros(1, 1, 24), "pos_embed": torch.zeros(1, 145, 24),
+        "patch_embed.proj.weight": torch.zeros(24, 3, 8, 8),
+        "patch_embed.proj.bias": torch.zeros(24), "norm.weight": torch.ones(24),
+        "norm.bias": torch.zeros(24),
+    }
+    for name, shape in {
+        "norm1.weight": (24,), "norm1.bias": (24,), "attn.qkv.weight": (72, 24),
+        "attn.qkv.bias": (72,), "attn.proj.weight": (24, 24), "attn.proj.bias": (24,),
+        "norm2.weight": (24,), "norm2.bias": (24,), "mlp.fc1.weight": (96, 24),
+        "mlp.fc1.bias": (96,), "mlp.fc2.weight": (24, 96), "mlp.fc2.bias": (24,),
+    }.items():
         timm[f"blocks.0.{name}"] = torch.zeros(shape)
     save_file(timm, folder / "w.safetensors")
     torch.save({"model": timm, "epoch": 3}, folder / "w.pth")
@@ -95,8 +133,12 @@ def make_public(folder: Path) -> None:
 
 def adopt_file(name: str) -> object:
     """`scemae adopt`, as far as the weights of this encoder."""
+
     def enter(folder: Path) -> None:
-        translate(adopt.read_tensors(folder / name), SHAPE, Pixels((0.5,) * 3, (0.5,) * 3), path=folder / name)
+        translate(
+            adopt.read_tensors(folder / name), SHAPE, Pixels((0.5,) * 3, (0.5,) * 3),
+            path=folder / name,
+        )
 
     return enter
 
@@ -110,15 +152,25 @@ def mutate_pth(data: bytes, chance: Random) -> bytes:
         for name in old.namelist():
             content = old.read(name)
             if name.endswith("data.pkl"):
-                content = chance.choice((lambda: pickle.dumps({"model": Malice()}), lambda: pickle.dumps({"a": [1, None, "x"]}), lambda: pickle.dumps(range(10**9)),
-                                         lambda: b"\x80\x02" + b"(" * 100_000 + b".", lambda: change_at(content, chance, range(len(content)))))()
+                content = chance.choice(
+                    (
+                        lambda: pickle.dumps({"model": Malice()}),
+                        lambda: pickle.dumps({"a": [1, None, "x"]}),
+                        lambda: pickle.dumps(range(10**9)),
+                        lambda: b"\x80\x02" + b"(" * 100_000 + b".",
+                        lambda: change_at(content, chance, range(len(content))),
+                    )
+                )()
             new.writestr(name, content)
     return out.getvalue()
 
 
 def make_kept(folder: Path) -> None:
     """A file of kept arrays."""
-    kept.write_arrays(folder / "kept", {"a": 1}, {"x": np.arange(12.0).reshape(3, 4), "y": np.arange(3, dtype=np.uint8)})
+    kept.write_arrays(
+        folder / "kept", {"a": 1},
+        {"x": np.arange(12.0).reshape(3, 4), "y": np.arange(3, dtype=np.uint8)},
+    )
 
 
 def mend_kept(folder: Path) -> None:
@@ -126,7 +178,7 @@ def mend_kept(folder: Path) -> None:
     import xxhash
 
     data = (folder / "kept").read_bytes()
-    (folder / "kept").write_bytes(xxhash.xxh3_128_digest(data[kept.DIGEST:]) + data[kept.DIGEST:])
+    (folder / "kept").write_bytes(xxhash.xxh3_128_digest(data[kept.DIGEST :]) + data[kept.DIGEST :])
 
 
 def mutate_kept(data: bytes, chance: Random) -> bytes:
@@ -134,13 +186,16 @@ def mutate_kept(data: bytes, chance: Random) -> bytes:
     size = int.from_bytes(data[16:24], "little")
     if chance.random() < 0.3:
         return data[:16] + mutate_bytes(data[16:], chance)
-    header = mutate_json(data[24:24 + size], chance)
-    return data[:16] + len(header).to_bytes(8, "little") + header + data[24 + size:]
+    header = mutate_json(data[24 : 24 + size], chance)
+    return data[:16] + len(header).to_bytes(8, "little") + header + data[24 + size :]
 
 
 def make_arrays(folder: Path) -> None:
     """Arrays of an evaluation."""
-    np.savez_compressed(folder / "pairs.npz", seed=3, keys=np.array(["a", "b"]), warps=np.zeros((2, 2, 103, 2)), hash="0" * 64)
+    np.savez_compressed(
+        folder / "pairs.npz", seed=3, keys=np.array(["a", "b"]), warps=np.zeros((2, 2, 103, 2)),
+        hash="0" * 64,
+    )
 
 
 def mutate_arrays(data: bytes, chance: Random) -> bytes:
@@ -148,16 +203,26 @@ def mutate_arrays(data: bytes, chance: Random) -> bytes:
     if chance.random() > 0.3:
         return mutate_zip(data, chance)
     out, header = io.BytesIO(), chance.choice(HEADERS).ljust(117) + b"\n"
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as old,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         for name in old.namelist():
-            content = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(chance.choice((0, 24, 700 * 2**20 if chance.random() < 0.02 else 8)))
+            content = (
+                b"\x93NUMPY\1\0"
+                + len(header).to_bytes(2, "little")
+                + header
+                + bytes(chance.choice((0, 24, 700 * 2**20 if chance.random() < 0.02 else 8)))
+            )
             new.writestr(name, content if name == "warps.npy" else old.read(name))
     return out.getvalue()
 
 
 def read_arrays(folder: Path) -> None:
     """As `scemae report` reads them."""
-    arrays.read(folder / "pairs.npz", ["seed", "keys", "warps"], error=DataError, remedy="make it again")
+    arrays.read(
+        folder / "pairs.npz", ["seed", "keys", "warps"], error=DataError, remedy="make it again"
+    )
 
 
 def make_capsule(folder: Path) -> None:
@@ -165,20 +230,52 @@ def make_capsule(folder: Path) -> None:
     of_runs.make(folder)
     (folder / "step").mkdir()
     (folder / "step" / "config.yaml").write_text((folder / "mae" / "config.yaml").read_text())
-    facts = {"step": 3, "rank": 0, "what": "loss is nan", "keys": ["a", "b"], "checkpoint": Path(of_runs.STEP).name}
+    facts = {
+        "step": 3, "rank": 0, "what": "loss is nan", "keys": ["a", "b"],
+        "checkpoint": Path(of_runs.STEP).name,
+    }
     shutil.copytree(folder / "mae" / of_runs.STEP, folder / "step" / Path(of_runs.STEP).name)
     (folder / "step" / "capsule.json").write_text(json.dumps(facts))
-    save_file({"samples": torch.arange(2), "epochs": torch.zeros(2, dtype=torch.int64), "frames": torch.zeros(2, 178, 178, 3, dtype=torch.uint8)}, folder / "step" / "batch.safetensors")
+    save_file(
+        {
+            "samples": torch.arange(2), "epochs": torch.zeros(2, dtype=torch.int64),
+            "frames": torch.zeros(2, 178, 178, 3, dtype=torch.uint8),
+        },
+        folder / "step" / "batch.safetensors",
+    )
 
 
 TARGETS = (
-    Target("weights", of_runs.make, {WEIGHTS: mutate_safetensors}, (load, load_all, check), 5_000, mend_digest, MANIFEST),
-    Target("checkpoint", of_runs.make, {MANIFEST: mutate_json}, (load, load_all, check), 6_000, mend_hash, MANIFEST),
-    Target("regressor", make_regressor, {"r.safetensors": mutate_safetensors}, (lambda folder: load_regressor(folder / "r.safetensors"),), 5_000),
-    Target("adopt", make_public, {"w.safetensors": mutate_safetensors}, (adopt_file("w.safetensors"),), 4_000),
-    Target("adopt-pth", make_public, {"w.pth": mutate_pth}, (adopt_file("w.pth"),), 3_000),
-    Target("kept", make_kept, {"kept": mutate_kept}, (lambda folder: kept.read_arrays(folder / "kept", {"a": 1}),), 3_000, mend_kept, "kept"),
-    Target("arrays", make_arrays, {"pairs.npz": mutate_arrays}, (read_arrays,), 4_000),
-    Target("capsule", make_capsule, {"step/capsule.json": mutate_json, "step/config.yaml": mutate_yaml, "step/batch.safetensors": mutate_safetensors},
-           (lambda folder: replay.replay(folder / "step", replay.read_facts(folder / "step")),), 500),
+    Target(
+        "weights", of_runs.make, {WEIGHTS: mutate_safetensors}, (load, load_all, check), 2_000,
+        mend_digest, MANIFEST,
+    ),
+    Target(
+        "checkpoint", of_runs.make, {MANIFEST: mutate_json}, (load, load_all, check), 1_500,
+        mend_hash, MANIFEST,
+    ),
+    Target(
+        "regressor", make_regressor, {"r.safetensors": mutate_safetensors},
+        (lambda folder: load_regressor(folder / "r.safetensors"),), 10_000,
+    ),
+    Target(
+        "adopt", make_public, {"w.safetensors": mutate_safetensors}, (adopt_file("w.safetensors"),),
+        5_000,
+    ),
+    Target("adopt-pth", make_public, {"w.pth": mutate_pth}, (adopt_file("w.pth"),), 300),
+    Target(
+        "kept", make_kept, {"kept": mutate_kept},
+        (lambda folder: kept.read_arrays(folder / "kept", {"a": 1}),), 6_000, mend_kept, "kept",
+    ),
+    Target("arrays", make_arrays, {"pairs.npz": mutate_arrays}, (read_arrays,), 400),
+    Target(
+        "capsule",
+        make_capsule,
+        {
+            "step/capsule.json": mutate_json, "step/config.yaml": mutate_yaml,
+            "step/batch.safetensors": mutate_safetensors,
+        },
+        (lambda folder: replay.replay(folder / "step", replay.read_facts(folder / "step")),),
+        200,
+    ),
 )

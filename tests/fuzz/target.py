@@ -1,4 +1,4 @@
-"""What is tried: one kind of document, how it is made, how it is changed, and the functions of the program that read it."""
+"""What is tried: a kind of document, how it is made and changed, and the functions that read it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,9 +12,12 @@ Mutate = Callable[[bytes, Random], bytes]
 class Target:
     """One kind of document.
 
-    make: write a valid one, with all that it needs, into an empty folder. files: what is changed, a path in that folder, and how.
-    enter: functions of the program, given the folder; inputs go to them in turn. They may write to folder.parent / "out".
-    mend: make digests and sizes in the file `mended` fit again, so that the change is reached. inputs: of a full run.
+    make: write a valid one, with all that it needs, into an empty folder.
+    files: what is changed (a path in that folder), and how.
+    enter: functions of the program, given the folder; inputs go to them in turn. They may write to
+        folder.parent / "out".
+    mend: compute the digests and sizes in the file `mended` again, so that the change is read.
+    inputs: how many a full run tries.
     """
 
     name: str
@@ -26,7 +29,7 @@ class Target:
     mended: str = ""
 
     def change(self, seed: int, number: int, originals: Mapping[str, bytes]) -> tuple[str, bytes]:
-        """Input `number`: the file that is changed, and its new content. The same for the same seed."""
+        """Input `number`: the changed file and its new content, the same for the same seed."""
         chance = Random(f"{self.name} {seed} {number}")
         name = chance.choice(sorted(self.files))
         return name, self.files[name](originals[name], chance)

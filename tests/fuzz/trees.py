@@ -1,4 +1,4 @@
-"""Changes of JSON and YAML: values of another type or size, keys that are gone, new or there twice, and text that is no tree."""
+"""Changes of JSON and YAML: other values, keys that are gone, new or doubled, and damaged text."""
 
 import json
 import math
@@ -10,14 +10,23 @@ import yaml
 from tests.fuzz.binary import mutate_bytes
 
 SECRET = "../canary/kept"  # a file beside the input's folder that nobody may touch
-NASTY = ("", " ", ".", "..", "/", "\0", "\n", "\x1b[31m", "ü", "日本", "\udcff", "nan", "-1", "null", "a" * 100_000, "x" * 300, SECRET,
-         "../" + SECRET, "../../" + SECRET, "/etc/passwd", "/dev/zero", "/proc/self/environ", "pipe:touch ../canary/pwned", "file:///etc/passwd",
-         "http://127.0.0.1:9/x", "${oc.env:HOME}", "${oc.env:NONE}", "${run_dir}", "${", "???", "$HOME", "~", "%s%n", "{}", "<script>", "2026-01-01")
-NUMBERS = (0, 1, -1, 2, 255, 40_000, 2**31, 2**32, 2**53 + 1, 2**62, 2**63, 2**64, -2**63, 10**18, 10**400, 0.5, -0.5, 1e-300, 1e300, math.nan,
-           math.inf, -math.inf, True, False, None)
-TAGS = ("!!python/object/apply:os.system ['touch ../canary/pwned']", "!!python/name:os.system", "!!binary aGFsbG8=", "!!set {a, b}",
-        "!!timestamp 2026-01-01", "!!omap [a: 1]", "!custom x", "&a [*a]", "&a {b: *a}", "*nowhere", "{? [a] : b}", "{<<: {a: 1}}", "0x7fffffffffffffff", "1_000", "08",
-        "190:20:30", "~", "yes", "'", "{a: 1, a: 2}")
+NASTY = (
+    "", " ", ".", "..", "/", "\0", "\n", "\x1b[31m", "ü", "日本", "\udcff", "nan", "-1", "null",
+    "a" * 100_000, "x" * 300, SECRET, "../" + SECRET, "../../" + SECRET, "/etc/passwd", "/dev/zero",
+    "/proc/self/environ", "pipe:touch ../canary/pwned", "file:///etc/passwd",
+    "http://127.0.0.1:9/x", "${oc.env:HOME}", "${oc.env:NONE}", "${run_dir}", "${", "???", "$HOME",
+    "~", "%s%n", "{}", "<script>", "2026-01-01",
+)
+NUMBERS = (
+    0, 1, -1, 2, 255, 40_000, 2**31, 2**32, 2**53 + 1, 2**62, 2**63, 2**64, -(2**63), 10**18,
+    10**400, 0.5, -0.5, 1e-300, 1e300, math.nan, math.inf, -math.inf, True, False, None,
+)
+TAGS = (
+    "!!python/object/apply:os.system ['touch ../canary/pwned']", "!!python/name:os.system",
+    "!!binary aGFsbG8=", "!!set {a, b}", "!!timestamp 2026-01-01", "!!omap [a: 1]", "!custom x",
+    "&a [*a]", "&a {b: *a}", "*nowhere", "{? [a] : b}", "{<<: {a: 1}}", "0x7fffffffffffffff",
+    "1_000", "08", "190:20:30", "~", "yes", "'", "{a: 1, a: 2}",
+)
 
 
 class Raw(str):
@@ -46,7 +55,9 @@ def mutate_yaml(data: bytes, chance: Random) -> bytes:
     tree = _changed(yaml.safe_load(data), chance, yaml_too=True)
     if chance.random() < 0.5:
         return _dump(tree).encode("utf8", "surrogatepass")
-    return yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True).encode("utf8", "surrogatepass")
+    return yaml.safe_dump(_plain(tree), sort_keys=False, allow_unicode=True).encode(
+        "utf8", "surrogatepass"
+    )
 
 
 def bomb(levels: int = 9) -> bytes:
@@ -61,8 +72,17 @@ def _as_text(data: bytes, chance: Random) -> bytes:
     if kind > 3:
         return mutate_bytes(data, chance)
     deep = chance.choice((100, 2_000, 100_000))
-    return (b"\xef\xbb\xbf" + data, data.decode("utf8", "replace").encode("utf-16"), chance.choice((b"[", b'{"a":', b"- ", b"{a: ")) * deep,
-            chance.choice((b"", b"null", b"[]", b"{}", b"3", b"\0", b"%YAML 9.9\n---\na", b"\t", data + b"\n---\n" + data, data + data, bomb())))[kind]
+    return (
+        b"\xef\xbb\xbf" + data,
+        data.decode("utf8", "replace").encode("utf-16"),
+        chance.choice((b"[", b'{"a":', b"- ", b"{a: ")) * deep,
+        chance.choice(
+            (
+                b"", b"null", b"[]", b"{}", b"3", b"\0", b"%YAML 9.9\n---\na", b"\t",
+                data + b"\n---\n" + data, data + data, bomb(),
+            )
+        ),
+    )[kind]
 
 
 def _changed(tree: Any, chance: Random, *, yaml_too: bool) -> Any:
@@ -78,7 +98,11 @@ def _changed(tree: Any, chance: Random, *, yaml_too: bool) -> Any:
 def _nodes(tree: Any):
     """(container, key) of every value below the root; of long lists the first and last of them."""
     if isinstance(tree, (dict, list)):
-        keys = list(tree) if isinstance(tree, dict) else [*range(min(len(tree), 4)), *range(max(4, len(tree) - 2), len(tree))]
+        keys = (
+            list(tree)
+            if isinstance(tree, dict)
+            else [*range(min(len(tree), 4)), *range(max(4, len(tree) - 2), len(tree))]
+        )
         for key in keys:
             yield tree, key
             yield from _nodes(tree[key])
@@ -92,7 +116,8 @@ def _change(holder: Any, key: Any, chance: Random, yaml_too: bool) -> None:
         case 3:
             del holder[key]
         case 4 if isinstance(holder, dict):
-            holder[key] = Raw(f"{_dump(found)}, {_dump(str(key))}: {_dump(_value(chance, yaml_too))}")  # the key twice
+            again = f"{_dump(str(key))}: {_dump(_value(chance, yaml_too))}"
+            holder[key] = Raw(f"{_dump(found)}, {again}")  # the key twice
         case 5 if isinstance(holder, dict):
             holder[chance.choice(NASTY[:12]) or "new"] = _value(chance, yaml_too)
         case 4 | 5:
@@ -108,11 +133,26 @@ def _near(found: Any, chance: Random) -> Any:
     if isinstance(found, int) and abs(found) > 2**900:  # no float can hold what is made of it
         return chance.choice((found + 1, -found, str(found), [found]))
     if isinstance(found, (int, float)):
-        return chance.choice((found + 1, found - 1, -found, found * 2**31, str(found), float(found), found + 0.5, [found]))
+        return chance.choice(
+            (
+                found + 1, found - 1, -found, found * 2**31, str(found), float(found), found + 0.5,
+                [found],
+            )
+        )
     if isinstance(found, str):
-        return chance.choice((found[:-1], found + "x", found * 2, found.upper(), SECRET, "../" + found, "/" + found, "pipe:" + found, [found], {found: 1}))
+        return chance.choice(
+            (
+                found[:-1], found + "x", found * 2, found.upper(), SECRET, "../" + found,
+                "/" + found, "pipe:" + found, [found], {found: 1},
+            )
+        )
     if isinstance(found, list):
-        return chance.choice((found[::-1], found * 2, found * 50, found[:1], [found], [], {}, dict(enumerate(map(str, found)))))
+        return chance.choice(
+            (
+                found[::-1], found * 2, found * 50, found[:1], [found], [], {},
+                dict(enumerate(map(str, found))),
+            )
+        )
     return chance.choice(([found], {}, [], list(found), {"x": found}))
 
 
@@ -123,10 +163,22 @@ def _value(chance: Random, yaml_too: bool) -> Any:
     if kind == 1:
         return chance.choice(NUMBERS)
     if kind == 2:
-        return chance.choice(([], {}, [[]], [None], {"": None}, [0] * 1000, {"a": {"b": {}}}, [[1, 2], [3, 4]], {"a": [0]}))
+        return chance.choice(
+            (
+                [], {}, [[]], [None], {"": None}, [0] * 1000, {"a": {"b": {}}}, [[1, 2], [3, 4]],
+                {"a": [0]},
+            )
+        )
     if kind == 3:
         deep = chance.choice((20, 60, 2_000, 50_000))
-        return Raw(chance.choice(("[" * deep + "]" * deep, '{"a":' * deep + "1" + "}" * deep, "1" * 5_000, "1e999", "-0", "01", "1.", "+1", "'a'", "NaN")))
+        return Raw(
+            chance.choice(
+                (
+                    "[" * deep + "]" * deep, '{"a":' * deep + "1" + "}" * deep, "1" * 5_000,
+                    "1e999", "-0", "01", "1.", "+1", "'a'", "NaN",
+                )
+            )
+        )
     return Raw(chance.choice(TAGS))
 
 
@@ -134,7 +186,14 @@ def _dump(tree: Any) -> str:
     if isinstance(tree, Raw):
         return str(tree)
     if isinstance(tree, dict):
-        return "{" + ", ".join(f"{json.dumps(str(key), ensure_ascii=False)}: {_dump(value)}" for key, value in tree.items()) + "}"
+        return (
+            "{"
+            + ", ".join(
+                f"{json.dumps(str(key), ensure_ascii=False)}: {_dump(value)}"
+                for key, value in tree.items()
+            )
+            + "}"
+        )
     if isinstance(tree, list):
         return "[" + ", ".join(map(_dump, tree)) + "]"
     return json.dumps(tree, default=str, ensure_ascii=False)
