@@ -94,13 +94,16 @@ def test_a_foreign_sweep_runs_nothing(trap, tmp_path):
             mine.arguments(Trial(1, values, RANDOM))
 
 
-def test_a_foreign_run_runs_nothing_when_it_is_reported_or_verified(trap, tmp_path):
-    run = lineage.Run("pretrain", tmp_path, {"data.shards": trap, "probe_shards": trap, "data.cache_dir": str(tmp_path)}, {})
+@pytest.mark.parametrize("has_cache", [True, False])
+def test_a_foreign_run_runs_nothing_when_it_is_reported_or_verified(trap, tmp_path, has_cache):
+    cache = str(tmp_path) if has_cache else None
+    run = lineage.Run("pretrain", tmp_path, {"data.shards": trap, "probe_shards": trap, "data.cache_dir": cache}, {})
     rows = lineage.data_of({"pretrain": run})
-    assert all("type the location on the command line" in row["missing"] for row in rows)
-    data = {"shards": trap, "cache_dir": str(tmp_path), "frame": 178, "jpeg_noise": False, "decoder": "cpu"}
+    assert rows and all("type the location on the command line" in row["missing"] for row in rows)
+    assert all("copy the shards" in row["missing"] and "cache_dir" not in row["missing"] for row in rows)
+    data = {"shards": trap, "cache_dir": cache, "frame": 178, "jpeg_noise": False, "decoder": "cpu"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": data, "seed": 0, "optim": {"global_batch_size": 1}}))
-    with pytest.raises(ShardError, match="type the location on the command line"):
+    with pytest.raises(ShardError, match="type the location on the command line yourself .*--shards.*, or copy the shards"):
         verify.read_plan(tmp_path, None)
 
 

@@ -22,8 +22,9 @@ def refuse(location: str) -> None:
         raise ShardError(f"{location}: found no copy of it in the cache, and *** stands for what is not kept in files; give the whole "
                          "location on the command line")
     if not may_open(location):
-        raise ShardError(f"{masked(location)}: read from a file, and {scheme_of(location)}: runs a program; that is done only where you "
-                         "type the location on the command line yourself")
+        raise ShardError(f"{masked(location)}: found in a file, and {scheme_of(location)}: runs a program, which is not done "
+                         "because a file names it; type the location on the command line yourself (data.shards=..., in "
+                         "verify-resume --shards ...), or copy the shards to a folder and give that")
 
 
 def start(location: str) -> subprocess.Popen:

@@ -7,10 +7,11 @@ from typing import BinaryIO
 import numpy as np
 
 from scemae import documents, files
+from scemae.data import opener
 from scemae.data.fetch import fetch, scheme_of
 from scemae.data.manifest import (BLOCK, Annotation, Index, Manifest, is_header, member_name, read_index, read_manifest, wrong_header)
 from scemae.errors import FileError, ShardError
-from scemae.locations import masked
+from scemae.locations import is_masked, masked, may_open
 
 
 class ShardSet:
@@ -77,6 +78,8 @@ def open_shards(location: str, cache_dir: str | None = None, *, may_copy: bool =
     if scheme_of(location) is None:
         return ShardSet(Path(location))
     if cache_dir is None:
+        if not may_open(location) and not is_masked(location):
+            opener.refuse(location)  # a cache would not help
         raise ShardError(f"{masked(location)}: a URL needs a folder to copy the shards into; set data.cache_dir")
     return ShardSet(fetch(location, Path(cache_dir), may_copy=may_copy))
 
