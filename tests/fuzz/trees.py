@@ -202,7 +202,9 @@ def _dump(tree: Any) -> str:
 def _plain(tree: Any) -> Any:
     """The tree without `Raw`, for YAML's own way of writing."""
     if isinstance(tree, dict):
-        return {key: _plain(value) for key, value in tree.items()}
+        return {
+            str(key) if isinstance(key, Raw) else key: _plain(value) for key, value in tree.items()
+        }
     if isinstance(tree, list):
         return [_plain(value) for value in tree]
     return str(tree)[:5000].encode("utf8", "replace").decode() if isinstance(tree, str) else tree
