@@ -46,12 +46,15 @@ def parse_json(text: bytes | str, kind: type[T], name: object, *, error: type[Sc
     """
     try:
         try:
-            return msgspec.json.decode(text, type=kind)
+            found = msgspec.json.decode(text, type=kind)
+            _refuse_nul(text)  # last: a pattern that it breaks names the field
+            return found
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError as problem:
             if finite and "surrogate" not in str(problem):
                 raise
+        _refuse_nul(text)
         return msgspec.convert(_as_python_wrote(text, finite), kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise error(_sentence(name, problem, remedy, " as JSON")) from problem
@@ -74,8 +77,10 @@ def is_whole(text: bytes) -> bool:
 
 
 def convert(value: Any, kind: type[T], name: object, *, error: type[ScemaeError] = DataError, remedy: str = "restore it") -> T:
-    """Plain values (dicts, lists, numbers) as a `kind`, checked as parse_json does. Raises `error`."""
+    """Plain values (dicts, lists, numbers) as a `kind`, checked as parse_json does; no whole number needs more than 64
+    bits. Raises `error`."""
     try:
+        _refuse_huge(value)
         return msgspec.convert(value, kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise error(_sentence(name, problem, remedy)) from problem
@@ -127,6 +132,21 @@ def read_bytes(path: Path, *, most: int = MOST_JSON, error: type[ScemaeError] = 
         raise error(f"{problem}; {remedy}") from problem
 
 
+def _refuse_nul(text: bytes | str) -> None:
+    """Raises ValueError where a text in JSON holds the character NUL: no path and no name can."""
+    data = text.encode("utf8", "surrogatepass") if isinstance(text, str) else text
+    if b"\\u0000" in data and re.search(rb"(?<!\\)(?:\\\\)*\\u0000", data):
+        raise ValueError("a text with the character NUL")
+
+
+def _refuse_huge(value: Any) -> None:
+    """Raises ValueError for a whole number of more than 64 bits anywhere in a tree: later it would be turned into a float."""
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise ValueError("a whole number of more than 64 bits")
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _refuse_huge(part)
+
+
 def _as_python_wrote(text: bytes | str, finite: bool) -> Any:
     """JSON with what Python writes and JSON does not have: half a surrogate pair, and where not `finite` NaN. ValueError."""
     def number(digits: str) -> float:
@@ -143,7 +163,8 @@ def _sentence(name: object, problem: Exception, remedy: str, form: str = "") -> 
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without aliases, repeated keys and depth beyond DEEPEST, and with YAML 1.2's numbers."""
+    """PyYAML's safe loader with YAML 1.2's numbers, and without aliases, repeated keys, depth beyond DEEPEST, the character
+    NUL and whole numbers of more than 64 bits."""
 
     depth = 0
 
@@ -158,6 +179,18 @@ class _Loader(yaml.SafeLoader):
         finally:
             self.depth -= 1
 
+    def construct_scalar(self, node: Any) -> Any:
+        found = super().construct_scalar(node)
+        if isinstance(found, str) and "\0" in found:
+            raise yaml.constructor.ConstructorError(None, None, "a text with the character NUL", node.start_mark)
+        return found
+
+    def construct_yaml_int(self, node: Any) -> int:
+        found = super().construct_yaml_int(node)
+        if abs(found) >= 2**64:
+            raise yaml.constructor.ConstructorError(None, None, "a whole number of more than 64 bits", node.start_mark)
+        return found
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
@@ -171,3 +204,4 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(
     r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
     r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"), list("-+0123456789."))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)

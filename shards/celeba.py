@@ -94,8 +94,8 @@ def read_landmarks(path: Path, images: Iterable[str]) -> dict[str, list[list[int
     head = [text for _, text in zip(range(2), (text for _, text in read_lines(path)))]
     listed = ((fields[0], [_whole(path, line, text) for text in fields[1:]]) for line, fields in _rows(path, 11, skip=2))
     rows = {name: [row[i:i + 2] for i in range(0, 10, 2)] for name, row in only_once(path, listed).items()}
-    if not head or not head[0].isdigit() or int(head[0]) != len(rows):
-        raise DataError(f"{path}: its first line says {head[0] if head else 'nothing'}, but {len(rows):,} different "
+    if not head or (head[0].lstrip("0") or "0") != str(len(rows)):
+        raise DataError(f"{path}: its first line says {head[0][:40] if head else 'nothing'}, but {len(rows):,} different "
                         "images follow; copy the list again from the data set")
     return _agree(path, rows, images)
 

@@ -67,7 +67,7 @@ def reindexed(folder: Path, change: Any) -> Path:
     ("shards.0.bytes", 2**62, "bytes"), ("shards.0.bytes", 1e999, "manifest.json: cannot be read"), ("shards.0.samples", 2.5, "samples"),
     ("shards.0.sha256", "0" * 63, "sha256"), ("shards.0.sha256", 0, "sha256"), ("shards.1.file", "train-000000.tar", "more than once"),
     ("shards.0.file", "../../x.tar", "plain file name"), ("shards.0.file", "/etc/x.tar", "plain file name"),
-    ("shards.0.file", "a\0.tar", "plain file name"), ("shards.0.file", "manifest.json", "plain file name"),
+    ("shards.0.file", "a\0.tar", "NUL"), ("shards.0.file", "manifest.json", "plain file name"),
     ("shards.0.file", "a;b.tar", "plain file name"), ("left_out", [1], "left_out"), ("left_out", [{"file": 1}], "left_out"),
     ("excluded", {"x": "1"}, "excluded"), ("options", [], "options"), ("options", {"official_samples": "x"}, "official_samples"),
     ("options", {"frame": 7}, "frame"), ("dataset", None, "dataset")])
@@ -455,5 +455,5 @@ def test_a_row_of_json_that_is_nested_without_end_is_refused_in_a_sentence(tmp_p
 def test_a_benchmark_with_a_number_beyond_all_is_refused(tmp_path):
     text = (config.configs_dir() / "benchmark" / "mafl.yaml").read_text()
     (tmp_path / "faces.yaml").write_text(text + f"\noffset: 1{'0' * 400}\n" if "offset" not in text else text.replace("offset:", f"offset: 1{'0' * 400} #"))
-    with pytest.raises(ConfigError, match="offset"):
+    with pytest.raises(ConfigError, match="64 bits.*line"):
         find_benchmark(str(tmp_path / "faces.yaml"))

@@ -96,7 +96,20 @@ def test_a_document_that_does_not_fit_names_file_and_field(text, names):
         documents.parse_json(text, Shelf, "x.json")
 
 
+def test_the_character_nul_is_refused_and_a_backslash_is_not():
+    assert documents.parse_json(rb'{"name": "C:\\u0000", "books": []}', Shelf, "x") == Shelf(r"C:\u0000", [])
+    for text in (rb'{"name": "a\u0000", "books": []}', rb'{"name": "\\\u0000", "books": []}'):
+        with pytest.raises(DataError, match="x.json: .*NUL"):
+            documents.parse_json(text, Shelf, "x.json")
+
+
+def test_a_tree_with_a_number_that_no_float_can_hold_is_refused():
+    with pytest.raises(DataError, match="x: .*64 bits"):
+        documents.convert({"any": [{"deep": 10**400}]}, dict, "x")
+
+
 @pytest.mark.parametrize("text", [
+    'a: "\\0"', "a: 1" + "0" * 400,
     "a: &a [1]\nb: *a", "a: 1\na: 2", "a: !!python/object/apply:os.system [x]", "[" * 1000, "a: {b", "? [a]\n: 1"])
 def test_yaml_that_repeats_or_runs_itself_is_refused(text):
     with pytest.raises(DataError, match="x.yaml"):

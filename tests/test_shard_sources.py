@@ -177,6 +177,8 @@ def test_images_of_another_size_do_not_fit_the_frame(root, tmp_path):
      "list_landmarks_align_celeba.txt: does not belong to these images: 11 images are not in it .first 000002.jpg"),
     (lambda root: write(root / "Anno/list_landmarks_align_celeba.txt", "1", "x", "000001.jpg 1 2 3"),
      "line 3: found 4 columns, needed 11"),
+    (lambda root: write(root / "Anno/list_landmarks_align_celeba.txt", "1" * 5000, "x", "000001.jpg 1 2 3 4 5 6 7 8 9 10"),
+     "its first line says 1111"),
     (lambda root: write(root / "Anno/list_landmarks_align_celeba.txt", "1", "x", "000001.jpg 1 2 3 4 5 6 7 8 9 a"),
      "line 3: found 'a', needed a whole number"),
     (lambda root: write(root / "Eval/list_eval_partition.txt", *(f"0{i:05d}.png 0" for i in range(12))),
