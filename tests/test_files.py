@@ -133,3 +133,13 @@ def test_names_that_are_not_utf8_come_back_and_nothing_else_gets_in_with_them():
     for books in ("[NaN]", "[1e999]", "[-1]", "[1.5]", '["1"]', "[" * 3000):
         with pytest.raises(DataError, match="a: .*found what does not belong there"):
             documents.parse_json('{"name": "\\udce9", "books": ' + books + "}", Shelf, "a")
+
+
+def test_a_new_file_is_not_made_where_a_link_or_a_file_lies(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "link").symlink_to("victim")
+    (tmp_path / "broken").symlink_to("elsewhere")
+    for name in ("victim", "link", "broken"):
+        with pytest.raises(FileExistsError):
+            files.create(tmp_path / name)
+    assert (tmp_path / "victim").read_text() == "mine" and not (tmp_path / "elsewhere").exists()
