@@ -20,7 +20,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 test-cluster: setup
-	$(VENV)/bin/python -m pytest -v -m rig_long tests/test_cluster.py tests/test_sweep_rig.py tests/test_sweep_array_rig.py
+	$(VENV)/bin/python -m pytest -v -m rig_long tests/cluster/test_cluster.py tests/cluster/test_sweep_rig.py tests/cluster/test_sweep_array_rig.py
 
 chaos: setup
 	$(VENV)/bin/python -m tests.chaos runs/chaos

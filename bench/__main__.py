@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 
-from scemae import home, streams  # before torch: scemae says how its threads wait
+from scemae.process import library_caches, streams  # before torch: scemae says how its threads wait
 
 COMMANDS = {
     "step": "images per second of one training step of stage 1: ours, lightly's MAE, the official recipe",
@@ -43,16 +43,26 @@ NAME.md (the table) to --out, docs/results/speed unless said otherwise.
 def main(argv: list[str]) -> int:
     """Run one command; returns the exit status."""
     streams.guard()
-    home.settle()
+    library_caches.settle()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
     name, options = argv[0], argv[1:]
     if name == "all":
-        found = [each for each in COMMANDS if each not in ("gpu", "job", "needs") and find_spec(f"bench.{each}")]
-        return max(subprocess.run([sys.executable, "-m", "bench", each, *options]).returncode for each in found)
+        found = [
+            each
+            for each in COMMANDS
+            if each not in ("gpu", "job", "needs") and find_spec(f"bench.{each}")
+        ]
+        return max(
+            subprocess.run([sys.executable, "-m", "bench", each, *options]).returncode
+            for each in found
+        )
     if name not in COMMANDS or not find_spec(f"bench.{name}"):
-        print(f"bench: found no command {name!r}; `python -m bench --help` lists them", file=sys.stderr)
+        print(
+            f"bench: found no command {name!r}; `python -m bench --help` lists them",
+            file=sys.stderr,
+        )
         return 2
     return import_module(f"bench.{name}").main(options) or 0
 

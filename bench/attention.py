@@ -21,11 +21,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench import machine, step
 from bench.repeat import interleave, ratio, summary
-from scemae.distributed import Place, process_group
+from scemae.distributed.process_group import Place, process_group
 
 CHOSEN = "torch's choice"
-BACK_ENDS = {CHOSEN: None, "cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION,
-             "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH}
+BACK_ENDS = {
+    CHOSEN: None,
+    "cuDNN": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
 PLAIN = {"plain products": ("encoder", "decoder"), "plain products in the encoder": ("encoder",)}
 # Each takes a minute to compile, and torch stops compiling the same code after 8.
 COMPILED = (CHOSEN, "cuDNN", "flash", "plain products in the encoder")
@@ -51,20 +56,29 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m bench attention", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m bench attention",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     on_gpu = torch.cuda.is_available()
     parser.add_argument("--model", default="deit_small")
     parser.add_argument("--decoder", default="mae")
     parser.add_argument("--batch", type=int, default=512 if on_gpu else 4)
     parser.add_argument("--device", default="cuda" if on_gpu else "cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--precision", default="bf16" if on_gpu else "fp32",
-                        choices=("fp32", "bf16"))
+    parser.add_argument(
+        "--precision", default="bf16" if on_gpu else "fp32", choices=("fp32", "bf16")
+    )
     parser.add_argument("--repeats", type=int, default=5 if on_gpu else 1)
-    parser.add_argument("--steps", type=int, default=20 if on_gpu else 1,
-                        help="in one measured block")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=on_gpu,
-                        help="the step also compiled")
+    parser.add_argument(
+        "--steps", type=int, default=20 if on_gpu else 1, help="in one measured block"
+    )
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=on_gpu,
+        help="the step also compiled",
+    )
     parser.add_argument("--out", default=machine.OUT)
     return parser.parse_args(argv)
 
@@ -84,22 +98,32 @@ def shapes(options: argparse.Namespace) -> list[Shape]:
     config = step.settings(options)
     patches = (config.model.image_size // config.model.patch_size) ** 2
     seen = round(patches * (1 - config.mask_ratio))
-    return [Shape(part, options.batch, net.heads, 1 + n, net.width // net.heads)
-            for part, net, n in (("encoder", config.model, seen),
-                                 ("decoder", config.decoder, patches))]
+    return [
+        Shape(part, options.batch, net.heads, 1 + n, net.width // net.heads)
+        for part, net, n in (("encoder", config.model, seen), ("decoder", config.decoder, patches))
+    ]
 
 
 def alone(options: argparse.Namespace, place: Place) -> None:
     """Forward and backward pass of one attention, in microseconds for each half and back end."""
     rows, reasons, dtype = [], {}, torch.bfloat16 if options.precision == "bf16" else torch.float32
     for shape in shapes(options):
-        cases = {name: attention(name, shape, dtype, place.device)
-                 for name in (*BACK_ENDS, "plain products")}
+        cases = {
+            name: attention(name, shape, dtype, place.device)
+            for name in (*BACK_ENDS, "plain products")
+        }
         found = measure(cases, reasons, options, place, f"{shape.part}, ")
-        rows += [{"half": shape.part, "tokens": shape.n, "back end": name,
-                  "us": 1e6 * options.batch / summary(values)["median"],
-                  "x torch's choice": ratio(values, found[CHOSEN]), "repeats": values}
-                 for name, values in found.items()]
+        rows += [
+            {
+                "half": shape.part,
+                "tokens": shape.n,
+                "back end": name,
+                "us": 1e6 * options.batch / summary(values)["median"],
+                "x torch's choice": ratio(values, found[CHOSEN]),
+                "repeats": values,
+            }
+            for name, values in found.items()
+        ]
     write("alone", options, rows, reasons)
 
 
@@ -123,14 +147,21 @@ def in_a_step(options: argparse.Namespace, place: Place) -> None:
     for kind, names in kinds.items():
         cases |= {f"{name}, {kind}": training(name, kind, options, place) for name in names}
     found = measure(cases, reasons, options, place)
-    rows = [{"case": name, "images/s": summary(values)["median"],
-             "x torch's choice, eager": ratio(values, found[f"{CHOSEN}, eager"]), "repeats": values}
-            for name, values in found.items()]
+    rows = [
+        {
+            "case": name,
+            "images/s": summary(values)["median"],
+            "x torch's choice, eager": ratio(values, found[f"{CHOSEN}, eager"]),
+            "repeats": values,
+        }
+        for name, values in found.items()
+    ]
     write("step", options, rows, reasons)
 
 
 def training(name: str, kind: str, options: argparse.Namespace, place: Place) -> step.Step:
     """One training step with this attention."""
+
     def make_plain(module: nn.Module) -> None:
         for part in PLAIN.get(name, ()):
             for block in getattr(module, part).blocks:
@@ -145,16 +176,23 @@ def training(name: str, kind: str, options: argparse.Namespace, place: Place) ->
     return run
 
 
-def measure(cases: dict[str, step.Step], reasons: dict[str, str], options: argparse.Namespace,
-            place: Place, where: str = "") -> dict[str, list[float]]:
+def measure(
+    cases: dict[str, step.Step],
+    reasons: dict[str, str],
+    options: argparse.Namespace,
+    place: Place,
+    where: str = "",
+) -> dict[str, list[float]]:
     """Images per second of the cases that run here, in turns; the others go to `reasons`."""
     usable = usable_of(cases, reasons, where)
-    return interleave({name: timed(case, options, place.device) for name, case in usable.items()},
-                      options.repeats)
+    return interleave(
+        {name: timed(case, options, place.device) for name, case in usable.items()}, options.repeats
+    )
 
 
-def usable_of(cases: dict[str, step.Step], reasons: dict[str, str],
-              where: str = "") -> dict[str, step.Step]:
+def usable_of(
+    cases: dict[str, step.Step], reasons: dict[str, str], where: str = ""
+) -> dict[str, step.Step]:
     """Warm each case up; those that cannot run go to `reasons`."""
     usable = {}
     for name, case in cases.items():
@@ -167,9 +205,11 @@ def usable_of(cases: dict[str, step.Step], reasons: dict[str, str],
     return usable
 
 
-def timed(case: step.Step, options: argparse.Namespace,
-          device: torch.device) -> Callable[[], float]:
+def timed(
+    case: step.Step, options: argparse.Namespace, device: torch.device
+) -> Callable[[], float]:
     """Images per second of one block of it."""
+
     def block() -> float:
         step.wait_for(device)
         began = time.perf_counter()
@@ -181,11 +221,20 @@ def timed(case: step.Step, options: argparse.Namespace,
     return block
 
 
-def write(kind: str, options: argparse.Namespace, rows: list[dict],
-          reasons: dict[str, str]) -> None:
+def write(
+    kind: str, options: argparse.Namespace, rows: list[dict], reasons: dict[str, str]
+) -> None:
     """One table, with what was measured, on what, and what could not be."""
-    machine.write(f"attention-{kind}-{options.model}-{options.device}-{options.precision}",
-                  options.out, rows, {
-                      "batch": options.batch, "steps per repeat": options.steps,
-                      "repeats": options.repeats, "precision": options.precision,
-                      **machine.facts(), **reasons})
+    machine.write(
+        f"attention-{kind}-{options.model}-{options.device}-{options.precision}",
+        options.out,
+        rows,
+        {
+            "batch": options.batch,
+            "steps per repeat": options.steps,
+            "repeats": options.repeats,
+            "precision": options.precision,
+            **machine.facts(),
+            **reasons,
+        },
+    )

@@ -24,16 +24,24 @@ from pathlib import Path
 
 from bench import faces, machine
 from bench.repeat import interleave, ratio, summary
-from scemae.sweep.nursery import hear_of_parent
+from scemae.sweep.processes.fork_server import hear_of_parent
 
-SETTINGS = ("experiment=demo_pretrain", "probe_shards=null", "loop.probe_every=0", "runtime.device=cpu",
-            "runtime.hang_seconds=100000")
+SETTINGS = (
+    "experiment=demo_pretrain",
+    "probe_shards=null",
+    "loop.probe_every=0",
+    "runtime.device=cpu",
+    "runtime.hang_seconds=100000",
+)
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 IDLE, BUSY, USUAL = "idle", "busy", "as OpenMP does by itself"
 CASES = {
     USUAL: {},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "PASSIVE, GOMP_SPINCOUNT=1000 (scemae)": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"},
+    "PASSIVE, GOMP_SPINCOUNT=1000 (scemae)": {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "1000",
+    },
     "PASSIVE, GOMP_SPINCOUNT=10000": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"},
     "OMP_WAIT_POLICY=ACTIVE": {"OMP_WAIT_POLICY": "ACTIVE"},
     "one thread": {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"},
@@ -42,27 +50,48 @@ CASES = {
 
 def main(argv: list[str]) -> int:
     """Measure and write busy.json and busy.md."""
-    parser = argparse.ArgumentParser("python -m bench busy", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m bench busy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--others", type=int, default=3, help="busy processes (3)")
     parser.add_argument("--seconds", type=float, default=6.0, help="of one measured block (6)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of all cases in turn (5)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of OpenMP (all cores)")
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="of OpenMP (all cores)"
+    )
     parser.add_argument("--faces", type=int, default=1000)
     parser.add_argument("--out", default=machine.OUT)
     options = parser.parse_args(argv)
     shards = faces.shards(options.faces)
     with ExitStack() as stack:
-        others = [stack.enter_context(stopped([sys.executable, "-c", "while True: pass"])) for _ in range(options.others)]
+        others = [
+            stack.enter_context(stopped([sys.executable, "-c", "while True: pass"]))
+            for _ in range(options.others)
+        ]
         cases: dict[str, Callable[[], float]] = {}
         for name, environment in CASES.items():
-            worker = stack.enter_context(training(shards, {"OMP_NUM_THREADS": str(options.threads), **environment}))
+            worker = stack.enter_context(
+                training(shards, {"OMP_NUM_THREADS": str(options.threads), **environment})
+            )
             for state, busy in ((IDLE, []), (BUSY, others)):
-                cases[f"{state} {name}"] = lambda worker=worker, busy=busy: measured(worker, busy, options.seconds)
+                cases[f"{state} {name}"] = lambda worker=worker, busy=busy: measured(
+                    worker, busy, options.seconds
+                )
         found = interleave(cases, options.repeats)
-    machine.write("busy", options.out, table(found), machine.facts() | {
-        "threads": options.threads, "busy processes": options.others, "seconds of a block": options.seconds,
-        "repeats": options.repeats})
+    machine.write(
+        "busy",
+        options.out,
+        table(found),
+        machine.facts()
+        | {
+            "threads": options.threads,
+            "busy processes": options.others,
+            "seconds of a block": options.seconds,
+            "repeats": options.repeats,
+        },
+    )
     return 0
 
 
@@ -83,8 +112,13 @@ def stopped(command: list[str], **options: object) -> Iterator[subprocess.Popen]
 def training(shards: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
     """A process that trains when asked, with no other say on threads than this; ready, and stopped."""
     kept = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    with stopped([sys.executable, "-m", "bench.busy", str(shards)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                 env={**kept, **environment}) as process:
+    with stopped(
+        [sys.executable, "-m", "bench.busy", str(shards)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**kept, **environment},
+    ) as process:
         process.send_signal(signal.SIGCONT)
         while (line := process.stdout.readline()) != "ready\n":
             if not line:
@@ -113,28 +147,44 @@ def table(found: dict[str, list[float]]) -> list[dict]:
         for state in (IDLE, BUSY):
             values = found[f"{state} {name}"]
             told = summary(values)
-            row |= {f"{state}, steps/s": told["median"], f"{state}, least": told["min"], f"{state}, most": told["max"],
-                    f"{state}, x by itself": ratio(values, found[f"{state} {USUAL}"]), f"{state} repeats": values}
+            row |= {
+                f"{state}, steps/s": told["median"],
+                f"{state}, least": told["min"],
+                f"{state}, most": told["max"],
+                f"{state}, x by itself": ratio(values, found[f"{state} {USUAL}"]),
+                f"{state} repeats": values,
+            }
         rows.append(row)
     return rows
 
 
 def train(shards: str) -> None:
     """In a process of a case: for each number of seconds on stdin, train about so long and answer with steps per second."""
-    from scemae import config as configs, pretrain, run_folder
+    from scemae.config import config as configs
     from scemae.data.order import Order
-    from scemae.distributed import process_group
-    from scemae.stop import StopRequest
-    from scemae.watchdog import watch
+    from scemae.distributed.process_group import process_group
+    from scemae.distributed.watchdog import watch
+    from scemae.process.stop_signals import StopRequest
+    from scemae.runs import run_folder
+    from scemae.training import pretrain
 
     answers, sys.stdout = sys.stdout, sys.stderr
     with tempfile.TemporaryDirectory() as folder:
-        config = configs.load("pretrain", [*SETTINGS, f"run_dir={folder}/run", f"data.shards={shards}"])
-        with (process_group("cpu") as place, run_folder.hold(Path(config.run_dir), place, "pretrain") as generation,
-              watch(generation.folder, place, config.runtime.hang_seconds) as dog):
+        config = configs.load(
+            "pretrain", [*SETTINGS, f"run_dir={folder}/run", f"data.shards={shards}"]
+        )
+        with (
+            process_group("cpu") as place,
+            run_folder.hold(Path(config.run_dir), place, "pretrain") as generation,
+            watch(generation.folder, place, config.runtime.hang_seconds) as dog,
+        ):
             run = pretrain.prepare(config, place, generation, StopRequest(), dog)
             order = Order(len(run.shards), config.seed, run.steps.images)
-            slices = (part for step in range(10**9) for part in order.slices(step, 0, 1, run.steps.accumulation))
+            slices = (
+                part
+                for step in range(10**9)
+                for part in order.slices(step, 0, 1, run.steps.accumulation)
+            )
             batches = run.open_feed(order, 0, 10**9)(slices, lambda *_: None)
             block(run, batches, 1.0)  # warm
             print("ready", file=answers, flush=True)
@@ -144,8 +194,8 @@ def train(shards: str) -> None:
 
 def block(run: object, batches: Iterator[tuple], seconds: float) -> float:
     """Steps per second of training for `seconds`, at least one step; the first, whose batch may be ready, is not timed."""
-    from scemae.loop import train_step
-    from scemae.metrics import Meter
+    from scemae.runs.metrics_log import Meter
+    from scemae.training.loop import train_step
 
     meter, steps, began = Meter(run.place, 10**5, run.steps.images), 0, 0.0
     while steps < 2 or time.perf_counter() - began < seconds:

@@ -22,8 +22,10 @@ def by_cv2(data: bytes) -> np.ndarray:
 
 
 DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
-    "Pillow": by_pil, "simplejpeg": simplejpeg.decode_jpeg,
-    "simplejpeg, fast DCT": partial(simplejpeg.decode_jpeg, fastdct=True), "OpenCV": by_cv2,
+    "Pillow": by_pil,
+    "simplejpeg": simplejpeg.decode_jpeg,
+    "simplejpeg, fast DCT": partial(simplejpeg.decode_jpeg, fastdct=True),
+    "OpenCV": by_cv2,
 }
 
 
@@ -33,8 +35,17 @@ def rates(jpegs: list[bytes], repeats: int) -> list[dict]:
     cases = {name: partial(rate, decode, jpegs) for name, decode in DECODERS.items()}
     interleave(cases, 1)
     found = interleave(cases, repeats)
-    return [{"decoder": name, "images/s of one core": summary(each)["median"], "min": min(each), "max": max(each),
-             "times Pillow": ratio(each, found["Pillow"]), "repeats": each} for name, each in found.items()]
+    return [
+        {
+            "decoder": name,
+            "images/s of one core": summary(each)["median"],
+            "min": min(each),
+            "max": max(each),
+            "times Pillow": ratio(each, found["Pillow"]),
+            "repeats": each,
+        }
+        for name, each in found.items()
+    ]
 
 
 def rate(decode: Callable[[bytes], np.ndarray], jpegs: list[bytes]) -> float:
@@ -52,7 +63,16 @@ def differences(jpegs: list[bytes]) -> list[dict]:
         for data in jpegs:
             gap = np.abs(decode(data).astype(np.int16) - by_pil(data))
             most, total = max(most, int(gap.max())), total + int(gap.sum())
-            differing, pixels = differing + int((gap.max(2) > 0).sum()), pixels + gap.shape[0] * gap.shape[1]
-        rows.append({"decoder": name, "max difference": most, "mean difference": total / (3 * pixels),
-                     "% of pixels that differ": 100 * differing / pixels})
+            differing, pixels = (
+                differing + int((gap.max(2) > 0).sum()),
+                pixels + gap.shape[0] * gap.shape[1],
+            )
+        rows.append(
+            {
+                "decoder": name,
+                "max difference": most,
+                "mean difference": total / (3 * pixels),
+                "% of pixels that differ": 100 * differing / pixels,
+            }
+        )
     return rows

@@ -1,5 +1,9 @@
 """Stage 1 from shards to weights: `scemae pretrain` as anyone starts it, against the official recipe's loop and loader."""
 
+# isort: off
+import scemae.models.torchvision_cpu  # noqa: F401  before timm and lightly, which import torchvision
+
+# isort: on
 import argparse
 import os
 import tempfile
@@ -12,19 +16,17 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-
-import scemae.torchvision_cpu  # noqa: F401  before torchvision
 from torchvision import transforms
 
 from bench import runs, step
 from bench.peers import mae_plain
 from bench.repeat import interleave
-from scemae import flops
+from scemae.config.schema import Data
+from scemae.data.augment import MEAN, STD
 from scemae.data.decode import ROWS
-from scemae.data.reader import ShardSet, open_shards
-from scemae.data.views import MEAN, STD
-from scemae.distributed import choose_device, keep_freed_memory, precision
-from scemae.schema import Data
+from scemae.data.storage.shard_set import ShardSet, open_shards
+from scemae.distributed.process_group import choose_device, keep_freed_memory, precision
+from scemae.training import flops
 
 BEATS = 2  # measured heartbeats of a run, after one that warms up
 
@@ -39,12 +41,22 @@ def measure(options: argparse.Namespace) -> tuple[list[dict], dict]:
     peak = flops.peak_flops(device, precision(options.precision, device)) / 1e9
     waits: list[float] = []
     plain = PlainLoop(options, device)
-    found = interleave({"ours": lambda: run_ours(options, waits), "plain": plain.block}, options.repeats)
+    found = interleave(
+        {"ours": lambda: run_ours(options, waits), "plain": plain.block}, options.repeats
+    )
     rows = step.table(found, gflop, peak)
     rows[0]["% waiting for data"], rows[1]["% waiting for data"] = 100 * max(waits), None
-    return rows, {"batch": options.batch, "steps per repeat": BEATS * options.steps, "repeats": options.repeats,
-                  "precision": options.precision, "tier of ours": options.tier, "workers": options.workers,
-                  "images": len(open_shards(str(options.end_to_end))), "GFLOP per image": gflop, "peak GFLOP/s": peak}
+    return rows, {
+        "batch": options.batch,
+        "steps per repeat": BEATS * options.steps,
+        "repeats": options.repeats,
+        "precision": options.precision,
+        "tier of ours": options.tier,
+        "workers": options.workers,
+        "images": len(open_shards(str(options.end_to_end))),
+        "GFLOP per image": gflop,
+        "peak GFLOP/s": peak,
+    }
 
 
 def run_ours(options: argparse.Namespace, waits: list[float]) -> float:
@@ -53,14 +65,26 @@ def run_ours(options: argparse.Namespace, waits: list[float]) -> float:
     epochs = total * options.batch / len(open_shards(str(options.end_to_end)))
     with tempfile.TemporaryDirectory() as folder:
         rows = runs.finished(
-            Path(folder) / "run", options.end_to_end, f"model={options.model}", f"decoder={options.decoder}",
-            f"optim.epochs={epochs}", f"optim.global_batch_size={options.batch}",
-            f"runtime.micro_batch_size={options.batch}", f"runtime.device={options.device}",
-            f"runtime.precision={options.precision}", f"runtime.tier={options.tier}",
-            f"runtime.workers={options.workers}", "optim.warmup_epochs=0",
-            f"loop.log_every={options.steps}", f"loop.save_every={total}")
+            Path(folder) / "run",
+            options.end_to_end,
+            f"model={options.model}",
+            f"decoder={options.decoder}",
+            f"optim.epochs={epochs}",
+            f"optim.global_batch_size={options.batch}",
+            f"runtime.micro_batch_size={options.batch}",
+            f"runtime.device={options.device}",
+            f"runtime.precision={options.precision}",
+            f"runtime.tier={options.tier}",
+            f"runtime.workers={options.workers}",
+            "optim.warmup_epochs=0",
+            f"loop.log_every={options.steps}",
+            f"loop.save_every={total}",
+        )
     beats = runs.speeds(rows)
-    waits.append(sum(row["data_wait"] * row["seconds"] for row in beats) / sum(row["seconds"] for row in beats))
+    waits.append(
+        sum(row["data_wait"] * row["seconds"] for row in beats)
+        / sum(row["seconds"] for row in beats)
+    )
     return len(beats) * options.steps * options.batch / sum(row["seconds"] for row in beats)
 
 
@@ -69,15 +93,26 @@ class Faces(Dataset):
 
     def __init__(self, folder: Path, data: Data, size: int) -> None:
         self.folder, self.count = folder, len(open_shards(str(folder)))
-        self.transform = transforms.Compose([
-            transforms.RandomResizedCrop(size, scale=tuple(data.scale), interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(
+                    size,
+                    scale=tuple(data.scale),
+                    interpolation=transforms.InterpolationMode.BICUBIC,
+                ),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, i: int) -> torch.Tensor:
-        image = Image.open(BytesIO(_opened(self.folder, os.getpid()).jpeg(i)), formats=["JPEG"]).convert("RGB")
+        image = Image.open(
+            BytesIO(_opened(self.folder, os.getpid()).jpeg(i)), formats=["JPEG"]
+        ).convert("RGB")
         if image.size == (178, 218):
             image = image.crop((0, ROWS.start, 178, ROWS.stop))
         return self.transform(image)
@@ -96,8 +131,14 @@ class PlainLoop:
         config = step.settings(options)
         self.options, self.device = options, device
         faces = Faces(options.end_to_end, config.data, config.model.image_size)
-        self.loader = DataLoader(faces, options.batch, shuffle=True, drop_last=True, num_workers=options.workers,
-                                 pin_memory=device.type == "cuda")
+        self.loader = DataLoader(
+            faces,
+            options.batch,
+            shuffle=True,
+            drop_last=True,
+            num_workers=options.workers,
+            pin_memory=device.type == "cuda",
+        )
         self.module = mae_plain.PlainMae(config.model, config.decoder, config.mask_ratio).to(device)
         self.optimizer = mae_plain.optimizer(self.module)
 
@@ -111,8 +152,14 @@ class PlainLoop:
         """Images per second of the same steps as a run of ours measures, after the same to warm up; the loader's
         processes live for this block alone."""
         feed = self.batches()
-        one = step.peer_step(self.module, self.optimizer, feed, bf16=self.options.precision == "bf16",
-                             is_compiled=False, tells_norm=True)
+        one = step.peer_step(
+            self.module,
+            self.optimizer,
+            feed,
+            bf16=self.options.precision == "bf16",
+            is_compiled=False,
+            tells_norm=True,
+        )
         for _ in range(self.options.steps):
             one()
         step.wait_for(self.device)

@@ -15,8 +15,15 @@ def shards(count: int) -> Path:
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as aside:
-            for command in (["faces", f"{aside}/faces", f"--count={count}", f"--identities={max(count // 10, 10)}"],
-                            ["shards", "build", "celeba", f"{aside}/faces", f"{aside}/shards"]):
+            for command in (
+                [
+                    "faces",
+                    f"{aside}/faces",
+                    f"--count={count}",
+                    f"--identities={max(count // 10, 10)}",
+                ],
+                ["shards", "build", "celeba", f"{aside}/faces", f"{aside}/shards"],
+            ):
                 subprocess.run([sys.executable, "-m", "scemae", *command], check=True)
             shutil.move(f"{aside}/shards", folder)
     return folder / "train"

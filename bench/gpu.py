@@ -32,7 +32,7 @@ from statistics import median
 import torch
 
 from bench import decoders, job, machine, needs, profile, runs
-from scemae.data.reader import open_shards
+from scemae.data.storage.shard_set import open_shards
 
 Case = Callable[[argparse.Namespace], None]
 PARTS = ("steps", "recipe", "plain", "profile", "loader", "stage2")
@@ -129,7 +129,16 @@ def attention(options: argparse.Namespace) -> None:
     """bench attention: which back end a step should use."""
     model, decoder = ("deit_tiny", "light") if options.rehearse else ("deit_small", "mae")
     import_module("bench.attention").main(
-        ["--model", model, "--decoder", decoder, "--batch", str(options.batch), "--out", str(options.out)]
+        [
+            "--model",
+            model,
+            "--decoder",
+            decoder,
+            "--batch",
+            str(options.batch),
+            "--out",
+            str(options.out),
+        ]
     )
 
 

@@ -32,7 +32,7 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-from scemae import files
+from scemae.files import disk
 
 ENDED_WELL, FAILED, RUNS = 0, 1, 75
 KEPT = {
@@ -46,7 +46,7 @@ KEPT = {
     ".html",
     ".log",
 }  # suffixes of results
-ARCHIVE, MOST = "results.tar.gz", 15 * files.MIB  # one file of a borrowed machine may have 16 MiB
+ARCHIVE, MOST = "results.tar.gz", 15 * disk.MIB  # one file of a borrowed machine may have 16 MiB
 
 
 def main(argv: list[str]) -> int:
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
         if verb == "poll":
             part.add_argument("--wait", type=float, default=0.0)
         if verb == "case":
-            part.add_argument("name", type=files.plain_name)
+            part.add_argument("name", type=disk.plain_name)
             part.add_argument("--needs", action="append", default=[])
             part.add_argument("--after", action="append", default=[])
         if verb in ("start", "run", "case"):
@@ -83,7 +83,7 @@ def start(out: Path, command: list[str]) -> int:
         print(f"{out}: runs already; poll it")
         return ENDED_WELL
     (out / "job.json").unlink(missing_ok=True)
-    log = files.open_to_append(out / "log.txt")
+    log = disk.open_to_append(out / "log.txt")
     job = subprocess.Popen(
         [sys.executable, "-m", "bench", "job", "run", str(out), *command],
         stdin=subprocess.DEVNULL,
@@ -101,16 +101,16 @@ def start(out: Path, command: list[str]) -> int:
 def run(out: Path, command: list[str]) -> int:
     """In the background: the command, and how it ended. Whoever holds OUT/lock is the job."""
     out.mkdir(parents=True, exist_ok=True)
-    with files.locked(out / "lock", wait=False):
+    with disk.locked(out / "lock", wait=False):
         child = subprocess.Popen(command, start_new_session=True)
         told = {"command": command, "group": child.pid, "started": time.time()}
-        files.write_json(out / "job.json", told)
+        disk.write_json(out / "job.json", told)
         status = child.wait()
         while _lives(
             child.pid
         ):  # a stage that was asked to stop still saves after its script is gone
             time.sleep(0.2)
-        files.write_json(
+        disk.write_json(
             out / "job.json", {**told, "status": status, "seconds": time.time() - told["started"]}
         )
         pack(out)
@@ -129,7 +129,7 @@ def _lives(group: int) -> bool:
 def is_running(out: Path) -> bool:
     """Whether a process holds the job's lock; the kernel frees it however that process ends."""
     try:
-        with files.locked(out / "lock", wait=False):
+        with disk.locked(out / "lock", wait=False):
             return False
     except BlockingIOError:
         return True
@@ -195,11 +195,11 @@ def case(
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
     if lacking:
-        files.write_json(place, {**told, "left_out": "; ".join(lacking)})
+        disk.write_json(place, {**told, "left_out": "; ".join(lacking)})
         print(f"{name}: left out, {'; '.join(lacking)}", flush=True)
         return 0
     print(f"{name}: {' '.join(command)}", flush=True)
-    files.write_json(place, told)
+    disk.write_json(place, told)
     began = time.monotonic()
     asked: list[int] = []  # signals that came: the command got them too, and ends when it has saved
     before = {
@@ -209,7 +209,7 @@ def case(
     status = subprocess.run(command).returncode
     for number, handler in before.items():
         signal.signal(number, handler)
-    files.write_json(
+    disk.write_json(
         place, {**told, "status": status, "seconds": round(time.monotonic() - began, 1)}
     )
     pack(out)
@@ -248,7 +248,7 @@ def pack(out: Path) -> None:
         if path.suffix in KEPT and path.is_file() and not path.is_symlink()
     ]
     omitted = []
-    with files.replacing(out / ARCHIVE) as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
+    with disk.replacing(out / ARCHIVE) as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
         for size, path in sorted((path.stat().st_size, path) for path in found):
             if file.tell() + size > MOST:  # as if nothing could be compressed
                 omitted.append(str(path.relative_to(out)))
@@ -259,7 +259,7 @@ def pack(out: Path) -> None:
 
 
 def _tail(path: Path, lines: int = 12, width: int = 160) -> list[str]:
-    with files.open_regular(path) as file:
+    with disk.open_regular(path) as file:
         file.seek(max(os.fstat(file.fileno()).st_size - 8192, 0))
         return [
             line[:width] for line in file.read().decode("utf8", "replace").splitlines()[-lines:]

@@ -19,11 +19,11 @@ from bench import decoders, faces, machine
 from bench.peers import loaders
 from bench.repeat import interleave, ratio, summary
 from scemae.data.decode import Streaming
+from scemae.data.frame_cache import CHUNK, Resident, row_bytes
 from scemae.data.order import Order
 from scemae.data.pipeline import Pipeline, pretraining_views
-from scemae.data.reader import ShardSet
-from scemae.distributed import keep_freed_memory
-from scemae.resident import CHUNK, Resident, row_bytes
+from scemae.data.storage.shard_set import ShardSet
+from scemae.distributed.process_group import keep_freed_memory
 
 OURS = ("streaming", "resident")
 HELP = """\
@@ -54,25 +54,41 @@ def main(argv: list[str]) -> None:
     """Measure and write the three tables."""
     options = parse(argv)
     shards = options.shards or faces.shards(options.faces)
-    told = {"batch": options.batch, "workers": options.workers, "images per block": options.images, **machine.facts()}
+    told = {
+        "batch": options.batch,
+        "workers": options.workers,
+        "images per block": options.images,
+        **machine.facts(),
+    }
     jpegs = some_jpegs(ShardSet(shards), 500)
     machine.write("loader-pixels", options.out, decoders.differences(jpegs), told)
     machine.write("loader-decoders", options.out, decoders.rates(jpegs, options.repeats), told)
     with tempfile.TemporaryDirectory(prefix="bench-loader-") as folder:
-        images = loaders.prepare(shards, Path(folder), options.images + 2 * warm_up(options.workers) * options.batch)
+        images = loaders.prepare(
+            shards, Path(folder), options.images + 2 * warm_up(options.workers) * options.batch
+        )
         rows, failed = measure(shards, images, options)
-    versions = {name: machine.version_of(name) for name in loaders.installed() if name != "torchvision"}
+    versions = {
+        name: machine.version_of(name) for name in loaders.installed() if name != "torchvision"
+    }
     machine.write("loader", options.out, rows, {**told, **versions, **failed})
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0))
-    parser = argparse.ArgumentParser("python -m bench loader", description=HELP,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m bench loader",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--shards", type=Path, help="folder of shards with aligned CelebA images")
-    parser.add_argument("--faces", type=int, default=2000, help="generated faces, where there are no --shards")
+    parser.add_argument(
+        "--faces", type=int, default=2000, help="generated faces, where there are no --shards"
+    )
     parser.add_argument("--batch", type=int, default=256, help="images per batch")
-    parser.add_argument("--workers", type=int, default=cores, help=f"processes or threads (all cores, here {cores})")
+    parser.add_argument(
+        "--workers", type=int, default=cores, help=f"processes or threads (all cores, here {cores})"
+    )
     parser.add_argument("--images", type=int, default=8192, help="images of one measured block")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of all cases in turn")
     parser.add_argument("--only", nargs="*", metavar="PEER", help="these peers only, beside ours")
@@ -84,11 +100,15 @@ def some_jpegs(shards: ShardSet, most: int) -> list[bytes]:
     """Up to `most` images. Ends the program where they are not CelebA's aligned ones: what all loaders crop is."""
     jpegs = [shards.jpeg(sample) for sample in range(min(len(shards), most))]
     if any(decoders.by_pil(data).shape != (218, 178, 3) for data in jpegs):
-        raise SystemExit(f"{shards.folder}: found images of another size than 178x218; give shards of aligned CelebA")
+        raise SystemExit(
+            f"{shards.folder}: found images of another size than 178x218; give shards of aligned CelebA"
+        )
     return jpegs
 
 
-def measure(shards: Path, images: loaders.Images, options: argparse.Namespace) -> tuple[list[dict], dict[str, str]]:
+def measure(
+    shards: Path, images: loaders.Images, options: argparse.Namespace
+) -> tuple[list[dict], dict[str, str]]:
     """The rows, and why cases are left out."""
     peers = [name for name in loaders.installed() if options.only is None or name in options.only]
     names = [("ours", tier) for tier in OURS] + list(itertools.product(peers, loaders.DECODERS))
@@ -103,13 +123,25 @@ def measure(shards: Path, images: loaders.Images, options: argparse.Namespace) -
             if name[0] == "ours":
                 raise
             failed[f"{name[0]} {name[1]} failed"] = str(error).strip().splitlines()[0][:120]
-    found, cores = interleave(cases, options.repeats), min(options.workers, len(os.sched_getaffinity(0)))
+    found, cores = (
+        interleave(cases, options.repeats),
+        min(options.workers, len(os.sched_getaffinity(0))),
+    )
     rows = []
     for name, rates in found.items():
         median = summary(rates)["median"]
-        rows.append({"loader": name[0], "how": name[1], "images/s": median, "min": min(rates), "max": max(rates),
-                     "per core": median / cores, "repeats": rates}
-                    | {f"ours {tier}, times as fast": ratio(found["ours", tier], rates) for tier in OURS})
+        rows.append(
+            {
+                "loader": name[0],
+                "how": name[1],
+                "images/s": median,
+                "min": min(rates),
+                "max": max(rates),
+                "per core": median / cores,
+                "repeats": rates,
+            }
+            | {f"ours {tier}, times as fast": ratio(found["ours", tier], rates) for tier in OURS}
+        )
     return rows, failed
 
 
@@ -119,19 +151,34 @@ def alone(function: object, *arguments: object) -> float:
         return process.submit(function, *arguments).result()
 
 
-def block(name: tuple[str, str], shards: Path, images: loaders.Images, batch: int, workers: int, measured: int) -> float:
+def block(
+    name: tuple[str, str],
+    shards: Path,
+    images: loaders.Images,
+    batch: int,
+    workers: int,
+    measured: int,
+) -> float:
     """Images/s over `measured` images, once warm."""
-    multiprocessing.set_start_method("fork", force=True)  # Linux's own; a process that was spawned would spawn
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # Linux's own; a process that was spawned would spawn
     keep_freed_memory()  # forked workers inherit it
     torch.set_num_threads(1)  # the workers are the parallelism
     kind, how = name
-    batches = ours(how, shards, batch, workers) if kind == "ours" else loaders.PEERS[kind](images, how, batch, workers)
+    batches = (
+        ours(how, shards, batch, workers)
+        if kind == "ours"
+        else loaders.PEERS[kind](images, how, batch, workers)
+    )
     for _ in range(warm_up(workers)):
         found = next(batches)
     started = time.perf_counter()
     for _ in range(measured // batch):
         found = next(batches)
-        assert found.shape == (batch, 3, loaders.SIZE, loaders.SIZE) and found.dtype == torch.float32, found.shape
+        assert (
+            found.shape == (batch, 3, loaders.SIZE, loaders.SIZE) and found.dtype == torch.float32
+        ), found.shape
     elapsed = time.perf_counter() - started
     batches.close()
     return measured // batch * batch / elapsed
@@ -153,5 +200,7 @@ def ours(tier: str, shards: Path, batch: int, workers: int) -> Iterator[Tensor]:
         source = resident
     slices = (part for step in itertools.count() for part in order.slices(step, 0, 1, 1))
     views = partial(pretraining_views, size=loaders.SIZE, scale=loaders.SCALE, patches=144)
-    for images, *_ in Pipeline(source, slices, 0, views, device=torch.device("cpu"), workers=workers):
+    for images, *_ in Pipeline(
+        source, slices, 0, views, device=torch.device("cpu"), workers=workers
+    ):
         yield images

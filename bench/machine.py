@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from scemae import files, tf32
+from scemae.distributed import tf32
+from scemae.files import disk
 
 OUT = Path("docs/results/speed")
 PACKAGES = ("torch", "deepspeed", "timm", "torchvision", "lightly", "numpy")
@@ -20,28 +21,47 @@ PACKAGES = ("torch", "deepspeed", "timm", "torchvision", "lightly", "numpy")
 def facts() -> dict[str, Any]:
     """CPU, cores, memory in GiB, GPU, versions, commit and date (UTC)."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads(),
-            "memory_gib": round(memory, 1), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "python": platform.python_version(), "tf32": tf32.state(), **{name: version_of(name) for name in PACKAGES},
-            "commit": _commit(), "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M")}
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(memory, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "tf32": tf32.state(),
+        **{name: version_of(name) for name in PACKAGES},
+        "commit": _commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+    }
 
 
-def write(name: str, out_dir: Path | str, rows: list[dict[str, Any]], facts: dict[str, Any]) -> Path:
+def write(
+    name: str, out_dir: Path | str, rows: list[dict[str, Any]], facts: dict[str, Any]
+) -> Path:
     """OUT/<name>.json with all of it and OUT/<name>.md with a table; prints the table, returns its path.
 
     Keys of the first row are the columns; a list in a row (the repeats) stays in the JSON.
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_text(folder / f"{name}.json", json.dumps({"name": name, "facts": facts, "rows": rows}, indent=1) + "\n")
+    disk.write_text(
+        folder / f"{name}.json",
+        json.dumps({"name": name, "facts": facts, "rows": rows}, indent=1) + "\n",
+    )
     text = markdown(name, rows, facts)
     path = folder / f"{name}.md"
-    files.write_text(path, text)
+    disk.write_text(path, text)
     print(text)
     return path
 
 
-def add(name: str, out_dir: Path | str, key: dict[str, Any], values: dict[str, Any], facts: dict[str, Any]) -> Path:
+def add(
+    name: str,
+    out_dir: Path | str,
+    key: dict[str, Any],
+    values: dict[str, Any],
+    facts: dict[str, Any],
+) -> Path:
     """Put one row into the table OUT/<name>, in place of the one with the same `key`; as `write`.
 
     Rows that another machine or commit has measured before are dropped: one table is of one.
@@ -59,7 +79,11 @@ def markdown(name: str, rows: list[dict[str, Any]], facts: dict[str, Any]) -> st
     columns = [key for key, value in rows[0].items() if not isinstance(value, list)]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(_cell(row.get(key)) for key in columns) + " |" for row in rows]
-    told = "; ".join(f"{key.replace('_', ' ')} {_cell(value)}" for key, value in facts.items() if value is not None)
+    told = "; ".join(
+        f"{key.replace('_', ' ')} {_cell(value)}"
+        for key, value in facts.items()
+        if value is not None
+    )
     return f"# {name}\n\n" + "\n".join(lines) + f"\n\n{told}.\n"
 
 
@@ -96,8 +120,12 @@ def _commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
     git = ["git", "-C", str(root)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
+        ).stdout.strip()
     except OSError:
         return None
     return commit + ("+" if changed else "") if commit else None

@@ -3,40 +3,43 @@ machine could do, measured beside it.
 
     python -m bench matching [--couples 16] [--model deit_small] [--stride 2] [--precision fp32] [--out DIR]
 
-Weights are random: speed does not depend on them. Counted are the encoder's products alone (flops.py), timed is all:
+Weights are random: speed does not depend on them. Counted are the encoder's products alone (training/flops.py), timed is all:
 cover-and-stride, projector, upsampling and search.
 """
 
 import argparse
 import time
 
-import torch
-
 from bench import faces, machine
 from bench.repeat import interleave, summary
-from scemae import config, flops
-from scemae.data.reader import open_shards
-from scemae.distributed import choose_device, keep_freed_memory, precision
-from scemae.landmarks import features
-from scemae.landmarks.benchmarks import find_benchmark, load_frames
-from scemae.landmarks.matching import matching_errors
-from scemae.landmarks.pairs import build_pairs
+from scemae.config import config
+from scemae.data.storage.shard_set import open_shards
+from scemae.distributed.process_group import choose_device, keep_freed_memory, precision
+from scemae.evaluation.landmarks import features
+from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
+from scemae.evaluation.landmarks.matching import matching_errors
+from scemae.evaluation.landmarks.pairs import build_pairs
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
+from scemae.training import flops
 
 VIEWS = 3  # of a couple: source, same, different
 
 
 def main(argv: list[str]) -> int:
     """Measure and write matching.json and matching.md."""
-    parser = argparse.ArgumentParser("bench matching", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "bench matching", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--couples", type=int, default=16, help="couples of a round (16)")
     parser.add_argument("--model", default="deit_small")
     parser.add_argument("--stride", type=int, default=2)
     parser.add_argument("--precision", default="fp32", help="fp32 or bf16")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=24, help="images that go through the encoder together (24)")
+    parser.add_argument(
+        "--batch", type=int, default=24, help="images that go through the encoder together (24)"
+    )
     parser.add_argument("--out", default=machine.OUT)
     options = parser.parse_args(argv)
     device = choose_device(options.device)
@@ -44,27 +47,49 @@ def main(argv: list[str]) -> int:
     if device.type == "cpu":
         keep_freed_memory()
     model = config.load("pretrain", ["run_dir=-", f"model={options.model}"]).model
-    encoder = Encoder(model.width, model.depth, model.heads).to(device, dtype).eval().requires_grad_(False)
+    encoder = (
+        Encoder(model.width, model.depth, model.heads)
+        .to(device, dtype)
+        .eval()
+        .requires_grad_(False)
+    )
     projector = Projector("linear", model.width, 128).to(device).eval().requires_grad_(False)
-    trunk, passes = features.vit_trunk(encoder), (8 // options.stride)**2
-    frames = load_frames(open_shards(str(faces.shards(250))), find_benchmark("mafl"), limit=2 * options.couples)
+    trunk, passes = features.vit_trunk(encoder), (8 // options.stride) ** 2
+    frames = load_frames(
+        open_shards(str(faces.shards(250))), find_benchmark("mafl"), limit=2 * options.couples
+    )
     pairs = build_pairs(frames, couples=options.couples)
     work = flops.encoder(model) * passes * VIEWS * len(pairs)
 
     def match() -> float:
         started = time.perf_counter()
-        matching_errors(lambda images: trunk.maps(images, options.stride), pairs, device=device, batch=options.batch // VIEWS,
-                        heads={"": lambda maps: projector(maps[0])})
+        matching_errors(
+            lambda images: trunk.maps(images, options.stride),
+            pairs,
+            device=device,
+            batch=options.batch // VIEWS,
+            heads={"": lambda maps: projector(maps[0])},
+        )
         return work / (time.perf_counter() - started)
 
     match()
-    found = interleave({"peak": lambda: flops.peak_flops(device, dtype), "matching": match}, options.repeats)
+    found = interleave(
+        {"peak": lambda: flops.peak_flops(device, dtype), "matching": match}, options.repeats
+    )
     share = [mine / peak for mine, peak in zip(found["matching"], found["peak"])]
     whole = flops.encoder(model) * passes * VIEWS * 500
-    row = {"model": options.model, "stride": options.stride, "precision": options.precision,
-           "TFLOP of 1,000 pairs": whole / 1e12, "GFLOP/s": summary(found["matching"])["median"] / 1e9,
-           "peak GFLOP/s": summary(found["peak"])["median"] / 1e9, "share of peak": f"{summary(share)['median']:.0%}",
-           "least": f"{min(share):.0%}", "most": f"{max(share):.0%}",
-           "minutes for 1,000 pairs": whole / summary(found["matching"])["median"] / 60, "repeats": share}
+    row = {
+        "model": options.model,
+        "stride": options.stride,
+        "precision": options.precision,
+        "TFLOP of 1,000 pairs": whole / 1e12,
+        "GFLOP/s": summary(found["matching"])["median"] / 1e9,
+        "peak GFLOP/s": summary(found["peak"])["median"] / 1e9,
+        "share of peak": f"{summary(share)['median']:.0%}",
+        "least": f"{min(share):.0%}",
+        "most": f"{max(share):.0%}",
+        "minutes for 1,000 pairs": whole / summary(found["matching"])["median"] / 60,
+        "repeats": share,
+    }
     machine.write(f"matching-{options.precision}", options.out, [row], machine.facts())
     return 0

@@ -14,25 +14,41 @@ from pathlib import Path
 from statistics import median
 
 from bench import faces, machine, repeat, runs
-from scemae.data.reader import open_shards
+from scemae.data.storage.shard_set import open_shards
 
 
 def main(argv: list[str]) -> int:
     """Measure and write resume.json and resume.md."""
-    parser = argparse.ArgumentParser("bench resume", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "bench resume", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--faces", type=int, default=4000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", default=machine.OUT)
     options = parser.parse_args(argv)
     shards, rows = faces.shards(options.faces), []
     with tempfile.TemporaryDirectory() as folder:
-        cases = {f"{tier}, {cache}": Start(Path(folder) / f"{tier}-{cache}", shards, tier, cache == "cold")
-                 for tier in ("streaming", "host") for cache in ("warm", "cold")}
+        cases = {
+            f"{tier}, {cache}": Start(
+                Path(folder) / f"{tier}-{cache}", shards, tier, cache == "cold"
+            )
+            for tier in ("streaming", "host")
+            for cache in ("warm", "cold")
+        }
         found = repeat.interleave(cases, options.repeats)
         for name, case in cases.items():
-            rows.append({"start": name, "to the first step, s": median(found[name]), "fastest": min(found[name]),
-                         "slowest": max(found[name]), "of it the step's own wait for data, s": median(case.waits)})
-    machine.write("resume", options.out, rows, machine.facts() | {"images": len(open_shards(str(shards)))})
+            rows.append(
+                {
+                    "start": name,
+                    "to the first step, s": median(found[name]),
+                    "fastest": min(found[name]),
+                    "slowest": max(found[name]),
+                    "of it the step's own wait for data, s": median(case.waits),
+                }
+            )
+    machine.write(
+        "resume", options.out, rows, machine.facts() | {"images": len(open_shards(str(shards)))}
+    )
     return 0
 
 
@@ -41,8 +57,14 @@ class Start:
 
     def __init__(self, run_dir: Path, shards: Path, tier: str, cold: bool) -> None:
         self.run_dir, self.shards, self.cold = run_dir, shards, cold
-        self.overrides = (*runs.TINY, "optim.global_batch_size=64", "optim.epochs=1000", "loop.log_every=4",
-                          "loop.save_every=4", f"runtime.tier={tier}")
+        self.overrides = (
+            *runs.TINY,
+            "optim.global_batch_size=64",
+            "optim.epochs=1000",
+            "loop.log_every=4",
+            "loop.save_every=4",
+            f"runtime.tier={tier}",
+        )
         self.waits: list[float] = []
         with runs.pretrain(run_dir, shards, *self.overrides):  # the run that will be resumed
             self._saved(above=0)
@@ -63,7 +85,10 @@ class Start:
     def _saved(self, above: int) -> int:
         """Wait for a checkpoint of a step above one; returns the newest."""
         while True:
-            steps = [int(path.name.split("-")[1].split(".")[0]) for path in self.run_dir.glob("checkpoints/step-*")]
+            steps = [
+                int(path.name.split("-")[1].split(".")[0])
+                for path in self.run_dir.glob("checkpoints/step-*")
+            ]
             if max(steps, default=0) > above:
                 return max(steps)
             time.sleep(0.05)

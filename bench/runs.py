@@ -8,22 +8,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scemae.metrics import read_metrics
+from scemae.runs.metrics_log import read_metrics
 
-TINY = ("model=demo", "decoder=demo", "probe_shards=null", "loop.probe_every=0", "optim.warmup_epochs=0")
+TINY = (
+    "model=demo",
+    "decoder=demo",
+    "probe_shards=null",
+    "loop.probe_every=0",
+    "optim.warmup_epochs=0",
+)
 
 
 @contextmanager
-def pretrain(run_dir: Path, shards: Path, *overrides: str, ranks: int = 1) -> Iterator[subprocess.Popen]:
+def pretrain(
+    run_dir: Path, shards: Path, *overrides: str, ranks: int = 1
+) -> Iterator[subprocess.Popen]:
     """`scemae pretrain` in a process group of its own, which is ended with the block."""
     launcher = [sys.executable, "-m"]
     if ranks > 1:
         launcher += ["torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", "-m"]
-    command = [*launcher, "scemae", "pretrain", f"run_dir={run_dir}", f"data.shards={shards}", *overrides]
-    environment = {"OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // ranks, 1)), **os.environ}
+    command = [
+        *launcher,
+        "scemae",
+        "pretrain",
+        f"run_dir={run_dir}",
+        f"data.shards={shards}",
+        *overrides,
+    ]
+    environment = {
+        "OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // ranks, 1)),
+        **os.environ,
+    }
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     with open(run_dir.parent / f"{run_dir.name}.log", "a", encoding="utf8") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
         try:
             yield process
         finally:

@@ -13,24 +13,36 @@ from pathlib import Path
 import numpy as np
 
 from bench import faces, machine, runs
-from scemae.data.reader import open_shards
-from scemae.metrics import read_metrics
+from scemae.data.storage.shard_set import open_shards
+from scemae.runs.metrics_log import read_metrics
 
 PAGE = 4096
 
 
 def main(argv: list[str]) -> int:
     """Measure and write soak.json, soak.md and soak.png."""
-    parser = argparse.ArgumentParser("bench soak", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "bench soak", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=5, help="how long (5)")
-    parser.add_argument("--faces", type=int, default=600, help="generated faces: the fewer, the more epochs (600)")
+    parser.add_argument(
+        "--faces", type=int, default=600, help="generated faces: the fewer, the more epochs (600)"
+    )
     parser.add_argument("--tier", default="host", help="host or streaming (host)")
     parser.add_argument("--out", default=machine.OUT)
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         run_dir, shards = Path(folder) / "soak", faces.shards(options.faces)
-        with runs.pretrain(run_dir, shards, *runs.TINY, "optim.epochs=100000", "optim.global_batch_size=64",
-                           "loop.log_every=10", "loop.save_every=100", f"runtime.tier={options.tier}") as process:
+        with runs.pretrain(
+            run_dir,
+            shards,
+            *runs.TINY,
+            "optim.epochs=100000",
+            "optim.global_batch_size=64",
+            "loop.log_every=10",
+            "loop.save_every=100",
+            f"runtime.tier={options.tier}",
+        ) as process:
             memory = watch(process, 60 * options.minutes)
         beats = runs.speeds(read_metrics(run_dir))
         samples = len(open_shards(str(shards)))
@@ -56,11 +68,18 @@ def fit(memory: np.ndarray, beats: list[dict], samples: int) -> dict:
     slope = np.polyfit(*memory[third:].T, 1)[0]
     epochs = beats[-1]["step"] * 64 / samples
     epochs_per_second = epochs / memory[-1, 0]
-    halves = np.median(speed[len(speed) // 2:]) / np.median(speed[:len(speed) // 2])
-    return {"minutes": memory[-1, 0] / 60, "epochs": epochs, "steps": beats[-1]["step"],
-            "resident, MiB, at a third": memory[third, 1], "at the end": memory[-1, 1],
-            "MiB per 100 epochs": slope / epochs_per_second * 100, "images/s": float(np.median(speed)),
-            "second half to first": halves, "memory": memory.round(1).tolist()}
+    halves = np.median(speed[len(speed) // 2 :]) / np.median(speed[: len(speed) // 2])
+    return {
+        "minutes": memory[-1, 0] / 60,
+        "epochs": epochs,
+        "steps": beats[-1]["step"],
+        "resident, MiB, at a third": memory[third, 1],
+        "at the end": memory[-1, 1],
+        "MiB per 100 epochs": slope / epochs_per_second * 100,
+        "images/s": float(np.median(speed)),
+        "second half to first": halves,
+        "memory": memory.round(1).tolist(),
+    }
 
 
 def draw(memory: np.ndarray, beats: list[dict], path: Path) -> None:
@@ -70,7 +89,9 @@ def draw(memory: np.ndarray, beats: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (above, below) = pyplot.subplots(2, 1, figsize=(7, 4.5), sharex=True, layout="constrained")
+    figure, (above, below) = pyplot.subplots(
+        2, 1, figsize=(7, 4.5), sharex=True, layout="constrained"
+    )
     above.plot(*memory.T)
     above.set(ylabel="resident set, MiB", ylim=(0, None))
     began = beats[0]["time"] - (memory[-1, 0] - (beats[-1]["time"] - beats[0]["time"]))

@@ -23,19 +23,22 @@ from torch import Tensor
 from bench import faces, machine, step
 from bench.peers import contrast_landmark
 from bench.repeat import interleave, ratio, summary
-from scemae import config as configs, correspond, engine as engines, flops, restore
+from scemae.config import config as configs
+from scemae.config.schema import CorrespondConfig
+from scemae.data.frame_cache import open_frames
 from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Pipeline, correspondence_views
-from scemae.data.reader import ShardSet, open_shards
-from scemae.distributed import Place, data_threads, precision, process_group
-from scemae.landmarks import features
+from scemae.data.storage.shard_set import ShardSet, open_shards
+from scemae.distributed import engine as engines
+from scemae.distributed.process_group import Place, data_threads, precision, process_group
+from scemae.evaluation.landmarks import features
 from scemae.models.carb import select, third
 from scemae.models.vit import Encoder
-from scemae.records import Records
-from scemae.resident import open_frames
-from scemae.restore import selection_options
-from scemae.schema import CorrespondConfig
-from scemae.token_store import Fill, TokenStore, open_tokens
+from scemae.runs import networks
+from scemae.runs.networks import selection_options
+from scemae.training import correspond, flops
+from scemae.training.record_file import Records
+from scemae.training.token_store import Fill, TokenStore, open_tokens
 
 CELEBA = 146_501  # images, without MAFL (PROTOCOL 1.4)
 Block = Callable[[], float]
@@ -43,13 +46,26 @@ Block = Callable[[], float]
 
 def main(argv: list[str]) -> int:
     """Measure and write stage2.json and .md, stage2-store, stage2-sizes and stage2-expand."""
-    parser = argparse.ArgumentParser("python -m bench stage2", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="deit_small", help="deit_tiny, deit_small, deit_base or demo (deit_small)")
+    parser = argparse.ArgumentParser(
+        "python -m bench stage2",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model",
+        default="deit_small",
+        help="deit_tiny, deit_small, deit_base or demo (deit_small)",
+    )
     parser.add_argument("--shards", type=Path)
-    parser.add_argument("--faces", type=int, default=600, help="generated faces, where no shards are given (600)")
-    parser.add_argument("--views", type=int, default=2, help="views that are filled to measure filling (2)")
-    parser.add_argument("--images", type=int, default=384, help="images of each block without the store (384)")
+    parser.add_argument(
+        "--faces", type=int, default=600, help="generated faces, where no shards are given (600)"
+    )
+    parser.add_argument(
+        "--views", type=int, default=2, help="views that are filled to measure filling (2)"
+    )
+    parser.add_argument(
+        "--images", type=int, default=384, help="images of each block without the store (384)"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", default=machine.OUT)
@@ -58,9 +74,18 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder, process_group(options.device) as place:
         config = settings(options, Path(folder), place)
         encoder = backbone(options.model, place, config)
-        told = machine.facts() | {"model": options.model, "batch": config.optim.global_batch_size, "images": len(shards)}
+        told = machine.facts() | {
+            "model": options.model,
+            "batch": config.optim.global_batch_size,
+            "images": len(shards),
+        }
         store, rows = filling(config, encoder, shards, place)
-        machine.write("stage2", options.out, epochs(options, config, encoder, shards, place, store, rows), told)
+        machine.write(
+            "stage2",
+            options.out,
+            epochs(options, config, encoder, shards, place, store, rows),
+            told,
+        )
         machine.write("stage2-store", options.out, rows, told)
         machine.write("stage2-sizes", options.out, sizes(config), told)
         machine.write("stage2-expand", options.out, [expanding(encoder, place)], told)
@@ -69,18 +94,34 @@ def main(argv: list[str]) -> int:
 
 def settings(options: argparse.Namespace, folder: Path, place: Place) -> CorrespondConfig:
     """The settings of `scemae correspond`."""
-    return configs.load("correspond", [f"run_dir={folder}/run", "backbone=none", f"store.dir={folder}/tokens",
-                                       f"views={options.views}", f"runtime.device={place.device.type}"])
+    return configs.load(
+        "correspond",
+        [
+            f"run_dir={folder}/run",
+            "backbone=none",
+            f"store.dir={folder}/tokens",
+            f"views={options.views}",
+            f"runtime.device={place.device.type}",
+        ],
+    )
 
 
 def backbone(model: str, place: Place, config: CorrespondConfig) -> Encoder:
     """A frozen encoder of this size, with random weights."""
     sizes = configs.load("pretrain", ["run_dir=none", f"model={model}"])
-    built = restore.build_autoencoder(sizes.model, sizes.decoder, mask_ratio=0.75, norm_pix=False, seed=0)
-    return built.encoder.eval().requires_grad_(False).to(place.device, precision(config.runtime.precision, place.device))
+    built = networks.build_autoencoder(
+        sizes.model, sizes.decoder, mask_ratio=0.75, norm_pix=False, seed=0
+    )
+    return (
+        built.encoder.eval()
+        .requires_grad_(False)
+        .to(place.device, precision(config.runtime.precision, place.device))
+    )
 
 
-def filling(config: CorrespondConfig, encoder: Encoder, shards: ShardSet, place: Place) -> tuple[TokenStore, list[dict]]:
+def filling(
+    config: CorrespondConfig, encoder: Encoder, shards: ShardSet, place: Place
+) -> tuple[TokenStore, list[dict]]:
     """The filled store, and view images per second of filling it."""
     order = Order(len(shards), config.seed, config.optim.global_batch_size)
     stop = config.views * len(shards) // config.optim.global_batch_size
@@ -89,61 +130,122 @@ def filling(config: CorrespondConfig, encoder: Encoder, shards: ShardSet, place:
         for section, name, value in overrides:
             setattr(getattr(config, section), name, value)
         started = time.perf_counter()
-        store = open_tokens(config, encoder, (Path(config.store.dir) / "x" / "y" / "z", "bench"), shards, place,
-                            order=order, stop=stop)
+        store = open_tokens(
+            config,
+            encoder,
+            (Path(config.store.dir) / "x" / "y" / "z", "bench"),
+            shards,
+            place,
+            order=order,
+            stop=stop,
+        )
         step.wait_for(place.device)
         return store, stop * config.optim.global_batch_size / (time.perf_counter() - started)
 
     eta, clusters = config.carb.eta, config.carb.clusters
-    rates = {"from images": fill()[1], "from images, keeping the third block": fill(
-                 ("carb", "clusters", clusters + 1), ("store", "keep_third", True))[1],
-             "another eta and K_c, from the third block": fill(("carb", "clusters", clusters + 2), ("carb", "eta", 0.2))[1]}
-    store, _ = fill(("carb", "clusters", clusters), ("carb", "eta", eta), ("store", "keep_third", False))
+    rates = {
+        "from images": fill()[1],
+        "from images, keeping the third block": fill(
+            ("carb", "clusters", clusters + 1), ("store", "keep_third", True)
+        )[1],
+        "another eta and K_c, from the third block": fill(
+            ("carb", "clusters", clusters + 2), ("carb", "eta", 0.2)
+        )[1],
+    }
+    store, _ = fill(
+        ("carb", "clusters", clusters), ("carb", "eta", eta), ("store", "keep_third", False)
+    )
     return store, [{"store": name, "view images/s": rate} for name, rate in rates.items()]
 
 
-def epochs(options: argparse.Namespace, config: CorrespondConfig, encoder: Encoder, shards: ShardSet, place: Place,
-           store: TokenStore, fills: list[dict]) -> list[dict]:
+def epochs(
+    options: argparse.Namespace,
+    config: CorrespondConfig,
+    encoder: Encoder,
+    shards: ShardSet,
+    place: Place,
+    store: TokenStore,
+    fills: list[dict],
+) -> list[dict]:
     """Images per second of training with the store, without, and of CL; and when the store has paid for itself."""
     views = source_of_views(config, encoder, shards, place)
     slow_steps = max(options.images // config.optim.global_batch_size, 1)
-    cases = {"store": ours(config, encoder, place, store.batches(slices(shards, config), lambda *_: None), 20 * slow_steps),
-             "without": ours(config, encoder, place, selected(config, encoder, views), slow_steps),
-             "CL": hypercolumn(config, place, views, slow_steps)}
+    cases = {
+        "store": ours(
+            config,
+            encoder,
+            place,
+            store.batches(slices(shards, config), lambda *_: None),
+            20 * slow_steps,
+        ),
+        "without": ours(config, encoder, place, selected(config, encoder, views), slow_steps),
+        "CL": hypercolumn(config, place, views, slow_steps),
+    }
     for case in cases.values():
         case()
     found = interleave(cases, options.repeats)
-    fast, slow, fill = (summary(found["store"])["median"], summary(found["without"])["median"], fills[0]["view images/s"])
+    fast, slow, fill = (
+        summary(found["store"])["median"],
+        summary(found["without"])["median"],
+        fills[0]["view images/s"],
+    )
     paid = (1 / fill) / (1 / slow - 1 / fast)
-    kept = {"store": f"{store.record_bytes:,} kept", "without": f"{4 * encoder.width * encoder.grid**2:,} at a time",
-            "CL": f"{4 * contrast_landmark.CHANNELS * contrast_landmark.PLACES**2:,} at a time"}
-    return [{"case": name, "images/s": summary(values)["median"], "least": min(values), "most": max(values),
-             "store is so many times faster": ratio(found["store"], values),
-             "minutes for an epoch of CelebA": CELEBA / summary(values)["median"] / 60,
-             "bytes of features per image": kept[name],
-             "pays after, epochs per view": paid if name == "store" else None, "repeats": values}
-            for name, values in found.items()]
+    kept = {
+        "store": f"{store.record_bytes:,} kept",
+        "without": f"{4 * encoder.width * encoder.grid**2:,} at a time",
+        "CL": f"{4 * contrast_landmark.CHANNELS * contrast_landmark.PLACES**2:,} at a time",
+    }
+    return [
+        {
+            "case": name,
+            "images/s": summary(values)["median"],
+            "least": min(values),
+            "most": max(values),
+            "store is so many times faster": ratio(found["store"], values),
+            "minutes for an epoch of CelebA": CELEBA / summary(values)["median"] / 60,
+            "bytes of features per image": kept[name],
+            "pays after, epochs per view": paid if name == "store" else None,
+            "repeats": values,
+        }
+        for name, values in found.items()
+    ]
 
 
 def slices(shards: ShardSet, config: CorrespondConfig) -> Iterator[Slice]:
     """The order of a run, without end."""
     order = Order(len(shards), config.seed, config.optim.global_batch_size)
     for number in count():
-        for part in order.slices(number % (config.views * len(shards) // order.global_batch_size), 0, 1, 1):
+        for part in order.slices(
+            number % (config.views * len(shards) // order.global_batch_size), 0, 1, 1
+        ):
             yield part
 
 
-def source_of_views(config: CorrespondConfig, encoder: Encoder, shards: ShardSet, place: Place) -> Iterator[tuple]:
+def source_of_views(
+    config: CorrespondConfig, encoder: Encoder, shards: ShardSet, place: Place
+) -> Iterator[tuple]:
     """Views (b, 3, 96, 96) and weights (b,), as a run without the store would cut them in each step."""
     size, scale = encoder.grid * encoder.patch_size, tuple(config.data.scale)
     source = open_frames(shards, config.data, config.runtime, place, images=2**40)
-    return iter(Pipeline(source, slices(shards, config), config.seed, device=place.device,
-                         workers=data_threads(config.runtime.workers),
-                         noisy_jpeg=config.data.jpeg_noise,
-                         views=lambda batch: (correspondence_views(batch, size, scale), batch.tensor(batch.slice.weights))))
+    return iter(
+        Pipeline(
+            source,
+            slices(shards, config),
+            config.seed,
+            device=place.device,
+            workers=data_threads(config.runtime.workers),
+            noisy_jpeg=config.data.jpeg_noise,
+            views=lambda batch: (
+                correspondence_views(batch, size, scale),
+                batch.tensor(batch.slice.weights),
+            ),
+        )
+    )
 
 
-def selected(config: CorrespondConfig, encoder: Encoder, views: Iterator[tuple]) -> Iterator[tuple[Tensor, ...]]:
+def selected(
+    config: CorrespondConfig, encoder: Encoder, views: Iterator[tuple]
+) -> Iterator[tuple[Tensor, ...]]:
     """What CARB takes, made anew for each step."""
     for images, weights in views:
         early = third(encoder, images, config.carb.layer, config.carb.heads)
@@ -151,9 +253,13 @@ def selected(config: CorrespondConfig, encoder: Encoder, views: Iterator[tuple])
         yield chosen.tokens, chosen.ids, chosen.slot, weights
 
 
-def ours(config: CorrespondConfig, encoder: Encoder, place: Place, feed: Iterator[tuple], steps: int) -> Block:
+def ours(
+    config: CorrespondConfig, encoder: Encoder, place: Place, feed: Iterator[tuple], steps: int
+) -> Block:
     """Images per second of so many steps of CARB through the engine."""
-    engine = engines.start(correspond.build(config.carb, encoder), config.optim, config.runtime, place, 1)
+    engine = engines.start(
+        correspond.build(config.carb, encoder), config.optim, config.runtime, place, 1
+    )
 
     def block() -> float:
         step.wait_for(place.device)
@@ -167,10 +273,14 @@ def ours(config: CorrespondConfig, encoder: Encoder, place: Place, feed: Iterato
     return block
 
 
-def hypercolumn(config: CorrespondConfig, place: Place, views: Iterator[tuple], steps: int) -> Block:
+def hypercolumn(
+    config: CorrespondConfig, place: Place, views: Iterator[tuple], steps: int
+) -> Block:
     """The same of CL, a plain torch loop with its optimizer."""
     module = contrast_landmark.ContrastLandmark(config.carb.dim).to(place.device)
-    optimizer = torch.optim.Adam(module.projector.parameters(), lr=1e-3, betas=(0.5, 0.999), weight_decay=5e-4)
+    optimizer = torch.optim.Adam(
+        module.projector.parameters(), lr=1e-3, betas=(0.5, 0.999), weight_decay=5e-4
+    )
 
     def block() -> float:
         step.wait_for(place.device)
@@ -193,10 +303,20 @@ def sizes(config: CorrespondConfig) -> list[dict]:
         config.carb.eta = eta
         built = Encoder(sizes.model.width, 4, sizes.model.heads)
         fill = Fill(config, built, None, None, lambda: None)
-        for name, fields in (("selected", fill.selected_fields()), ("third block, fp32", fill.third_fields())):
+        for name, fields in (
+            ("selected", fill.selected_fields()),
+            ("third block, fp32", fill.third_fields()),
+        ):
             size = Records(Path("none"), "none", {}, fields, 0).type.itemsize
-            rows.append({"store": name, "model": model, "eta": eta, "bytes per view image": size,
-                         "GB per view of CelebA": size * CELEBA / 1e9})
+            rows.append(
+                {
+                    "store": name,
+                    "model": model,
+                    "eta": eta,
+                    "bytes per view image": size,
+                    "GB per view of CelebA": size * CELEBA / 1e9,
+                }
+            )
     config.carb.eta = 0.1
     return rows
 
@@ -213,4 +333,8 @@ def expanding(encoder: Encoder, place: Place) -> dict:
     rate = 24 / (time.perf_counter() - started)
     blocks = flops.blocks(1 + encoder.grid**2, encoder.width, len(encoder.blocks))
     peak = flops.peak_flops(place.device, encoder.patch_embed.weight.dtype)
-    return {"cover-and-stride": "stride 2, 16 crops", "images/s": rate, "of the peak": f"{16 * blocks * rate / peak:.0%}"}
+    return {
+        "cover-and-stride": "stride 2, 16 crops",
+        "images/s": rate,
+        "of the peak": f"{16 * blocks * rate / peak:.0%}",
+    }

@@ -13,9 +13,11 @@ from torch import nn
 from bench import machine
 from bench.peers import mae_plain
 from bench.repeat import interleave, ratio, summary
-from scemae import config as configs, flops, restore
-from scemae.distributed import Place, process_group
-from scemae.schema import PretrainConfig
+from scemae.config import config as configs
+from scemae.config.schema import PretrainConfig
+from scemae.distributed.process_group import Place, process_group
+from scemae.runs import networks
+from scemae.training import flops
 
 Step = Callable[[], None]
 HELP = """\
@@ -43,30 +45,64 @@ def main(argv: list[str]) -> None:
         measure = measure_steps
     rows, told = measure(options)
     name = "end_to_end" if options.end_to_end else "step"
-    machine.write(f"{name}-{options.model}-{options.device}-{options.precision}", options.out, rows,
-                  {**told, **machine.facts()})
+    machine.write(
+        f"{name}-{options.model}-{options.device}-{options.precision}",
+        options.out,
+        rows,
+        {**told, **machine.facts()},
+    )
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m bench step", description=HELP,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m bench step",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--model", default="deit_small", help="deit_tiny, deit_small, deit_base")
     parser.add_argument("--decoder", default="mae", help="mae or light")
     parser.add_argument("--batch", type=int, default=64, help="images per step")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of all cases in turn")
-    parser.add_argument("--steps", type=int, help="steps in one measured block (3); end to end, in one "
-                        "heartbeat of three (20: the batches that are ready beforehand, 3 of ours and 2 a worker of "
-                        "plain's, must not count)")
-    parser.add_argument("--warm-up", type=int, default=2, help="steps of each case before the first round")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="steps in one measured block (3); end to end, in one "
+        "heartbeat of three (20: the batches that are ready beforehand, 3 of ours and 2 a worker of "
+        "plain's, must not count)",
+    )
+    parser.add_argument(
+        "--warm-up", type=int, default=2, help="steps of each case before the first round"
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda")
+    )
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    parser.add_argument("--cases", nargs="+", default=None, help="of ours, ours-eager, ours-compiled, lightly, "
-                        "lightly-compiled, plain; on CUDA ours both eager and compiled unless given")
-    parser.add_argument("--end-to-end", type=Path, metavar="SHARDS", help="from a folder of shards instead: ours and plain")
-    parser.add_argument("--tier", default="streaming", choices=("streaming", "host", "gpu"),
-                        help="runtime.tier of ours, end to end: a tier that decodes once is told apart")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="end to end: threads of ours, "
-                        "processes of plain's DataLoader; a core each unless given")
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        default=None,
+        help="of ours, ours-eager, ours-compiled, lightly, "
+        "lightly-compiled, plain; on CUDA ours both eager and compiled unless given",
+    )
+    parser.add_argument(
+        "--end-to-end",
+        type=Path,
+        metavar="SHARDS",
+        help="from a folder of shards instead: ours and plain",
+    )
+    parser.add_argument(
+        "--tier",
+        default="streaming",
+        choices=("streaming", "host", "gpu"),
+        help="runtime.tier of ours, end to end: a tier that decodes once is told apart",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="end to end: threads of ours, "
+        "processes of plain's DataLoader; a core each unless given",
+    )
     parser.add_argument("--out", default=machine.OUT, help="folder of the results")
     options = parser.parse_args(argv)
     options.steps = options.steps or (20 if options.end_to_end else 3)
@@ -78,10 +114,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def settings(options: argparse.Namespace, *overrides: str) -> PretrainConfig:
     """The settings of `scemae pretrain` at these sizes."""
-    return configs.load("pretrain", [
-        "run_dir=none", f"model={options.model}", f"decoder={options.decoder}", f"optim.global_batch_size={options.batch}",
-        f"runtime.micro_batch_size={options.batch}", f"runtime.device={options.device}",
-        f"runtime.precision={options.precision}", *overrides])
+    return configs.load(
+        "pretrain",
+        [
+            "run_dir=none",
+            f"model={options.model}",
+            f"decoder={options.decoder}",
+            f"optim.global_batch_size={options.batch}",
+            f"runtime.micro_batch_size={options.batch}",
+            f"runtime.device={options.device}",
+            f"runtime.precision={options.precision}",
+            *overrides,
+        ],
+    )
 
 
 def measure_steps(options: argparse.Namespace) -> tuple[list[dict], dict]:
@@ -95,12 +140,22 @@ def measure_steps(options: argparse.Namespace) -> tuple[list[dict], dict]:
         for step in steps.values():
             for _ in range(options.warm_up):
                 step()
-        found = interleave({name: lambda step=step: block(step, options, place.device) for name, step in steps.items()},
-                           options.repeats)
+        found = interleave(
+            {
+                name: lambda step=step: block(step, options, place.device)
+                for name, step in steps.items()
+            },
+            options.repeats,
+        )
         peak = max(peak, flops.peak_flops(place.device, dtype) / 1e9)
     return table(found, gflop, peak), {
-        "batch": options.batch, "steps per repeat": options.steps, "repeats": options.repeats,
-        "precision": options.precision, "GFLOP per image": gflop, "peak GFLOP/s": peak}
+        "batch": options.batch,
+        "steps per repeat": options.steps,
+        "repeats": options.repeats,
+        "precision": options.precision,
+        "GFLOP per image": gflop,
+        "peak GFLOP/s": peak,
+    }
 
 
 def wait_for(device: torch.device) -> None:
@@ -125,9 +180,17 @@ def table(found: dict[str, list[float]], gflop: float, peak: float) -> list[dict
     rows = []
     for name, values in found.items():
         told = summary(values)
-        rows.append({"case": name, "images/s": told["median"], "least": told["min"], "most": told["max"],
-                     **{f"x {peer}": ratio(values, found[peer]) for peer in peers},
-                     "% of peak": 100 * told["median"] * gflop / peak, "repeats": values})
+        rows.append(
+            {
+                "case": name,
+                "images/s": told["median"],
+                "least": told["min"],
+                "most": told["max"],
+                **{f"x {peer}": ratio(values, found[peer]) for peer in peers},
+                "% of peak": 100 * told["median"] * gflop / peak,
+                "repeats": values,
+            }
+        )
     return rows
 
 
@@ -137,33 +200,56 @@ def build(name: str, options: argparse.Namespace, place: Place) -> Step:
         return build_ours(name, options, place)
     config, kind = settings(options), name.removesuffix("-compiled")
     if kind == "plain":
-        module, make = mae_plain.PlainMae(config.model, config.decoder, config.mask_ratio), mae_plain.optimizer
+        module, make = (
+            mae_plain.PlainMae(config.model, config.decoder, config.mask_ratio),
+            mae_plain.optimizer,
+        )
     else:
         from bench.peers import mae_lightly
 
-        module, make = mae_lightly.LightlyMae(config.model, config.decoder, config.mask_ratio), mae_lightly.optimizer
+        module, make = (
+            mae_lightly.LightlyMae(config.model, config.decoder, config.mask_ratio),
+            mae_lightly.optimizer,
+        )
     module.to(place.device)
-    return peer_step(module, make(module), batches(options, config, place),
-                     bf16=options.precision == "bf16", is_compiled=name.endswith("-compiled"), tells_norm=kind == "plain")
+    return peer_step(
+        module,
+        make(module),
+        batches(options, config, place),
+        bf16=options.precision == "bf16",
+        is_compiled=name.endswith("-compiled"),
+        tells_norm=kind == "plain",
+    )
 
 
-def build_ours(name: str, options: argparse.Namespace, place: Place,
-               change: Callable[[nn.Module], None] = lambda module: None) -> Step:
-    """What scemae.loop.train_step does, on the engine of `scemae pretrain`; `change` sees the module before."""
-    from scemae import engine as engines
+def build_ours(
+    name: str,
+    options: argparse.Namespace,
+    place: Place,
+    change: Callable[[nn.Module], None] = lambda module: None,
+) -> Step:
+    """What scemae.training.loop.train_step does, on the engine of `scemae pretrain`; `change` sees the module before."""
+    from scemae.distributed import engine as engines
 
     _, _, variant = name.partition("-")
     compiled = {"eager": ["runtime.compile=false"], "compiled": ["runtime.compile=true"]}
     config = settings(options, *compiled.get(variant, []))
-    module = restore.build_autoencoder(config.model, config.decoder, mask_ratio=config.mask_ratio,
-                                       norm_pix=config.norm_pix, seed=config.seed)
+    module = networks.build_autoencoder(
+        config.model,
+        config.decoder,
+        mask_ratio=config.mask_ratio,
+        norm_pix=config.norm_pix,
+        seed=config.seed,
+    )
     change(module)
     engine = engines.start(module, config.optim, config.runtime, place, 1)
     feed = batches(options, config, place)
 
     def step() -> None:
         images, noise = next(feed)
-        loss = engine(images, noise, torch.full((len(images),), 1 / len(images), device=images.device))
+        loss = engine(
+            images, noise, torch.full((len(images),), 1 / len(images), device=images.device)
+        )
         engine.backward(loss)
         engine.step()
         engine.get_global_grad_norm()
@@ -171,8 +257,15 @@ def build_ours(name: str, options: argparse.Namespace, place: Place,
     return step
 
 
-def peer_step(module: nn.Module, optimizer: torch.optim.Optimizer, feed: Iterator, *, bf16: bool, is_compiled: bool,
-              tells_norm: bool) -> Step:
+def peer_step(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    feed: Iterator,
+    *,
+    bf16: bool,
+    is_compiled: bool,
+    tells_norm: bool,
+) -> Step:
     """A step of a plain torch loop; tells_norm: reads loss and gradient norm each step, as the official recipe does."""
     forward = torch.compile(module) if is_compiled else module
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -196,7 +289,12 @@ def batches(options: argparse.Namespace, config: PretrainConfig, place: Place) -
     """Images (b, 3, s, s) and mask noise (b, n) on the device, four made once and given out in turn."""
     size, n = config.model.image_size, (config.model.image_size // config.model.patch_size) ** 2
     generator = torch.Generator(place.device).manual_seed(0)
-    made = [(torch.randn(options.batch, 3, size, size, device=place.device, generator=generator),
-             torch.rand(options.batch, n, device=place.device, generator=generator)) for _ in range(4)]
+    made = [
+        (
+            torch.randn(options.batch, 3, size, size, device=place.device, generator=generator),
+            torch.rand(options.batch, n, device=place.device, generator=generator),
+        )
+        for _ in range(4)
+    ]
     while True:
         yield from made

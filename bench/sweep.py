@@ -25,9 +25,13 @@ from bench import faces, machine
 
 def main(argv: list[str]) -> int:
     """Measure and write sweep-PART.json and .md."""
-    parser = argparse.ArgumentParser("bench sweep", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "bench sweep", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("part", nargs="?", choices=("store", "size"), default="size")
-    parser.add_argument("--backbone", type=Path, help="a run of stage 1 on --shards, as `scemae demo` makes")
+    parser.add_argument(
+        "--backbone", type=Path, help="a run of stage 1 on --shards, as `scemae demo` makes"
+    )
     parser.add_argument("--shards", type=Path)
     parser.add_argument("--trials", type=int, nargs="+")
     parser.add_argument("--repeats", type=int, default=1)
@@ -35,7 +39,11 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.part == "store" and not (options.backbone and options.shards):
         parser.error("store: give --backbone and --shards")
-    rows = store(options) if options.part == "store" else [size(count) for count in options.trials or (100, 10_000)]
+    rows = (
+        store(options)
+        if options.part == "store"
+        else [size(count) for count in options.trials or (100, 10_000)]
+    )
     machine.write(f"sweep-{options.part}", options.out, rows, machine.facts())
     return 0
 
@@ -49,54 +57,120 @@ def store(options: argparse.Namespace) -> list[dict[str, Any]]:
             with tempfile.TemporaryDirectory(prefix="bench-sweep-") as scratch:
                 backbone = Path(scratch) / "mae"
                 shutil.copytree(options.backbone, backbone, ignore=shutil.ignore_patterns("tokens"))
-                words = ["experiment=demo_sweep", f"run_dir={scratch}/sweep", f"trials={count}", f"share_tokens={str(shares).lower()}",
-                         f"correspond.backbone={backbone}", f"correspond.data.shards={options.shards}/train",
-                         f"correspond.probe_shards={options.shards}/mafl-train"]
+                words = [
+                    "experiment=demo_sweep",
+                    f"run_dir={scratch}/sweep",
+                    f"trials={count}",
+                    f"share_tokens={str(shares).lower()}",
+                    f"correspond.backbone={backbone}",
+                    f"correspond.data.shards={options.shards}/train",
+                    f"correspond.probe_shards={options.shards}/mafl-train",
+                ]
                 started = time.perf_counter()
                 subprocess.run([sys.executable, "-m", "scemae", "sweep", *words], check=True)
                 seconds = time.perf_counter() - started
-                table = (Path(scratch) / "sweep" / "results.csv").read_text(encoding="utf8").splitlines()[1:]
-                found[shares].append({"minutes": seconds / 60, "trials/min": 60 * len(table) / seconds,
-                                      "finished": sum(",finished," in row for row in table)})
+                table = (
+                    (Path(scratch) / "sweep" / "results.csv")
+                    .read_text(encoding="utf8")
+                    .splitlines()[1:]
+                )
+                found[shares].append(
+                    {
+                        "minutes": seconds / 60,
+                        "trials/min": 60 * len(table) / seconds,
+                        "finished": sum(",finished," in row for row in table),
+                    }
+                )
     rows = []
     for shares, runs in found.items():
         middle = sorted(runs, key=lambda run: run["minutes"])[len(runs) // 2]
-        rows.append({"token store": "shared by all trials" if shares else "each trial computes its own", "trials": count, **middle,
-                     "repeats": [run["minutes"] for run in runs]})
+        rows.append(
+            {
+                "token store": "shared by all trials" if shares else "each trial computes its own",
+                "trials": count,
+                **middle,
+                "repeats": [run["minutes"] for run in runs],
+            }
+        )
     rows[0]["ratio"], rows[1]["ratio"] = rows[0]["trials/min"] / rows[1]["trials/min"], 1.0
     return rows
 
 
 def size(count: int) -> dict[str, Any]:
     """Peak memory of the driver and of Ray's own processes, and trials per second, of so many idle trials."""
-    from scemae.sweep.lead import MORE
-    from scemae.sweep.ray_node import RayNode
+    from scemae.sweep.coordinator import MORE
+    from scemae.sweep.processes.ray_node import RayNode
 
     with tempfile.TemporaryDirectory(prefix="bench-sweep-") as scratch:
         root = Path(scratch)
         (root / "token").write_text("0" * 64)
         shards = faces.shards(250)
-        tiny = ["model.width=48", "model.depth=4", "model.heads=3", "decoder.width=32", "decoder.depth=1", "decoder.heads=2"]
-        subprocess.run([sys.executable, "-m", "scemae", "pretrain", *tiny, f"run_dir={root}/mae", f"data.shards={shards}", "optim.epochs=1",
-                        "optim.warmup_epochs=0", "optim.global_batch_size=50", "loop.log_every=1", "loop.save_every=1"], check=True)
+        tiny = [
+            "model.width=48",
+            "model.depth=4",
+            "model.heads=3",
+            "decoder.width=32",
+            "decoder.depth=1",
+            "decoder.heads=2",
+        ]
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "scemae",
+                "pretrain",
+                *tiny,
+                f"run_dir={root}/mae",
+                f"data.shards={shards}",
+                "optim.epochs=1",
+                "optim.warmup_epochs=0",
+                "optim.global_batch_size=50",
+                "loop.log_every=1",
+                "loop.save_every=1",
+            ],
+            check=True,
+        )
         node = RayNode(root / "token", 4, False, "127.0.0.1", None)
         try:
-            start = {"address": node.wait_until_ready(), "folder": str(root / "sweep"), "count": count, "mae": f"{root}/mae",
-                     "shards": str(shards)}
+            start = {
+                "address": node.wait_until_ready(),
+                "folder": str(root / "sweep"),
+                "count": count,
+                "mae": f"{root}/mae",
+                "shards": str(shards),
+            }
             most, waves, began = 0, [], time.perf_counter()
             while not waves or waves[-1]["status"] == MORE:
-                driver = subprocess.Popen([sys.executable, "-m", "bench.sweep_driver"], stdout=subprocess.PIPE, text=True,
-                                          env={**node.environment, "SCEMAE_SWEEP_START": json.dumps(start)})
+                driver = subprocess.Popen(
+                    [sys.executable, "-m", "bench.sweep_driver"],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**node.environment, "SCEMAE_SWEEP_START": json.dumps(start)},
+                )
                 while driver.poll() is None:
-                    most = max(most, sum(map(_resident, [pid for pid in node.pids() if pid != driver.pid and _is_rays(pid)])))
+                    most = max(
+                        most,
+                        sum(
+                            map(
+                                _resident,
+                                [pid for pid in node.pids() if pid != driver.pid and _is_rays(pid)],
+                            )
+                        ),
+                    )
                     time.sleep(1)
                 waves.append(json.loads(driver.stdout.read().splitlines()[-1]))
             seconds = time.perf_counter() - began
         finally:
             node.stop()
-    return {"trials": count, "drivers, one after the other": len(waves), "seconds": seconds, "trials/s": count / seconds,
-            "driver, MiB": max(wave["mib"] for wave in waves), "driver before, MiB": waves[0]["before"],
-            "head, raylet and agents, MiB": most / 2**20}
+    return {
+        "trials": count,
+        "drivers, one after the other": len(waves),
+        "seconds": seconds,
+        "trials/s": count / seconds,
+        "driver, MiB": max(wave["mib"] for wave in waves),
+        "driver before, MiB": waves[0]["before"],
+        "head, raylet and agents, MiB": most / 2**20,
+    }
 
 
 def _resident(pid: int) -> int:
@@ -112,7 +186,10 @@ def _is_rays(pid: int) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return any(name in words for name in (b"gcs_server", b"raylet/raylet", b"dashboard", b"Agent", b"monitor.py"))
+    return any(
+        name in words
+        for name in (b"gcs_server", b"raylet/raylet", b"dashboard", b"Agent", b"monitor.py")
+    )
 
 
 def peak_mib() -> float:

@@ -10,9 +10,10 @@ from typing import Any
 from ray import tune
 
 from bench.sweep import peak_mib
-from scemae import files
-from scemae.generations import METRICS, claim
-from scemae.sweep import driver, sweep as sweeps
+from scemae.files import disk
+from scemae.runs.generations import METRICS, claim
+from scemae.sweep import spec as sweeps
+from scemae.sweep import tune_driver
 from scemae.sweep.trials import FINISHED
 
 
@@ -31,26 +32,55 @@ class Idle(tune.Trainable):
         run = self._config["order"].folder / "run"
         generation = claim(run, None, None)
         generation.record_base(0)
-        rows = ({"step": step, "probe_same": 1.0, "probe_different": 5.0 + self._config["order"].trial.number % 97 / 97}
-                for step in (10, 20, 30))
+        rows = (
+            {
+                "step": step,
+                "probe_same": 1.0,
+                "probe_different": 5.0 + self._config["order"].trial.number % 97 / 97,
+            }
+            for step in (10, 20, 30)
+        )
         (generation.folder / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        files.write_json(run / "provenance.json", {"total_steps": 30})
+        disk.write_json(run / "provenance.json", {"total_steps": 30})
         return {"progress": 1.0, "outcome": FINISHED, "reason": "", "different": 5.0, "done": True}
 
 
 def main() -> None:
     """Run the sweep of SCEMAE_SWEEP_START and print what it took."""
     start = json.loads(os.environ["SCEMAE_SWEEP_START"])
-    sweep = sweeps.load([f"run_dir={start['folder']}", "search=random", "halving.enabled=false", f"trials={start['count']}",
-                         f"correspond.backbone={start['mae']}", f"correspond.data.shards={start['shards']}",
-                         f"correspond.probe_shards={start['shards']}", "correspond.optim.global_batch_size=50"])
+    sweep = sweeps.load(
+        [
+            f"run_dir={start['folder']}",
+            "search=random",
+            "halving.enabled=false",
+            f"trials={start['count']}",
+            f"correspond.backbone={start['mae']}",
+            f"correspond.data.shards={start['shards']}",
+            f"correspond.probe_shards={start['shards']}",
+            "correspond.optim.global_batch_size=50",
+        ]
+    )
     sweep.claim()
     sys.stdout, told = sys.stderr, sys.stdout
     before, began = peak_mib(), time.perf_counter()
-    driver.show = lambda sweep: None  # the page is made once, and holds its figures: measured elsewhere
-    status = driver.run(sweep, claim(Path(start["folder"]), None, None), start["address"], Idle)
-    print(json.dumps({"seconds": time.perf_counter() - began, "mib": peak_mib(), "before": before, "status": status}), file=told,
-          flush=True)
+    tune_driver.show = lambda sweep: (
+        None
+    )  # the page is made once, and holds its figures: measured elsewhere
+    status = tune_driver.run(
+        sweep, claim(Path(start["folder"]), None, None), start["address"], Idle
+    )
+    print(
+        json.dumps(
+            {
+                "seconds": time.perf_counter() - began,
+                "mib": peak_mib(),
+                "before": before,
+                "status": status,
+            }
+        ),
+        file=told,
+        flush=True,
+    )
     os._exit(0)
 
 

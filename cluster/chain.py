@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 import scemae
-import scemae.cluster
-import scemae.shards
-from scemae import config as settings
-from scemae import documents, files
-from scemae.documents import Count, Job
+from scemae.config import config as settings
+from scemae.config.locations import masked_all
+from scemae.config.schema import SubmitConfig
 from scemae.errors import ConfigError
-from scemae.locations import masked_all
-from scemae.schema import SubmitConfig
+from scemae.files import disk, documents
+from scemae.files.documents import Count, Job
 
 STAGES = ("shards", "pretrain", "correspond", "evaluate")
 CODE, CHAIN, JOBS = "code", "chain.json", "jobs"
@@ -57,16 +55,31 @@ def _stage(config: SubmitConfig, name: str) -> Stage:
     cluster = config.cluster
     if name == "shards":
         if len(config.shards) < 3:
-            raise ConfigError(f"shards: found {config.shards}; give the arguments of `scemae shards build`, such as "
-                              "shards=[celeba,/data/CelebA,data/celeba], or leave the stage out")
-        return Stage(name, ["shards", "build", *config.shards], config.shards[2], 1, 1, 0, saves=True)
+            raise ConfigError(
+                f"shards: found {config.shards}; give the arguments of `scemae shards build`, such as "
+                "shards=[celeba,/data/CelebA,data/celeba], or leave the stage out"
+            )
+        return Stage(
+            name, ["shards", "build", *config.shards], config.shards[2], 1, 1, 0, saves=True
+        )
     folder = Path(config.run_dir).absolute() / name
     overrides = [*_links(config, name), *getattr(config, name)]
-    settings.load(name, overrides, typed=True)  # a wrong setting is found now, not when the job starts
+    settings.load(
+        name, overrides, typed=True
+    )  # a wrong setting is found now, not when the job starts
     if name == "evaluate":
-        return Stage(name, [name, *overrides], str(folder), 1, 1, min(cluster.gpus_per_node, 1), saves=False)
-    return Stage(name, [name, *overrides], str(folder), cluster.nodes, cluster.ranks_per_node, cluster.gpus_per_node,
-                 saves=True)
+        return Stage(
+            name, [name, *overrides], str(folder), 1, 1, min(cluster.gpus_per_node, 1), saves=False
+        )
+    return Stage(
+        name,
+        [name, *overrides],
+        str(folder),
+        cluster.nodes,
+        cluster.ranks_per_node,
+        cluster.gpus_per_node,
+        saves=True,
+    )
 
 
 def _links(config: SubmitConfig, name: str) -> list[str]:
@@ -82,30 +95,38 @@ def _links(config: SubmitConfig, name: str) -> list[str]:
 
 def copy_code(run_dir: Path) -> None:
     """Copy code and configs to run_dir/code: what is edited later reaches no job."""
-    from scemae.run_folder import commit
+    from scemae.runs.run_folder import commit
 
     code = run_dir / CODE
     if os.path.lexists(code) and not is_copy(code):
-        raise ConfigError(f"{code}: found what no `scemae submit` has made; move it, or choose another run_dir")
-    parts = {".": Path(scemae.__file__).parent, "shards": Path(scemae.shards.__file__).parent,
-             "cluster": Path(scemae.cluster.__file__).parent, "configs": settings.configs_dir()}
-    with files.building(code) as aside:
-        for name, source in parts.items():  # laid out as installed, so that one entry of PYTHONPATH finds all of it
-            shutil.copytree(source, aside / "scemae" / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        files.write_text(aside / "COMMIT", commit() + "\n")
-        files.remove_tree(code, run_dir)
+        raise ConfigError(
+            f"{code}: found what no `scemae submit` has made; move it, or choose another run_dir"
+        )
+    with disk.building(code) as aside:
+        # links to shards, cluster and configs are followed: the copy is laid out as an installed package
+        shutil.copytree(
+            Path(scemae.__file__).parent,
+            aside / "scemae",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+        disk.write_text(aside / "COMMIT", commit() + "\n")
+        disk.remove_tree(code, run_dir)
 
 
 def is_copy(code: Path) -> bool:
     """True where a folder is what `copy_code` makes, and nothing of its user's: it may be removed."""
-    return not code.is_symlink() and code.is_dir() and {path.name for path in code.iterdir()} == {"scemae", "COMMIT"}
+    return (
+        not code.is_symlink()
+        and code.is_dir()
+        and {path.name for path in code.iterdir()} == {"scemae", "COMMIT"}
+    )
 
 
 def make_jobs(run_dir: Path) -> Path:
     """The folder of jobs and logs, in which submitit writes. Raises FileError where it, or something in it, is a link."""
-    folder = files.make_folders(run_dir / JOBS, run_dir)
+    folder = disk.make_folders(run_dir / JOBS, run_dir)
     for path in folder.iterdir():
-        files.refuse_link(path)
+        disk.refuse_link(path)
     return folder
 
 
@@ -113,23 +134,27 @@ def snapshot(config: SubmitConfig, stages: list[Stage]) -> None:
     """Copy the code and write every resolved config."""
     run_dir = Path(config.run_dir).absolute()
     copy_code(run_dir)
-    files.write_text(run_dir / "submit.yaml", settings.to_yaml(config))
+    disk.write_text(run_dir / "submit.yaml", settings.to_yaml(config))
     for stage in stages:
         if stage.name != "shards":
             resolved = settings.compose(stage.name, stage.arguments[1:])
-            files.write_text(run_dir / f"{stage.name}.yaml", resolved)
+            disk.write_text(run_dir / f"{stage.name}.yaml", resolved)
 
 
 def write(run_dir: Path, kind: str, stages: list[Stage]) -> None:
     """Record the chain in run_dir/chain.json."""
     listed = masked_all([asdict(stage) for stage in stages])
-    files.write_text(run_dir / CHAIN, json.dumps({"kind": kind, "stages": listed}, indent=1) + "\n")
+    disk.write_text(run_dir / CHAIN, json.dumps({"kind": kind, "stages": listed}, indent=1) + "\n")
 
 
 def read(run_dir: Path) -> tuple[str, list[Stage]]:
     """The kind ("batch" or "local") and stages of the chain in run_dir. Raises ConfigError where there is none."""
     path = run_dir / CHAIN
     if not path.is_file():
-        raise ConfigError(f"{run_dir}: found no {CHAIN}; give the run_dir of an earlier `scemae submit`")
-    record = documents.read_json(path, Record, error=ConfigError, remedy="give the run_dir of an earlier `scemae submit`")
+        raise ConfigError(
+            f"{run_dir}: found no {CHAIN}; give the run_dir of an earlier `scemae submit`"
+        )
+    record = documents.read_json(
+        path, Record, error=ConfigError, remedy="give the run_dir of an earlier `scemae submit`"
+    )
     return record.kind, record.stages

@@ -1,6 +1,6 @@
 """SCE-MAE: Selective Correspondence Enhancement with Masked Autoencoder (CVPR 2024), as a training system."""
 
-import os  # and nothing else: the current folder may still be on the path (module_path.py)
+import os  # and nothing else: the current folder may still be on the path (process/import_path.py)
 
 __version__ = "0.1.0"
 
@@ -10,7 +10,3 @@ __version__ = "0.1.0"
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-# An installed scemae holds shards, cluster and configs; in a checkout they stand beside it, and are found there.
-if not os.path.isdir(os.path.join(os.path.dirname(__file__), "shards")):
-    __path__.append(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))

@@ -5,11 +5,12 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from scemae import faults, home, streams
+from scemae.config.locations import without_secrets
+from scemae.distributed.launchers import Launch
 from scemae.errors import ConfigError, ScemaeError
-from scemae.launch import Launch
-from scemae.locations import without_secrets
-from scemae.module_path import leave_out_current_folder
+from scemae.process import library_caches, streams
+from scemae.process.import_path import leave_out_current_folder
+from scemae.runs import faults
 
 HELP = """\
 scemae: self-supervised landmark estimation with SCE-MAE (CVPR 2024), from shards to landmark errors
@@ -136,9 +137,11 @@ def main(argv: list[str] | None = None) -> None:
     if argv is None:
         leave_out_current_folder()
         argv = sys.argv[1:]
-    argv = [part for part in argv if not part.startswith("--local_rank")]  # deepspeed's launcher puts it first
+    argv = [
+        part for part in argv if not part.startswith("--local_rank")
+    ]  # deepspeed's launcher puts it first
     streams.guard()
-    home.settle()
+    library_caches.settle()
     argv = ["--help"] if not argv or argv[0] in ("-h", "help") else argv
     status = _status_of(argv) or _status_of_answer(argv)
     if argv[0] in RANKS:
@@ -158,7 +161,9 @@ def _status_of(argv: list[str]) -> int:
             print(HELP)
             return 0
         if command is None:
-            raise ConfigError(f"found no command `{argv[0]}`, there are {', '.join(COMMANDS)}; see `scemae --help`")
+            raise ConfigError(
+                f"found no command `{argv[0]}`, there are {', '.join(COMMANDS)}; see `scemae --help`"
+            )
         faults.at("command")
         command(argv[1:])
     except ScemaeError as error:
@@ -167,16 +172,25 @@ def _status_of(argv: list[str]) -> int:
     except SystemExit as end:  # of argparse, say
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     except UnicodeEncodeError as error:
-        print(f"scemae {argv[0]}: found {error.object[:200]!r}, which cannot be written as {error.encoding}; rename it to a name "
-              "in UTF-8", file=sys.stderr)
+        print(
+            f"scemae {argv[0]}: found {error.object[:200]!r}, which cannot be written as {error.encoding}; rename it to a name "
+            "in UTF-8",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
-        print(f"scemae {argv[0]}: stopped by Ctrl-C; the same command goes on, or starts again", file=sys.stderr)
+        print(
+            f"scemae {argv[0]}: stopped by Ctrl-C; the same command goes on, or starts again",
+            file=sys.stderr,
+        )
         return 130
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            print(f"scemae {argv[0]}: {error.filename or 'the disk'}: {error.strerror}; nothing finished was lost, make "
-                  "room or mend it and run the same command again", file=sys.stderr)
+            print(
+                f"scemae {argv[0]}: {error.filename or 'the disk'}: {error.strerror}; nothing finished was lost, make "
+                "room or mend it and run the same command again",
+                file=sys.stderr,
+            )
         elif argv[0] in RANKS:
             traceback.print_exc()
         else:
@@ -189,29 +203,33 @@ def _status_of_answer(argv: list[str]) -> int:
     """1 where what a command was asked for is what it prints, and that could not be written; messages may be lost."""
     is_answer = argv[0] in ANSWERS or not ANSWERING.isdisjoint(argv)
     if is_answer and (why := streams.incomplete(sys.stdout)):
-        print(f"scemae {argv[0]}: stdout: {why}; what was asked for is not whole there, make room and run it again",
-              file=sys.stderr)
+        print(
+            f"scemae {argv[0]}: stdout: {why}; what was asked for is not whole there, make room and run it again",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
 
 def _pretrain(argv: list[str]) -> None:
     if config := _config("pretrain", PRETRAIN, argv):
-        from scemae import pretrain
+        from scemae.training import pretrain
 
         pretrain.main(config)
 
 
 def _correspond(argv: list[str]) -> None:
     if config := _config("correspond", CORRESPOND, argv):
-        from scemae import correspond
+        from scemae.training import correspond
 
         correspond.main(config)
 
 
 def _doctor(argv: list[str]) -> None:
     stage, limits, overrides = None, {}, []
-    rest = iter(part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word]))
+    rest = iter(
+        part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])
+    )
     for part in rest:
         if part in ("pretrain", "correspond") and stage is None:
             stage = part
@@ -220,9 +238,11 @@ def _doctor(argv: list[str]) -> None:
         else:
             overrides.append(part)
     if stage is None and not {"-h", "--help"} & set(argv):
-        raise ConfigError("found no stage, pretrain or correspond was needed; see `scemae doctor --help`")
+        raise ConfigError(
+            "found no stage, pretrain or correspond was needed; see `scemae doctor --help`"
+        )
     if config := _config(stage or "pretrain", DOCTOR, overrides):
-        from scemae import doctor
+        from scemae.training.doctor import doctor
 
         doctor.main(config, stage, doctor.Limits(**limits))
 
@@ -235,26 +255,34 @@ def _above_0(option: str, text: str) -> int:
 
 def _evaluate(argv: list[str]) -> None:
     if config := _config("evaluate", EVALUATE, argv):
-        from scemae import evaluate
+        from scemae.evaluation import evaluate
 
         evaluate.main(config)
 
 
 def _tables(argv: list[str]) -> None:
     if config := _config("tables", TABLES, _with_runs(argv)):
-        from scemae.tables import harness
+        from scemae.evaluation.tables import harness
 
         harness.main(config)
 
 
 def _with_runs(argv: list[str]) -> list[str]:
     """The words that are neither options nor settings as runs=[...]. Raises ConfigError where one is no folder."""
-    from scemae import config, words
+    from scemae.config import config, values
 
-    runs = [word for word in argv if not word.startswith("-") and not _is_setting(config.keys(config.SCHEMAS["tables"]), word)]
-    if missing := next((run for run in runs if not os.path.isdir(words.given_path(run))), None):
-        raise ConfigError(f"{missing}: no such folder; give run folders of `scemae pretrain` or `scemae correspond`")
-    return [word for word in argv if word not in runs] + ([f"runs={words.as_list(runs)}"] if runs else [])
+    runs = [
+        word
+        for word in argv
+        if not word.startswith("-") and not _is_setting(config.keys(config.SCHEMAS["tables"]), word)
+    ]
+    if missing := next((run for run in runs if not os.path.isdir(values.given_path(run))), None):
+        raise ConfigError(
+            f"{missing}: no such folder; give run folders of `scemae pretrain` or `scemae correspond`"
+        )
+    return [word for word in argv if word not in runs] + (
+        [f"runs={values.as_list(runs)}"] if runs else []
+    )
 
 
 def _is_setting(known: list[str], word: str) -> bool:
@@ -275,25 +303,25 @@ def _sweep(argv: list[str]) -> None:
 
 
 def _match(argv: list[str]) -> None:
-    from scemae.photographs import match
+    from scemae.evaluation.photographs import match
 
     match.main(argv)
 
 
 def _detect(argv: list[str]) -> None:
-    from scemae.photographs import detect
+    from scemae.evaluation.photographs import detect
 
     detect.main(argv)
 
 
 def _export(argv: list[str]) -> None:
-    from scemae import export
+    from scemae.interop import export
 
     export.main(argv)
 
 
 def _adopt(argv: list[str]) -> None:
-    from scemae import adopt
+    from scemae.interop import adopt
 
     adopt.main(argv)
 
@@ -311,13 +339,13 @@ def _shards(argv: list[str]) -> None:
 
 
 def _report(argv: list[str]) -> None:
-    from scemae import report
+    from scemae.evaluation.report import report
 
     report.main(argv)
 
 
 def _goodput(argv: list[str]) -> None:
-    from scemae import goodput
+    from scemae.runs import goodput
 
     goodput.main(argv)
 
@@ -329,7 +357,7 @@ def _submit(argv: list[str]) -> None:
 
 
 def _demo(argv: list[str]) -> None:
-    from scemae import demo
+    from scemae.faces import demo
 
     demo.main(argv)
 
@@ -339,19 +367,21 @@ def _config(name: str, text: str, argv: list[str]):
     if "-h" in argv or "--help" in argv:
         print(text)
         return None
-    from scemae import config
+    from scemae.config import config
 
     overrides = [part for part in argv if part != "--cfg"]
     if stray := [part for part in overrides if part.startswith("-")]:
-        raise ConfigError(f"found {stray[0]}, which is no option; give key=value pairs, --cfg or --help (a folder of that "
-                          f"name is ./{stray[0]})")
+        raise ConfigError(
+            f"found {stray[0]}, which is no option; give key=value pairs, --cfg or --help (a folder of that "
+            f"name is ./{stray[0]})"
+        )
     if "--cfg" in argv:
         print(config.compose(name, overrides))
         return None
     loaded = config.load(name, overrides, typed=True)
     if name in RANKS:
         Launch.read()  # before torch is imported
-    from scemae.distributed import choose_device
+    from scemae.distributed.process_group import choose_device
 
     # Read when deepspeed is imported; without it, deepspeed takes any GPU it finds, whatever was asked for.
     os.environ["DS_ACCELERATOR"] = choose_device(loaded.runtime.device).type
@@ -359,27 +389,53 @@ def _config(name: str, text: str, argv: list[str]):
 
 
 def _verify_resume(argv: list[str]) -> None:
-    from scemae import verify
+    from scemae.runs import verify
 
     verify.main(argv)
 
 
 def _replay(argv: list[str]) -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
-    from scemae import replay
+    from scemae.training import replay
 
     replay.main(argv)
 
 
-LIMITS = {"--time-limit": "minutes", "--signal-seconds": "signal_seconds", "--steps": "steps"}  # of rehearsal.Limits
+LIMITS = {
+    "--time-limit": "minutes",
+    "--signal-seconds": "signal_seconds",
+    "--steps": "steps",
+}  # of rehearsal.Limits
 ANSWERS = ("goodput", "doctor", "verify-resume", "replay")  # what they print is what they are for
-ANSWERING = {"-h", "--help", "--cfg", "--dry-run", "--status", "verify", "describe"}  # the same of any command
+ANSWERING = {
+    "-h",
+    "--help",
+    "--cfg",
+    "--dry-run",
+    "--status",
+    "verify",
+    "describe",
+}  # the same of any command
 RANKS = ("pretrain", "correspond", "tables")  # started as ranks of a process group
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "demo": _demo, "faces": _faces, "shards": _shards, "pretrain": _pretrain, "correspond": _correspond,
-    "evaluate": _evaluate, "tables": _tables, "sweep": _sweep, "match": _match, "detect": _detect, "export": _export, "adopt": _adopt,
-    "report": _report, "doctor": _doctor, "submit": _submit, "goodput": _goodput,
-    "verify-resume": _verify_resume, "replay": _replay,
+    "demo": _demo,
+    "faces": _faces,
+    "shards": _shards,
+    "pretrain": _pretrain,
+    "correspond": _correspond,
+    "evaluate": _evaluate,
+    "tables": _tables,
+    "sweep": _sweep,
+    "match": _match,
+    "detect": _detect,
+    "export": _export,
+    "adopt": _adopt,
+    "report": _report,
+    "doctor": _doctor,
+    "submit": _submit,
+    "goodput": _goodput,
+    "verify-resume": _verify_resume,
+    "replay": _replay,
 }
 
 if __name__ == "__main__":

@@ -18,13 +18,23 @@ Each message says what was found, what was needed and what to do. `exit_status` 
 
 import unicodedata
 
-CONTROL = ("Cc", "Cf", "Cs", "Zl", "Zp")  # command a terminal, turn the direction of writing, or cannot be written
+CONTROL = (
+    "Cc",
+    "Cf",
+    "Cs",
+    "Zl",
+    "Zp",
+)  # command a terminal, turn the direction of writing, or cannot be written
 
 
 def printable(text: str) -> str:
     """`text` with its control characters written out: a file's own words must not command a terminal, or fake a line."""
-    return "".join(letter if letter in "\n\t" or unicodedata.category(letter) not in CONTROL else
-                   letter.encode("unicode_escape").decode() for letter in text)
+    return "".join(
+        letter
+        if letter in "\n\t" or unicodedata.category(letter) not in CONTROL
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 class ScemaeError(Exception):

@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scemae import files
 from scemae.data.picture import MOST_BYTES, UnusablePicture
 from scemae.errors import DataError, FileError
+from scemae.files import disk
 
 BLOCK = 512
-MOST_HEADER = files.MIB  # bytes of a pax header or a long name
+MOST_HEADER = disk.MIB  # bytes of a pax header or a long name
 MOST_EXPANSION = 100  # times: pictures are compressed already
-REGULAR, BODILESS = (b"0", b"\0", b"7"), (b"1", b"2", b"3", b"4", b"5", b"6")  # types of members; links, folders, devices
+REGULAR, BODILESS = (
+    (b"0", b"\0", b"7"),
+    (b"1", b"2", b"3", b"4", b"5", b"6"),
+)  # types of members; links, folders, devices
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,28 @@ class _BadTar(Exception):
 def tar_members(path: Path) -> list[Member]:
     """The regular files of an uncompressed tar, in its order. Raises DataError."""
     try:
-        with files.open_regular(path) as file:
+        with disk.open_regular(path) as file:
             return list(_walk(file.fileno(), os.fstat(file.fileno()).st_size))
     except (_BadTar, FileError, OSError) as error:
-        what = "a folder, where a tar was needed" if path.is_dir() else f"not a whole tar file ({error})"
-        raise DataError(f"{path}: {what}; {'rename it' if path.is_dir() else 'copy it again'}") from error
+        what = (
+            "a folder, where a tar was needed"
+            if path.is_dir()
+            else f"not a whole tar file ({error})"
+        )
+        raise DataError(
+            f"{path}: {what}; {'rename it' if path.is_dir() else 'copy it again'}"
+        ) from error
 
 
 def zip_members(path: Path) -> list[Member]:
     """The files of a zip, by its directory. Raises DataError."""
     try:
-        with files.open_regular(path) as file, zipfile.ZipFile(file) as archive:
-            return [Member(info.filename, info.file_size) for info in archive.infolist() if not info.filename.endswith("/")]
+        with disk.open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            return [
+                Member(info.filename, info.file_size)
+                for info in archive.infolist()
+                if not info.filename.endswith("/")
+            ]
     except Exception as error:  # zipfile raises all kinds on damaged files: struct.error, zlib.error, RuntimeError, ...
         raise DataError(f"{path}: not a whole zip file ({error}); download it again") from error
 
@@ -61,20 +74,26 @@ def read_zip_member(path: str, name: str, stamp: tuple[int, ...] = ()) -> bytes:
     try:
         archive = _open_zip(path, stamp)
         info = archive.getinfo(name)
-        if info.file_size > min(MOST_BYTES, MOST_EXPANSION * info.compress_size + files.MIB):
-            raise UnusablePicture(f"expands from {info.compress_size:,} bytes to {info.file_size:,}, which no picture does")
+        if info.file_size > min(MOST_BYTES, MOST_EXPANSION * info.compress_size + disk.MIB):
+            raise UnusablePicture(
+                f"expands from {info.compress_size:,} bytes to {info.file_size:,}, which no picture does"
+            )
         with archive.open(info) as file:
             return file.read(info.file_size)
     except UnusablePicture:
         raise
     except Exception as error:  # as above
-        raise DataError(f"{path}:{name}: cannot be read ({error}); check the disk, or copy the source again, then run the "
-                        "same command") from error
+        raise DataError(
+            f"{path}:{name}: cannot be read ({error}); check the disk, or copy the source again, then run the "
+            "same command"
+        ) from error
 
 
 @functools.lru_cache(maxsize=2)
 def _open_zip(path: str, stamp: tuple[int, ...]) -> zipfile.ZipFile:
-    return zipfile.ZipFile(files.open_regular(path))  # once in each worker: 202,599 members take a second to read
+    return zipfile.ZipFile(
+        disk.open_regular(path)
+    )  # once in each worker: 202,599 members take a second to read
 
 
 def _walk(file: int, end: int) -> Iterator[Member]:
@@ -106,13 +125,19 @@ def _parse(header: bytes) -> tuple[str, int, bytes]:
     if len(header) < BLOCK:
         raise _BadTar("it ends in the middle of a header")
     checked = header[:148] + b" " * 8 + header[156:]
-    signed = sum(checked) - 256 * sum(byte > 127 for byte in checked)  # as some old programs counted
+    signed = sum(checked) - 256 * sum(
+        byte > 127 for byte in checked
+    )  # as some old programs counted
     if _number(header[148:156]) not in (sum(checked), signed):
         raise _BadTar("a header's checksum is wrong")
     if (kind := header[156:157]) == b"S":
         raise _BadTar("it has a sparse member, which is not read")
     name, prefix = (_text(part.split(b"\0")[0]) for part in (header[:100], header[345:500]))
-    return f"{prefix}/{name}" if prefix and header[257:263] == b"ustar\0" else name, _number(header[124:136]), kind
+    return (
+        f"{prefix}/{name}" if prefix and header[257:263] == b"ustar\0" else name,
+        _number(header[124:136]),
+        kind,
+    )
 
 
 def _number(field: bytes) -> int:
@@ -141,10 +166,12 @@ def _records(body: bytes) -> Iterator[tuple[str, str]]:
     """Key and value of each `LENGTH KEY=VALUE` line of a pax header."""
     at = 0
     while at < len(body) and body[at]:
-        digits = body[at:at + 8].partition(b" ")[0]
+        digits = body[at : at + 8].partition(b" ")[0]
         length = int(digits) if re.fullmatch(rb"[0-9]{1,7}", digits) else 0
-        key, equals, value = body[at + len(digits) + 1:at + length - 1].partition(b"=")
-        if not equals or length <= len(digits) or at + length > len(body):  # so that every step goes forward
+        key, equals, value = body[at + len(digits) + 1 : at + length - 1].partition(b"=")
+        if (
+            not equals or length <= len(digits) or at + length > len(body)
+        ):  # so that every step goes forward
             raise _BadTar("a pax header is damaged")
         yield _text(key), _text(value)
         at += length

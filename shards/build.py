@@ -2,14 +2,13 @@
 
 import argparse
 import os
-from pathlib import Path
 
+from scemae.config.values import given_path
 from scemae.errors import ConfigError, DataError, printable
 from scemae.shards import aflw, celeba, check, folder, w300
 from scemae.shards.image import QUALITY
 from scemae.shards.source import Split
 from scemae.shards.write import write_split
-from scemae.words import given_path
 
 EXAMPLES = """examples:
   scemae shards build celeba /datasets/CelebA /data/shards/celeba --workers 16
@@ -29,7 +28,10 @@ and options always give the same bytes."""
 SOURCES = {
     "celeba": (celeba, "CelebA, and MAFL from it: train, val, mafl-train, mafl-test"),
     "aflw_m": (aflw, "AFLW in MTFL's crops: aflw-train, aflw-test"),
-    "aflw_r": (aflw, "AFLW in lmdis-rep's crops: aflwr-train, aflwr-test; with --corrected aflwrc-test"),
+    "aflw_r": (
+        aflw,
+        "AFLW in lmdis-rep's crops: aflwr-train, aflwr-test; with --corrected aflwrc-test",
+    ),
     "w300": (w300, "300-W with 68 points: w300-train, w300-test"),
     "folder": (folder, "any folder of images, without annotations: train"),
 }
@@ -50,17 +52,28 @@ def build(arguments: argparse.Namespace) -> None:
     """Build all splits that were asked for, and print a line on each. Raises DataError, ShardError."""
     for split in _chosen(_splits(arguments), arguments.split):
         target = arguments.out / split.name
-        manifest, kept = write_split(split, target, samples_per_shard=arguments.samples_per_shard,
-                                     max_bad_fraction=arguments.max_bad_fraction, workers=arguments.workers)
-        print(f"{target}: {manifest.samples:,} samples in {len(manifest.shards)} shards "
-              f"({kept} finished earlier and kept, {len(manifest.shards) - kept} written now), "
-              f"{len(manifest.left_out):,} unusable images left out, {sum(manifest.excluded.values()):,} excluded"
-              f"{_reasons(manifest.excluded)}"
-              f"{', a subset of the official split' if manifest.options.get('subset') else ''}")
+        manifest, kept = write_split(
+            split,
+            target,
+            samples_per_shard=arguments.samples_per_shard,
+            max_bad_fraction=arguments.max_bad_fraction,
+            workers=arguments.workers,
+        )
+        print(
+            f"{target}: {manifest.samples:,} samples in {len(manifest.shards)} shards "
+            f"({kept} finished earlier and kept, {len(manifest.shards) - kept} written now), "
+            f"{len(manifest.left_out):,} unusable images left out, {sum(manifest.excluded.values()):,} excluded"
+            f"{_reasons(manifest.excluded)}"
+            f"{', a subset of the official split' if manifest.options.get('subset') else ''}"
+        )
 
 
 def _reasons(excluded: dict[str, int]) -> str:
-    return f" ({', '.join(f'{count:,} {reason}' for reason, count in excluded.items())})" if excluded else ""
+    return (
+        f" ({', '.join(f'{count:,} {reason}' for reason, count in excluded.items())})"
+        if excluded
+        else ""
+    )
 
 
 def _splits(arguments: argparse.Namespace) -> list[Split]:
@@ -68,10 +81,16 @@ def _splits(arguments: argparse.Namespace) -> list[Split]:
     match arguments.source:
         case "celeba":
             if arguments.quality and not arguments.resize:
-                raise ConfigError("--quality without --resize: the original bytes are stored, nothing is encoded; "
-                                  "leave it out, or add --resize N")
-            return celeba.splits(root, exclude_mafl_train=not arguments.keep_mafl_train, resize=arguments.resize,
-                                 quality=arguments.quality or QUALITY)
+                raise ConfigError(
+                    "--quality without --resize: the original bytes are stored, nothing is encoded; "
+                    "leave it out, or add --resize N"
+                )
+            return celeba.splits(
+                root,
+                exclude_mafl_train=not arguments.keep_mafl_train,
+                resize=arguments.resize,
+                quality=arguments.quality or QUALITY,
+            )
         case "aflw_m":
             return aflw.splits_m(root)
         case "aflw_r":
@@ -84,53 +103,111 @@ def _splits(arguments: argparse.Namespace) -> list[Split]:
 
 def _chosen(splits: list[Split], names: list[str] | None) -> list[Split]:
     if unknown := sorted(set(names or []) - {split.name for split in splits}):
-        raise DataError(f"--split {unknown[0]}: this source gives {', '.join(split.name for split in splits)}; "
-                        "name one of them")
+        raise DataError(
+            f"--split {unknown[0]}: this source gives {', '.join(split.name for split in splits)}; "
+            "name one of them"
+        )
     return [split for split in splits if not names or split.name in names]
 
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("scemae shards", description=__doc__, epilog=EXAMPLES, formatter_class=raw)
+    parser = argparse.ArgumentParser(
+        "scemae shards", description=__doc__, epilog=EXAMPLES, formatter_class=raw
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | info")
-    sources = commands.add_parser("build", help="turn a raw data set into shards", description=BUILD,
-                                  epilog=EXAMPLES, formatter_class=raw)
+    sources = commands.add_parser(
+        "build",
+        help="turn a raw data set into shards",
+        description=BUILD,
+        epilog=EXAMPLES,
+        formatter_class=raw,
+    )
     sources = sources.add_subparsers(dest="source", required=True, metavar=" | ".join(SOURCES))
     for name, (module, words) in SOURCES.items():
-        _add_source(sources.add_parser(name, help=words, description=module.__doc__, formatter_class=raw), name)
-    verify = commands.add_parser("verify", help="compare every byte with the manifest",
-                                 description="Read all shards and compare sizes and SHA-256 with the manifest.")
+        _add_source(
+            sources.add_parser(name, help=words, description=module.__doc__, formatter_class=raw),
+            name,
+        )
+    verify = commands.add_parser(
+        "verify",
+        help="compare every byte with the manifest",
+        description="Read all shards and compare sizes and SHA-256 with the manifest.",
+    )
     verify.add_argument("--decode", action="store_true", help="also decode every image")
-    info = commands.add_parser("info", help="say what a folder of shards holds",
-                               description="Say what a folder of shards holds, and what was left out of it and why.")
+    info = commands.add_parser(
+        "info",
+        help="say what a folder of shards holds",
+        description="Say what a folder of shards holds, and what was left out of it and why.",
+    )
     for command in (verify, info):
-        command.add_argument("folder", type=given_path, help="the folder of one split, or the one that holds several")
+        command.add_argument(
+            "folder", type=given_path, help="the folder of one split, or the one that holds several"
+        )
     return parser
 
 
 def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("root", type=given_path, help="folder of the raw data set")
-    parser.add_argument("out", type=given_path, help="folder to write; each split becomes a folder in it")
-    parser.add_argument("--split", action="append", metavar="NAME", help="build this split only (may be repeated)")
-    parser.add_argument("--samples-per-shard", type=_positive, default=1000, metavar="N",
-                        help="images of the source per tar (default 1000)")
-    parser.add_argument("--workers", type=_positive, default=os.cpu_count(), metavar="N",
-                        help="processes, each writing whole shards (default: all cores, here %(default)s)")
-    parser.add_argument("--max-bad-fraction", type=_fraction, default=0.01, metavar="F",
-                        help="stop when more than this share of a split's images is unusable (default 0.01)")
+    parser.add_argument(
+        "out", type=given_path, help="folder to write; each split becomes a folder in it"
+    )
+    parser.add_argument(
+        "--split", action="append", metavar="NAME", help="build this split only (may be repeated)"
+    )
+    parser.add_argument(
+        "--samples-per-shard",
+        type=_positive,
+        default=1000,
+        metavar="N",
+        help="images of the source per tar (default 1000)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        default=os.cpu_count(),
+        metavar="N",
+        help="processes, each writing whole shards (default: all cores, here %(default)s)",
+    )
+    parser.add_argument(
+        "--max-bad-fraction",
+        type=_fraction,
+        default=0.01,
+        metavar="F",
+        help="stop when more than this share of a split's images is unusable (default 0.01)",
+    )
     if name == "celeba":
-        parser.add_argument("--keep-mafl-train", action="store_true",
-                            help="leave MAFL's training images in train: 161,962 images instead of 146,501")
-        parser.add_argument("--resize", type=_positive, metavar="N",
-                            help="store the 178x178 frame scaled to NxN instead of the original bytes (lossy)")
-        parser.add_argument("--quality", type=_quality, metavar="Q",
-                            help=f"JPEG quality of what --resize stores, 1 to 100 (default {QUALITY})")
+        parser.add_argument(
+            "--keep-mafl-train",
+            action="store_true",
+            help="leave MAFL's training images in train: 161,962 images instead of 146,501",
+        )
+        parser.add_argument(
+            "--resize",
+            type=_positive,
+            metavar="N",
+            help="store the 178x178 frame scaled to NxN instead of the original bytes (lossy)",
+        )
+        parser.add_argument(
+            "--quality",
+            type=_quality,
+            metavar="Q",
+            help=f"JPEG quality of what --resize stores, 1 to 100 (default {QUALITY})",
+        )
     if name == "aflw_r":
-        parser.add_argument("--corrected", type=given_path, metavar="FILE",
-                            help="a CSV of corrected labels of the test images: adds the split aflwrc-test (AFLW_RC)")
+        parser.add_argument(
+            "--corrected",
+            type=given_path,
+            metavar="FILE",
+            help="a CSV of corrected labels of the test images: adds the split aflwrc-test (AFLW_RC)",
+        )
     if name == "w300":
-        parser.add_argument("--boxes", choices=("official", "landmarks"), default="official",
-                            help="face boxes: 300-W's bounding_boxes_*.mat, or the extent of the 68 points")
+        parser.add_argument(
+            "--boxes",
+            choices=("official", "landmarks"),
+            default="official",
+            help="face boxes: 300-W's bounding_boxes_*.mat, or the extent of the 68 points",
+        )
 
 
 def _positive(text: str) -> int:

@@ -21,10 +21,13 @@ from scemae.shards.archive import Member, tar_members, zip_members
 from scemae.shards.image import QUALITY, Frame
 from scemae.shards.source import Place, Sample, Split, needed_folder, only_once, read_lines, stamped
 
-FULL = 202_599        # images of the whole CelebA
+FULL = 202_599  # images of the whole CelebA
 FULL_TRAIN = 162_770  # of them in partition 0
-FULL_MAFL = (19_000, 1_000)  # MAFL's training and test images (PROTOCOL 3.2); configs/benchmark/mafl.yaml says so too
-VAL_IMAGES = 2_000    # PROTOCOL 3.2: the first of partition 2 without MAFL
+FULL_MAFL = (
+    19_000,
+    1_000,
+)  # MAFL's training and test images (PROTOCOL 3.2); configs/benchmark/mafl.yaml says so too
+VAL_IMAGES = 2_000  # PROTOCOL 3.2: the first of partition 2 without MAFL
 
 MEMBER = re.compile(r"(?:.*/)?img_align_celeba/([0-9]{6}\.jpg)")
 
@@ -37,8 +40,13 @@ class Mafl:
     test: frozenset[str] = field(default_factory=frozenset)
 
 
-def splits(root: Path, *, exclude_mafl_train: bool = True, resize: int | None = None, quality: int = QUALITY
-           ) -> list[Split]:
+def splits(
+    root: Path,
+    *,
+    exclude_mafl_train: bool = True,
+    resize: int | None = None,
+    quality: int = QUALITY,
+) -> list[Split]:
     """List CelebA's samples by split, each in the order of the file names, with landmarks as the file gives them.
 
     train is partition 0 without MAFL's test images (always) and without MAFL's training images (the default, which
@@ -48,8 +56,16 @@ def splits(root: Path, *, exclude_mafl_train: bool = True, resize: int | None = 
     """
     images = find_images(needed_folder(root))
     partition = read_partition(_needed_list(root, "Eval", "list_eval_partition.txt"), images)
-    landmarks = read_landmarks(path, images) if (path := _list(root, "Anno", "list_landmarks_align_celeba.txt")) else {}
-    identities = read_identities(path, images) if (path := _list(root, "Anno", "identity_CelebA.txt")) else {}
+    landmarks = (
+        read_landmarks(path, images)
+        if (path := _list(root, "Anno", "list_landmarks_align_celeba.txt"))
+        else {}
+    )
+    identities = (
+        read_identities(path, images)
+        if (path := _list(root, "Anno", "identity_CelebA.txt"))
+        else {}
+    )
     mafl = read_mafl(root, partition)
     if len(images) == FULL:
         _check_official(partition, mafl)
@@ -62,8 +78,19 @@ def splits(root: Path, *, exclude_mafl_train: bool = True, resize: int | None = 
     result = []
     for name, (chosen, excluded) in _choose(partition, mafl, exclude_mafl_train).items():
         if not name.startswith("mafl") or (landmarks and mafl.test):
-            samples = [_sample(image, images[image], landmarks, identities, frame) for image in chosen]
-            result.append(Split("celeba", name, samples, excluded, options | _official(name, images, samples), frame))
+            samples = [
+                _sample(image, images[image], landmarks, identities, frame) for image in chosen
+            ]
+            result.append(
+                Split(
+                    "celeba",
+                    name,
+                    samples,
+                    excluded,
+                    options | _official(name, images, samples),
+                    frame,
+                )
+            )
     return result
 
 
@@ -76,33 +103,49 @@ def find_images(root: Path) -> dict[str, Place]:
         for find in (_in_folder, _in_zip, _in_tars):
             if images := find(base):
                 return images
-    raise DataError(f"{root}: found no img_align_celeba/NNNNNN.jpg (in a folder, img_align_celeba.zip or *.tar); "
-                    "give the folder that holds CelebA's aligned JPEG images, or use the source `folder`")
+    raise DataError(
+        f"{root}: found no img_align_celeba/NNNNNN.jpg (in a folder, img_align_celeba.zip or *.tar); "
+        "give the folder that holds CelebA's aligned JPEG images, or use the source `folder`"
+    )
 
 
 def read_partition(path: Path, images: Iterable[str]) -> dict[str, int]:
     """Read rows `000001.jpg 0`, where 0, 1, 2 are CelebA's train, validation and test. Raises DataError."""
-    rows = only_once(path, ((fields[0], _whole(path, line, fields[1])) for line, fields in _rows(path, 2)))
+    rows = only_once(
+        path, ((fields[0], _whole(path, line, fields[1])) for line, fields in _rows(path, 2))
+    )
     if wrong := {name: value for name, value in rows.items() if value not in (0, 1, 2)}:
         name, value = next(iter(wrong.items()))
-        raise DataError(f"{path}: found partition {value} for {name}, needed 0, 1 or 2; copy the list again")
+        raise DataError(
+            f"{path}: found partition {value} for {name}, needed 0, 1 or 2; copy the list again"
+        )
     return _agree(path, rows, images)
 
 
 def read_landmarks(path: Path, images: Iterable[str]) -> dict[str, list[list[int]]]:
     """Read the count line, the header and rows `000001.jpg x y x y ...` of five points. Raises DataError."""
     head = [text for _, text in zip(range(2), (text for _, text in read_lines(path)))]
-    listed = ((fields[0], [_whole(path, line, text) for text in fields[1:]]) for line, fields in _rows(path, 11, skip=2))
-    rows = {name: [row[i:i + 2] for i in range(0, 10, 2)] for name, row in only_once(path, listed).items()}
+    listed = (
+        (fields[0], [_whole(path, line, text) for text in fields[1:]])
+        for line, fields in _rows(path, 11, skip=2)
+    )
+    rows = {
+        name: [row[i : i + 2] for i in range(0, 10, 2)]
+        for name, row in only_once(path, listed).items()
+    }
     if not head or (head[0].lstrip("0") or "0") != str(len(rows)):
-        raise DataError(f"{path}: its first line says {head[0][:40] if head else 'nothing'}, but {len(rows):,} different "
-                        "images follow; copy the list again from the data set")
+        raise DataError(
+            f"{path}: its first line says {head[0][:40] if head else 'nothing'}, but {len(rows):,} different "
+            "images follow; copy the list again from the data set"
+        )
     return _agree(path, rows, images)
 
 
 def read_identities(path: Path, images: Iterable[str]) -> dict[str, int]:
     """Read rows `000001.jpg 2880`. Raises DataError."""
-    rows = only_once(path, ((fields[0], _whole(path, line, fields[1])) for line, fields in _rows(path, 2)))
+    rows = only_once(
+        path, ((fields[0], _whole(path, line, fields[1])) for line, fields in _rows(path, 2))
+    )
     return _agree(path, rows, images)
 
 
@@ -112,20 +155,31 @@ def read_mafl(root: Path, partition: dict[str, int]) -> Mafl:
     if not any(paths):
         return Mafl()
     if not all(paths):
-        raise DataError(f"{root}/MAFL: found only one of training.txt and testing.txt; give both or neither")
-    train, test = (frozenset(only_once(path, ((text, line) for line, text in read_lines(path)))) for path in paths)
+        raise DataError(
+            f"{root}/MAFL: found only one of training.txt and testing.txt; give both or neither"
+        )
+    train, test = (
+        frozenset(only_once(path, ((text, line) for line, text in read_lines(path))))
+        for path in paths
+    )
     if strangers := sorted((train | test) - partition.keys()):
-        raise DataError(f"{root}/MAFL: {len(strangers):,} of its names (first {strangers[0]}) are not in CelebA's "
-                        "partition list; give the MAFL lists that belong to these images")
+        raise DataError(
+            f"{root}/MAFL: {len(strangers):,} of its names (first {strangers[0]}) are not in CelebA's "
+            "partition list; give the MAFL lists that belong to these images"
+        )
     if both := sorted(train & test):
-        raise DataError(f"{root}/MAFL: {len(both):,} names (first {both[0]}) are in training.txt and in testing.txt; "
-                        "copy the official lists again")
+        raise DataError(
+            f"{root}/MAFL: {len(both):,} names (first {both[0]}) are in training.txt and in testing.txt; "
+            "copy the official lists again"
+        )
     return Mafl(train, test)
 
 
-def _choose(partition: dict[str, int], mafl: Mafl, exclude_mafl_train: bool
-            ) -> dict[str, tuple[list[str], dict[str, int]]]:
+def _choose(
+    partition: dict[str, int], mafl: Mafl, exclude_mafl_train: bool
+) -> dict[str, tuple[list[str], dict[str, int]]]:
     """For each split, the names that belong to it and how many others were excluded for which reason."""
+
     def train(name: str) -> str:
         if partition[name] != 0:
             return "not in partition 0 (train)"
@@ -141,12 +195,19 @@ def _choose(partition: dict[str, int], mafl: Mafl, exclude_mafl_train: bool
     chosen = {
         "train": _part(partition, train),
         "val": _part(partition, val),
-        "mafl-train": _part(partition, lambda name: "" if name in mafl.train else "not in MAFL's training list"),
-        "mafl-test": _part(partition, lambda name: "" if name in mafl.test else "not in MAFL's test list"),
+        "mafl-train": _part(
+            partition, lambda name: "" if name in mafl.train else "not in MAFL's training list"
+        ),
+        "mafl-test": _part(
+            partition, lambda name: "" if name in mafl.test else "not in MAFL's test list"
+        ),
     }
     names, excluded = chosen["val"]
     if len(names) > VAL_IMAGES:
-        chosen["val"] = names[:VAL_IMAGES], excluded | {f"after the first {VAL_IMAGES:,}": len(names) - VAL_IMAGES}
+        chosen["val"] = (
+            names[:VAL_IMAGES],
+            excluded | {f"after the first {VAL_IMAGES:,}": len(names) - VAL_IMAGES},
+        )
     return chosen
 
 
@@ -156,7 +217,9 @@ def _part(names: Iterable[str], reason: Callable[[str], str]) -> tuple[list[str]
     return [name for name, why in reasons.items() if not why], dict(excluded)
 
 
-def _sample(name: str, place: Place, landmarks: dict, identities: dict, frame: Frame | None) -> Sample:
+def _sample(
+    name: str, place: Place, landmarks: dict, identities: dict, frame: Frame | None
+) -> Sample:
     annotation: dict = {"file": name}
     if landmarks:
         annotation["landmarks"] = frame.move(landmarks[name]) if frame else landmarks[name]
@@ -185,11 +248,15 @@ def _notes(landmarks: dict, identities: dict, mafl: Mafl) -> list[str]:
 def _check_official(partition: dict[str, int], mafl: Mafl) -> None:
     found = sum(part == 0 for part in partition.values())
     if found != FULL_TRAIN:
-        raise DataError(f"list_eval_partition.txt: found {found:,} images in partition 0, the full CelebA has "
-                        f"{FULL_TRAIN:,}; copy the official list again")
+        raise DataError(
+            f"list_eval_partition.txt: found {found:,} images in partition 0, the full CelebA has "
+            f"{FULL_TRAIN:,}; copy the official list again"
+        )
     if mafl.test and (len(mafl.train), len(mafl.test)) != FULL_MAFL:
-        raise DataError(f"MAFL: found {len(mafl.train):,} training and {len(mafl.test):,} test names, MAFL has "
-                        f"{FULL_MAFL[0]:,} and {FULL_MAFL[1]:,}; copy the official lists again")
+        raise DataError(
+            f"MAFL: found {len(mafl.train):,} training and {len(mafl.test):,} test names, MAFL has "
+            f"{FULL_MAFL[0]:,} and {FULL_MAFL[1]:,}; copy the official lists again"
+        )
 
 
 def _list(root: Path, folder: str, name: str) -> Path | None:
@@ -199,8 +266,10 @@ def _list(root: Path, folder: str, name: str) -> Path | None:
 def _needed_list(root: Path, folder: str, name: str) -> Path:
     path = _list(root, folder, name)
     if path is None:
-        raise DataError(f"{root}: found no {folder}/{name}, which says what is train and test; put CelebA's list "
-                        "there, or use the source `folder` for images without lists")
+        raise DataError(
+            f"{root}: found no {folder}/{name}, which says what is train and test; put CelebA's list "
+            "there, or use the source `folder` for images without lists"
+        )
     return path
 
 
@@ -208,26 +277,35 @@ def _rows(path: Path, columns: int, skip: int = 0) -> Iterable[tuple[int, list[s
     for order, (line, text) in enumerate(read_lines(path)):
         fields = text.split()
         if order >= skip and len(fields) != columns:
-            raise DataError(f"{path}, line {line}: found {len(fields)} columns, needed {columns}; "
-                            "copy the list again from the data set")
+            raise DataError(
+                f"{path}, line {line}: found {len(fields)} columns, needed {columns}; "
+                "copy the list again from the data set"
+            )
         if order >= skip:
             yield line, fields
 
 
 def _whole(path: Path, line: int, text: str) -> int:
     if not re.fullmatch(r"[-+]?[0-9]{1,9}", text):
-        raise DataError(f"{path}, line {line}: found {text[:40]!r}, needed a whole number of up to nine digits; "
-                        "copy the list again from the data set")
+        raise DataError(
+            f"{path}, line {line}: found {text[:40]!r}, needed a whole number of up to nine digits; "
+            "copy the list again from the data set"
+        )
     return int(text)
 
 
 def _agree(path: Path, rows: dict, images: Iterable[str]) -> dict:
     unlisted, absent = sorted(set(images) - rows.keys()), sorted(rows.keys() - set(images))
     if unlisted or absent:
-        counts = [f"{len(names):,} {what} (first {names[0]})" for names, what in
-                  ((unlisted, "images are not in it"), (absent, "names have no image")) if names]
-        raise DataError(f"{path}: does not belong to these images: {' and '.join(counts)}; "
-                        "give the list of the same data set, and all of its images")
+        counts = [
+            f"{len(names):,} {what} (first {names[0]})"
+            for names, what in ((unlisted, "images are not in it"), (absent, "names have no image"))
+            if names
+        ]
+        raise DataError(
+            f"{path}: does not belong to these images: {' and '.join(counts)}; "
+            "give the list of the same data set, and all of its images"
+        )
     return rows
 
 
@@ -236,15 +314,21 @@ def _in_folder(base: Path) -> dict[str, Place]:
     if not folder.is_dir():
         return {}
     with os.scandir(folder) as entries:
-        return {entry.name: _file(entry) for entry in entries if re.fullmatch(r"[0-9]{6}\.jpg", entry.name)}
+        return {
+            entry.name: _file(entry)
+            for entry in entries
+            if re.fullmatch(r"[0-9]{6}\.jpg", entry.name)
+        }
 
 
 def _file(entry: os.DirEntry) -> Place:
     try:
         return stamped(entry.path, entry.stat())
     except OSError as error:
-        raise DataError(f"{entry.path}: cannot be opened ({error.strerror}); copy the image again, or take the link "
-                        "away") from error
+        raise DataError(
+            f"{entry.path}: cannot be opened ({error.strerror}); copy the image again, or take the link "
+            "away"
+        ) from error
 
 
 def _in_zip(base: Path) -> dict[str, Place]:
@@ -265,7 +349,17 @@ def _in_archive(path: Path, members: list[Member]) -> dict[str, Place]:
     stamp = stamped(str(path), path.stat()).stamp
     for member in members:
         if match := MEMBER.fullmatch(member.name):
-            _once(images, match[1], Place(str(path), member.size, "" if member.offset >= 0 else member.name, member.offset, stamp))
+            _once(
+                images,
+                match[1],
+                Place(
+                    str(path),
+                    member.size,
+                    "" if member.offset >= 0 else member.name,
+                    member.offset,
+                    stamp,
+                ),
+            )
     return images
 
 
@@ -275,5 +369,7 @@ def _once(images: dict[str, Place], name: str, place: Place) -> None:
     elif images[name].path == place.path:
         raise DataError(f"{place.path}: holds {name} twice; pack the images again, each once")
     else:
-        raise DataError(f"{place.path}: holds {name}, and so does {images[name].path}; "
-                        "keep only the archives of one data set in the folder")
+        raise DataError(
+            f"{place.path}: holds {name}, and so does {images[name].path}; "
+            "keep only the archives of one data set in the folder"
+        )

@@ -6,13 +6,24 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from scemae import documents, files
-from scemae.bars import progress_bar
-from scemae.data.manifest import (BLOCK, MANIFEST, Annotation, Index, Manifest, Shard, is_header, member_name, read_index,
-                                  read_manifest, wrong_header)
 from scemae.data.picture import UnusablePicture, check_jpeg, decode_jpeg
-from scemae.data.reader import open_shards
+from scemae.data.storage.manifest import (
+    BLOCK,
+    MANIFEST,
+    Annotation,
+    Index,
+    Manifest,
+    Shard,
+    is_header,
+    member_name,
+    read_index,
+    read_manifest,
+    wrong_header,
+)
+from scemae.data.storage.shard_set import open_shards
 from scemae.errors import FileError, ShardError
+from scemae.files import disk, documents
+from scemae.process.progress import progress_bar
 from scemae.shards.record import BUILD_FOLDER
 
 PIECE = 1 << 20
@@ -24,8 +35,11 @@ def find_splits(location: Path) -> list[Path]:
         raise ShardError(f"{location}: is a file; give the folder of shards that it lies in")
     if (location / MANIFEST).exists() or not location.is_dir():
         return [location]
-    inside = [folder for folder in sorted(location.iterdir())
-              if (folder / MANIFEST).exists() or (folder / BUILD_FOLDER).is_dir()]
+    inside = [
+        folder
+        for folder in sorted(location.iterdir())
+        if (folder / MANIFEST).exists() or (folder / BUILD_FOLDER).is_dir()
+    ]
     return inside or [location]  # read_manifest then says what is missing
 
 
@@ -47,11 +61,15 @@ def verify(location: Path, *, decode: bool = False) -> str:
         listed = {shard.file for shard in manifest.shards}
         foreign += [str(path) for path in sorted(folder.glob("*.tar")) if path.name not in listed]
         lines.append(f"{folder}: {_amount(manifest)}, {'whole' if not found else 'NOT whole'}")
-    sentences = unread + [f"{len(wrong)} of its parts are wrong: {'; '.join(wrong)}; copy these files again, or remove them "
-                          "and run the same `scemae shards build` again, which writes only what is missing"] * bool(wrong)
+    sentences = unread + [
+        f"{len(wrong)} of its parts are wrong: {'; '.join(wrong)}; copy these files again, or remove them "
+        "and run the same `scemae shards build` again, which writes only what is missing"
+    ] * bool(wrong)
     if foreign:
-        sentences.append(f"{len(foreign)} tars are in no manifest ({', '.join(foreign[:5])}), so nothing reads them: they belong "
-                         "to something else; move them to where they belong")
+        sentences.append(
+            f"{len(foreign)} tars are in no manifest ({', '.join(foreign[:5])}), so nothing reads them: they belong "
+            "to something else; move them to where they belong"
+        )
     if sentences:
         raise ShardError(f"{location}: {'. '.join(sentences)}")
     return "\n".join(lines)
@@ -64,8 +82,12 @@ def describe(location: Path) -> str:
 
 def _check_split(folder: Path, manifest: Manifest, decode: bool) -> list[str]:
     wrong = []
-    with progress_bar(total=sum(shard.bytes for shard in manifest.shards), desc=f"verify {manifest.split}", unit="B",
-                      unit_scale=True) as bar:
+    with progress_bar(
+        total=sum(shard.bytes for shard in manifest.shards),
+        desc=f"verify {manifest.split}",
+        unit="B",
+        unit_scale=True,
+    ) as bar:
         for shard in manifest.shards:
             try:
                 _check_shard(folder, shard, bar, decode)
@@ -77,9 +99,11 @@ def _check_split(folder: Path, manifest: Manifest, decode: bool) -> list[str]:
 def _check_shard(folder: Path, shard: Shard, bar: Any, decode: bool) -> None:
     path = folder / shard.file
     try:
-        with files.open_regular(path) as file:
+        with disk.open_regular(path) as file:
             if (found := os.fstat(file.fileno()).st_size) != shard.bytes:
-                raise ShardError(f"{path}: found {found:,} bytes, the manifest says {shard.bytes:,}")
+                raise ShardError(
+                    f"{path}: found {found:,} bytes, the manifest says {shard.bytes:,}"
+                )
             digest = hashlib.sha256()
             while block := file.read(PIECE):
                 digest.update(block)
@@ -95,7 +119,7 @@ def _check_shard(folder: Path, shard: Shard, bar: Any, decode: bool) -> None:
 
 def _check_members(path: Path, index: Index, decode: bool) -> None:
     """Whether the tar's own headers name what its index names; with `decode` also what lies behind them."""
-    with files.open_regular(path) as file:
+    with disk.open_regular(path) as file:
         for row, key in enumerate(index.keys):
             for is_annotation, (start, size) in enumerate((index.jpg[row], index.json[row])):
                 name = member_name(key, is_annotation)
@@ -109,7 +133,9 @@ def _check_members(path: Path, index: Index, decode: bool) -> None:
 def _decode(data: bytes, path: Path, key: str, is_annotation: int) -> None:
     try:
         if is_annotation:
-            documents.parse_json(data, Annotation, f"{key}.json", error=ShardError, remedy="rebuild the shards")
+            documents.parse_json(
+                data, Annotation, f"{key}.json", error=ShardError, remedy="rebuild the shards"
+            )
         else:
             decode_jpeg(data, strict=True)
     except (ValueError, ShardError) as error:
@@ -139,8 +165,12 @@ def _describe_split(folder: Path) -> str:
 
 
 def _annotations(first: dict) -> list[str]:
-    names = {"landmarks": f"{len(first.get('landmarks', []))} landmarks", "identity": "identity", "box": "face box",
-             "size": "size"}
+    names = {
+        "landmarks": f"{len(first.get('landmarks', []))} landmarks",
+        "identity": "identity",
+        "box": "face box",
+        "size": "size",
+    }
     return [words for key, words in names.items() if key in first]
 
 

@@ -30,13 +30,27 @@ def splits(root: Path, *, name: str = "train") -> list[Split]:
     needed_folder(root)
     images, excluded = _find(root)
     if not images:
-        raise DataError(f"{root}: found {excluded[OTHER]:,} files, none of them an image ({' '.join(sorted(SUFFIXES))})"
-                        f"{f', and {excluded[LINKS]} {LINKS}' if excluded[LINKS] else ''}; give the folder that holds the "
-                        "images")
+        raise DataError(
+            f"{root}: found {excluded[OTHER]:,} files, none of them an image ({' '.join(sorted(SUFFIXES))})"
+            f"{f', and {excluded[LINKS]} {LINKS}' if excluded[LINKS] else ''}; give the folder that holds the "
+            "images"
+        )
     names = sorted(file.as_posix() for file in images)
-    samples = [Sample(key, {"file": file}, file_place(root, file)) for key, file in zip(unique_keys(names), names)]
-    return [Split("folder", name, samples, dict(excluded), {"other_formats": ENCODING}, accept_other_formats=True,
-                  upright=True)]
+    samples = [
+        Sample(key, {"file": file}, file_place(root, file))
+        for key, file in zip(unique_keys(names), names)
+    ]
+    return [
+        Split(
+            "folder",
+            name,
+            samples,
+            dict(excluded),
+            {"other_formats": ENCODING},
+            accept_other_formats=True,
+            upright=True,
+        )
+    ]
 
 
 def _find(root: Path) -> tuple[list[Path], Counter]:
@@ -61,4 +75,6 @@ def _find(root: Path) -> tuple[list[Path], Counter]:
 
 
 def _refuse(error: OSError) -> None:
-    raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); make it readable, or take it away") from error
+    raise DataError(
+        f"{error.filename}: cannot be listed ({error.strerror}); make it readable, or take it away"
+    ) from error

@@ -33,8 +33,12 @@ class Frame:
 
     def options(self) -> dict:
         """What the manifest says of this frame."""
-        return {"frame": self.name, "size": self.size, "cut": list(self.box),
-                "encoding": f"JPEG quality {self.quality}, 4:4:4"}
+        return {
+            "frame": self.name,
+            "size": self.size,
+            "cut": list(self.box),
+            "encoding": f"JPEG quality {self.quality}, 4:4:4",
+        }
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class Stored:
     anew: bool
 
 
-def to_jpeg(data: bytes, frame: Frame | None, *, accept_other_formats: bool, upright: bool = False) -> Stored:
+def to_jpeg(
+    data: bytes, frame: Frame | None, *, accept_other_formats: bool, upright: bool = False
+) -> Stored:
     """One image file as a JPEG. Raises UnusablePicture with the reason, as the manifest will give it.
 
     A JPEG comes back byte for byte unless a `frame` is asked for, or it has to be turned where `upright`. Other formats
@@ -55,7 +61,11 @@ def to_jpeg(data: bytes, frame: Frame | None, *, accept_other_formats: bool, upr
     is_jpeg = data[:2] == b"\xff\xd8"
     if data and not is_jpeg and not accept_other_formats:
         raise UnusablePicture("not a JPEG")
-    pixels = decode_jpeg(data, strict=True) if is_jpeg else np.asarray(open_picture(data, upright=upright))
+    pixels = (
+        decode_jpeg(data, strict=True)
+        if is_jpeg
+        else np.asarray(open_picture(data, upright=upright))
+    )
     check_sides(pixels.shape[1], pixels.shape[0])
     if frame:
         return _encoded(_cut(pixels, frame), frame.quality)
@@ -71,21 +81,30 @@ def check_annotation(annotation: dict, size: tuple[int, int]) -> None:
     """Raises UnusablePicture where a landmark, or a corner of the box, lies farther outside of an image of `size` (width,
     height) than the image is large. Points a little outside are common: faces are cut off by the edge."""
     box = annotation.get("box") or []
-    for what, points in (("landmark", annotation.get("landmarks") or []), ("corner of the box", [box[:2], box[2:]] if box else [])):
+    for what, points in (
+        ("landmark", annotation.get("landmarks") or []),
+        ("corner of the box", [box[:2], box[2:]] if box else []),
+    ):
         for number, (x, y) in enumerate(points, start=1):
             if not (-size[0] <= x <= 2 * size[0] and -size[1] <= y <= 2 * size[1]):
-                raise UnusablePicture(f"{what} {number} lies at ({x:g}, {y:g}), far outside of its {size[0]}x{size[1]} pixels")
+                raise UnusablePicture(
+                    f"{what} {number} lies at ({x:g}, {y:g}), far outside of its {size[0]}x{size[1]} pixels"
+                )
 
 
 def _cut(pixels: np.ndarray, frame: Frame) -> np.ndarray:
     found = (pixels.shape[1], pixels.shape[0])
     if found != frame.source:
-        raise UnusablePicture(f"{found[0]}x{found[1]} pixels, the {frame.name} frame needs "
-                            f"{frame.source[0]}x{frame.source[1]}")
+        raise UnusablePicture(
+            f"{found[0]}x{found[1]} pixels, the {frame.name} frame needs "
+            f"{frame.source[0]}x{frame.source[1]}"
+        )
     picture = Image.fromarray(pixels).crop(frame.box)
     return np.asarray(picture.resize((frame.size, frame.size), Image.Resampling.BILINEAR))
 
 
 def _encoded(pixels: np.ndarray, quality: int) -> Stored:
-    jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality, colorsubsampling="444")
+    jpeg = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(pixels), quality=quality, colorsubsampling="444"
+    )
     return Stored(jpeg, (pixels.shape[1], pixels.shape[0]), True)

@@ -37,8 +37,13 @@ def points(stored: dict, np) -> dict:
 
 def boxes(stored: dict, np) -> list:
     """300-W's boxes: (name of the image, its four numbers), in the file's order."""
-    return [(str(entry["imgName"][0, 0][0]), numbers(entry["bb_ground_truth"][0, 0], np).ravel()[:4].tolist())
-            for entry in stored["bounding_boxes"].ravel()]
+    return [
+        (
+            str(entry["imgName"][0, 0][0]),
+            numbers(entry["bb_ground_truth"][0, 0], np).ravel()[:4].tolist(),
+        )
+        for entry in stored["bounding_boxes"].ravel()
+    ]
 
 
 def numbers(found, np):

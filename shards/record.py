@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scemae import documents, files
-from scemae.data.manifest import LeftOut, Shard
 from scemae.data.picture import UnusablePicture
-from scemae.documents import Count
+from scemae.data.storage.manifest import LeftOut, Shard
 from scemae.errors import DataError, ShardError
+from scemae.files import disk, documents
+from scemae.files.documents import Count
 from scemae.shards.image import Frame
 from scemae.shards.source import Sample, read_bytes
 
@@ -57,9 +57,15 @@ def read_finished(task: Task) -> Written | None:
             return None
         index = documents.read_bytes(task.folder / written.shard.index_file)
         size = (task.folder / written.shard.file).stat().st_size
-    except (FileNotFoundError, DataError):  # a record that is damaged is written anew, with its shard
+    except (
+        FileNotFoundError,
+        DataError,
+    ):  # a record that is damaged is written anew, with its shard
         return None
-    same = size == written.shard.bytes and hashlib.sha256(index).hexdigest() == written.shard.index_sha256
+    same = (
+        size == written.shard.bytes
+        and hashlib.sha256(index).hexdigest() == written.shard.index_sha256
+    )
     return _with_sources_as_now(task, written) if same else None
 
 
@@ -79,17 +85,22 @@ def _with_sources_as_now(task: Task, written: Written) -> Written:
             pass  # the digest knows
     if content.hexdigest() != written.content:
         latest = max(task.samples, key=lambda sample: sample.place.stamp)
-        raise ShardError(f"{task.folder}: holds shards of other images: of those in {task.name} at least one has changed since "
-                         f"(perhaps {latest.annotation['file']}, the last written); give another folder, or delete this one")
+        raise ShardError(
+            f"{task.folder}: holds shards of other images: of those in {task.name} at least one has changed since "
+            f"(perhaps {latest.annotation['file']}, the last written); give another folder, or delete this one"
+        )
     written = replace(written, stamp=stamp)
     with errors_named(task.folder):
-        files.write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
+        disk.write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
     return written
 
 
 def stamp_of(samples: list[Sample]) -> str:
     """A digest of what the disk said of the images' last changes."""
-    places = [[place.size, place.member, place.offset, *place.stamp] for place in (sample.place for sample in samples)]
+    places = [
+        [place.size, place.member, place.offset, *place.stamp]
+        for place in (sample.place for sample in samples)
+    ]
     return hashlib.sha256(json.dumps(places).encode()).hexdigest()
 
 
@@ -110,5 +121,7 @@ def errors_named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = "free some space" if error.errno in FULL else "make it writable"
-        raise ShardError(f"{path}: cannot be written ({error.strerror}); {remedy} or give another folder, then "
-                         "run the same command again (finished shards are kept)") from error
+        raise ShardError(
+            f"{path}: cannot be written ({error.strerror}); {remedy} or give another folder, then "
+            "run the same command again (finished shards are kept)"
+        ) from error

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from scemae import files
 from scemae.data.picture import MOST_BYTES, UnusablePicture
 from scemae.errors import DataError, FileError
+from scemae.files import disk
 from scemae.shards.archive import read_zip_member
 from scemae.shards.image import Frame
 
-MOST_LIST = 256 * files.MIB  # bytes of a list of names or numbers: CelebA's largest has 12 MB
+MOST_LIST = 256 * disk.MIB  # bytes of a list of names or numbers: CelebA's largest has 12 MB
 
 T = TypeVar("T")
 
@@ -69,26 +69,30 @@ def read_bytes(place: Place) -> bytes:
         if place.member:
             return read_zip_member(place.path, place.member, place.stamp)
         if place.offset < 0:
-            return files.read_bytes(place.path, MOST_BYTES)
-        with files.open_regular(place.path) as file:
+            return disk.read_bytes(place.path, MOST_BYTES)
+        with disk.open_regular(place.path) as file:
             file.seek(place.offset)
             return file.read(place.size)
     except FileError as error:
         raise UnusablePicture("no regular file, or larger than any picture") from error
     except OSError as error:
-        raise DataError(f"{place.path}: cannot be read ({error}); check the disk, or copy the source again, then run the "
-                        "same command") from error
+        raise DataError(
+            f"{place.path}: cannot be read ({error}); check the disk, or copy the source again, then run the "
+            "same command"
+        ) from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Give (line number, text) of each line that is not blank, without spaces and CR at its ends, and without the mark
     (BOM) that Windows puts before a text. Raises DataError."""
     try:
-        text = files.read_bytes(path, MOST_LIST).decode("utf8")
+        text = disk.read_bytes(path, MOST_LIST).decode("utf8")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; complete the data set with it") from error
     except (OSError, FileError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text ({error}); copy it again from the data set") from error
+        raise DataError(
+            f"{path}: cannot be read as text ({error}); copy it again from the data set"
+        ) from error
     for number, line in enumerate(text.splitlines(), start=1):
         if stripped := line.lstrip("\ufeff").strip():
             yield number, stripped
@@ -99,7 +103,9 @@ def only_once(path: Path, rows: Iterable[tuple[str, T]]) -> dict[str, T]:
     result: dict[str, T] = {}
     for name, row in rows:
         if name in result:
-            raise DataError(f"{path}: found {name} twice, needed each name once; take one out, or copy the list again")
+            raise DataError(
+                f"{path}: found {name} twice, needed each name once; take one out, or copy the list again"
+            )
         result[name] = row
     return result
 
@@ -108,13 +114,17 @@ def file_place(folder: Path, name: str) -> Place:
     """The place of the image `name` of a list, a file in `folder`. Raises DataError if there is none, or it is elsewhere."""
     path = folder / name
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise DataError(f"{path}: the data set's list names this image, which lies outside of {folder}; give the list that "
-                        "belongs to these images")
+        raise DataError(
+            f"{path}: the data set's list names this image, which lies outside of {folder}; give the list that "
+            "belongs to these images"
+        )
     try:
         return stamped(str(path), path.stat())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: the data set's list names this image, and it cannot be opened ({getattr(error, 'strerror', error)}); "
-                        "complete the images, or give the list that belongs to them") from error
+        raise DataError(
+            f"{path}: the data set's list names this image, and it cannot be opened ({getattr(error, 'strerror', error)}); "
+            "complete the images, or give the list that belongs to them"
+        ) from error
 
 
 def stamped(path: str, found: os.stat_result) -> Place:
@@ -125,8 +135,10 @@ def stamped(path: str, found: os.stat_result) -> Place:
 def needed_folder(path: Path) -> Path:
     """Return `path` if it is a folder with something in it. Raises DataError otherwise."""
     if not path.is_dir():
-        raise DataError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}; "
-                        "give the folder that holds the raw data set")
+        raise DataError(
+            f"{path}: {'not a folder' if path.exists() else 'no such folder'}; "
+            "give the folder that holds the raw data set"
+        )
     if not any(path.iterdir()):
         raise DataError(f"{path}: the folder is empty; give the folder that holds the raw data set")
     return path

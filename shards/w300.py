@@ -1,9 +1,9 @@
 """300-W: 68 iBUG landmarks and a face box, as splits `w300-train` and `w300-test` (PROTOCOL 3.2).
 
-    ROOT/afw, ROOT/helen/trainset, ROOT/lfpw/trainset              train
-    ROOT/helen/testset, ROOT/lfpw/testset, ROOT/ibug               test; of ibug only names that begin with "image"
-    each holding NAME.jpg or NAME.png beside NAME.pts
-    ROOT/Bounding Boxes/bounding_boxes_*.mat                       `bb_ground_truth` and the order of the images
+ROOT/afw, ROOT/helen/trainset, ROOT/lfpw/trainset              train
+ROOT/helen/testset, ROOT/lfpw/testset, ROOT/ibug               test; of ibug only names that begin with "image"
+each holding NAME.jpg or NAME.png beside NAME.pts
+ROOT/Bounding Boxes/bounding_boxes_*.mat                       `bb_ground_truth` and the order of the images
 """
 
 from collections import Counter
@@ -12,11 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from scemae.documents import Finite
 from scemae.errors import DataError
+from scemae.files.documents import Finite
 from scemae.shards.image import ENCODING
 from scemae.shards.mat import read_mat
-from scemae.shards.source import Sample, Split, file_place, needed_folder, only_once, read_lines, unique_keys
+from scemae.shards.source import (
+    Sample,
+    Split,
+    file_place,
+    needed_folder,
+    only_once,
+    read_lines,
+    unique_keys,
+)
 
 FOLDERS = {
     "w300-train": ("afw", "helen/trainset", "lfpw/trainset"),
@@ -33,10 +41,15 @@ def splits(root: Path, *, boxes: str = "official") -> list[Split]:
     for folders without those files. Numbers stay as stored (Matlab's, from 1). Raises DataError.
     """
     needed_folder(root)
-    present = {name: [folder for folder in folders if (root / folder).is_dir()] for name, folders in FOLDERS.items()}
+    present = {
+        name: [folder for folder in folders if (root / folder).is_dir()]
+        for name, folders in FOLDERS.items()
+    }
     if not any(present.values()):
-        raise DataError(f"{root}: found none of {', '.join(sum(FOLDERS.values(), ()))}; "
-                        "give the folder that holds 300-W's parts")
+        raise DataError(
+            f"{root}: found none of {', '.join(sum(FOLDERS.values(), ()))}; "
+            "give the folder that holds 300-W's parts"
+        )
     return [_split(root, name, folders, boxes) for name, folders in present.items() if folders]
 
 
@@ -44,11 +57,18 @@ def read_points(path: Path) -> list[list[float]]:
     """Read the 68 points between the braces of a .pts file. Raises DataError."""
     lines = [text for _, text in read_lines(path)]
     try:
-        rows = [[float(number) for number in text.split()] for text in lines[lines.index("{") + 1:lines.index("}")]]
+        rows = [
+            [float(number) for number in text.split()]
+            for text in lines[lines.index("{") + 1 : lines.index("}")]
+        ]
     except ValueError as error:
-        raise DataError(f"{path}: not a whole .pts file ({error}); copy it again from 300-W") from error
+        raise DataError(
+            f"{path}: not a whole .pts file ({error}); copy it again from 300-W"
+        ) from error
     if len(rows) != 68 or any(len(row) != 2 for row in rows):
-        raise DataError(f"{path}: found {len(rows)} points, needed 68 of two numbers; copy it again from 300-W")
+        raise DataError(
+            f"{path}: found {len(rows)} points, needed 68 of two numbers; copy it again from 300-W"
+        )
     if not np.isfinite(rows).all():
         raise DataError(f"{path}: found a coordinate that is not finite; copy it again from 300-W")
     return rows
@@ -57,15 +77,29 @@ def read_points(path: Path) -> list[list[float]]:
 def read_boxes(path: Path) -> dict[str, list[float]]:
     """Read [x0, y0, x1, y1] (`bb_ground_truth`) of each image name, in the file's order. Raises DataError."""
     try:
-        boxes = only_once(path, read_mat(path, "boxes", list[tuple[str, list[Finite]]], "not a file of 300-W's bounding boxes"))
+        boxes = only_once(
+            path,
+            read_mat(
+                path,
+                "boxes",
+                list[tuple[str, list[Finite]]],
+                "not a file of 300-W's bounding boxes",
+            ),
+        )
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; add 300-W's bounding boxes, or build with `--boxes landmarks` to take "
-                        "the extent of the landmarks instead") from error
+        raise DataError(
+            f"{path}: no such file; add 300-W's bounding boxes, or build with `--boxes landmarks` to take "
+            "the extent of the landmarks instead"
+        ) from error
     for name, box in boxes.items():
         if "/" in name or "\0" in name or name in ("", ".", ".."):
-            raise DataError(f"{path}: found {name[:80]!r} where the name of an image was needed; copy it again")
+            raise DataError(
+                f"{path}: found {name[:80]!r} where the name of an image was needed; copy it again"
+            )
         if len(box) != 4 or not (box[2] > box[0] and box[3] > box[1]):
-            raise DataError(f"{path}: found the box {box} for {name}, needed [x0, y0, x1, y1]; copy it again")
+            raise DataError(
+                f"{path}: found the box {box} for {name}, needed [x0, y0, x1, y1]; copy it again"
+            )
     return boxes
 
 
@@ -73,8 +107,10 @@ def _split(root: Path, name: str, folders: list[str], boxes: str) -> Split:
     excluded: Counter = Counter()
     found = [entry for folder in folders for entry in _entries(root, folder, boxes, excluded)]
     keys = unique_keys([file for file, _, _ in found])
-    samples = [Sample(key, {"file": file, "landmarks": points, "box": box}, file_place(root, file))
-               for key, (file, points, box) in zip(keys, found)]
+    samples = [
+        Sample(key, {"file": file, "landmarks": points, "box": box}, file_place(root, file))
+        for key, (file, points, box) in zip(keys, found)
+    ]
     options = {
         "subset": len(samples) != OFFICIAL[name],
         "official_samples": OFFICIAL[name],
@@ -86,11 +122,14 @@ def _split(root: Path, name: str, folders: list[str], boxes: str) -> Split:
     return Split("w300", name, samples, dict(excluded), options, accept_other_formats=True)
 
 
-def _entries(root: Path, folder: str, boxes: str, excluded: Counter
-             ) -> Iterator[tuple[str, list[list[float]], list[float]]]:
+def _entries(
+    root: Path, folder: str, boxes: str, excluded: Counter
+) -> Iterator[tuple[str, list[list[float]], list[float]]]:
     """Give (file, points, box) of each image of one folder; what stays out is counted in `excluded`."""
     pictures = {path.name for path in (root / folder).iterdir() if path.suffix in SUFFIXES}
-    official = read_boxes(root / "Bounding Boxes" / _box_file(folder)) if boxes == "official" else {}
+    official = (
+        read_boxes(root / "Bounding Boxes" / _box_file(folder)) if boxes == "official" else {}
+    )
     for image in official or sorted(pictures):
         if folder == "ibug" and not image.startswith("image"):
             excluded['in ibug, name does not begin with "image"'] += 1

@@ -24,20 +24,41 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from scemae import documents, files
-from scemae.bars import progress_bar
-from scemae.data.manifest import FORMAT_VERSION, MANIFEST, Index, Manifest, Shard, write_manifest
 from scemae.data.picture import UnusablePicture
+from scemae.data.storage.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    Index,
+    Manifest,
+    Shard,
+    write_manifest,
+)
 from scemae.errors import DataError, FileError, ShardError
+from scemae.files import disk, documents
+from scemae.process.progress import progress_bar
 from scemae.shards.image import check_annotation, to_jpeg
-from scemae.shards.record import BUILD_FOLDER, Task, Written, errors_named, read_finished, read_image, stamp_of
+from scemae.shards.record import (
+    BUILD_FOLDER,
+    Task,
+    Written,
+    errors_named,
+    read_finished,
+    read_image,
+    stamp_of,
+)
 from scemae.shards.source import Split
 
 PLAN = "plan.json"
 
 
-def write_split(split: Split, folder: Path, *, samples_per_shard: int = 1000, max_bad_fraction: float = 0.01,
-                workers: int = 1) -> tuple[Manifest, int]:
+def write_split(
+    split: Split,
+    folder: Path,
+    *,
+    samples_per_shard: int = 1000,
+    max_bad_fraction: float = 0.01,
+    workers: int = 1,
+) -> tuple[Manifest, int]:
     """Write the shards of `split` into `folder`; return the manifest and how many shards an earlier run had finished.
 
     The same source and options give the same bytes, whatever the number of workers and interruptions. Raises
@@ -46,21 +67,36 @@ def write_split(split: Split, folder: Path, *, samples_per_shard: int = 1000, ma
     """
     if not split.samples:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in split.excluded.items())
-        raise DataError(f"{split.name}: no image is left for this split ({reasons or 'the source lists none'}); "
-                        "check the source's lists, or name the splits to build with --split")
-    tasks = [Task(number, folder, f"{split.name}-{number:06d}", split.samples[start:start + samples_per_shard],
-                  split.frame, split.accept_other_formats, split.upright)
-             for number, start in enumerate(range(0, len(split.samples), samples_per_shard))]
+        raise DataError(
+            f"{split.name}: no image is left for this split ({reasons or 'the source lists none'}); "
+            "check the source's lists, or name the splits to build with --split"
+        )
+    tasks = [
+        Task(
+            number,
+            folder,
+            f"{split.name}-{number:06d}",
+            split.samples[start : start + samples_per_shard],
+            split.frame,
+            split.accept_other_formats,
+            split.upright,
+        )
+        for number, start in enumerate(range(0, len(split.samples), samples_per_shard))
+    ]
     with _claimed(folder, make_plan(split, samples_per_shard)):
         finished = {task.number: written for task in tasks if (written := read_finished(task))}
         kept = len(finished)
         if kept < len(tasks):
             (folder / MANIFEST).unlink(missing_ok=True)
         _write_missing(tasks, finished, split, max_bad_fraction, workers)
-        manifest = _make_manifest(split, samples_per_shard, [finished[task.number] for task in tasks])
+        manifest = _make_manifest(
+            split, samples_per_shard, [finished[task.number] for task in tasks]
+        )
         if not manifest.samples:
-            raise DataError(f"{split.name}: not one of {len(split.samples):,} images is usable "
-                            f"({_first(manifest.left_out)}); check the source")
+            raise DataError(
+                f"{split.name}: not one of {len(split.samples):,} images is usable "
+                f"({_first(manifest.left_out)}); check the source"
+            )
         if not (folder / MANIFEST).exists():
             with errors_named(folder / MANIFEST):
                 write_manifest(folder, manifest)
@@ -69,29 +105,52 @@ def write_split(split: Split, folder: Path, *, samples_per_shard: int = 1000, ma
 
 def make_plan(split: Split, samples_per_shard: int) -> dict:
     """Describe a build: in words for the error that refuses another one, and by a digest of all that decides bytes."""
-    digest = hashlib.sha256(json.dumps([split.options, split.excluded, asdict(split.frame) if split.frame else None,
-                                        split.accept_other_formats]).encode())
+    digest = hashlib.sha256(
+        json.dumps(
+            [
+                split.options,
+                split.excluded,
+                asdict(split.frame) if split.frame else None,
+                split.accept_other_formats,
+            ]
+        ).encode()
+    )
     for sample in split.samples:
         digest.update(json.dumps([sample.key, sample.annotation, sample.place.size]).encode())
-    return {"format_version": FORMAT_VERSION, "dataset": split.dataset, "split": split.name,
-            "images": len(split.samples), "samples_per_shard": samples_per_shard, "source_digest": digest.hexdigest()}
+    return {
+        "format_version": FORMAT_VERSION,
+        "dataset": split.dataset,
+        "split": split.name,
+        "images": len(split.samples),
+        "samples_per_shard": samples_per_shard,
+        "source_digest": digest.hexdigest(),
+    }
 
 
 @contextmanager
 def _claimed(folder: Path, plan: dict) -> Iterator[None]:
     """Hold `folder` for this build alone: lock it, compare the plan, remove what a killed run left half written."""
     try:
-        files.make_folders(folder / BUILD_FOLDER, folder)
+        disk.make_folders(folder / BUILD_FOLDER, folder)
         held = os.open(folder, os.O_RDONLY)
     except FileError as error:
         raise ShardError(str(error)) from error
     except OSError as error:
-        raise ShardError(f"{folder}: cannot be made or opened ({error.strerror}); give a folder to write to") from error
+        raise ShardError(
+            f"{folder}: cannot be made or opened ({error.strerror}); give a folder to write to"
+        ) from error
     try:
         _lock(held, folder)
         _match_plan(folder, plan)
-        own = re.compile(rf"(manifest\.json|{re.escape(plan['split'])}-\d+(\.tar|\.index\.json|\.json)|plan\.json)\.partial-[0-9a-f]+")
-        for aside in [path for place in (folder, folder / BUILD_FOLDER) for path in place.iterdir() if own.fullmatch(path.name)]:
+        own = re.compile(
+            rf"(manifest\.json|{re.escape(plan['split'])}-\d+(\.tar|\.index\.json|\.json)|plan\.json)\.partial-[0-9a-f]+"
+        )
+        for aside in [
+            path
+            for place in (folder, folder / BUILD_FOLDER)
+            for path in place.iterdir()
+            if own.fullmatch(path.name)
+        ]:
             aside.unlink()
         yield
     finally:
@@ -102,32 +161,51 @@ def _lock(held: int, folder: Path) -> None:
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise ShardError(f"{folder}: another build is writing here; wait for it, or give another folder") from error
+        raise ShardError(
+            f"{folder}: another build is writing here; wait for it, or give another folder"
+        ) from error
     except OSError as error:
-        raise ShardError(f"{folder}: cannot be locked ({error.strerror}); build on a file system with locks, such as a "
-                         "local disk, and copy the shards from there") from error
+        raise ShardError(
+            f"{folder}: cannot be locked ({error.strerror}); build on a file system with locks, such as a "
+            "local disk, and copy the shards from there"
+        ) from error
 
 
 def _match_plan(folder: Path, plan: dict) -> None:
     path = folder / BUILD_FOLDER / PLAN
     if path.exists():
-        found = documents.read_json(path, dict[str, Any], error=ShardError, remedy="give another folder, or delete this one")
-        if differences := [f"{key} {found.get(key)}, not {plan[key]}" for key in plan if found.get(key) != plan[key]]:
-            raise ShardError(f"{folder}: holds shards of another build ({'; '.join(differences)}); give another "
-                             "folder, or delete this one")
+        found = documents.read_json(
+            path, dict[str, Any], error=ShardError, remedy="give another folder, or delete this one"
+        )
+        if differences := [
+            f"{key} {found.get(key)}, not {plan[key]}"
+            for key in plan
+            if found.get(key) != plan[key]
+        ]:
+            raise ShardError(
+                f"{folder}: holds shards of another build ({'; '.join(differences)}); give another "
+                "folder, or delete this one"
+            )
     elif any(folder.glob("*.tar")) or (folder / MANIFEST).exists():
         raise ShardError(f"{folder}: holds shards of unknown origin; give another folder")
     else:
         with errors_named(path):
-            files.write_json(path, plan)
+            disk.write_json(path, plan)
 
 
-def _write_missing(tasks: list[Task], finished: dict[int, Written], split: Split, max_bad_fraction: float,
-                   workers: int) -> None:
+def _write_missing(
+    tasks: list[Task],
+    finished: dict[int, Written],
+    split: Split,
+    max_bad_fraction: float,
+    workers: int,
+) -> None:
     missing = [task for task in tasks if task.number not in finished]
     before = sum(len(task.samples) for task in tasks) - sum(len(task.samples) for task in missing)
     _check_bad(finished, split, max_bad_fraction)
-    with progress_bar(total=len(split.samples), initial=before, desc=split.name, unit="image") as bar:
+    with progress_bar(
+        total=len(split.samples), initial=before, desc=split.name, unit="image"
+    ) as bar:
         for number, written in _run(missing, workers):
             finished[number] = written
             bar.update(len(tasks[number].samples))
@@ -137,9 +215,11 @@ def _write_missing(tasks: list[Task], finished: dict[int, Written], split: Split
 def _check_bad(finished: dict[int, Written], split: Split, max_bad_fraction: float) -> None:
     left_out = [entry for number in sorted(finished) for entry in finished[number].left_out]
     if len(left_out) > max_bad_fraction * len(split.samples):
-        raise DataError(f"{split.name}: {len(left_out):,} of {len(split.samples):,} images are unusable so far "
-                        f"({_first(left_out)}), more than the allowed fraction {max_bad_fraction:g}; "
-                        "repair the source, or raise --max-bad-fraction and run again")
+        raise DataError(
+            f"{split.name}: {len(left_out):,} of {len(split.samples):,} images are unusable so far "
+            f"({_first(left_out)}), more than the allowed fraction {max_bad_fraction:g}; "
+            "repair the source, or raise --max-bad-fraction and run again"
+        )
 
 
 def _first(left_out: list[dict[str, str]]) -> str:
@@ -148,9 +228,19 @@ def _first(left_out: list[dict[str, str]]) -> str:
 
 def _make_manifest(split: Split, samples_per_shard: int, written: list[Written]) -> Manifest:
     shards = [part.shard for part in written]
-    options = split.options | {"samples_per_shard": samples_per_shard, "encoded_anew": sum(p.encoded for p in written)}
-    return Manifest(split.dataset, split.name, sum(shard.samples for shard in shards), shards,
-                    [entry for part in written for entry in part.left_out], split.excluded, options)
+    options = split.options | {
+        "samples_per_shard": samples_per_shard,
+        "encoded_anew": sum(p.encoded for p in written),
+    }
+    return Manifest(
+        split.dataset,
+        split.name,
+        sum(shard.samples for shard in shards),
+        shards,
+        [entry for part in written for entry in part.left_out],
+        split.excluded,
+        options,
+    )
 
 
 def _run(tasks: list[Task], workers: int) -> Iterator[tuple[int, Written]]:
@@ -160,14 +250,18 @@ def _run(tasks: list[Task], workers: int) -> Iterator[tuple[int, Written]]:
             yield task.number, write_shard(task)
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=spawn, initializer=_follow_parent) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(tasks)), mp_context=spawn, initializer=_follow_parent
+    ) as pool:
         futures = {pool.submit(write_shard, task): task.number for task in tasks}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
-            raise ShardError(f"{tasks[0].folder}: a worker process died, perhaps for lack of memory; run the same "
-                             "command again with fewer --workers (finished shards are kept)") from error
+            raise ShardError(
+                f"{tasks[0].folder}: a worker process died, perhaps for lack of memory; run the same "
+                "command again with fewer --workers (finished shards are kept)"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -176,20 +270,22 @@ def _follow_parent() -> None:
     """In a worker: leave Ctrl-C to the parent, and end when the parent has died (kill -9 tells nobody)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process().sentinel
-    threading.Thread(target=lambda: multiprocessing.connection.wait([parent]) and os._exit(1), daemon=True).start()
+    threading.Thread(
+        target=lambda: multiprocessing.connection.wait([parent]) and os._exit(1), daemon=True
+    ).start()
 
 
 def write_shard(task: Task) -> Written:
     """Write one tar, its index and its record, each whole or not at all. Raises ShardError, DataError."""
     tar = task.folder / f"{task.name}.tar"
     with errors_named(tar):
-        with files.replacing(tar) as file:
+        with disk.replacing(tar) as file:
             index, left_out, encoded, content = _fill_tar(file, task)
-        shard = Shard(tar.name, len(index.keys), tar.stat().st_size, files.sha256(tar), "")
-        files.write_json(task.folder / shard.index_file, asdict(index))
-        shard.index_sha256 = files.sha256(task.folder / shard.index_file)
+        shard = Shard(tar.name, len(index.keys), tar.stat().st_size, disk.sha256(tar), "")
+        disk.write_json(task.folder / shard.index_file, asdict(index))
+        shard.index_sha256 = disk.sha256(task.folder / shard.index_file)
         written = Written(shard, left_out, encoded, stamp_of(task.samples), content)
-        files.write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
+        disk.write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
     return written
 
 
@@ -198,8 +294,12 @@ def _fill_tar(file: BinaryIO, task: Task) -> tuple[Index, list[dict[str, str]], 
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in task.samples:
             try:
-                stored = to_jpeg(read_image(sample, content), task.frame, upright=task.upright,
-                                 accept_other_formats=task.accept_other_formats)
+                stored = to_jpeg(
+                    read_image(sample, content),
+                    task.frame,
+                    upright=task.upright,
+                    accept_other_formats=task.accept_other_formats,
+                )
                 check_annotation(sample.annotation, stored.size)
             except UnusablePicture as reason:
                 left_out.append({"file": sample.annotation["file"], "reason": str(reason)})
@@ -207,7 +307,9 @@ def _fill_tar(file: BinaryIO, task: Task) -> tuple[Index, list[dict[str, str]], 
             encoded += stored.anew
             index.keys.append(sample.key)
             index.jpg.append(_add(tar, f"{sample.key}.jpg", stored.jpeg))
-            index.json.append(_add(tar, f"{sample.key}.json", json.dumps(sample.annotation).encode()))
+            index.json.append(
+                _add(tar, f"{sample.key}.json", json.dumps(sample.annotation).encode())
+            )
     return index, left_out, encoded, content.hexdigest()
 
 
@@ -215,6 +317,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> list[int]:
     """Add one member without a date or an owner; return where its bytes start, and how many they are."""
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(data), 0o444
-    start = tar.offset + tarfile.BLOCKSIZE  # USTAR: one block of header; keys are short enough for it
+    start = (
+        tar.offset + tarfile.BLOCKSIZE
+    )  # USTAR: one block of header; keys are short enough for it
     tar.addfile(member, io.BytesIO(data))
     return [start, len(data)]

@@ -16,20 +16,33 @@ from pathlib import Path
 
 import torch
 
-from scemae.checkpoint import committed, damage, place_of, read_weights
-from scemae.generations import base_steps, numbers
+from scemae.runs.checkpoints.checkpoint import committed, damage, place_of, read_weights
+from scemae.runs.generations import base_steps, numbers
 from tests.support import TINY, Started, places, scemae, write_shards
 
 POINTS = ("snapshot", "write", "fsync", "manifest", "rename", "prune")
-RECIPE = [*TINY, "optim.global_batch_size=7", "optim.warmup_epochs=1", "runtime.device=cpu", "runtime.micro_batch_size=4",
-          "runtime.workers=1", "runtime.hang_seconds=15", "loop.keep=2"]
+RECIPE = [
+    *TINY,
+    "optim.global_batch_size=7",
+    "optim.warmup_epochs=1",
+    "runtime.device=cpu",
+    "runtime.micro_batch_size=4",
+    "runtime.workers=1",
+    "runtime.hang_seconds=15",
+    "loop.keep=2",
+]
 
 
-def start_ranks(command: list[str], ranks: int, *, folder: Path, **environment: str) -> list[Started]:
+def start_ranks(
+    command: list[str], ranks: int, *, folder: Path, **environment: str
+) -> list[Started]:
     """Start `scemae COMMAND` as `ranks` processes of one group; each writes its output to folder/rank-N.out."""
     folder.mkdir(parents=True, exist_ok=True)
     outs = (folder / f"rank-{rank}.out" for rank in range(ranks))
-    return [Started(command, out, out, **place, **environment) for out, place in zip(outs, places(ranks))]
+    return [
+        Started(command, out, out, **place, **environment)
+        for out, place in zip(outs, places(ranks))
+    ]
 
 
 def wait_all(processes: list[Started], seconds: float = 120) -> list[int]:
@@ -67,7 +80,9 @@ def check_start(run: Path, out: Path, before: int) -> int:
     return step
 
 
-def break_at_random(command: list[str], run: Path, whole: Path, kills: int, ranks: int, chance: random.Random) -> dict:
+def break_at_random(
+    command: list[str], run: Path, whole: Path, kills: int, ranks: int, chance: random.Random
+) -> dict:
     """Kill a random rank at a random moment, `kills` times, then let the run end. Returns what happened."""
     out, done, step, early = run.parent / f"{run.name}-out", 0, 0, 0
     while done < kills:
@@ -95,9 +110,14 @@ def break_at(point: str, command: list[str], run: Path, whole: Path, ranks: int)
     out, kills = run.parent / f"{run.name}-out", 0
     victims = range(ranks) if point in ("snapshot", "write", "fsync") else [0]
     for victim in victims:
-        once, where = run.parent / f"{run.name}-once-{victim}", f",rank={victim}" if len(victims) > 1 else ""
+        once, where = (
+            run.parent / f"{run.name}-once-{victim}",
+            f",rank={victim}" if len(victims) > 1 else "",
+        )
         fault = f"kill@{point}:step={20 + 20 * victim}{where},once={once}"
-        statuses = wait_all(start_ranks([*command, f"run_dir={run}"], ranks, folder=out, SCEMAE_FAULTS=fault))
+        statuses = wait_all(
+            start_ranks([*command, f"run_dir={run}"], ranks, folder=out, SCEMAE_FAULTS=fault)
+        )
         assert -9 in statuses and set(statuses) <= {75, -9}, (point, statuses, output(out)[-3000:])
         check_start(run, out, 10)
         kills += 1
@@ -110,13 +130,21 @@ def report(run: Path, whole: Path, **facts: object) -> dict:
     """What is known of a run that has ended, against the uninterrupted one. Raises where the ledger does not hold."""
     shown = scemae("verify-resume", run, "--all", "--against", whole).stdout
     assert "step for step the samples of" in shown
-    return {**facts, "starts": len(numbers(run)), "bases": list(base_steps(run).values()), "equal_weights": same_end(run, whole)}
+    return {
+        **facts,
+        "starts": len(numbers(run)),
+        "bases": list(base_steps(run).values()),
+        "equal_weights": same_end(run, whole),
+    }
 
 
 def main() -> None:
     """The whole exercise."""
-    parser = argparse.ArgumentParser("python -m tests.chaos", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m tests.chaos",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -124,30 +152,54 @@ def main() -> None:
     out, chance, rows = options.out, random.Random(options.seed), []
     shutil.rmtree(out, ignore_errors=True)
     shards = write_shards(out / "shards", 35)
-    print("| what | ZeRO | ranks | kills | starts | went on from steps | ledger | weights as uninterrupted |\n|---|---|---|---|---|---|---|---|",
-          flush=True)
+    print(
+        "| what | ZeRO | ranks | kills | starts | went on from steps | ledger | weights as uninterrupted |\n|---|---|---|---|---|---|---|---|",
+        flush=True,
+    )
     for stage, ranks, share in ((1, 2, 0.4), (2, 2, 0.3), (3, 2, 0.3)):
         base = ["pretrain", *RECIPE, f"data.shards={shards}", f"runtime.zero_stage={stage}"]
         long = [*base, "optim.epochs=400", "loop.log_every=5", "loop.save_every=20"]
         whole = out / f"whole-{stage}"
         scemae(*long, f"run_dir={whole}", ranks=ranks)
-        rows.append({"what": "random moments", "stage": stage, "ranks": ranks, **break_at_random(
-            long, out / f"random-{stage}", whole, round(options.kills * share), ranks, chance)})
+        rows.append(
+            {
+                "what": "random moments",
+                "stage": stage,
+                "ranks": ranks,
+                **break_at_random(
+                    long,
+                    out / f"random-{stage}",
+                    whole,
+                    round(options.kills * share),
+                    ranks,
+                    chance,
+                ),
+            }
+        )
         show(rows[-1])
         short = [*base, "optim.epochs=12", "loop.log_every=5", "loop.save_every=10"]
         whole = out / f"short-{stage}"
         scemae(*short, f"run_dir={whole}", ranks=ranks)
         for point in POINTS:
-            rows.append({"what": f"in a save: {point}", "stage": stage, "ranks": ranks,
-                         **break_at(point, short, out / f"{point}-{stage}", whole, ranks)})
+            rows.append(
+                {
+                    "what": f"in a save: {point}",
+                    "stage": stage,
+                    "ranks": ranks,
+                    **break_at(point, short, out / f"{point}-{stage}", whole, ranks),
+                }
+            )
             show(rows[-1])
     (out / "chaos.json").write_text(json.dumps(rows, indent=1))
 
 
 def show(row: dict) -> None:
     """One line of the table."""
-    print(f"| {row['what']} | {row['stage']} | {row['ranks']} | {row['kills']} | {row['starts']} | "
-          f"{' '.join(map(str, row['bases']))} | verified | {'bit-equal' if row['equal_weights'] else 'DIFFERENT'} |", flush=True)
+    print(
+        f"| {row['what']} | {row['stage']} | {row['ranks']} | {row['kills']} | {row['starts']} | "
+        f"{' '.join(map(str, row['bases']))} | verified | {'bit-equal' if row['equal_weights'] else 'DIFFERENT'} |",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -27,18 +27,37 @@ import pytest
 import torch
 from PIL import Image
 
-from scemae import files
-from scemae.data.manifest import Index, Manifest, Shard, read_index, read_manifest, write_manifest
+from scemae.data.storage.manifest import (
+    Index,
+    Manifest,
+    Shard,
+    read_index,
+    read_manifest,
+    write_manifest,
+)
+from scemae.files import disk
 
 REPO = Path(__file__).resolve().parent.parent
 FACES = REPO.parent / "shared" / "faces"
-needs_faces = pytest.mark.skipif(not FACES.is_dir(), reason="no folder of real faces beside the repository")
+needs_faces = pytest.mark.skipif(
+    not FACES.is_dir(), reason="no folder of real faces beside the repository"
+)
 
-CUDA = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+CUDA = (
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+)
 # A test of both runs on a CPU in the ordinary suite, and on a GPU with `pytest -m gpu`: one body, rehearsed.
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 
-TINY = ["model.width=48", "model.depth=4", "model.heads=3", "decoder.width=32", "decoder.depth=1", "decoder.heads=2"]
+TINY = [
+    "model.width=48",
+    "model.depth=4",
+    "model.heads=3",
+    "decoder.width=32",
+    "decoder.depth=1",
+    "decoder.heads=2",
+]
 
 
 def picture(seed: int, size: tuple[int, int] = (178, 218)) -> Image.Image:
@@ -47,7 +66,9 @@ def picture(seed: int, size: tuple[int, int] = (178, 218)) -> Image.Image:
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
-def write_shards(folder: Path, count: int, shards: int = 2, size: tuple[int, int] = (178, 218)) -> Path:
+def write_shards(
+    folder: Path, count: int, shards: int = 2, size: tuple[int, int] = (178, 218)
+) -> Path:
     """`count` pictures with five landmarks each, over `shards` tars."""
     folder.mkdir(parents=True)
     listed = []
@@ -58,15 +79,20 @@ def write_shards(folder: Path, count: int, shards: int = 2, size: tuple[int, int
                 buffer = io.BytesIO()
                 picture(int(i), size).save(buffer, "JPEG", quality=90)
                 marks = [[70, 111], [108, 111], [88 + int(i) % 5, 135], [72, 152], [105, 152]]
-                note = json.dumps({"file": f"{i:06d}.jpg", "landmarks": marks, "identity": int(i)}).encode()
+                note = json.dumps(
+                    {"file": f"{i:06d}.jpg", "landmarks": marks, "identity": int(i)}
+                ).encode()
                 index.keys.append(f"{i:06d}")
-                for suffix, data, places in (("jpg", buffer.getvalue(), index.jpg), ("json", note, index.json)):
+                for suffix, data, places in (
+                    ("jpg", buffer.getvalue(), index.jpg),
+                    ("json", note, index.json),
+                ):
                     info = tarfile.TarInfo(f"{i:06d}.{suffix}")
                     info.size = len(data)
                     places.append([tar.offset + 512, len(data)])
                     tar.addfile(info, io.BytesIO(data))
         shard = Shard(name, len(part), (folder / name).stat().st_size, digest(folder / name), "")
-        files.write_json(folder / shard.index_file, vars(index))
+        disk.write_json(folder / shard.index_file, vars(index))
         shard.index_sha256 = digest(folder / shard.index_file)
         listed.append(shard)
     write_manifest(folder, Manifest("generated", "train", count, listed))
@@ -75,12 +101,20 @@ def write_shards(folder: Path, count: int, shards: int = 2, size: tuple[int, int
 
 def write_backbone(folder: Path) -> Path:
     """The run folder of a stage 1 with TINY's encoder that has learnt nothing: a backbone at once."""
-    from scemae import adopt, restore
-    from scemae.schema import Decoder, Model
+    from scemae.config.schema import Decoder, Model
+    from scemae.interop import adopt
+    from scemae.runs import networks
 
     model = Model("tiny", 48, 4, 3, 8, 96)
-    random = restore.build_autoencoder(model, Decoder("tiny", 32, 1, 2), mask_ratio=0.75, norm_pix=False, seed=0).encoder
-    adopt.write_run(adopt.Adopted(str(folder), "random", [0.5] * 3, [0.5] * 3, model), random.state_dict(), "", changes=[])
+    random = networks.build_autoencoder(
+        model, Decoder("tiny", 32, 1, 2), mask_ratio=0.75, norm_pix=False, seed=0
+    ).encoder
+    adopt.write_run(
+        adopt.Adopted(str(folder), "random", [0.5] * 3, [0.5] * 3, model),
+        random.state_dict(),
+        "",
+        changes=[],
+    )
     return folder
 
 
@@ -103,7 +137,9 @@ def flipped(folder: Path, sample: int) -> Path:
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
     """A real disk of `size` at `folder`, which is made; skips the test where none can be mounted."""
     folder.mkdir(exist_ok=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
+    ).returncode:
         pytest.skip("cannot mount a small disk: not root, or no mount here")
     try:
         yield folder
@@ -115,7 +151,10 @@ def program(name: str) -> str:
     """Where a program of Debian's is, installed first where that can be done; else the test is skipped."""
     if not shutil.which(name) and os.geteuid() == 0 and shutil.which("apt-get"):
         subprocess.run(["apt-get", "update", "-qq"], capture_output=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", name], capture_output=True)
+        subprocess.run(
+            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", name],
+            capture_output=True,
+        )
     return shutil.which(name) or pytest.skip(f"found no {name}, and it could not be installed")
 
 
@@ -129,29 +168,51 @@ def scemae(*arguments: object, ranks: int = 1, check: bool = True) -> subprocess
     with tempfile.TemporaryDirectory() as scratch:
         out, errors = Path(scratch) / "out", Path(scratch) / "errors"
         status = _wait([Started(arguments, out, errors, **place) for place in places(ranks)], 300)
-        done = subprocess.CompletedProcess(["scemae", *map(str, arguments)], status, out.read_text(), errors.read_text())
+        done = subprocess.CompletedProcess(
+            ["scemae", *map(str, arguments)], status, out.read_text(), errors.read_text()
+        )
     if check and done.returncode:
-        raise AssertionError(f"scemae {arguments[0]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+        raise AssertionError(
+            f"scemae {arguments[0]} ended with {done.returncode}:\n{done.stderr[-3000:]}"
+        )
     return done
 
 
 def places(ranks: int) -> list[dict[str, str]]:
     """What a launcher tells each rank; of one alone, nothing."""
-    common = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)] if ranks > 1 else [{}]
+    common = {
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
+    return (
+        [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+        if ranks > 1
+        else [{}]
+    )
 
 
 class Started:
     """`scemae ARGUMENTS` in a process of its own, a fork of one that has imported what nearly all need (a fresh one takes four
     seconds to). Used like a Popen; its output is appended to two files."""
 
-    def __init__(self, arguments: Iterable[object], out: Path, errors: Path, **environment: str) -> None:
+    def __init__(
+        self, arguments: Iterable[object], out: Path, errors: Path, **environment: str
+    ) -> None:
         out.touch()
         errors.touch()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-        self._process = _warm().Process(target=_be_scemae, args=(list(map(str, arguments)), environment, os.getcwd(), out, errors))
+        self._process = _warm().Process(
+            target=_be_scemae,
+            args=(list(map(str, arguments)), environment, os.getcwd(), out, errors),
+        )
         self._process.start()
-        self.pid, self.sentinel, self.kill = self._process.pid, self._process.sentinel, self._process.kill
+        self.pid, self.sentinel, self.kill = (
+            self._process.pid,
+            self._process.sentinel,
+            self._process.kill,
+        )
 
     def poll(self) -> int | None:
         """The exit status, less than 0 for a signal; None while it lives."""
@@ -195,8 +256,19 @@ def _free_port() -> int:
 def _warm() -> Any:
     """Starts the forks."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["deepspeed", "hydra", "torch.utils.tensorboard", "scemae.pretrain", "scemae.correspond",
-                                    "scemae.evaluate", "scemae.report", "scemae.tables.harness", "tests.support"])
+    context.set_forkserver_preload(
+        [
+            "deepspeed",
+            "hydra",
+            "torch.utils.tensorboard",
+            "scemae.training.pretrain",
+            "scemae.training.correspond",
+            "scemae.evaluation.evaluate",
+            "scemae.evaluation.report.report",
+            "scemae.evaluation.tables.harness",
+            "tests.support",
+        ]
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DS_ACCELERATOR", "cpu")
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -204,7 +276,9 @@ def _warm() -> Any:
     return context
 
 
-def _be_scemae(argv: list[str], environment: dict[str, str], folder: str, out: Path, errors: Path) -> None:
+def _be_scemae(
+    argv: list[str], environment: dict[str, str], folder: str, out: Path, errors: Path
+) -> None:
     """In the fork: the command, as if it had been typed."""
     os.environ.clear()
     os.environ.update(environment)

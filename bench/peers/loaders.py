@@ -5,6 +5,10 @@ A loader is a generator of float32 batches (b, 3, 96, 96). Where a loader leaves
 torchvision.transforms.v2 on uint8 tensors).
 """
 
+# isort: off
+import scemae.models.torchvision_cpu  # noqa: F401  before torchvision
+
+# isort: on
 import io
 import random
 import tarfile
@@ -21,17 +25,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
-
-from scemae import torchvision_cpu  # noqa: F401  before torchvision
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
-from scemae.data.views import MEAN, STD
-from scemae.distributed import keep_freed_memory
+from scemae.data.augment import MEAN, STD
+from scemae.distributed.process_group import keep_freed_memory
 
 DECODERS = ("pil", "simplejpeg", "v2")
-FRAME = (0, 30, 178, 208)  # left, top, right, bottom of CelebA's aligned 178x218 image (PROTOCOL 2.4)
+FRAME = (
+    0,
+    30,
+    178,
+    208,
+)  # left, top, right, bottom of CelebA's aligned 178x218 image (PROTOCOL 2.4)
 SIZE, SCALE, RATIO = 96, (0.2, 1.0), (3 / 4, 4 / 3)
 
 
@@ -50,13 +57,31 @@ class Images:
 @cache
 def view(decoder: str) -> Callable[[bytes], Tensor]:
     """JPEG bytes to one float32 image (3, 96, 96), as MAE trains: RandomResizedCrop (bicubic, antialiased), flip."""
-    crop = {"size": SIZE, "scale": SCALE, "ratio": RATIO, "interpolation": InterpolationMode.BICUBIC}
+    crop = {
+        "size": SIZE,
+        "scale": SCALE,
+        "ratio": RATIO,
+        "interpolation": InterpolationMode.BICUBIC,
+    }
     if decoder == "v2":
-        return transforms.Compose([tensor_frame, v2.RandomResizedCrop(antialias=True, **crop), v2.RandomHorizontalFlip(),
-                                   v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD, inplace=True)])
-    return transforms.Compose([{"pil": by_pil, "simplejpeg": by_simplejpeg}[decoder],
-                               transforms.RandomResizedCrop(**crop), transforms.RandomHorizontalFlip(),
-                               transforms.ToTensor(), transforms.Normalize(MEAN, STD, inplace=True)])
+        return transforms.Compose(
+            [
+                tensor_frame,
+                v2.RandomResizedCrop(antialias=True, **crop),
+                v2.RandomHorizontalFlip(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(MEAN, STD, inplace=True),
+            ]
+        )
+    return transforms.Compose(
+        [
+            {"pil": by_pil, "simplejpeg": by_simplejpeg}[decoder],
+            transforms.RandomResizedCrop(**crop),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD, inplace=True),
+        ]
+    )
 
 
 def by_pil(data: bytes) -> Image.Image:
@@ -64,11 +89,11 @@ def by_pil(data: bytes) -> Image.Image:
 
 
 def by_simplejpeg(data: bytes) -> Image.Image:
-    return Image.fromarray(simplejpeg.decode_jpeg(data)[FRAME[1]:FRAME[3]])
+    return Image.fromarray(simplejpeg.decode_jpeg(data)[FRAME[1] : FRAME[3]])
 
 
 def tensor_frame(data: bytes) -> Tensor:
-    return torch.from_numpy(simplejpeg.decode_jpeg(data)[FRAME[1]:FRAME[3]]).permute(2, 0, 1)
+    return torch.from_numpy(simplejpeg.decode_jpeg(data)[FRAME[1] : FRAME[3]]).permute(2, 0, 1)
 
 
 def read(path: str | Path) -> bytes:
@@ -83,9 +108,15 @@ def webdataset(images: Images, decoder: str, batch: int, workers: int) -> Iterat
     """
     import webdataset as wds
 
-    dataset = (wds.WebDataset(images.tars, resampled=True, shardshuffle=False)  # draws shards at random
-               .shuffle(1000).to_tuple("jpg").map_tuple(view(decoder)))
-    for found, in DataLoader(dataset, batch_size=batch, num_workers=workers, persistent_workers=True):
+    dataset = (
+        wds.WebDataset(images.tars, resampled=True, shardshuffle=False)  # draws shards at random
+        .shuffle(1000)
+        .to_tuple("jpg")
+        .map_tuple(view(decoder))
+    )
+    for (found,) in DataLoader(
+        dataset, batch_size=batch, num_workers=workers, persistent_workers=True
+    ):
         yield found
 
 
@@ -93,7 +124,9 @@ def torchvision(images: Images, decoder: str, batch: int, workers: int) -> Itera
     """https://docs.pytorch.org/vision/stable/generated/torchvision.datasets.ImageFolder.html: files, a DataLoader."""
     dataset = ImageFolder(str(images.files), transform=view(decoder), loader=read)
     sampler = RandomSampler(dataset, num_samples=images.epoch)
-    for found, _ in DataLoader(dataset, batch_size=batch, sampler=sampler, num_workers=workers, persistent_workers=True):
+    for found, _ in DataLoader(
+        dataset, batch_size=batch, sampler=sampler, num_workers=workers, persistent_workers=True
+    ):
         yield found
 
 
@@ -138,7 +171,9 @@ def spdl(images: Images, decoder: str, batch: int, workers: int) -> Iterator[Ten
         if decoder == "ffmpeg":
             stages = paths.pipe(by_ffmpeg, concurrency=workers).aggregate(batch).pipe(from_frames)
         else:
-            stages = paths.aggregate(batch).pipe(partial(stacked, decoder), executor=processes, concurrency=2 * workers)
+            stages = paths.aggregate(batch).pipe(
+                partial(stacked, decoder), executor=processes, concurrency=2 * workers
+            )
         pipeline = stages.add_sink(3).build(num_threads=workers)
         with pipeline.auto_stop():
             yield from pipeline
@@ -167,10 +202,16 @@ def by_ffmpeg(path: str) -> object:
     """A file's frame as FFmpeg decodes, crops, mirrors and resizes it."""
     import spdl.io
 
-    top, left, height, width = transforms.RandomResizedCrop.get_params(torch.empty(1, 178, 178), SCALE, RATIO)
+    top, left, height, width = transforms.RandomResizedCrop.get_params(
+        torch.empty(1, 178, 178), SCALE, RATIO
+    )
     mirror = "hflip," if random.random() < 0.5 else ""
-    return spdl.io.decode_packets(spdl.io.demux_image(path), filter_desc=(
-        f"crop={width}:{height}:{left}:{FRAME[1] + top},{mirror}scale={SIZE}:{SIZE}:flags=bicubic,format=pix_fmts=rgb24"))
+    return spdl.io.decode_packets(
+        spdl.io.demux_image(path),
+        filter_desc=(
+            f"crop={width}:{height}:{left}:{FRAME[1] + top},{mirror}scale={SIZE}:{SIZE}:flags=bicubic,format=pix_fmts=rgb24"
+        ),
+    )
 
 
 def from_frames(frames: list) -> Tensor:
@@ -181,8 +222,13 @@ def from_frames(frames: list) -> Tensor:
     return batch.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
 
 
-PEERS = {"webdataset": webdataset, "torchvision": torchvision, "mosaicml-streaming": streaming, "litdata": litdata,
-         "spdl": spdl}
+PEERS = {
+    "webdataset": webdataset,
+    "torchvision": torchvision,
+    "mosaicml-streaming": streaming,
+    "litdata": litdata,
+    "spdl": spdl,
+}
 MODULES = {"mosaicml-streaming": "streaming"}  # where the import's name is another
 
 
@@ -192,13 +238,21 @@ def installed() -> list[str]:
 
 def prepare(shards: Path, folder: Path, epoch: int) -> Images:
     """Write the images of `shards` into `folder` in each format whose loader is installed."""
-    images = Images(sorted(map(str, shards.glob("*.tar"))), folder / "files", folder / "mds", folder / "litdata", epoch)
+    images = Images(
+        sorted(map(str, shards.glob("*.tar"))),
+        folder / "files",
+        folder / "mds",
+        folder / "litdata",
+        epoch,
+    )
     (images.files / "all").mkdir(parents=True)
     for tar in images.tars:
         with tarfile.open(tar) as members:
             for member in members:
                 if member.name.endswith(".jpg"):
-                    (images.files / "all" / member.name).write_bytes(members.extractfile(member).read())
+                    (images.files / "all" / member.name).write_bytes(
+                        members.extractfile(member).read()
+                    )
     paths = sorted(map(str, images.files.rglob("*.jpg")))
     if "mosaicml-streaming" in installed():
         write_mds(paths, images.mds)
@@ -223,5 +277,12 @@ def write_litdata(paths: list[str], folder: Path) -> None:
     """
     from litdata import optimize
 
-    optimize(fn=read, inputs=paths, output_dir=str(folder), chunk_bytes="64MB", num_workers=1, start_method="fork",
-             verbose=False)
+    optimize(
+        fn=read,
+        inputs=paths,
+        output_dir=str(folder),
+        chunk_bytes="64MB",
+        num_workers=1,
+        start_method="fork",
+        verbose=False,
+    )

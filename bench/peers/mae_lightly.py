@@ -5,18 +5,20 @@ lightly.models.utils, the mean squared error of the masked patches alone, torch'
 scaled_dot_product_attention, and its head sees masked tokens only.
 """
 
+# isort: off
+import scemae.models.torchvision_cpu  # noqa: F401  before timm and lightly, which import torchvision
+
+# isort: on
 import warnings
 from functools import partial
 
 import torch
-from torch import Tensor, nn
-
-import scemae.torchvision_cpu  # noqa: F401  before timm and lightly, which import torchvision
 from lightly.models import utils
 from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
 
-from scemae.schema import Decoder, Model
+from scemae.config.schema import Decoder, Model
 
 
 class LightlyMae(nn.Module):
@@ -25,15 +27,26 @@ class LightlyMae(nn.Module):
     def __init__(self, model: Model, decoder: Decoder, mask_ratio: float = 0.75) -> None:
         super().__init__()
         self.patch_size, self.mask_ratio = model.patch_size, mask_ratio
-        vit = VisionTransformer(img_size=model.image_size, patch_size=model.patch_size, embed_dim=model.width,
-                                depth=model.depth, num_heads=model.heads, num_classes=0,
-                                norm_layer=partial(nn.LayerNorm, eps=1e-6))
+        vit = VisionTransformer(
+            img_size=model.image_size,
+            patch_size=model.patch_size,
+            embed_dim=model.width,
+            depth=model.depth,
+            num_heads=model.heads,
+            num_classes=0,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        )
         self.backbone = MaskedVisionTransformerTIMM(vit=vit)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # 1.6 names a successor that does the same; both work
             self.decoder = MAEDecoderTIMM(
-                num_patches=vit.patch_embed.num_patches, patch_size=model.patch_size, embed_dim=model.width,
-                decoder_embed_dim=decoder.width, decoder_depth=decoder.depth, decoder_num_heads=decoder.heads)
+                num_patches=vit.patch_embed.num_patches,
+                patch_size=model.patch_size,
+                embed_dim=model.width,
+                decoder_embed_dim=decoder.width,
+                decoder_depth=decoder.depth,
+                decoder_num_heads=decoder.heads,
+            )
         self.criterion = nn.MSELoss()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -44,7 +57,9 @@ class LightlyMae(nn.Module):
         tokens = utils.set_at_index(tokens, idx_keep, embedded.type_as(tokens))
         predicted = self.decoder.predict(utils.get_at_index(self.decoder.decode(tokens), idx_mask))
         patches = utils.patchify(images, self.patch_size)
-        return self.criterion(predicted, utils.get_at_index(patches, idx_mask - 1))  # patches have no CLS
+        return self.criterion(
+            predicted, utils.get_at_index(patches, idx_mask - 1)
+        )  # patches have no CLS
 
 
 def optimizer(module: nn.Module, lr: float = 3e-4) -> torch.optim.Optimizer:

@@ -8,8 +8,8 @@ the loss throws the visible ones away. Only the sizes are ours (DeiT widths, pat
 import torch
 from torch import Tensor, nn
 
+from scemae.config.schema import Decoder, Model
 from scemae.models.vit import sincos_positions
-from scemae.schema import Decoder, Model
 
 
 class Attention(nn.Module):
@@ -22,7 +22,9 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         b, t, d = tokens.shape
-        q, k, v = self.qkv(tokens).reshape(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.qkv(tokens).reshape(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        )
         attention = (q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1)
         return self.proj((attention @ v).transpose(1, 2).reshape(b, t, d))
 
@@ -34,7 +36,9 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attention(self.norm1(tokens))
@@ -46,18 +50,28 @@ class PlainMae(nn.Module):
 
     def __init__(self, model: Model, decoder: Decoder, mask_ratio: float = 0.75) -> None:
         super().__init__()
-        p, self.grid, self.mask_ratio = model.patch_size, model.image_size // model.patch_size, mask_ratio
+        p, self.grid, self.mask_ratio = (
+            model.patch_size,
+            model.image_size // model.patch_size,
+            mask_ratio,
+        )
         self.patch_embed = nn.Conv2d(3, model.width, p, stride=p)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, model.width))
         self.blocks = nn.ModuleList(Block(model.width, model.heads) for _ in range(model.depth))
         self.norm = nn.LayerNorm(model.width, eps=1e-6)
         self.decoder_embed = nn.Linear(model.width, decoder.width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder.width))
-        self.decoder_blocks = nn.ModuleList(Block(decoder.width, decoder.heads) for _ in range(decoder.depth))
+        self.decoder_blocks = nn.ModuleList(
+            Block(decoder.width, decoder.heads) for _ in range(decoder.depth)
+        )
         self.decoder_norm = nn.LayerNorm(decoder.width, eps=1e-6)
         self.predict = nn.Linear(decoder.width, 3 * p * p)
-        self.positions = nn.Parameter(sincos_positions(model.width, self.grid)[None], requires_grad=False)
-        self.decoder_positions = nn.Parameter(sincos_positions(decoder.width, self.grid)[None], requires_grad=False)
+        self.positions = nn.Parameter(
+            sincos_positions(model.width, self.grid)[None], requires_grad=False
+        )
+        self.decoder_positions = nn.Parameter(
+            sincos_positions(decoder.width, self.grid)[None], requires_grad=False
+        )
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -85,7 +99,9 @@ class PlainMae(nn.Module):
         tokens = self.decoder_embed(tokens)
         b, n, d = tokens.shape[0], ids_restore.shape[1], tokens.shape[2]
         hidden = self.mask_token.repeat(b, n + 1 - tokens.shape[1], 1)
-        patches = torch.cat([tokens[:, 1:], hidden], dim=1).gather(1, ids_restore[..., None].repeat(1, 1, d))
+        patches = torch.cat([tokens[:, 1:], hidden], dim=1).gather(
+            1, ids_restore[..., None].repeat(1, 1, d)
+        )
         tokens = torch.cat([tokens[:, :1], patches], dim=1) + self.decoder_positions
         for block in self.decoder_blocks:
             tokens = block(tokens)
@@ -106,6 +122,8 @@ def _initialise(module: nn.Module) -> None:
 def optimizer(module: nn.Module, lr: float = 3e-4) -> torch.optim.Optimizer:
     """AdamW with the recipe's betas and decay; biases and LayerNorm do not decay."""
     trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.05},
-              {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95))

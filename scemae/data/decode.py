@@ -1,7 +1,7 @@
 """From JPEG bytes to square uint8 frames: what crops are taken from, and what is hashed for the ledger.
 
 A *source* of frames has `frames(samples) -> (found, pixels)`: (b,) the samples whose pixels they really are, and
-(b, s, s, 3) uint8. `Streaming` here decodes when it is asked; resident.py has decoded all before.
+(b, s, s, 3) uint8. `Streaming` here decodes when it is asked; frame_cache.py has decoded all before.
 """
 
 import io
@@ -14,7 +14,7 @@ from PIL import Image
 from scemae.data import randomness
 from scemae.data.order import Slice
 from scemae.data.picture import decode_jpeg
-from scemae.data.reader import ShardSet
+from scemae.data.storage.shard_set import ShardSet
 from scemae.errors import ShardError
 
 STAND_INS = 8  # samples tried for one place in a batch
@@ -27,7 +27,7 @@ def square(image: np.ndarray) -> np.ndarray:
         return image[ROWS]
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    return image[top:top + side, left:left + side]
+    return image[top : top + side, left : left + side]
 
 
 def decode(data: bytes, size: int) -> np.ndarray:
@@ -71,7 +71,10 @@ class Streaming:
 
     def frames(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The samples (b,) that were found, and their frames (b, s, s, 3). Raises ShardError."""
-        found, frames = np.empty_like(samples), np.empty((len(samples), self.size, self.size, 3), np.uint8)
+        found, frames = (
+            np.empty_like(samples),
+            np.empty((len(samples), self.size, self.size, 3), np.uint8),
+        )
         for row, sample in enumerate(samples.tolist()):
             found[row], frames[row] = self._frame(sample)
         return found, frames
@@ -85,11 +88,15 @@ class Streaming:
                 return stand_in % count, decode(self.shards.jpeg(stand_in % count), self.size)
             except ValueError as error:
                 reason = error
-        raise ShardError(f"{self.shards.folder}: sample {self.shards.keys[sample]} is no whole JPEG ({reason}), nor are "
-                         f"the {STAND_INS - 1} after it; run `scemae shards verify` and rebuild the shards")
+        raise ShardError(
+            f"{self.shards.folder}: sample {self.shards.keys[sample]} is no whole JPEG ({reason}), nor are "
+            f"the {STAND_INS - 1} after it; run `scemae shards verify` and rebuild the shards"
+        )
 
 
-def consumed_frames(source: Streaming, part: Slice, seed: int, noisy_jpeg: bool) -> tuple[np.ndarray, np.ndarray]:
+def consumed_frames(
+    source: Streaming, part: Slice, seed: int, noisy_jpeg: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """The frames that a slice consumes: the samples (b,) found, and pixels (b, s, s, 3), with JPEG noise where asked."""
     found, frames = source.frames(part.samples)
     if noisy_jpeg:

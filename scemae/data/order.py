@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ORDER_VERSION = 1  # another order of the same seed would be another version: a run cannot go on under it
+ORDER_VERSION = (
+    1  # another order of the same seed would be another version: a run cannot go on under it
+)
 
 
 @dataclass
@@ -29,7 +31,13 @@ class Slice:
 
     def __getitem__(self, rows: slice) -> "Slice":
         """Some of its rows."""
-        return Slice(self.global_step, self.samples[rows], self.epochs[rows], self.weights[rows], self.places[rows])
+        return Slice(
+            self.global_step,
+            self.samples[rows],
+            self.epochs[rows],
+            self.weights[rows],
+            self.places[rows],
+        )
 
 
 def permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
@@ -50,7 +58,9 @@ class Order:
         epochs, places = np.divmod(line, self.samples)
         touched = range(epochs[0], epochs[-1] + 1)
         known = self._permutations
-        self._permutations = {e: known[e] if e in known else permutation(self.seed, e, self.samples) for e in touched}
+        self._permutations = {
+            e: known[e] if e in known else permutation(self.seed, e, self.samples) for e in touched
+        }
         chosen = np.empty_like(places)
         for epoch, order in self._permutations.items():
             here = epochs == epoch
@@ -63,9 +73,11 @@ class Order:
         for epoch in range(first // self.samples, -(-last // self.samples)):
             begin = epoch * self.samples
             line = permutation(self.seed, epoch, self.samples)
-            yield epoch, line[max(first - begin, 0):min(last - begin, self.samples)]
+            yield epoch, line[max(first - begin, 0) : min(last - begin, self.samples)]
 
-    def slices(self, global_step: int, rank: int, world_size: int, accumulation_steps: int) -> list[Slice]:
+    def slices(
+        self, global_step: int, rank: int, world_size: int, accumulation_steps: int
+    ) -> list[Slice]:
         """This rank's micro-steps of one global batch; slices of ranks may differ by one sample.
 
         A micro-batch's loss is the weighted sum over its images; averaged over ranks and micro-steps, as DeepSpeed
@@ -76,7 +88,7 @@ class Order:
         rows = max(len(part) for part in parts)
         weight = world_size * accumulation_steps / self.global_batch_size
         mine = []
-        for part in parts[rank * accumulation_steps:(rank + 1) * accumulation_steps]:
+        for part in parts[rank * accumulation_steps : (rank + 1) * accumulation_steps]:
             filled = np.resize(part, rows) if len(part) else np.zeros(rows, dtype=np.int64)
             weights = np.where(np.arange(rows) < len(part), weight, 0.0).astype(np.float32)
             mine.append(Slice(global_step + 1, samples[filled], epochs[filled], weights, filled))

@@ -12,23 +12,33 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from scemae import files
 from scemae.errors import DataError, FileError
+from scemae.files import disk
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 KINDS = "JPEG, PNG, WebP, TIFF, BMP, GIF or PPM"  # the same in words
 LARGEST = 100_000_000  # pixels: 300 MB as RGB
 SMALLEST = 32  # pixels of a side: less is a blur in a frame of 136
-MOST_BYTES = 256 * files.MIB  # of a file, and of a member of a shard
-MOST_SCANS = 100  # of a progressive JPEG, each of which passes over all pixels; encoders write about ten
-TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-         8: Image.Transpose.ROTATE_90}  # of EXIF's orientation, to upright
+MOST_BYTES = 256 * disk.MIB  # of a file, and of a member of a shard
+MOST_SCANS = (
+    100  # of a progressive JPEG, each of which passes over all pixels; encoders write about ten
+)
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # of EXIF's orientation, to upright
 ORIENTATION = 0x0112  # EXIF's tag
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # 16 bits per pixel, grey
 ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # LARGEST is our own limit
+warnings.filterwarnings(
+    "ignore", category=Image.DecompressionBombWarning
+)  # LARGEST is our own limit
 warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata, which decide no pixel
 
 
@@ -39,14 +49,18 @@ class UnusablePicture(ValueError):
 def read_picture(path: Path) -> Image.Image:
     """An image file as `open_picture` gives it, at least SMALLEST pixels each way. Raises DataError in one sentence."""
     if not path.exists() or path.is_dir():
-        raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give an image file")
+        raise DataError(
+            f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give an image file"
+        )
     try:
-        image = open_picture(files.read_bytes(path, MOST_BYTES))
+        image = open_picture(disk.read_bytes(path, MOST_BYTES))
         check_sides(*image.size)
     except FileError as error:
         raise DataError(str(error)) from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give an image file that can") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); give an image file that can"
+        ) from error
     except UnusablePicture as error:
         raise DataError(f"{path}: {error}; give a whole {KINDS} picture") from error
     return image
@@ -69,9 +83,15 @@ def open_picture(data: bytes, *, upright: bool = True) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UnusablePicture("not an image that can be read") from error
     except Image.DecompressionBombError as error:
-        raise UnusablePicture(f"found more than {LARGEST // 10**6} million pixels, which is too large") from error
-    except Exception as error:  # Pillow's readers raise all kinds on damaged files: struct.error, KeyError, ...
-        raise UnusablePicture(f"is damaged ({' '.join(str(error).split())[:120] or type(error).__name__})") from error
+        raise UnusablePicture(
+            f"found more than {LARGEST // 10**6} million pixels, which is too large"
+        ) from error
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise all kinds on damaged files: struct.error, KeyError, ...
+        raise UnusablePicture(
+            f"is damaged ({' '.join(str(error).split())[:120] or type(error).__name__})"
+        ) from error
 
 
 def decode_jpeg(data: bytes, *, strict: bool = False) -> np.ndarray:
@@ -109,13 +129,17 @@ def is_turned(data: bytes) -> bool:
 def check_pixels(width: int, height: int) -> None:
     """Raises UnusablePicture for a picture that is too large to decode."""
     if width * height > LARGEST:
-        raise UnusablePicture(f"found {width}x{height} pixels, more than {LARGEST // 10**6} million, which is too large")
+        raise UnusablePicture(
+            f"found {width}x{height} pixels, more than {LARGEST // 10**6} million, which is too large"
+        )
 
 
 def check_sides(width: int, height: int) -> None:
     """Raises UnusablePicture for a picture that is too small to use."""
     if min(width, height) < SMALLEST:
-        raise UnusablePicture(f"found {width}x{height} pixels, at least {SMALLEST} each way were needed")
+        raise UnusablePicture(
+            f"found {width}x{height} pixels, at least {SMALLEST} each way were needed"
+        )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

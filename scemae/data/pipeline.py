@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scemae.data import randomness, views
+from scemae.data import augment, randomness
+from scemae.data.augment import to_device
 from scemae.data.decode import consumed_frames, digests
 from scemae.data.order import Slice
-from scemae.data.views import to_device
 
 CHUNK, AHEAD = 32, 3  # images per job of a thread for a GPU; micro-batches in the queue
 
-Consumed = Callable[[Slice, np.ndarray, np.ndarray], None]  # a slice, samples (b,) found, digests (b, 16) of their frames
+Consumed = Callable[
+    [Slice, np.ndarray, np.ndarray], None
+]  # a slice, samples (b,) found, digests (b, 16) of their frames
 Views = Callable[["Batch"], tuple[Tensor, ...]]
 
 
@@ -50,20 +52,39 @@ class Batch:
 class Pipeline:
     """An iterator of what `views` gives for each slice, in order."""
 
-    def __init__(self, source: Any, slices: Iterator[Slice], seed: int, views: Views, *, device: torch.device,
-                 noisy_jpeg: bool = False, workers: int = 2, consumed: Consumed = lambda *_: None) -> None:
-        """`source` of frames: see decode.py, and resident.py for one on the device. `consumed` is told of every
+    def __init__(
+        self,
+        source: Any,
+        slices: Iterator[Slice],
+        seed: int,
+        views: Views,
+        *,
+        device: torch.device,
+        noisy_jpeg: bool = False,
+        workers: int = 2,
+        consumed: Consumed = lambda *_: None,
+    ) -> None:
+        """`source` of frames: see decode.py, and frame_cache.py for one on the device. `consumed` is told of every
         micro-batch as it is handed over."""
         self.source, self.slices, self.seed, self.views = source, slices, seed, views
-        self.device, self._noisy_jpeg, self._workers, self._consumed = device, noisy_jpeg, workers, consumed
+        self.device, self._noisy_jpeg, self._workers, self._consumed = (
+            device,
+            noisy_jpeg,
+            workers,
+            consumed,
+        )
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         if self.source.is_on_device:
-            yield from self._decoded_ahead() if self.source.is_slow else map(self._gather, self.slices)
+            yield from (
+                self._decoded_ahead() if self.source.is_slow else map(self._gather, self.slices)
+            )
             return
         queue: deque[tuple[Slice, Tensor | None, list[Future]]] = deque()
         # One core each: torch's own threads under them would spin on the cores that train.
-        threads = ThreadPoolExecutor(self._workers, "data", initializer=torch.set_num_threads, initargs=(1,))
+        threads = ThreadPoolExecutor(
+            self._workers, "data", initializer=torch.set_num_threads, initargs=(1,)
+        )
         try:
             for part in self.slices:
                 queue.append(self._submit(threads, part))
@@ -74,15 +95,23 @@ class Pipeline:
         finally:
             threads.shutdown(cancel_futures=True)
 
-    def _submit(self, threads: ThreadPoolExecutor, part: Slice) -> tuple[Slice, Tensor | None, list[Future]]:
+    def _submit(
+        self, threads: ThreadPoolExecutor, part: Slice
+    ) -> tuple[Slice, Tensor | None, list[Future]]:
         count = len(part.samples)
         chunk = -(-count // max(self._workers // AHEAD, 1)) if self.device.type == "cpu" else CHUNK
         rows = [slice(row, row + chunk) for row in range(0, count, chunk)]
         if self.device.type == "cpu":
             return part, None, [threads.submit(self._cut, part[chunk]) for chunk in rows]
         s = self.source.size
-        pinned = torch.empty(count, s, s, 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        return part, pinned, [threads.submit(self._stage, part[chunk], pinned[chunk]) for chunk in rows]
+        pinned = torch.empty(
+            count, s, s, 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda"
+        )
+        return (
+            part,
+            pinned,
+            [threads.submit(self._stage, part[chunk], pinned[chunk]) for chunk in rows],
+        )
 
     def _cut(self, part: Slice) -> tuple[np.ndarray, np.ndarray, tuple[Tensor, ...]]:
         """In a thread, for a CPU: samples found, their digests, and the views of some rows."""
@@ -96,11 +125,17 @@ class Pipeline:
         pinned.numpy()[:] = frames
         return found, digests(frames)
 
-    def _collate(self, part: Slice, pinned: Tensor | None, futures: list[Future]) -> tuple[Tensor, ...]:
+    def _collate(
+        self, part: Slice, pinned: Tensor | None, futures: list[Future]
+    ) -> tuple[Tensor, ...]:
         found, hashes, *cut = zip(*(future.result() for future in futures))
         self._consumed(part, np.concatenate(found), np.concatenate(hashes))
         if pinned is None:
-            return cut[0][0] if len(futures) == 1 else tuple(torch.cat(column) for column in zip(*cut[0]))
+            return (
+                cut[0][0]
+                if len(futures) == 1
+                else tuple(torch.cat(column) for column in zip(*cut[0]))
+            )
         images = pinned.to(self.device, non_blocking=True)
         return self.views(Batch(images.permute(0, 3, 1, 2), part, self.seed))
 
@@ -119,36 +154,50 @@ class Pipeline:
     def _gather(self, part: Slice) -> tuple[Tensor, ...]:
         return self._hand_over(part, *self.source.gather(part.samples))
 
-    def _hand_over(self, part: Slice, found: np.ndarray, hashes: np.ndarray, images: Tensor) -> tuple[Tensor, ...]:
+    def _hand_over(
+        self, part: Slice, found: np.ndarray, hashes: np.ndarray, images: Tensor
+    ) -> tuple[Tensor, ...]:
         self._consumed(part, found, hashes)
         return self.views(Batch(images.permute(0, 3, 1, 2), part, self.seed))
 
 
-def pretraining_views(batch: Batch, size: int, scale: tuple[float, float], patches: int) -> tuple[Tensor, ...]:
+def pretraining_views(
+    batch: Batch, size: int, scale: tuple[float, float], patches: int
+) -> tuple[Tensor, ...]:
     """Stage 1 (PROTOCOL 2.4): bicubic RandomResizedCrop and flip, normalised (b, 3, size, size); mask noise (b, n);
     the weight of each image (b,)."""
-    boxes = views.crop_boxes(batch.uniform(randomness.CROP, 40), batch.images.shape[-1], scale)
+    boxes = augment.crop_boxes(batch.uniform(randomness.CROP, 40), batch.images.shape[-1], scale)
     flip = batch.tensor(batch.uniform(randomness.FLIP, 1))[:, 0] < 0.5
-    images = views.resized_crop(batch.images, boxes, size, "bicubic", flip)
-    return views.normalise(images), batch.tensor(batch.uniform(randomness.MASK, patches)), batch.tensor(batch.slice.weights)
+    images = augment.resized_crop(batch.images, boxes, size, "bicubic", flip)
+    return (
+        augment.normalise(images),
+        batch.tensor(batch.uniform(randomness.MASK, patches)),
+        batch.tensor(batch.slice.weights),
+    )
 
 
-def correspondence_views(batch: Batch, size: int, scale: tuple[float, float], *, view: int = 0) -> Tensor:
+def correspondence_views(
+    batch: Batch, size: int, scale: tuple[float, float], *, view: int = 0
+) -> Tensor:
     """Stage 2 (CL's, PROTOCOL 4.3): bilinear RandomResizedCrop of the frame, jitter 0.4, PCA lighting 0.1, centre crop.
 
     Returns normalised images (b, 3, size, size). Another `view` is another, independent draw.
     """
-    boxes = views.crop_boxes(batch.uniform(randomness.CROP + view * randomness.VIEW, 40), batch.images.shape[-1], scale)
-    images = views.resized_crop(batch.images, boxes, batch.images.shape[-1], "bilinear") / 255
-    return views.normalise(views.centre_crop(recoloured(batch, images, view), size))
+    boxes = augment.crop_boxes(
+        batch.uniform(randomness.CROP + view * randomness.VIEW, 40), batch.images.shape[-1], scale
+    )
+    images = augment.resized_crop(batch.images, boxes, batch.images.shape[-1], "bilinear") / 255
+    return augment.normalise(augment.centre_crop(recoloured(batch, images, view), size))
 
 
 def recoloured(batch: Batch, images: Tensor, view: int) -> Tensor:
     """Jitter 0.4 and PCA lighting 0.1 (PROTOCOL 3.1) of the batch's images (b, 3, h, w) in [0, 1], as drawn for `view`."""
     colour = batch.uniform(randomness.COLOUR + view * randomness.VIEW, 6)
     order = to_device(torch.from_numpy(colour[:, 3:].argsort(1)), images.device)
-    images = views.jitter(images, batch.tensor(0.6 + 0.8 * colour[:, :3]), order)
-    return views.lighting(images, batch.tensor(0.1 * batch.normal(randomness.LIGHTING + view * randomness.VIEW, 3)))
+    images = augment.jitter(images, batch.tensor(0.6 + 0.8 * colour[:, :3]), order)
+    return augment.lighting(
+        images, batch.tensor(0.1 * batch.normal(randomness.LIGHTING + view * randomness.VIEW, 3))
+    )
 
 
 def view_pairs(batch: Batch, size: int, scale: tuple[float, float]) -> tuple[Tensor, ...]:

@@ -11,7 +11,9 @@ CROP, FLIP, MASK, JPEG_QUALITY, JPEG_SIZE, COLOUR, LIGHTING, WARP = range(8)
 VIEW = 16  # added to a purpose once for each further view of the same image
 
 
-def uniform(seed: int, epochs: np.ndarray, samples: np.ndarray, purpose: int, count: int) -> np.ndarray:
+def uniform(
+    seed: int, epochs: np.ndarray, samples: np.ndarray, purpose: int, count: int
+) -> np.ndarray:
     """`count` numbers in [0, 1) for each of b (epoch, sample) pairs, (b, count) float64."""
     with np.errstate(over="ignore"):
         state = _mix(np.full(len(samples), seed, dtype=np.uint64) + _GOLDEN)
@@ -22,7 +24,9 @@ def uniform(seed: int, epochs: np.ndarray, samples: np.ndarray, purpose: int, co
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def normal(seed: int, epochs: np.ndarray, samples: np.ndarray, purpose: int, count: int) -> np.ndarray:
+def normal(
+    seed: int, epochs: np.ndarray, samples: np.ndarray, purpose: int, count: int
+) -> np.ndarray:
     """`count` standard normal numbers for each of b (epoch, sample) pairs (Box-Muller), (b, count) float64."""
     u = uniform(seed, epochs, samples, purpose, 2 * count)
     return np.sqrt(-2 * np.log1p(-u[:, :count])) * np.cos(2 * np.pi * u[:, count:])

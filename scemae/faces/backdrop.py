@@ -10,7 +10,11 @@ from scemae.faces.canvas import HEIGHT, SCALE, WIDTH, blur
 def paint_backdrop(kind: str, rng: Generator) -> np.ndarray:
     """A background (436, 356, 3) uint8, painted at half the frame's size and enlarged: it is out of focus anyway."""
     h, w = HEIGHT // 2, WIDTH // 2
-    base = blotches(rng, (2, 2)) if kind != "blotches" else blotches(rng, (rng.integers(3, 9), rng.integers(3, 7)))
+    base = (
+        blotches(rng, (2, 2))
+        if kind != "blotches"
+        else blotches(rng, (rng.integers(3, 9), rng.integers(3, 7)))
+    )
     small = cv2.resize(base, (w, h), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
     if kind == "clutter":
         add_clutter(small, rng)
@@ -18,7 +22,9 @@ def paint_backdrop(kind: str, rng: Generator) -> np.ndarray:
     elif kind == "stripes":
         add_stripes(small, rng)
     elif kind == "texture":
-        grain = rng.normal(0, rng.uniform(8, 38), (h // 2, w // rng.integers(2, 12), 1)).astype(np.float32)
+        grain = rng.normal(0, rng.uniform(8, 38), (h // 2, w // rng.integers(2, 12), 1)).astype(
+            np.float32
+        )
         grain = cv2.resize(grain, (w, h), interpolation=cv2.INTER_LINEAR)[..., None]
         small = (small + grain).clip(0, 255).astype(np.uint8)
     return cv2.resize(small, (WIDTH * SCALE, HEIGHT * SCALE), interpolation=cv2.INTER_LINEAR)
@@ -49,8 +55,15 @@ def add_stripes(small: np.ndarray, rng: Generator) -> None:
     """Draw parallel stripes of one colour."""
     h, w = small.shape[:2]
     angle, gap = rng.uniform(0, np.pi), rng.uniform(5, 20)
-    along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
-    offsets = np.arange(-160, 160, gap)[:, None, None] * across + np.array([[-1], [1]]) * 180 * along + (w / 2, h / 2)
+    along, across = (
+        np.array([np.cos(angle), np.sin(angle)]),
+        np.array([-np.sin(angle), np.cos(angle)]),
+    )
+    offsets = (
+        np.arange(-160, 160, gap)[:, None, None] * across
+        + np.array([[-1], [1]]) * 180 * along
+        + (w / 2, h / 2)
+    )
     colour = tuple(float(v) for v in small.mean(axis=(0, 1)) + rng.normal(0, 45, 3))
     width = max(1, int(gap * rng.uniform(0.2, 0.6)))
     cv2.polylines(small, list(offsets.astype(np.int32)), False, colour, width, cv2.LINE_AA)

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 WIDTH, HEIGHT = 178, 218
-SCALE = 2          # of `pixels`, against jagged edges
-SHIFT = 4          # OpenCV takes coordinates as integers with so many fractional bits
-SOFT = 0.5         # of `shade`: everything on it is blurred anyway
+SCALE = 2  # of `pixels`, against jagged edges
+SHIFT = 4  # OpenCV takes coordinates as integers with so many fractional bits
+SOFT = 0.5  # of `shade`: everything on it is blurred anyway
 
 
 @cache
@@ -18,12 +18,17 @@ def spline_weights(count: int, closed: bool, steps: int = 5) -> np.ndarray:
     """Weights (m, count) of a Catmull-Rom curve through `count` points."""
     spans = count if closed else count - 1
     t = (np.arange(steps) / steps)[:, None]
-    basis = np.concatenate([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2], 1) / 2
+    basis = (
+        np.concatenate(
+            [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2], 1
+        )
+        / 2
+    )
     weights = np.zeros((spans * steps + (not closed), count))
     for span in range(spans):
         for k in range(4):
             near = (span + k - 1) % count if closed else min(max(span + k - 1, 0), count - 1)
-            weights[span * steps:(span + 1) * steps, near] += basis[:, k]
+            weights[span * steps : (span + 1) * steps, near] += basis[:, k]
     if not closed:
         weights[-1, -1] = 1
     return weights
@@ -44,7 +49,7 @@ class Canvas:
     """All methods take points (n, 2) in pixels of the 178x218 frame and RGB colours in 0..255."""
 
     def __init__(self, pixels: np.ndarray):
-        self.pixels = pixels                                                    # (436, 356, 3) uint8
+        self.pixels = pixels  # (436, 356, 3) uint8
         self.shade = np.ones((int(HEIGHT * SOFT), int(WIDTH * SOFT), 3), np.float32)
         self.tints: dict[float, np.ndarray] = {}
 
@@ -52,20 +57,32 @@ class Canvas:
         """Fill a polygon."""
         cv2.fillPoly(self.pixels, [to_fixed(points)], tuple(map(float, colour)), cv2.LINE_AA, SHIFT)
 
-    def stroke(self, lines: list | np.ndarray, colour: np.ndarray, width: float, *, closed: bool = False) -> None:
+    def stroke(
+        self, lines: list | np.ndarray, colour: np.ndarray, width: float, *, closed: bool = False
+    ) -> None:
         """Draw lines, (k, n, 2) or a list of (n, 2), `width` pixels wide (in steps of a half)."""
         thickness = max(1, round(width * SCALE))
-        fixed = list(to_fixed(lines)) if isinstance(lines, np.ndarray) else [to_fixed(line) for line in lines]
-        cv2.polylines(self.pixels, fixed, closed, tuple(map(float, colour)), thickness, cv2.LINE_AA, SHIFT)
+        fixed = (
+            list(to_fixed(lines))
+            if isinstance(lines, np.ndarray)
+            else [to_fixed(line) for line in lines]
+        )
+        cv2.polylines(
+            self.pixels, fixed, closed, tuple(map(float, colour)), thickness, cv2.LINE_AA, SHIFT
+        )
 
     def disc(self, centre: np.ndarray, radius: float, colour: np.ndarray) -> None:
         """Fill a circle."""
         x, y = to_fixed(np.asarray(centre))
         size = round(radius * SCALE * (1 << SHIFT))
-        cv2.circle(self.pixels, (int(x), int(y)), size, tuple(map(float, colour)), -1, cv2.LINE_AA, SHIFT)
+        cv2.circle(
+            self.pixels, (int(x), int(y)), size, tuple(map(float, colour)), -1, cv2.LINE_AA, SHIFT
+        )
 
     @contextmanager
-    def inside(self, outline: np.ndarray, opacity: float = 1.0, soft: float = 0.0) -> Iterator[None]:
+    def inside(
+        self, outline: np.ndarray, opacity: float = 1.0, soft: float = 0.0
+    ) -> Iterator[None]:
         """Whatever is drawn in this block shows only inside `outline`, with `opacity` and a border of `soft` pixels."""
         fixed = to_fixed(outline)
         rows, cols = box(fixed, int((14 + 2 * soft) * SCALE), self.pixels.shape)
@@ -82,7 +99,9 @@ class Canvas:
         part = cv2.merge([mask] * 3)
         after = cv2.multiply(whole[rows, cols], part, scale=opacity / 255)
         part = cv2.multiply(part, 1.0, scale=opacity) if opacity < 1 else part
-        whole[rows, cols] = cv2.add(after, cv2.multiply(before, cv2.bitwise_not(part), scale=1 / 255))
+        whole[rows, cols] = cv2.add(
+            after, cv2.multiply(before, cv2.bitwise_not(part), scale=1 / 255)
+        )
 
     def tint(self, points: np.ndarray, factor: float | tuple | np.ndarray, soft: float) -> None:
         """Multiply the light inside a polygon by `factor` (scalar or RGB), with a border `soft` pixels wide.
@@ -99,7 +118,9 @@ class Canvas:
         for soft, layer in self.tints.items():
             self.shade *= blur(layer, soft * SOFT)
         small = np.clip(self.shade * 120, 0, 255).astype(np.uint8)
-        large = cv2.resize(small, (self.pixels.shape[1], self.pixels.shape[0]), interpolation=cv2.INTER_LINEAR)
+        large = cv2.resize(
+            small, (self.pixels.shape[1], self.pixels.shape[0]), interpolation=cv2.INTER_LINEAR
+        )
         cv2.multiply(self.pixels, large, self.pixels, scale=1 / 120)
 
 
@@ -111,12 +132,17 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 def box(fixed: np.ndarray, margin: int, shape: tuple) -> tuple[slice, slice]:
     """Rows and columns of a canvas of `shape` that hold fixed-point coordinates and `margin` of its pixels around."""
-    (x0, y0), (x1, y1) = (fixed.min(axis=0) >> SHIFT).tolist(), (fixed.max(axis=0) >> SHIFT).tolist()
+    (x0, y0), (x1, y1) = (
+        (fixed.min(axis=0) >> SHIFT).tolist(),
+        (fixed.max(axis=0) >> SHIFT).tolist(),
+    )
     rows = slice(min(max(y0 - margin, 0), shape[0]), min(max(y1 + margin + 2, 0), shape[0]))
     return rows, slice(min(max(x0 - margin, 0), shape[1]), min(max(x1 + margin + 2, 0), shape[1]))
 
 
-def ellipse(centre: np.ndarray, radii: tuple[float, float], angle: float = 0.0, count: int = 24) -> np.ndarray:
+def ellipse(
+    centre: np.ndarray, radii: tuple[float, float], angle: float = 0.0, count: int = 24
+) -> np.ndarray:
     """An ellipse (count, 2), turned by `angle` radians."""
     points = circle(count) * radii
     if angle:

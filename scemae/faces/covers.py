@@ -25,9 +25,16 @@ def paint_glasses(canvas: Canvas, face: Face, moment: Moment, rng: Generator) ->
         if moment.glasses == "sun":
             with canvas.inside(outline, opacity=rng.uniform(0.8, 1.0)):
                 canvas.fill(outline * 1.02 - outline.mean(axis=0) * 0.02, colour * 0.5)
-                canvas.fill(outline[20:] * 0.8 + outline.mean(axis=0) * 0.2, colour * 0.5 + rng.uniform(10, 70))
+                canvas.fill(
+                    outline[20:] * 0.8 + outline.mean(axis=0) * 0.2,
+                    colour * 0.5 + rng.uniform(10, 70),
+                )
         else:
-            glare = outline.mean(axis=0) + np.array([(-2, -9), (2, -9), (-3, 9), (-7, 9)]) + rng.uniform(-6, 6)
+            glare = (
+                outline.mean(axis=0)
+                + np.array([(-2, -9), (2, -9), (-3, 9), (-7, 9)])
+                + rng.uniform(-6, 6)
+            )
             with canvas.inside(outline, opacity=rng.uniform(0.05, 0.25)):
                 canvas.fill(glare, (255, 255, 255))
     canvas.stroke(lenses, colour, rim, closed=True)
@@ -41,8 +48,13 @@ def paint_glasses(canvas: Canvas, face: Face, moment: Moment, rng: Generator) ->
 
 def paint_cover(canvas: Canvas, face: Face, person: Person, moment: Moment, rng: Generator) -> None:
     """Draw what `moment.cover` names."""
-    painters = {"hand": paint_hand, "scarf": paint_scarf, "microphone": paint_microphone, "strand": paint_strand,
-                "mask": paint_mask}
+    painters = {
+        "hand": paint_hand,
+        "scarf": paint_scarf,
+        "microphone": paint_microphone,
+        "strand": paint_strand,
+        "mask": paint_mask,
+    }
     if moment.cover != "none":
         painters[moment.cover](canvas, face, person, rng)
 
@@ -61,7 +73,9 @@ def paint_hand(canvas: Canvas, face: Face, person: Person, rng: Generator) -> No
         canvas.fill(ellipse(end - (0, 2), (2.2, 2.8)), person.skin * 1.02)
     canvas.fill(ellipse(palm, (17, 16)), person.skin * 0.92)
     wrist = palm - reach * 90
-    arm = np.stack([palm - across * 14, palm + across * 14, wrist + across * 12, wrist - across * 12])
+    arm = np.stack(
+        [palm - across * 14, palm + across * 14, wrist + across * 12, wrist - across * 12]
+    )
     canvas.fill(arm, person.skin * 0.88)
 
 
@@ -70,7 +84,11 @@ def paint_scarf(canvas: Canvas, face: Face, person: Person, rng: Generator) -> N
     colour = (rng.uniform(20, 230) + rng.normal(0, 45, 3)).clip(0, 255)
     height = rng.uniform(-14, 14)
     left, right, chin = face.landmarks68[3], face.landmarks68[13], face.landmarks68[8]
-    top = smooth(np.stack([left - (12, 0), left + (2, 12), chin - (0, height), right + (-2, 12), right + (12, 0)]))
+    top = smooth(
+        np.stack(
+            [left - (12, 0), left + (2, 12), chin - (0, height), right + (-2, 12), right + (12, 0)]
+        )
+    )
     canvas.fill(np.concatenate([top, [(right[0] + 40, 260), (left[0] - 40, 260)]]), colour)
     for k in (6, 15, 27, 40):
         canvas.stroke([top + (0, k) + rng.normal(0, 1, 2)], colour * rng.uniform(0.65, 0.85), 1.5)
@@ -93,7 +111,10 @@ def paint_strand(canvas: Canvas, face: Face, person: Person, rng: Generator) -> 
     """A lock of hair across the forehead and one eye."""
     side = rng.choice([-1, 1])
     start = face.hairline[6] + (side * rng.uniform(0, 12), -4)
-    end = face.landmarks68[2 if side < 0 else 14] + (rng.uniform(-2, 6) * -side, rng.uniform(-8, 30))
+    end = face.landmarks68[2 if side < 0 else 14] + (
+        rng.uniform(-2, 6) * -side,
+        rng.uniform(-8, 30),
+    )
     bend = (start + end) / 2 + np.array((side * rng.uniform(-4, 14), -rng.uniform(0, 10)))
     for k in range(14):
         curve = smooth(np.stack([start, bend, end]) + rng.normal(0, 2.2, (3, 2)))
@@ -103,10 +124,16 @@ def paint_strand(canvas: Canvas, face: Face, person: Person, rng: Generator) -> 
 def paint_mask(canvas: Canvas, face: Face, person: Person, rng: Generator) -> None:
     """A cloth mask over nose and mouth, with loops to the ears."""
     p = face.landmarks68
-    colour = np.array([(170, 205, 222), (235, 235, 232), (30, 32, 36), (190, 120, 130)], float)[rng.integers(4)]
-    edge = np.stack([p[2], p[29] + (-9, 3), p[29], p[29] + (9, 3), p[14], p[12], p[8] + (0, 2), p[4]])
+    colour = np.array([(170, 205, 222), (235, 235, 232), (30, 32, 36), (190, 120, 130)], float)[
+        rng.integers(4)
+    ]
+    edge = np.stack(
+        [p[2], p[29] + (-9, 3), p[29], p[29] + (9, 3), p[14], p[12], p[8] + (0, 2), p[4]]
+    )
     canvas.fill(smooth(edge, closed=True), colour)
     for k in (0.3, 0.5, 0.7):
         fold = smooth(np.stack([p[3], p[29] * (1 - k) + p[8] * k + (0, 2), p[13]]))
         canvas.stroke([fold], colour * 0.8, 0.5)
-    canvas.stroke([np.stack([p[2], face.ears[0][30]]), np.stack([p[14], face.ears[1][30]])], colour * 0.9, 0.5)
+    canvas.stroke(
+        [np.stack([p[2], face.ears[0][30]]), np.stack([p[14], face.ears[1][30]])], colour * 0.9, 0.5
+    )

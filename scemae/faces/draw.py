@@ -11,7 +11,13 @@ from scemae.faces.canvas import HEIGHT, WIDTH, Canvas, blur
 from scemae.faces.covers import paint_cover, paint_glasses
 from scemae.faces.features import paint_brows, paint_eyes, paint_mouth, paint_nose
 from scemae.faces.geometry import Face
-from scemae.faces.hair import paint_back_hair, paint_beard, paint_cap_of_hair, paint_front_hair, paint_hat
+from scemae.faces.hair import (
+    paint_back_hair,
+    paint_beard,
+    paint_cap_of_hair,
+    paint_front_hair,
+    paint_hat,
+)
 from scemae.faces.head import paint_body, paint_light, paint_marks, paint_relief, paint_skin
 from scemae.faces.people import Moment, Person, generator
 
@@ -45,7 +51,7 @@ def photograph(pixels: np.ndarray, moment: Moment, rng: Generator) -> np.ndarray
     if moment.blur:
         image = blur(image, moment.blur)
     top, left = rng.integers(0, 64, 2)
-    grain = film_grain()[top:top + HEIGHT, left:left + WIDTH]
+    grain = film_grain()[top : top + HEIGHT, left : left + WIDTH]
     return cv2.addWeighted(image, 1.0, grain, moment.noise, -128 * moment.noise)
 
 
@@ -53,5 +59,7 @@ def photograph(pixels: np.ndarray, moment: Moment, rng: Generator) -> np.ndarray
 def film_grain() -> np.ndarray:
     """Fixed noise (uint8, mean 128) from which each picture takes a window."""
     rng = generator(0, 3)
-    grey = rng.normal(0, 1, (HEIGHT + 64, WIDTH + 64, 1)) + 0.6 * rng.normal(0, 1, (HEIGHT + 64, WIDTH + 64, 3))
+    grey = rng.normal(0, 1, (HEIGHT + 64, WIDTH + 64, 1)) + 0.6 * rng.normal(
+        0, 1, (HEIGHT + 64, WIDTH + 64, 3)
+    )
     return (128 + 42 * grey).clip(0, 255).astype(np.uint8)

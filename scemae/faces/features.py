@@ -27,7 +27,11 @@ def paint_eyes(canvas: Canvas, face: Face, person: Person, moment: Moment) -> No
             canvas.disc(centre, 3.6 * unit, person.iris)
             canvas.disc(centre + (0, 1.2 * unit), 2.3 * unit, (person.iris * 1.35).clip(0, 255))
             canvas.disc(centre, 1.75 * unit, (10, 8, 8))
-            canvas.disc(centre + np.array((1.3 * np.sign(moment.light[0]), -1.4)) * unit, 0.75 * unit, (255, 255, 255))
+            canvas.disc(
+                centre + np.array((1.3 * np.sign(moment.light[0]), -1.4)) * unit,
+                0.75 * unit,
+                (255, 255, 255),
+            )
             canvas.disc(eye[3 - outer], 1.3 * unit, mix(person.skin, (190, 90, 90), 0.5))
         crease = upper + (eye[[0, 3]].mean(axis=0) - upper) * -0.18 - (0, 1.9 * unit)
         canvas.stroke([crease[2:-2]], mix(person.skin, (60, 25, 20), 0.42), 0.5)
@@ -42,14 +46,18 @@ def paint_eyes(canvas: Canvas, face: Face, person: Person, moment: Moment) -> No
 def paint_brows(canvas: Canvas, face: Face, person: Person) -> None:
     """Brows as tapering bands along landmarks 17..21 and 22..26, with a few hairs."""
     unit = np.linalg.norm(face.landmarks68[45] - face.landmarks68[36]) / 52
-    for line, taper in ((face.landmarks68[17:22], np.array([0.15, 0.6, 0.9, 1.0, 0.8])),
-                        (face.landmarks68[22:27], np.array([0.8, 1.0, 0.9, 0.6, 0.15]))):
+    for line, taper in (
+        (face.landmarks68[17:22], np.array([0.15, 0.6, 0.9, 1.0, 0.8])),
+        (face.landmarks68[22:27], np.array([0.8, 1.0, 0.9, 0.6, 0.15])),
+    ):
         half = (person.brow_width * unit * 0.5 * taper)[:, None] * (0, 1)
         top, low = smooth(line - half), smooth(line + half)
         with canvas.inside(np.concatenate([top, low[::-1]]), opacity=0.8, soft=0.35):
             canvas.fill(np.concatenate([top - (0, 2), low[::-1] + (0, 2)]), person.brows)
         inward = np.sign(line.mean(axis=0)[0] - face.landmarks68[27][0]) * np.array((1.6, 0)) * unit
-        hairs = [np.stack([b, t + inward - (0, 0.3)]) for t, b in zip(top[::3], low[::3], strict=True)]
+        hairs = [
+            np.stack([b, t + inward - (0, 0.3)]) for t, b in zip(top[::3], low[::3], strict=True)
+        ]
         canvas.stroke(hairs, person.brows * 0.75, 0.5)
 
 
@@ -65,8 +73,14 @@ def paint_nose(canvas: Canvas, face: Face, person: Person, moment: Moment) -> No
         spread = np.clip(np.linalg.norm(inner - wing) * 0.40, 0.5, 2.3)
         nostril = ellipse(hole - (0, 0.4), (spread, 0.95 * unit), angle + 0.25 * side)
         canvas.fill(nostril, mix(person.skin, (40, 10, 8), 0.75))
-        arc = np.stack([wing + np.array((0.1 * side, -4.8)) * unit, wing + np.array((1.3 * side, -2.2)) * unit, wing,
-                        wing * 0.6 + inner * 0.4 + (0, 0.5)])
+        arc = np.stack(
+            [
+                wing + np.array((0.1 * side, -4.8)) * unit,
+                wing + np.array((1.3 * side, -2.2)) * unit,
+                wing,
+                wing * 0.6 + inner * 0.4 + (0, 0.5),
+            ]
+        )
         canvas.stroke([smooth(arc)], mix(person.skin, dark, 0.75), 0.5)
     canvas.stroke([smooth(p[32:35] + (0, 0.4))], mix(person.skin, dark, 0.6), 0.5)
     if abs(moment.yaw) > 0.22:
@@ -84,7 +98,9 @@ def paint_mouth(canvas: Canvas, face: Face, person: Person) -> None:
     canvas.fill(np.concatenate([low, roof]), person.lips)
     canvas.fill(np.concatenate([top, roof[::-1]]), person.lips * 0.84)
     gloss = outer[[10, 9, 8]] * 0.55 + inner[[7, 6, 5]] * 0.45
-    canvas.tint(np.concatenate([gloss + (0, 0.7), gloss[::-1] - (0, 0.7)]), 1.18 + 0.15 * person.makeup, 1.0)
+    canvas.tint(
+        np.concatenate([gloss + (0, 0.7), gloss[::-1] - (0, 0.7)]), 1.18 + 0.15 * person.makeup, 1.0
+    )
     hollow = np.concatenate([roof, floor[1:-1]])
     height = inner[6, 1] - inner[2, 1]
     if height > 1.0:
@@ -92,7 +108,9 @@ def paint_mouth(canvas: Canvas, face: Face, person: Person) -> None:
             canvas.fill(hollow, (48, 14, 16))
             if height > 6:
                 canvas.fill(ellipse(inner[6] + (0, 1.0), (7 * unit, 0.34 * height)), (176, 74, 78))
-            teeth = np.concatenate([roof - (0, 2), (roof + (0, min(height * 0.8, 4.6 * unit)))[::-1]])
+            teeth = np.concatenate(
+                [roof - (0, 2), (roof + (0, min(height * 0.8, 4.6 * unit)))[::-1]]
+            )
             canvas.fill(teeth, (232, 226, 214))
             ends = np.array([(0, -2), (0, min(height, 4.4))])
             joints = [inner[2] + ends + (k * unit, 0) for k in (-6.5, -3.2, 0, 3.2, 6.5)]

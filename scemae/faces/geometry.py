@@ -12,19 +12,58 @@ VIEW_DISTANCE = 620.0
 
 # Left half of a neutral head in pixels of that frame: x from the midline, y down, z towards the camera.
 # Outlines are rows of (x, y, z at the side, bulge towards the front): each is a quarter ellipse seen from above.
-JAW = [(-44, 112.9, -24, 26), (-43.7, 124.3, -24, 26), (-42.2, 135.3, -22, 26), (-39.8, 146, -19, 24),
-       (-35.4, 156.8, -15, 20), (-29, 166, -11, 15), (-21.5, 173, -7, 10), (-11.6, 178.5, -3, 5), (0, 181, 0, 0)]
-HAIRLINE = [(-44, 103, -24, 25), (-43, 93, -22, 23), (-38.5, 83, -17, 18), (-29, 76, -10, 11), (-15, 71.5, -5, 5),
-            (0, 70.5, -3, 0)]
+JAW = [
+    (-44, 112.9, -24, 26),
+    (-43.7, 124.3, -24, 26),
+    (-42.2, 135.3, -22, 26),
+    (-39.8, 146, -19, 24),
+    (-35.4, 156.8, -15, 20),
+    (-29, 166, -11, 15),
+    (-21.5, 173, -7, 10),
+    (-11.6, 178.5, -3, 5),
+    (0, 181, 0, 0),
+]
+HAIRLINE = [
+    (-44, 103, -24, 25),
+    (-43, 93, -22, 23),
+    (-38.5, 83, -17, 18),
+    (-29, 76, -10, 11),
+    (-15, 71.5, -5, 5),
+    (0, 70.5, -3, 0),
+]
 BROW = [(-34.5, 103, -8), (-29.5, 98.7, -3), (-22.5, 97.3, 1), (-15.5, 98.2, 4), (-9.5, 100.4, 5)]
 BRIDGE = [(0, 111.7, 5), (0, 119.3, 9), (0, 126.6, 14), (0, 133.8, 19)]
 BASE = [(-7.8, 138.2, 7), (-4.2, 139.6, 11), (0, 140.5, 13), (4.2, 139.6, 11), (7.8, 138.2, 7)]
-EYE = [(-26.2, 111.9, -5), (-21.8, 108.6, -1), (-16.2, 108.5, 0), (-11.4, 112.3, -2), (-16.2, 114.3, 0),
-       (-21.8, 114.3, -1)]
-LIPS = [(-15.8, 152.5, 2), (-10, 149.5, 6), (-3.9, 147.6, 9), (0, 148.5, 9.5), (3.9, 147.6, 9), (10, 149.5, 6),
-        (15.8, 152.5, 2), (10, 157.3, 6), (5, 160, 8), (0, 160.7, 9), (-5, 160, 8), (-10, 157.3, 6),
-        (-14, 152.5, 2.5), (-4.4, 152.2, 8), (0, 152.4, 8.5), (4.4, 152.2, 8), (14, 152.5, 2.5), (4.4, 152.7, 8),
-        (0, 152.9, 8.5), (-4.4, 152.7, 8)]
+EYE = [
+    (-26.2, 111.9, -5),
+    (-21.8, 108.6, -1),
+    (-16.2, 108.5, 0),
+    (-11.4, 112.3, -2),
+    (-16.2, 114.3, 0),
+    (-21.8, 114.3, -1),
+]
+LIPS = [
+    (-15.8, 152.5, 2),
+    (-10, 149.5, 6),
+    (-3.9, 147.6, 9),
+    (0, 148.5, 9.5),
+    (3.9, 147.6, 9),
+    (10, 149.5, 6),
+    (15.8, 152.5, 2),
+    (10, 157.3, 6),
+    (5, 160, 8),
+    (0, 160.7, 9),
+    (-5, 160, 8),
+    (-10, 157.3, 6),
+    (-14, 152.5, 2.5),
+    (-4.4, 152.2, 8),
+    (0, 152.4, 8.5),
+    (4.4, 152.2, 8),
+    (14, 152.5, 2.5),
+    (4.4, 152.7, 8),
+    (0, 152.9, 8.5),
+    (-4.4, 152.7, 8),
+]
 SKULL_CENTRE, SKULL_RADII = np.array([0, 104.0, -40]), np.array([47.0, 50, 54])
 LEFT_EYE, RIGHT_EYE, MOUTH, INNER_MOUTH = slice(36, 42), slice(42, 48), slice(48, 60), slice(60, 68)
 
@@ -34,11 +73,24 @@ def mirror(points: list[tuple], order: list[int]) -> np.ndarray:
     return np.array(points, float)[order] * (-1, 1, 1)
 
 
-FEATURES = np.concatenate([  # landmarks 17..67
-    BROW, mirror(BROW, [4, 3, 2, 1, 0]), BRIDGE, BASE, EYE, mirror(EYE, [3, 2, 1, 0, 5, 4]), LIPS]).astype(float)
-HALF_OUTLINE = np.array(JAW[:-1] + HAIRLINE[:-1], float)      # jaw from the ear to the chin, then hair from the ear up
+FEATURES = np.concatenate(
+    [  # landmarks 17..67
+        BROW,
+        mirror(BROW, [4, 3, 2, 1, 0]),
+        BRIDGE,
+        BASE,
+        EYE,
+        mirror(EYE, [3, 2, 1, 0, 5, 4]),
+        LIPS,
+    ]
+).astype(float)
+HALF_OUTLINE = np.array(
+    JAW[:-1] + HAIRLINE[:-1], float
+)  # jaw from the ear to the chin, then hair from the ear up
 MIDDLE_OUTLINE = np.array([JAW[-1], HAIRLINE[-1]], float)
-CHIN_WEIGHT = np.clip((HALF_OUTLINE[:, 1] - 125) / 56, 0, 1)  # how far an outline point belongs to the chin
+CHIN_WEIGHT = np.clip(
+    (HALF_OUTLINE[:, 1] - 125) / 56, 0, 1
+)  # how far an outline point belongs to the chin
 CIRCLE = np.stack([np.cos(np.arange(40) * np.pi / 20), np.sin(np.arange(40) * np.pi / 20)], axis=1)
 
 
@@ -63,11 +115,11 @@ class Face:
 
     landmarks68: np.ndarray
     landmarks5: np.ndarray
-    hairline: np.ndarray   # 13 points from the left ear over the forehead to the right ear
-    side: np.ndarray       # 17 points: the jaw as seen further back, behind landmarks 0..16
-    skull: np.ndarray      # 40 points, clockwise from the right of the image
-    ears: np.ndarray       # (2, 40, 2)
-    irises: np.ndarray     # (2, 2)
+    hairline: np.ndarray  # 13 points from the left ear over the forehead to the right ear
+    side: np.ndarray  # 17 points: the jaw as seen further back, behind landmarks 0..16
+    skull: np.ndarray  # 40 points, clockwise from the right of the image
+    ears: np.ndarray  # (2, 40, 2)
+    irises: np.ndarray  # (2, 2)
     solid: np.ndarray
     camera: Camera
 
@@ -79,19 +131,31 @@ def pose_face(person: Person, moment: Moment) -> Face:
     rotation = rotate(moment.yaw, moment.pitch)
     halves = [silhouette(outline * (side, 1, 1, 1), rotation, side) for side in (1, -1)]
     jaw = np.concatenate([halves[0][:8], middle[:1, :3], halves[1][7::-1]])
-    hair = np.concatenate([halves[0][:1], halves[0][8:], middle[1:, :3], halves[1][:7:-1], halves[1][:1]])
+    hair = np.concatenate(
+        [halves[0][:1], halves[0][8:], middle[1:, :3], halves[1][:7:-1], halves[1][:1]]
+    )
     solid = np.concatenate([jaw, features])
     camera = align(Camera(rotation), solid, moment.jitter)
     landmarks = camera.project(solid)
     back = outline[:8, :3] - (0, 2.0, 14)
     side = np.concatenate([back, middle[:1, :3], back[::-1] * (-1, 1, 1)])
-    irises = np.stack([solid[eye][[0, 3]].mean(axis=0) for eye in (LEFT_EYE, RIGHT_EYE)]) + (0, -0.7, 3)
+    irises = np.stack([solid[eye][[0, 3]].mean(axis=0) for eye in (LEFT_EYE, RIGHT_EYE)]) + (
+        0,
+        -0.7,
+        3,
+    )
     irises[:, :2] += moment.gaze.clip(-3, 3)
     return Face(
-        landmarks68=landmarks, landmarks5=five_points(landmarks), hairline=camera.project(hair),
-        side=camera.project(side), skull=project_skull(person, camera),
-        irises=camera.project(irises), solid=solid, camera=camera,
-        ears=np.stack([camera.project(ear(outline[0, 0], which)) for which in (1, -1)]))
+        landmarks68=landmarks,
+        landmarks5=five_points(landmarks),
+        hairline=camera.project(hair),
+        side=camera.project(side),
+        skull=project_skull(person, camera),
+        irises=camera.project(irises),
+        solid=solid,
+        camera=camera,
+        ears=np.stack([camera.project(ear(outline[0, 0], which)) for which in (1, -1)]),
+    )
 
 
 def five_points(landmarks: np.ndarray) -> np.ndarray:
@@ -141,7 +205,10 @@ def express(p: np.ndarray, m: Moment) -> np.ndarray:
     mouth[:, 2:] -= reach * 2.0 * m.smile
     teeth = 0.12 * max(m.smile - 0.4, 0)
     drop = np.zeros(20)
-    drop[[7, 8, 9, 10, 11]], drop[[17, 18, 19]] = np.array([0.75, 0.97, 1, 0.97, 0.75]), (0.93, 1, 0.93)
+    drop[[7, 8, 9, 10, 11]], drop[[17, 18, 19]] = (
+        np.array([0.75, 0.97, 1, 0.97, 0.75]),
+        (0.93, 1, 0.93),
+    )
     drop[[0, 6, 12, 16]] = 0.3
     mouth[:, 1] += drop * 13 * (m.mouth_open + teeth)
     mouth[[1, 2, 3, 4, 5, 13, 14, 15], 1] -= 2.0 * m.mouth_open + 8 * teeth
@@ -164,7 +231,9 @@ def shape_outline(s: np.ndarray, m: Moment) -> tuple[np.ndarray, np.ndarray]:
 def rotate(yaw: float, pitch: float) -> np.ndarray:
     """Rotation (3, 3): positive yaw turns the nose to the right of the image, positive pitch lowers it."""
     c, s, d, t = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
-    return np.array([(1, 0, 0), (0, d, t), (0, -t, d)]) @ np.array([(c, 0, s), (0, 1, 0), (-s, 0, c)])
+    return np.array([(1, 0, 0), (0, d, t), (0, -t, d)]) @ np.array(
+        [(c, 0, s), (0, 1, 0), (-s, 0, c)]
+    )
 
 
 def silhouette(outline: np.ndarray, rotation: np.ndarray, side: int) -> np.ndarray:
@@ -186,7 +255,9 @@ def align(camera: Camera, solid: np.ndarray, jitter: np.ndarray) -> Camera:
     extra = np.exp(1j * jitter[0] + jitter[1])
     b = w.mean() - a * z.mean() * extra + jitter[2] + 1j * jitter[3]
     a = a * extra
-    return Camera(camera.rotation, np.array([(a.real, -a.imag), (a.imag, a.real)]), np.array([b.real, b.imag]))
+    return Camera(
+        camera.rotation, np.array([(a.real, -a.imag), (a.imag, a.real)]), np.array([b.real, b.imag])
+    )
 
 
 def project_skull(person: Person, camera: Camera) -> np.ndarray:
@@ -198,5 +269,9 @@ def project_skull(person: Person, camera: Camera) -> np.ndarray:
 
 def ear(x: float, side: int) -> np.ndarray:
     """An ear (40, 3) on the left (`side` 1, x negative) or the right."""
-    points = CIRCLE[:, :1] * (-3.4, 0, -6.5) + CIRCLE[:, 1:] * (-0.8, -11.5, -2.0) + (x - 1.5, 122.0, -34)
+    points = (
+        CIRCLE[:, :1] * (-3.4, 0, -6.5)
+        + CIRCLE[:, 1:] * (-0.8, -11.5, -2.0)
+        + (x - 1.5, 122.0, -34)
+    )
     return points * (side, 1, 1)

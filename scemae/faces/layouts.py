@@ -13,20 +13,35 @@ import numpy as np
 from numpy.random import Generator
 from scipy.io import savemat
 
-from scemae import files
 from scemae.faces.geometry import Face
 from scemae.faces.people import generator
+from scemae.files import disk
 
-FIVE = [f"{point}_{axis}" for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy"]
-M_SIDE, M_TRAIN = 150, "aflw_10122train_cropped"  # of AFLW_M: pixels of its crops, folder of those to train on
-MAT_HEADER = b"MATLAB 5.0 MAT-file".ljust(116)  # without the date that scipy writes: same command, same bytes
+FIVE = [
+    f"{point}_{axis}"
+    for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
+    for axis in "xy"
+]
+M_SIDE, M_TRAIN = (
+    150,
+    "aflw_10122train_cropped",
+)  # of AFLW_M: pixels of its crops, folder of those to train on
+MAT_HEADER = b"MATLAB 5.0 MAT-file".ljust(
+    116
+)  # without the date that scipy writes: same command, same bytes
 # The five points' root-mean-square distance from their centre, as a share of the crop's side. AFLW_M: measured in MTFL's
 # test crops (28.5 of 150 pixels, sd 1.9). AFLW_R: chosen here, for tighter crops whose points stay in the middle 96 of 136.
 SPREAD = {"aflw_m": 0.19, "aflw_r": 0.235}
-WORLDS = {"aflw_m": 1_000_000, "aflw_r": 2_000_000, "300w": 3_000_000}  # added to the seed: other people in each set
+WORLDS = {
+    "aflw_m": 1_000_000,
+    "aflw_r": 2_000_000,
+    "300w": 3_000_000,
+}  # added to the seed: other people in each set
 # 300-W's folders and how many pictures each has: train, then test (3,148 and 689 together).
-FOLDERS = ({"afw": 337, "helen/trainset": 2000, "lfpw/trainset": 811},
-           {"helen/testset": 330, "lfpw/testset": 224, "ibug": 135})
+FOLDERS = (
+    {"afw": 337, "helen/trainset": 2000, "lfpw/trainset": 811},
+    {"helen/testset": 330, "lfpw/testset": 224, "ibug": 135},
+)
 
 
 @dataclass(frozen=True)
@@ -41,10 +56,18 @@ class Window:
 
     def cut(self, pixels: np.ndarray) -> np.ndarray:
         """The part of pixels (h, w, 3) uint8 as an image of `size`; beyond the picture its border goes on."""
-        x, y = self.width / self.size[0], self.height / self.size[1]  # pixels of the picture for each of the crop
+        x, y = (
+            self.width / self.size[0],
+            self.height / self.size[1],
+        )  # pixels of the picture for each of the crop
         back = np.array([(x, 0, self.left + x / 2 - 0.5), (0, y, self.top + y / 2 - 0.5)])
-        return cv2.warpAffine(pixels, back, self.size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                              borderMode=cv2.BORDER_REPLICATE)
+        return cv2.warpAffine(
+            pixels,
+            back,
+            self.size,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
 
     def move(self, points: np.ndarray) -> np.ndarray:
         """Points (n, 2) of the picture in pixels of the crop."""
@@ -71,10 +94,18 @@ def choose_window(layout: str, face: Face, rng: Generator) -> Window:
         scale = rng.uniform(1.1, 2.6)
         return Window(left, top, width, height, (round(width * scale), round(height * scale)))
     centre = face.landmarks5.mean(axis=0)
-    side = np.sqrt(((face.landmarks5 - centre) ** 2).sum(axis=1).mean()) / SPREAD[layout] * np.exp(rng.normal(0, 0.05))
+    side = (
+        np.sqrt(((face.landmarks5 - centre) ** 2).sum(axis=1).mean())
+        / SPREAD[layout]
+        * np.exp(rng.normal(0, 0.05))
+    )
     tight = layout == "aflw_r"
-    width, height = side * np.exp(rng.normal(0, 0.03, 2) * tight)  # AFLW_R's crops are not quite square
-    left, top = centre + 0.5 - (width / 2, height / 2) + rng.normal(0, 0.02 if tight else 0.03, 2) * side
+    width, height = side * np.exp(
+        rng.normal(0, 0.03, 2) * tight
+    )  # AFLW_R's crops are not quite square
+    left, top = (
+        centre + 0.5 - (width / 2, height / 2) + rng.normal(0, 0.02 if tight else 0.03, 2) * side
+    )
     scale = rng.uniform(0.9, 1.6)
     size = (round(width * scale), round(height * scale)) if tight else (M_SIDE, M_SIDE)
     return Window(left, top, width, height, size)
@@ -84,13 +115,19 @@ def name_pictures(layout: str, is_test: np.ndarray) -> list[str]:
     """The place of each picture below the folder, by whether (n,) it is one of the test set."""
     totals = np.bincount(is_test, minlength=2)
     places = np.where(is_test, np.cumsum(is_test), np.cumsum(~is_test)) - 1  # within its own set
-    return [_name(layout, i, test=bool(test), place=int(place), total=int(totals[int(test)]))
-            for i, (test, place) in enumerate(zip(is_test, places))]
+    return [
+        _name(layout, i, test=bool(test), place=int(place), total=int(totals[int(test)]))
+        for i, (test, place) in enumerate(zip(is_test, places))
+    ]
 
 
-def write_files(layout: str, out: Path, crops: list[Crop], is_test: np.ndarray, *, world: int) -> None:
+def write_files(
+    layout: str, out: Path, crops: list[Crop], is_test: np.ndarray, *, world: int
+) -> None:
     """Write the lists, tables and boxes of `layout` beside its pictures."""
-    train, test = ([crop for crop, one in zip(crops, is_test) if one == part] for part in (False, True))
+    train, test = (
+        [crop for crop, one in zip(crops, is_test) if one == part] for part in (False, True)
+    )
     if layout == "aflw_m":
         _write_m(out, train, test)
     elif layout == "aflw_r":
@@ -107,7 +144,12 @@ def misplace(crop: Crop, rng: Generator) -> np.ndarray:
     """
     eyes = np.linalg.norm(crop.five[0] - crop.five[1])
     points = crop.five + rng.normal(0, 0.01, (5, 2)) * eyes
-    chances, moved, shifted, which = rng.random(3), rng.normal(0, 0.07, 2), rng.normal(0, 0.15, 2), int(rng.integers(5))
+    chances, moved, shifted, which = (
+        rng.random(3),
+        rng.normal(0, 0.07, 2),
+        rng.normal(0, 0.15, 2),
+        int(rng.integers(5)),
+    )
     if chances[0] < 0.15:
         points += moved * eyes
     if chances[1] < 0.15:
@@ -129,7 +171,9 @@ def _name(layout: str, index: int, *, test: bool, place: int, total: int) -> str
     folders = FOLDERS[int(test)]
     ends = np.rint(np.cumsum(list(folders.values())) * total / sum(folders.values()))
     folder = list(folders)[np.searchsorted(ends, place, side="right")]
-    numbered = folder == "ibug" or folder.startswith("lfpw")  # ibug's names must begin with "image": PROTOCOL 3.2
+    numbered = folder == "ibug" or folder.startswith(
+        "lfpw"
+    )  # ibug's names must begin with "image": PROTOCOL 3.2
     return f"{folder}/{'image_' * numbered}{index + 1:05d}_1.jpg"
 
 
@@ -139,11 +183,18 @@ def _photograph(index: int) -> str:
 
 def _write_m(out: Path, train: list[Crop], test: list[Crop]) -> None:
     """AFLW_M. MTFL's four attributes, which nothing here reads, are left out of testing.txt."""
-    rows = [f"{i},{_photograph(crop.index)},{crop.file.removeprefix(M_TRAIN + '/')},1,{_join(crop.five + 1, ',')}"
-            for i, crop in enumerate(train)]
-    _write_lines(out / M_TRAIN / "facedata_cropped.csv", [",".join(["id", "image_file", "crop_file", "set", *FIVE]), *rows])
-    _write_lines(out / "MTFL/testing.txt",
-                 [f" {crop.file.removeprefix('MTFL/')} {_join(crop.five.T + 1, ' ')}" for crop in test])
+    rows = [
+        f"{i},{_photograph(crop.index)},{crop.file.removeprefix(M_TRAIN + '/')},1,{_join(crop.five + 1, ',')}"
+        for i, crop in enumerate(train)
+    ]
+    _write_lines(
+        out / M_TRAIN / "facedata_cropped.csv",
+        [",".join(["id", "image_file", "crop_file", "set", *FIVE]), *rows],
+    )
+    _write_lines(
+        out / "MTFL/testing.txt",
+        [f" {crop.file.removeprefix('MTFL/')} {_join(crop.five.T + 1, ' ')}" for crop in test],
+    )
 
 
 def _write_r(out: Path, train: list[Crop], test: list[Crop], world: int) -> None:
@@ -152,7 +203,9 @@ def _write_r(out: Path, train: list[Crop], test: list[Crop], world: int) -> None
         labels = np.stack([misplace(crop, generator(world, 8, crop.index)) for crop in crops])
         sizes = np.array([crop.size[::-1] for crop in crops])
         _write_mat(out / f"aflw_{part}_keypoints.mat", {"gt": labels[:, :, ::-1], "hw": sizes})
-        _write_lines(out / f"aflw_{part}_images.txt", [crop.file.removeprefix("output/") for crop in crops])
+        _write_lines(
+            out / f"aflw_{part}_images.txt", [crop.file.removeprefix("output/") for crop in crops]
+        )
     rows = [f"{crop.file.removeprefix('output/')},{_join(crop.five, ',')}" for crop in test]
     _write_lines(out / "corrected.csv", [",".join(["file", *FIVE]), *rows])
 
@@ -162,14 +215,27 @@ def _write_w(out: Path, crops: list[Crop]) -> None:
     (out / "Bounding Boxes").mkdir()
     for crop in crops:
         points = [_join(point + 1, " ") for point in crop.sixty_eight]
-        _write_lines((out / crop.file).with_suffix(".pts"), ["version: 1", "n_points:  68", "{", *points, "}"])
+        _write_lines(
+            (out / crop.file).with_suffix(".pts"),
+            ["version: 1", "n_points:  68", "{", *points, "}"],
+        )
     for folder in (folder for part in FOLDERS for folder in part):
         inside = [crop for crop in crops if Path(crop.file).parent == Path(folder)]
         cells = np.empty((1, len(inside)), object)
         for i, crop in enumerate(inside):
-            box = np.concatenate([crop.sixty_eight.min(axis=0), crop.sixty_eight.max(axis=0)])[None] + 1
-            cells[0, i] = {"imgName": Path(crop.file).name, "bb_detector": box, "bb_ground_truth": box}
-        _write_mat(out / "Bounding Boxes" / f"bounding_boxes_{folder.replace('/', '_')}.mat", {"bounding_boxes": cells})
+            box = (
+                np.concatenate([crop.sixty_eight.min(axis=0), crop.sixty_eight.max(axis=0)])[None]
+                + 1
+            )
+            cells[0, i] = {
+                "imgName": Path(crop.file).name,
+                "bb_detector": box,
+                "bb_ground_truth": box,
+            }
+        _write_mat(
+            out / "Bounding Boxes" / f"bounding_boxes_{folder.replace('/', '_')}.mat",
+            {"bounding_boxes": cells},
+        )
 
 
 def _join(values: np.ndarray, between: str) -> str:
@@ -179,10 +245,10 @@ def _join(values: np.ndarray, between: str) -> str:
 def _write_mat(path: Path, values: dict) -> None:
     file = io.BytesIO()
     savemat(file, values)
-    with files.create(path) as out:
-        out.write(MAT_HEADER + file.getvalue()[len(MAT_HEADER):])
+    with disk.create(path) as out:
+        out.write(MAT_HEADER + file.getvalue()[len(MAT_HEADER) :])
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
-    with files.create(path) as file:
+    with disk.create(path) as file:
         file.write("".join(f"{line}\n" for line in lines).encode())

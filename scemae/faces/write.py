@@ -10,15 +10,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from scemae import files
-from scemae.bars import progress_bar
+from scemae.config.values import given_path
 from scemae.errors import ConfigError, DataError
 from scemae.faces import layouts
 from scemae.faces.draw import draw_face
 from scemae.faces.geometry import Face, pose_face
 from scemae.faces.layouts import FIVE, Crop
 from scemae.faces.people import Moment, draw_moment, draw_person, generator
-from scemae.words import given_path
+from scemae.files import disk
+from scemae.process.progress import progress_bar
 
 CHUNK = 32
 DESCRIPTION = """Draw faces with exact landmarks, in the own layout of CelebA or of another benchmark.
@@ -63,13 +63,17 @@ def write_crop(task: tuple[int, int, str], out: Path, layout: str, seed: int) ->
     pixels, face, moment = make_face(index, identity, seed)
     window = layouts.choose_window(layout, face, generator(seed, 7, index))
     write_jpeg(out / file, window.cut(pixels), moment.quality)
-    return Crop(index, file, window.size, window.move(face.landmarks5), window.move(face.landmarks68))
+    return Crop(
+        index, file, window.size, window.move(face.landmarks5), window.move(face.landmarks68)
+    )
 
 
 def write_jpeg(path: Path, pixels: np.ndarray, quality: int) -> None:
     """Write pixels (h, w, 3) uint8 RGB."""
-    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    with files.create(path) as file:
+    _, jpeg = cv2.imencode(
+        ".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
+    with disk.create(path) as file:
         file.write(jpeg.tobytes())
 
 
@@ -78,8 +82,16 @@ def name(index: int) -> str:
     return f"{index + 1:06d}.jpg"
 
 
-def write_faces(out: Path, *, count: int, identities: int, seed: int, workers: int, layout: str = "celeba",
-                progress: bool = True) -> None:
+def write_faces(
+    out: Path,
+    *,
+    count: int,
+    identities: int,
+    seed: int,
+    workers: int,
+    layout: str = "celeba",
+    progress: bool = True,
+) -> None:
     """Draw `count` pictures of `identities` people into `out`, as `layout` (celeba, aflw_m, aflw_r or 300w) has them.
 
     Picture i depends on `seed`, `layout`, i and `identities` alone, never on `count` or `workers`. The lists are written
@@ -88,30 +100,46 @@ def write_faces(out: Path, *, count: int, identities: int, seed: int, workers: i
     """
     check_numbers(count, identities, seed, workers)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is not an empty folder; name a new one or empty it first")
+        raise DataError(
+            f"{out} exists and is not an empty folder; name a new one or empty it first"
+        )
     world = seed + layouts.WORLDS.get(layout, 0)
     owners = assign_identities(count, identities, world)
     partition = split_identities(identities, world)[owners]
     write = _write_celeba if layout == "celeba" else partial(_write_layout, layout=layout)
-    write(out, owners, partition, seed=world, draw=partial(draw_all, workers=workers, progress=progress))
+    write(
+        out,
+        owners,
+        partition,
+        seed=world,
+        draw=partial(draw_all, workers=workers, progress=progress),
+    )
 
 
-def _write_celeba(out: Path, owners: np.ndarray, partition: np.ndarray, *, seed: int, draw: Callable) -> None:
+def _write_celeba(
+    out: Path, owners: np.ndarray, partition: np.ndarray, *, seed: int, draw: Callable
+) -> None:
     """CelebA's layout; Anno/landmarks5_float.csv and Anno/landmarks68.csv hold the exact coordinates beside it."""
     folder = out / "img_align_celeba"
     folder.mkdir(parents=True)
-    drawn = draw(partial(write_face, folder=folder, seed=seed), [(i, int(owner)) for i, owner in enumerate(owners)])
+    drawn = draw(
+        partial(write_face, folder=folder, seed=seed),
+        [(i, int(owner)) for i, owner in enumerate(owners)],
+    )
     landmarks = [np.stack(points) for points in zip(*drawn, strict=True)]
     write_lists(out, owners, partition, seed=seed, landmarks=landmarks)
 
 
 def _write_layout(
-        out: Path, owners: np.ndarray, partition: np.ndarray, *, layout: str, seed: int, draw: Callable) -> None:
+    out: Path, owners: np.ndarray, partition: np.ndarray, *, layout: str, seed: int, draw: Callable
+) -> None:
     """Another benchmark's layout: people of partition 0 are its training set, about 80 %, the others its test set."""
     files = layouts.name_pictures(layout, partition > 0)
     for folder in sorted({(out / file).parent for file in files}):
         folder.mkdir(parents=True, exist_ok=True)
-    tasks = [(i, int(owner), file) for i, (owner, file) in enumerate(zip(owners, files, strict=True))]
+    tasks = [
+        (i, int(owner), file) for i, (owner, file) in enumerate(zip(owners, files, strict=True))
+    ]
     crops = draw(partial(write_crop, out=out, layout=layout, seed=seed), tasks)
     layouts.write_files(layout, out, crops, partition > 0, world=seed)
 
@@ -121,15 +149,21 @@ def check_numbers(count: int, identities: int, seed: int, workers: int) -> None:
     if count < 20:
         raise ConfigError(f"count is {count}; at least 20 pictures are needed to fill all splits")
     if not 10 <= identities <= count:
-        raise ConfigError(f"identities is {identities}; it must lie between 10 and the count of pictures, {count}")
+        raise ConfigError(
+            f"identities is {identities}; it must lie between 10 and the count of pictures, {count}"
+        )
     if workers < 1 or seed < 0:
-        raise ConfigError(f"workers is {workers} and seed is {seed}; use at least one worker and a seed of 0 or more")
+        raise ConfigError(
+            f"workers is {workers} and seed is {seed}; use at least one worker and a seed of 0 or more"
+        )
 
 
 def assign_identities(count: int, identities: int, seed: int) -> np.ndarray:
     """`identity_of` for pictures 0..count-1, (count,) int."""
     turns = range(-(-count // identities))
-    return np.concatenate([generator(seed, 4, turn).permutation(identities) + 1 for turn in turns])[:count]
+    return np.concatenate([generator(seed, 4, turn).permutation(identities) + 1 for turn in turns])[
+        :count
+    ]
 
 
 def draw_all(paint: Callable, tasks: list[tuple], *, workers: int, progress: bool) -> list:
@@ -145,11 +179,13 @@ def split_identities(identities: int, seed: int) -> np.ndarray:
     """Partition (identities + 1,) of each identity number: about 80 % 0, 10 % 1 and 10 % 2; place 0 is unused."""
     part, tenth = np.zeros(identities + 1, int), max(2, round(identities / 10))
     order = generator(seed, 5).permutation(identities) + 1
-    part[order[:tenth]], part[order[tenth:2 * tenth]] = 2, 1
+    part[order[:tenth]], part[order[tenth : 2 * tenth]] = 2, 1
     return part
 
 
-def choose_mafl(owners: np.ndarray, partition: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def choose_mafl(
+    owners: np.ndarray, partition: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of MAFL's training and testing lists, both in file order.
 
     partition (count,) of each picture. Testing holds people of partition 2, never the same one twice in a row, so that
@@ -162,21 +198,25 @@ def choose_mafl(owners: np.ndarray, partition: np.ndarray, seed: int) -> tuple[n
             testing.append(index)
     wanted = min(len(testing), 1000, max(8, count // 20))
     others = np.flatnonzero(partition != 2)
-    training = generator(seed, 6).permutation(others)[:min(19000, max(2, count // 10))]
-    return np.sort(training), np.array(testing[:wanted - wanted % 2])
+    training = generator(seed, 6).permutation(others)[: min(19000, max(2, count // 10))]
+    return np.sort(training), np.array(testing[: wanted - wanted % 2])
 
 
 def write_lists(
-        out: Path, owners: np.ndarray, partition: np.ndarray, *, seed: int, landmarks: list[np.ndarray]) -> None:
+    out: Path, owners: np.ndarray, partition: np.ndarray, *, seed: int, landmarks: list[np.ndarray]
+) -> None:
     """Write CelebA's and MAFL's lists and the two tables of exact landmarks."""
     names = [name(i) for i in range(len(owners))]
     five, sixty_eight = (points.reshape(len(names), -1) for points in landmarks)
     training, testing = choose_mafl(owners, partition, seed)
     whole = np.rint(five).astype(int)
-    rounded = [f"{n}  " + " ".join(f"{v:>3d}" for v in row) for n, row in zip(names, whole, strict=True)]
+    rounded = [
+        f"{n}  " + " ".join(f"{v:>3d}" for v in row) for n, row in zip(names, whole, strict=True)
+    ]
     header = ["file", *(f"{axis}{k}" for k in range(68) for axis in "xy")]
     lists = {
-        "MAFL/training.txt": [names[i] for i in training], "MAFL/testing.txt": [names[i] for i in testing],
+        "MAFL/training.txt": [names[i] for i in training],
+        "MAFL/testing.txt": [names[i] for i in testing],
         "Eval/list_eval_partition.txt": [f"{n} {p}" for n, p in zip(names, partition, strict=True)],
         "Anno/identity_CelebA.txt": [f"{n} {p}" for n, p in zip(names, owners, strict=True)],
         "Anno/landmarks68.csv": [",".join(header), *table(names, sixty_eight)],
@@ -185,30 +225,53 @@ def write_lists(
     }
     for path, lines in lists.items():
         (out / path).parent.mkdir(exist_ok=True)
-        with files.create(out / path) as file:
+        with disk.create(out / path) as file:
             file.write(("\n".join(lines) + "\n").encode())
 
 
 def table(names: list[str], values: np.ndarray) -> list[str]:
     """Comma-separated rows: a name and its numbers with two decimals."""
-    return [f"{n}," + ",".join(f"{v:.2f}" for v in row) for n, row in zip(names, values, strict=True)]
+    return [
+        f"{n}," + ",".join(f"{v:.2f}" for v in row) for n, row in zip(names, values, strict=True)
+    ]
 
 
 def main(argv: list[str]) -> None:
     """Command line of the generator."""
     parser = argparse.ArgumentParser(
-        prog="scemae faces", formatter_class=argparse.RawDescriptionHelpFormatter, description=DESCRIPTION,
+        prog="scemae faces",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=DESCRIPTION,
         epilog="examples:\n  scemae faces faces/ --count 4000 --identities 400 --seed 0 --workers 8\n"
-               "  scemae faces aflw/ --layout aflw_r --count 2000 --identities 400\n"
-               "  scemae shards build aflw_r aflw/ data/aflw --corrected aflw/corrected.csv\n\n"
-               "A picture takes about 10 ms of one core and 7 kB. Make shards of the folder as of the data set itself.")
+        "  scemae faces aflw/ --layout aflw_r --count 2000 --identities 400\n"
+        "  scemae shards build aflw_r aflw/ data/aflw --corrected aflw/corrected.csv\n\n"
+        "A picture takes about 10 ms of one core and 7 kB. Make shards of the folder as of the data set itself.",
+    )
     parser.add_argument("out", type=given_path, metavar="OUT", help="folder to write; new or empty")
-    parser.add_argument("--layout", choices=("celeba", *layouts.WORLDS), default="celeba",
-                        help="the data set whose files to write (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=4000, help="pictures, at least 20 (default: %(default)s)")
-    parser.add_argument("--identities", type=int, default=400, help="people, 10 to COUNT (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other people (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--layout",
+        choices=("celeba", *layouts.WORLDS),
+        default="celeba",
+        help="the data set whose files to write (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--count", type=int, default=4000, help="pictures, at least 20 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--identities", type=int, default=400, help="people, 10 to COUNT (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed, other people (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
-    write_faces(args.out, count=args.count, identities=args.identities, seed=args.seed, workers=args.workers,
-                layout=args.layout)
+    write_faces(
+        args.out,
+        count=args.count,
+        identities=args.identities,
+        seed=args.seed,
+        workers=args.workers,
+        layout=args.layout,
+    )

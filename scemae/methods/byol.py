@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-import scemae.torchvision_cpu  # noqa: F401  before lightly, which imports torchvision
 from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
 from lightly.models.utils import update_momentum
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from scemae.data.pipeline import Batch, view_pairs
 from scemae.models.hypercolumn import ResNetTrunk
@@ -43,7 +41,9 @@ def build(settings: Settings, *, image_size: int, seed: int) -> "BYOL":
     return BYOL(settings)
 
 
-def views(settings: Settings, *, size: int, scale: tuple[float, float]) -> Callable[[Batch], tuple[Tensor, ...]]:
+def views(
+    settings: Settings, *, size: int, scale: tuple[float, float]
+) -> Callable[[Batch], tuple[Tensor, ...]]:
     """Two views (b, 3, size, size), augmented as CL's (LEAD's own are unknown [U]), and the weights (b,)."""
     return partial(view_pairs, size=size, scale=scale)
 
@@ -54,7 +54,9 @@ class BYOL(nn.Module):
     BatchNorm's statistics are those of one view of a micro-batch, of the target encoder as of the trained one.
     """
 
-    worth_compiling = False  # four passes of a ResNet-50 in one graph: more than two minutes of compilation
+    worth_compiling = (
+        False  # four passes of a ResNet-50 in one graph: more than two minutes of compilation
+    )
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -63,13 +65,20 @@ class BYOL(nn.Module):
         self.head = BYOLProjectionHead(self.trunk.widths[0], settings.hidden, settings.dim)
         self.predictor = BYOLPredictionHead(settings.dim, settings.hidden, settings.dim)
         self.trunk_target, self.head_target = (
-            copy.deepcopy(part).requires_grad_(False) for part in (self.trunk, self.head))
+            copy.deepcopy(part).requires_grad_(False) for part in (self.trunk, self.head)
+        )
 
     def forward(self, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
         """Two views (b, 3, s, s) and weights (b,) to the sum over images of weight * loss, a scalar."""
-        predicted = [self.predictor(self.head(self.trunk.pooled(images))).float() for images in (first, second)]
+        predicted = [
+            self.predictor(self.head(self.trunk.pooled(images))).float()
+            for images in (first, second)
+        ]
         with torch.no_grad():
-            targets = [self.head_target(self.trunk_target.pooled(images)).float() for images in (second, first)]
+            targets = [
+                self.head_target(self.trunk_target.pooled(images)).float()
+                for images in (second, first)
+            ]
         per_image = 2 - sum(F.cosine_similarity(*pair) for pair in zip(predicted, targets))
         return (per_image * weights).sum()
 

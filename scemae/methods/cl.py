@@ -45,7 +45,9 @@ class CL(nn.Module):
         super().__init__()
         self.projector = HypercolumnProjector(widths, settings.dim, settings.projector)
         self.side, self.temperature = settings.side, settings.temperature
-        self.register_buffer("penalty", proximity(settings.side, settings.pixels, settings.power), persistent=False)
+        self.register_buffer(
+            "penalty", proximity(settings.side, settings.pixels, settings.power), persistent=False
+        )
 
     def forward(self, *maps_and_weights: Tensor) -> Tensor:
         """The sum over images of weight * loss, a scalar."""

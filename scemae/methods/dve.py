@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scemae.data import randomness
+from scemae.data import randomness, tps_warps
+from scemae.data.augment import centre_crop, normalise, to_device
+from scemae.data.geometry import FRAME
 from scemae.data.pipeline import Batch, recoloured
-from scemae.data.views import centre_crop, normalise, to_device
 from scemae.errors import ConfigError
-from scemae.landmarks import tps
-from scemae.landmarks.benchmarks import FRAME
 from scemae.models.hourglass import STRIDE, Hourglass
 
 STAGE = 1
@@ -50,7 +49,9 @@ def build(settings: Settings, *, image_size: int, seed: int) -> "DVE":
     return module
 
 
-def views(settings: Settings, *, size: int, scale: tuple[float, float]) -> Callable[[Batch], tuple[Tensor, ...]]:
+def views(
+    settings: Settings, *, size: int, scale: tuple[float, float]
+) -> Callable[[Batch], tuple[Tensor, ...]]:
     """Both warps of each image and where they meet; frames must have 136 px. No random crop, so `scale` is left aside."""
     return partial(warped_views, size=size)
 
@@ -63,22 +64,34 @@ def warped_views(batch: Batch, size: int) -> tuple[Tensor, ...]:
     are drawn for each view after the warps, whose outside is black [U]. Raises ConfigError for frames of another size.
     """
     if batch.images.shape[-1] != FRAME:
-        raise ConfigError(f"data.frame={batch.images.shape[-1]}: DVE warps frames of {FRAME} px; give data.frame={FRAME}")
+        raise ConfigError(
+            f"data.frame={batch.images.shape[-1]}: DVE warps frames of {FRAME} px; give data.frame={FRAME}"
+        )
     both, on_top = _warps(batch)
-    second = tps.resample(batch.images.float() / 255, both)
-    first = tps.resample(second, on_top)
-    coloured = [normalise(recoloured(batch, centre_crop(images, size), view)) for view, images in enumerate((first, second))]
+    second = tps_warps.resample(batch.images.float() / 255, both)
+    first = tps_warps.resample(second, on_top)
+    coloured = [
+        normalise(recoloured(batch, centre_crop(images, size), view))
+        for view, images in enumerate((first, second))
+    ]
     margin = (FRAME - size) // 2
-    meets = centre_crop(((on_top + 1) / 2 * (FRAME - 1) - margin).permute(0, 3, 1, 2), size)[:, :, ::STRIDE, ::STRIDE]
+    meets = centre_crop(((on_top + 1) / 2 * (FRAME - 1) - margin).permute(0, 3, 1, 2), size)[
+        :, :, ::STRIDE, ::STRIDE
+    ]
     return *coloured, meets.permute(0, 2, 3, 1).float(), batch.tensor(batch.slice.weights)
 
 
 def _warps(batch: Batch) -> tuple[Tensor, Tensor]:
     """W1 and W2 of each image, (b, 136, 136, 2): their 412 numbers come from the host, in one copy, and one product on the device
     makes both. In float64, as those of the tests, so that no device changes a pixel: 8 MFLOP for an image."""
-    made = [tps.make_warps(batch.normal(randomness.WARP + view * randomness.VIEW, tps.NORMALS), tps.SCALES[name])
-            for view, name in enumerate(("dve-both", "dve-on-top"))]
-    return tps.warp_grid(to_device(torch.cat(made), batch.images.device)).chunk(2)
+    made = [
+        tps_warps.make_warps(
+            batch.normal(randomness.WARP + view * randomness.VIEW, tps_warps.NORMALS),
+            tps_warps.SCALES[name],
+        )
+        for view, name in enumerate(("dve-both", "dve-on-top"))
+    ]
+    return tps_warps.warp_grid(to_device(torch.cat(made), batch.images.device)).chunk(2)
 
 
 class DVE(nn.Module):
@@ -93,20 +106,37 @@ class DVE(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor, meets: Tensor, weights: Tensor) -> Tensor:
         """What `warped_views` gives to the sum over images of weight * loss, a scalar."""
-        features = self.trunk(torch.cat([first, second])).float()  # one pass: both views share BatchNorm's statistics
+        features = self.trunk(
+            torch.cat([first, second])
+        ).float()  # one pass: both views share BatchNorm's statistics
         source, target = (self.length * F.normalize(part, dim=1) for part in features.chunk(2))
-        asking = (slice(None), slice(None), slice(None, None, self.step), slice(None, None, self.step))
-        per_image = exchange(source[asking], source.roll(-1, 0), target, meets.permute(0, 3, 1, 2)[asking], power=self.power)
+        asking = (
+            slice(None),
+            slice(None),
+            slice(None, None, self.step),
+            slice(None, None, self.step),
+        )
+        per_image = exchange(
+            source[asking],
+            source.roll(-1, 0),
+            target,
+            meets.permute(0, 3, 1, 2)[asking],
+            power=self.power,
+        )
         return (per_image * weights).sum()
 
 
-def exchange(source: Tensor, auxiliary: Tensor, target: Tensor, meets: Tensor, *, power: float) -> Tensor:
+def exchange(
+    source: Tensor, auxiliary: Tensor, target: Tensor, meets: Tensor, *, power: float
+) -> Tensor:
     """The loss of each image, (b,), in pixels ** power.
 
     source (b, d, h', w') descriptors that ask; auxiliary and target (b, d, h, w); meets (b, 2, h', w') the x, y in the
     target's image of what each source descriptor shows. Place (i, j) of the target stands at pixel (2 j, 2 i), as in DVE.
     """
-    asked, among, found, wanted = (part.flatten(2).transpose(1, 2) for part in (source, auxiliary, target, meets))
+    asked, among, found, wanted = (
+        part.flatten(2).transpose(1, 2) for part in (source, auxiliary, target, meets)
+    )
     exchanged = (asked @ among.transpose(1, 2)).softmax(-1) @ among  # b n d
     p = (exchanged @ found.transpose(1, 2)).softmax(-1)  # b n m
     return (_distance(wanted, target.shape[2:]) ** power * p).sum(-1).mean(1)
@@ -114,6 +144,8 @@ def exchange(source: Tensor, auxiliary: Tensor, target: Tensor, meets: Tensor, *
 
 def _distance(wanted: Tensor, shape: torch.Size) -> Tensor:
     """From points (b, n, 2) to all places of a map: (b, n, h * w) in pixels."""
-    y, x = torch.meshgrid(*(STRIDE * torch.arange(n, device=wanted.device) for n in shape), indexing="ij")
+    y, x = torch.meshgrid(
+        *(STRIDE * torch.arange(n, device=wanted.device) for n in shape), indexing="ij"
+    )
     places = torch.stack([x, y], -1).reshape(1, -1, 2).to(wanted.dtype).expand(len(wanted), -1, -1)
     return torch.cdist(wanted, places, compute_mode="donot_use_mm_for_euclid_dist")

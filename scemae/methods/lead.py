@@ -28,7 +28,9 @@ class Settings:
 
     dim: int = 128
     projector: str = "linear"  # a 1x1 convolution, the lightest; or spatial_softmax, CL's
-    teacher: float = 20.0  # t_h: hypercolumns, after a ReLU, are all alike, and a softer teacher says little
+    teacher: float = (
+        20.0  # t_h: hypercolumns, after a ReLU, are all alike, and a softer teacher says little
+    )
     student: float = 20.0  # t_f
     side: int = 24  # places per side, as CL trains
 

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn import functional as F
-
-import scemae.torchvision_cpu  # noqa: F401  before lightly, which imports torchvision
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import MoCoProjectionHead
 from lightly.models.utils import concat_all_gather, update_momentum
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
 
 from scemae.data.pipeline import Batch, view_pairs
 from scemae.models.hypercolumn import ResNetTrunk
@@ -48,7 +46,9 @@ def build(settings: Settings, *, image_size: int, seed: int) -> "MoCo":
     return MoCo(settings)
 
 
-def views(settings: Settings, *, size: int, scale: tuple[float, float]) -> Callable[[Batch], tuple[Tensor, ...]]:
+def views(
+    settings: Settings, *, size: int, scale: tuple[float, float]
+) -> Callable[[Batch], tuple[Tensor, ...]]:
     """CL's augmentation twice: two views (b, 3, size, size) and the weights (b,). No flip (PROTOCOL 4.1 [F]).
 
     Both views are crops of one frame, so that one draw of JPEG noise serves both; CL draws it for each.
@@ -101,15 +101,20 @@ class MoCo(nn.Module):
         self.trunk = ResNetTrunk(settings.trunk)
         self.head = MoCoProjectionHead(self.trunk.widths[0], settings.hidden, settings.dim)
         self.trunk_momentum, self.head_momentum = (
-            copy.deepcopy(part).requires_grad_(False) for part in (self.trunk, self.head))
+            copy.deepcopy(part).requires_grad_(False) for part in (self.trunk, self.head)
+        )
         self.contrast = NTXentLoss(settings.temperature)
         self.contrast.memory_bank = Queue(settings.queue, settings.dim)
-        self.contrast.cross_entropy = nn.CrossEntropyLoss(reduction="none")  # each image has a weight of its own
+        self.contrast.cross_entropy = nn.CrossEntropyLoss(
+            reduction="none"
+        )  # each image has a weight of its own
 
     def forward(self, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
         """Two views (b, 3, s, s) and weights (b,) to the sum over images of weight * loss, a scalar."""
         groups = max(len(first) // self.companions, 1)
-        queries = torch.cat([self.head(self.trunk.pooled(part)) for part in first.tensor_split(groups)])
+        queries = torch.cat(
+            [self.head(self.trunk.pooled(part)) for part in first.tensor_split(groups)]
+        )
         with torch.no_grad():
             keys = self._keys(second, groups)
         return (self.contrast(queries.float(), keys.float()) * weights).sum()
@@ -122,4 +127,6 @@ class MoCo(nn.Module):
     def _keys(self, images: Tensor, groups: int) -> Tensor:
         dealt = (torch.arange(len(images), device=images.device) % groups).argsort(stable=True)
         parts = images[dealt].tensor_split(groups)
-        return torch.cat([self.head_momentum(self.trunk_momentum.pooled(part)) for part in parts])[dealt.argsort()]
+        return torch.cat([self.head_momentum(self.trunk_momentum.pooled(part)) for part in parts])[
+            dealt.argsort()
+        ]

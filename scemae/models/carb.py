@@ -90,19 +90,30 @@ def distance_to_denser(distance: Tensor, log_rho: Tensor) -> Tensor:
     return torch.where(denser.any(-1), nearest, distance.amax(-1))
 
 
-def density_peak_clustering(tokens: Tensor, clusters: int, neighbours: int | None = None) -> tuple[Tensor, Tensor]:
+def density_peak_clustering(
+    tokens: Tensor, clusters: int, neighbours: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Cluster tokens (b, n, d): the K_c with the highest rho * delta are centres, each token joins its nearest.
 
     Returns centres (b, K_c), ascending positions among the n, and assignment (b, n), 0..K_c-1. Computed in fp32.
     """
     tokens = tokens.float()
-    distance = torch.cdist(tokens, tokens, compute_mode="donot_use_mm_for_euclid_dist") / tokens.shape[-1] ** 0.5
+    distance = (
+        torch.cdist(tokens, tokens, compute_mode="donot_use_mm_for_euclid_dist")
+        / tokens.shape[-1] ** 0.5
+    )
     log_rho = log_density(distance.square(), neighbours)
     log_score = log_rho + distance_to_denser(distance, log_rho).clamp_min(1e-12).log()
-    centres = log_score.argsort(dim=1, descending=True, stable=True)[:, :clusters].sort(dim=1).values
-    to_centres = distance.gather(2, centres.unsqueeze(1).expand(-1, distance.shape[1], -1))  # b n K_c
+    centres = (
+        log_score.argsort(dim=1, descending=True, stable=True)[:, :clusters].sort(dim=1).values
+    )
+    to_centres = distance.gather(
+        2, centres.unsqueeze(1).expand(-1, distance.shape[1], -1)
+    )  # b n K_c
     assignment = to_centres.argmin(-1)
-    return centres, assignment.scatter(1, centres, torch.arange(clusters, device=tokens.device).expand_as(centres))
+    return centres, assignment.scatter(
+        1, centres, torch.arange(clusters, device=tokens.device).expand_as(centres)
+    )
 
 
 def aggregate_members(tokens: Tensor, cluster: Tensor) -> Tensor:
@@ -135,8 +146,16 @@ def third(encoder: Encoder, images: Tensor, layer: str = "after", heads: str = "
 
 
 @torch.no_grad()
-def select(encoder: Encoder, third: Third, *, eta: float, clusters: int, density: str = "mean",
-           remaining: str = "selected", aggregate: bool = False) -> Selection:
+def select(
+    encoder: Encoder,
+    third: Third,
+    *,
+    eta: float,
+    clusters: int,
+    density: str = "mean",
+    remaining: str = "selected",
+    aggregate: bool = False,
+) -> Selection:
     """The tokens T and what each stands for (paper figure 2).
 
     density: Eq. 2 over all tokens ("mean") or the 5 nearest ("knn"). remaining: "selected" sends CLS and T alone through
@@ -145,7 +164,9 @@ def select(encoder: Encoder, third: Third, *, eta: float, clusters: int, density
     """
     attentive, inattentive = split(third.similarity, eta)
     patches = third.tokens[:, 1:]
-    centres, assignment = density_peak_clustering(take(patches, inattentive), clusters, 5 if density == "knn" else None)
+    centres, assignment = density_peak_clustering(
+        take(patches, inattentive), clusters, 5 if density == "knn" else None
+    )
     ids = torch.cat([attentive, inattentive.gather(1, centres)], dim=1)
     count = attentive.shape[1]
     slot = torch.empty_like(third.similarity, dtype=torch.long)
@@ -163,12 +184,25 @@ def select(encoder: Encoder, third: Third, *, eta: float, clusters: int, density
 class CARB(nn.Module):
     """The trained part of stage 2: the projector Phi under the LCR loss (paper 3.3)."""
 
-    def __init__(self, projector: Projector, *, clusters: int, tau: float, coefficients: tuple[float, float, float],
-                 place_unit: float = 1.0, reduction: str = "mean") -> None:
+    def __init__(
+        self,
+        projector: Projector,
+        *,
+        clusters: int,
+        tau: float,
+        coefficients: tuple[float, float, float],
+        place_unit: float = 1.0,
+        reduction: str = "mean",
+    ) -> None:
         """`clusters` is K_c: so many of the k tokens are proxies. `place_unit` is the length of one grid cell in f_loc:
         1 (grid units) or 8 (input pixels)."""
         super().__init__()
-        self.projector, self.clusters, self.tau, self.coefficients = projector, clusters, tau, coefficients
+        self.projector, self.clusters, self.tau, self.coefficients = (
+            projector,
+            clusters,
+            tau,
+            coefficients,
+        )
         self.place_unit, self.reduction = place_unit, reduction
 
     def forward(self, tokens: Tensor, ids: Tensor, slot: Tensor, weights: Tensor) -> Tensor:
@@ -176,13 +210,23 @@ class CARB(nn.Module):
         grid, kept = int(slot.shape[1] ** 0.5), ids.shape[1]
         places = torch.stack([ids % grid, ids // grid], dim=-1) * self.place_unit
         is_attentive = torch.arange(kept, device=ids.device) < kept - self.clusters
-        per_image = losses.lcr(self.project(tokens, ids, slot), places, is_attentive.expand_as(ids), self.tau,
-                               self.coefficients, self.reduction)
+        per_image = losses.lcr(
+            self.project(tokens, ids, slot),
+            places,
+            is_attentive.expand_as(ids),
+            self.tau,
+            self.coefficients,
+            self.reduction,
+        )
         return (per_image * weights).sum()
 
     def project(self, tokens: Tensor, ids: Tensor, slot: Tensor) -> Tensor:
         """Phi of the tokens of T, (b, k, out). A pointwise Phi maps a token without its neighbours, so it sees the k
         tokens alone: the same numbers, from an eighth of the map at eta 0.1."""
         if self.projector.is_pointwise:
-            return rearrange(self.projector(rearrange(tokens, "b k d -> b d k 1")), "b d k 1 -> b k d")
-        return take(rearrange(self.projector(substitute(tokens, slot)), "b d h w -> b (h w) d"), ids)
+            return rearrange(
+                self.projector(rearrange(tokens, "b k d -> b d k 1")), "b d k 1 -> b k d"
+            )
+        return take(
+            rearrange(self.projector(substitute(tokens, slot)), "b d h w -> b (h w) d"), ids
+        )

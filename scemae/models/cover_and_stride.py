@@ -16,14 +16,19 @@ SHIFTS = {8: (0,), 4: (-2, 2), 2: (-3, -1, 1, 3), 1: (-4, -3, -2, -1, 0, 1, 2, 3
 
 
 @torch.no_grad()
-def expand(encode: Callable[[Tensor], Tensor], frames: Tensor, stride: int, crop: int = 96) -> Tensor:
+def expand(
+    encode: Callable[[Tensor], Tensor], frames: Tensor, stride: int, crop: int = 96
+) -> Tensor:
     """Features of the central crop of `frames`, one every `stride` pixels: (b, d, crop/stride, crop/stride).
 
     encode: (b, c, crop, crop) to (b, d, g, g). frames (b, c, s, s): real pixels around the crop are used
     (the 136 frame has a margin of 20, at most 4 are needed).
     """
     shifts, margin = SHIFTS[stride], (frames.shape[-1] - crop) // 2
-    moved = [frames[..., margin + dy:margin + dy + crop, margin + dx:margin + dx + crop]
-             for dy in shifts for dx in shifts]
+    moved = [
+        frames[..., margin + dy : margin + dy + crop, margin + dx : margin + dx + crop]
+        for dy in shifts
+        for dx in shifts
+    ]
     tokens = encode(torch.stack(moved, dim=1).flatten(0, 1))
     return rearrange(tokens, "(b s r) d h w -> b d (h s) (w r)", b=len(frames), s=len(shifts))

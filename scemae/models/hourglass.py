@@ -15,9 +15,16 @@ class Bottleneck(nn.Module):
         super().__init__()
         half = out // 2
         self.body = nn.Sequential(
-            nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, half, 1),
-            nn.BatchNorm2d(half), nn.ReLU(inplace=True), nn.Conv2d(half, half, 3, padding=1),
-            nn.BatchNorm2d(half), nn.ReLU(inplace=True), nn.Conv2d(half, out, 1))
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, half, 1),
+            nn.BatchNorm2d(half),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(half, half, 3, padding=1),
+            nn.BatchNorm2d(half),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(half, out, 1),
+        )
         self.shortcut = nn.Identity() if width == out else nn.Conv2d(width, out, 1)
 
     def forward(self, feature_map: Tensor) -> Tensor:
@@ -50,21 +57,35 @@ class Hourglass(nn.Module):
         """Raises ConfigError for a width that cannot be quartered."""
         super().__init__()
         if width % 4 or depth < 1 or blocks < 1:
-            raise ConfigError(f"hourglass: found width {width}, depth {depth}, blocks {blocks}; the width must be "
-                              "a multiple of 4, the others at least 1")
+            raise ConfigError(
+                f"hourglass: found width {width}, depth {depth}, blocks {blocks}; the width must be "
+                "a multiple of 4, the others at least 1"
+            )
         self.width, self.depth, self.out = width, depth, out
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width // 4, 7, STRIDE, 3), nn.BatchNorm2d(width // 4), nn.ReLU(inplace=True),
-            Bottleneck(width // 4, width // 2), Bottleneck(width // 2, width), Bottleneck(width, width))
+            nn.Conv2d(3, width // 4, 7, STRIDE, 3),
+            nn.BatchNorm2d(width // 4),
+            nn.ReLU(inplace=True),
+            Bottleneck(width // 4, width // 2),
+            Bottleneck(width // 2, width),
+            Bottleneck(width, width),
+        )
         self.levels = Level(width, depth, blocks)
-        self.tail = nn.Sequential(_chain(width, blocks), nn.Conv2d(width, width, 1), nn.BatchNorm2d(width),
-                                  nn.ReLU(inplace=True), nn.Conv2d(width, out, 1))
+        self.tail = nn.Sequential(
+            _chain(width, blocks),
+            nn.Conv2d(width, width, 1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, out, 1),
+        )
 
     def check_size(self, size: int) -> None:
         """Raise ConfigError where images of `size` pixels cannot be halved so often."""
         if size % (STRIDE * 2**self.depth):
-            raise ConfigError(f"hourglass: found images of {size} px, depth {self.depth} needs a multiple of "
-                              f"{STRIDE * 2**self.depth}; change model.image_size or the depth")
+            raise ConfigError(
+                f"hourglass: found images of {size} px, depth {self.depth} needs a multiple of "
+                f"{STRIDE * 2**self.depth}; change model.image_size or the depth"
+            )
 
     def count_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())

@@ -1,11 +1,9 @@
 """A ResNet's four stages as a hypercolumn, and the projector on it, computed stage by stage (CL, PROTOCOL 4.2)."""
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-import scemae.torchvision_cpu  # noqa: F401  before timm, which imports torchvision
-import timm
 
 from scemae.errors import ConfigError
 from scemae.models.projector import Projector
@@ -23,10 +21,14 @@ class ResNetTrunk(nn.Module):
         """`name` is a ResNet of timm, freshly initialised. Raises ConfigError where timm has none of this name."""
         super().__init__()
         if not name.startswith("resnet") or name not in timm.list_models("resnet*"):
-            raise ConfigError(f"trunk: found {name!r}, which is no ResNet of timm {timm.__version__}; give one, as resnet50")
+            raise ConfigError(
+                f"trunk: found {name!r}, which is no ResNet of timm {timm.__version__}; give one, as resnet50"
+            )
         self.name = name
         # Residual branches start at full strength, as in torchvision's ResNet, which CL trains [D].
-        self.stages = timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4), zero_init_last=False)
+        self.stages = timm.create_model(
+            name, features_only=True, out_indices=(1, 2, 3, 4), zero_init_last=False
+        )
 
     @property
     def widths(self) -> list[int]:
@@ -80,16 +82,22 @@ class HypercolumnProjector(nn.Module):
         """widths: channels of the maps, in their order. Raises ConfigError for a projector that mixes places before."""
         super().__init__()
         if kind not in KINDS:
-            raise ConfigError(f"projector: found {kind!r}, a hypercolumn's is one of {', '.join(KINDS)}")
+            raise ConfigError(
+                f"projector: found {kind!r}, a hypercolumn's is one of {', '.join(KINDS)}"
+            )
         self.widths, self.out = list(widths), out
         self.joined = Projector(kind, sum(widths), out)
 
     def forward(self, maps: list[Tensor], side: int) -> Tensor:
         """Maps (b, widths[i], h_i, w_i) to L2-normalised features (b, out, side, side), float32."""
         weight, bias = self.joined.map.weight, self.joined.map.bias
-        parts = [resize(F.conv2d(one.to(weight.dtype), columns), side).float()
-                 for one, columns in zip(maps, weight.split(self.widths, 1), strict=True)]
+        parts = [
+            resize(F.conv2d(one.to(weight.dtype), columns), side).float()
+            for one, columns in zip(maps, weight.split(self.widths, 1), strict=True)
+        ]
         projected = sum(parts[1:], parts[0]) + bias.float().view(-1, 1, 1)
         if self.joined.kind == "spatial_softmax":
-            projected = (self.joined.multiplier * projected).flatten(2).softmax(-1).view_as(projected)
+            projected = (
+                (self.joined.multiplier * projected).flatten(2).softmax(-1).view_as(projected)
+            )
         return F.normalize(projected, dim=1)

@@ -5,7 +5,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def reconstruction(predicted: Tensor, patches: Tensor, masked: Tensor | None, norm_pix: bool) -> Tensor:
+def reconstruction(
+    predicted: Tensor, patches: Tensor, masked: Tensor | None, norm_pix: bool
+) -> Tensor:
     """Stage 1: the mean squared pixel error over the masked patches of each image, (b,) (paper 3.1, PROTOCOL 2.2).
 
     predicted, patches (b, n, p*p*c); masked (b, n), True where hidden, or None where all of them are. With `norm_pix`
@@ -13,7 +15,9 @@ def reconstruction(predicted: Tensor, patches: Tensor, masked: Tensor | None, no
     """
     target = patches.float()
     if norm_pix:
-        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+        target = (target - target.mean(-1, keepdim=True)) / (
+            target.var(-1, keepdim=True) + 1e-6
+        ).sqrt()
     error = (predicted.float() - target).square().mean(-1)  # b n
     return error.mean(1) if masked is None else (error * masked).sum(1) / masked.sum(1)
 
@@ -29,18 +33,28 @@ def correspondence(features: Tensor, tau: float) -> Tensor:
 
 def locality(places: Tensor) -> Tensor:
     """Eq. 5: f_loc(t_i, t_j) = log(||t_i - t_j|| + 1) of spatial places (b, k, 2), as (b, k, k)."""
-    return torch.log1p(torch.cdist(places.float(), places.float(), compute_mode="donot_use_mm_for_euclid_dist"))
+    return torch.log1p(
+        torch.cdist(places.float(), places.float(), compute_mode="donot_use_mm_for_euclid_dist")
+    )
 
 
-def repellence(is_attentive: Tensor, att_att: float, att_inatt: float, inatt_inatt: float) -> Tensor:
+def repellence(
+    is_attentive: Tensor, att_att: float, att_inatt: float, inatt_inatt: float
+) -> Tensor:
     """Eq. 6: lambda_rep(t_i, t_j) by the kinds of both tokens; is_attentive (b, k) bool to (b, k, k)."""
     row, column = is_attentive.unsqueeze(2), is_attentive.unsqueeze(1)
     mixed = torch.where(row | column, att_inatt, inatt_inatt)
     return torch.where(row & column, att_att, mixed)
 
 
-def lcr(features: Tensor, places: Tensor, is_attentive: Tensor, tau: float,
-        coefficients: tuple[float, float, float], reduction: str = "mean") -> Tensor:
+def lcr(
+    features: Tensor,
+    places: Tensor,
+    is_attentive: Tensor,
+    tau: float,
+    coefficients: tuple[float, float, float],
+    reduction: str = "mean",
+) -> Tensor:
     """Eq. 7, the Locality-Constrained Repellence loss of each image, (b,).
 
     features (b, k, d) projected tokens of T; places (b, k, 2) their x, y; is_attentive (b, k); coefficients are

@@ -4,7 +4,15 @@ import torch
 from torch import Tensor, nn
 
 from scemae.models import losses
-from scemae.models.vit import Encoder, block_at, blocks, initialise, patchify, sincos_positions, take
+from scemae.models.vit import (
+    Encoder,
+    block_at,
+    blocks,
+    initialise,
+    patchify,
+    sincos_positions,
+    take,
+)
 
 
 def random_mask(noise: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -20,7 +28,9 @@ def random_mask(noise: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
 class Decoder(nn.Module):
     """Visible tokens to predicted patches: mask tokens, fixed positions, blocks, one linear map (PROTOCOL 2.2)."""
 
-    def __init__(self, encoder_width: int, width: int, depth: int, heads: int, *, grid: int, patch_size: int) -> None:
+    def __init__(
+        self, encoder_width: int, width: int, depth: int, heads: int, *, grid: int, patch_size: int
+    ) -> None:
         super().__init__()
         self.embed = nn.Linear(encoder_width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -36,7 +46,9 @@ class Decoder(nn.Module):
         at the places ids (b, m) alone: the last block then makes no others, which nobody would see."""
         tokens = self.embed(tokens)
         b, n = ids_restore.shape
-        hidden = self.mask_token.expand(b, n + 1 - tokens.shape[1], -1)  # f_p = f^_p + [MASK] * (1 - M), paper 3.1
+        hidden = self.mask_token.expand(
+            b, n + 1 - tokens.shape[1], -1
+        )  # f_p = f^_p + [MASK] * (1 - M), paper 3.1
         patches = take(torch.cat([tokens[:, 1:], hidden], dim=1), ids_restore)
         tokens = torch.cat([tokens[:, :1], patches], dim=1) + self.positions.to(tokens.dtype)
         for block in self.blocks[:-1]:
@@ -49,7 +61,14 @@ class Decoder(nn.Module):
 class MaskedAutoencoder(nn.Module):
     """Encoder and decoder; a call gives the reconstruction loss of each image."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, *, mask_ratio: float = 0.75, norm_pix: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        *,
+        mask_ratio: float = 0.75,
+        norm_pix: bool = False,
+    ) -> None:
         super().__init__()
         self.encoder, self.decoder, self.norm_pix = encoder, decoder, norm_pix
         self.keep = int(encoder.grid**2 * (1 - mask_ratio))  # 144 patches at 0.75: 36 visible

@@ -19,7 +19,9 @@ class Projector(nn.Module):
         self.kind, self.out = kind, out
         self.multiplier = 6.5 if out == 64 else 7.0
         if kind == "mlp":
-            self.map = nn.Sequential(nn.Conv2d(width, width, 1), nn.GELU(), nn.Conv2d(width, out, 1))
+            self.map = nn.Sequential(
+                nn.Conv2d(width, width, 1), nn.GELU(), nn.Conv2d(width, out, 1)
+            )
         else:
             size = 3 if kind == "conv3" else 1
             self.map = nn.Conv2d(width, out, size, padding=size // 2)
@@ -32,5 +34,7 @@ class Projector(nn.Module):
     def forward(self, feature_map: Tensor) -> Tensor:
         projected = self.map(feature_map.to(next(self.parameters()).dtype))
         if self.kind == "spatial_softmax":
-            projected = (self.multiplier * projected.float()).flatten(2).softmax(-1).view_as(projected)
+            projected = (
+                (self.multiplier * projected.float()).flatten(2).softmax(-1).view_as(projected)
+            )
         return F.normalize(projected.float(), dim=1)

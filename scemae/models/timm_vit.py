@@ -5,18 +5,18 @@ Nothing of it is trained here and nothing is downloaded: weights come from a fil
 
 from pathlib import Path
 
+import timm
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-import scemae.torchvision_cpu  # noqa: F401  before timm, which imports torchvision
-import timm
-
 from scemae.errors import CheckpointError, ConfigError
-from scemae.public_weights import AVERAGED, WRAPPERS, read_weights
+from scemae.files.public_weights import AVERAGED, WRAPPERS, read_weights
 
-GRID = 12  # tokens per side, as SCE-MAE's: a patch sees 8 of the crop's 96 px, whatever its own size
+GRID = (
+    12  # tokens per side, as SCE-MAE's: a patch sees 8 of the crop's 96 px, whatever its own size
+)
 
 
 class TimmVit(nn.Module):
@@ -31,11 +31,17 @@ class TimmVit(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         self.patch_size = patch_size_of(name)
-        self.vit = timm.create_model(name, pretrained=False, num_classes=0, img_size=GRID * self.patch_size)
+        self.vit = timm.create_model(
+            name, pretrained=False, num_classes=0, img_size=GRID * self.patch_size
+        )
         if weights is not None:
             _load(self.vit, name, weights)
-        self.register_buffer("mean", torch.tensor(self.vit.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(self.vit.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor(self.vit.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(self.vit.pretrained_cfg["std"]).view(3, 1, 1), persistent=False
+        )
         self.eval().requires_grad_(False)
 
     @property
@@ -44,9 +50,15 @@ class TimmVit(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         side = GRID * self.patch_size
-        large = functional.interpolate(crops, (side, side), mode="bicubic", align_corners=False).clamp(0, 1)
-        tokens = self.vit.forward_features(((large - self.mean) / self.std).to(next(self.vit.parameters()).dtype))
-        return rearrange(tokens[:, self.vit.num_prefix_tokens:], "b (h w) d -> b d h w", h=GRID).float()
+        large = functional.interpolate(
+            crops, (side, side), mode="bicubic", align_corners=False
+        ).clamp(0, 1)
+        tokens = self.vit.forward_features(
+            ((large - self.mean) / self.std).to(next(self.vit.parameters()).dtype)
+        )
+        return rearrange(
+            tokens[:, self.vit.num_prefix_tokens :], "b (h w) d -> b d h w", h=GRID
+        ).float()
 
 
 def patch_size_of(name: str) -> int:
@@ -56,8 +68,10 @@ def patch_size_of(name: str) -> int:
             model = timm.create_model(name, pretrained=False)
         patch, _ = model.patch_embed.patch_size, model.num_prefix_tokens
     except (RuntimeError, AttributeError, ValueError) as error:
-        raise ConfigError(f"timm: found no ViT {name!r} in timm {timm.__version__} ({str(error).splitlines()[0]}); give the "
-                          "name of one, as vit_small_patch16_dinov3") from error
+        raise ConfigError(
+            f"timm: found no ViT {name!r} in timm {timm.__version__} ({str(error).splitlines()[0]}); give the "
+            "name of one, as vit_small_patch16_dinov3"
+        ) from error
     return int(patch[0] if isinstance(patch, tuple) else patch)
 
 
@@ -65,5 +79,7 @@ def _load(model: nn.Module, name: str, weights: Path) -> None:
     try:
         model.load_state_dict(read_weights(weights, wrappers=(*AVERAGED, *WRAPPERS)), strict=True)
     except RuntimeError as error:  # other keys, other shapes
-        raise CheckpointError(f"{weights}: does not hold the weights of {name} ({' '.join(str(error).split())[:200]}); give "
-                              "a checkpoint of this model, without a classifier") from error
+        raise CheckpointError(
+            f"{weights}: does not hold the weights of {name} ({' '.join(str(error).split())[:200]}); give "
+            "a checkpoint of this model, without a classifier"
+        ) from error

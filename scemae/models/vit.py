@@ -4,11 +4,9 @@ from functools import partial
 
 import torch
 from einops import rearrange
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
-
-import scemae.torchvision_cpu  # noqa: F401  before timm, which imports torchvision
-from timm.models.vision_transformer import Block
 
 FIRST_BLOCKS = 3  # "we apply clustering after the third encoder layer" (paper 4)
 
@@ -32,7 +30,9 @@ def patchify(images: Tensor, p: int) -> Tensor:
 
 def unpatchify(patches: Tensor, p: int) -> Tensor:
     """The inverse of `patchify` for square images."""
-    return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", p=p, q=p, h=int(patches.shape[1] ** 0.5))
+    return rearrange(
+        patches, "b (h w) (p q c) -> b c (h p) (w q)", p=p, q=p, h=int(patches.shape[1] ** 0.5)
+    )
 
 
 def take(tokens: Tensor, ids: Tensor) -> Tensor:
@@ -54,14 +54,18 @@ def initialise(module: nn.Module) -> None:
 def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
     """Pre-LN transformer blocks with qkv bias, MLP ratio 4 and LayerNorm eps 1e-6 (PROTOCOL 2.2)."""
     norm = partial(nn.LayerNorm, eps=1e-6)
-    return nn.ModuleList(Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+    return nn.ModuleList(
+        Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm) for _ in range(depth)
+    )
 
 
 def block_at(block: nn.Module, tokens: Tensor, ids: Tensor) -> Tensor:
     """What `block` makes of tokens (b, n, d) at the places ids (b, k) alone, (b, k, d): there all tokens are looked at,
     but only these look. A fifth of the last block of the decoder is saved."""
     attention, h = block.attn, block.attn.num_heads
-    q, k, v = rearrange(attention.qkv(block.norm1(tokens)), "b n (three h d) -> three b h n d", three=3, h=h)
+    q, k, v = rearrange(
+        attention.qkv(block.norm1(tokens)), "b n (three h d) -> three b h n d", three=3, h=h
+    )
     q = q.gather(2, ids[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
     if attention.fused_attn:
         mixed = functional.scaled_dot_product_attention(q, k, v)
@@ -74,14 +78,24 @@ def block_at(block: nn.Module, tokens: Tensor, ids: Tensor) -> Tensor:
 class Encoder(nn.Module):
     """Images to tokens. CLS is token 0 and is never masked (paper 3.1)."""
 
-    def __init__(self, width: int, depth: int, heads: int, patch_size: int = 8, image_size: int = 96, *,
-                 own_positions: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        patch_size: int = 8,
+        image_size: int = 96,
+        *,
+        own_positions: bool = False,
+    ) -> None:
         """own_positions: the table of positions is of the weights, as in public ones that learned it; else it is fixed."""
         super().__init__()
         self.patch_size, self.grid = patch_size, image_size // patch_size
         self.patch_embed = nn.Linear(3 * patch_size**2, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.register_buffer("positions", sincos_positions(width, self.grid), persistent=own_positions)
+        self.register_buffer(
+            "positions", sincos_positions(width, self.grid), persistent=own_positions
+        )
         self.blocks = blocks(width, depth, heads)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.apply(initialise)

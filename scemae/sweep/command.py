@@ -9,12 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-from scemae import config as settings, generations, run_folder
+from scemae.config import config as settings
+from scemae.distributed.launchers import number
 from scemae.errors import ConfigError, LaunchError, RunFolderError
-from scemae.generations import Generation
-from scemae.launch import number
-from scemae.sweep import sweep as sweeps
-from scemae.sweep.sweep import Sweep
+from scemae.runs import generations, run_folder
+from scemae.runs.generations import Generation
+from scemae.sweep import spec as sweeps
+from scemae.sweep.spec import Sweep
 
 HELP = """\
 scemae sweep run_dir=SWEEP [KEY=VALUE ...]: search settings of a stage with Ray Tune
@@ -58,30 +59,38 @@ def main(words: list[str]) -> None:
     flags = [word for word in words if word.startswith("-")]
     rest = [word for word in words if not word.startswith("-")]
     if "--cfg" in flags:
-        print(settings.compose("sweep", [word for word in rest if not word.startswith(sweeps.STAGES)]))
+        print(
+            settings.compose("sweep", [word for word in rest if not word.startswith(sweeps.STAGES)])
+        )
     elif flags in (["--join"], ["--page"], ["--page", "--out"]):
         if len(rest) != len(flags) or not all(rest) or not (Path(rest[0]) / sweeps.FILE).is_file():
-            raise ConfigError(f"{flags[0]}: found {' '.join(rest) or 'nothing'}; give the run_dir of a sweep that has begun")
+            raise ConfigError(
+                f"{flags[0]}: found {' '.join(rest) or 'nothing'}; give the run_dir of a sweep that has begun"
+            )
         folder = Path(rest[0]).absolute()
-        _join(folder) if flags == ["--join"] else _page(folder, Path(rest[1]).absolute() if rest[1:] else None)
+        _join(folder) if flags == ["--join"] else _page(
+            folder, Path(rest[1]).absolute() if rest[1:] else None
+        )
     elif flags == ["--alone"]:
         _alone(rest)
     elif flags:
-        raise ConfigError(f"found {flags[0]}, which is no option; give key=value pairs, --join, --page, --array, --cfg or --help")
+        raise ConfigError(
+            f"found {flags[0]}, which is no option; give key=value pairs, --join, --page, --array, --cfg or --help"
+        )
     else:
         _start(sweeps.load(rest), rest)
 
 
 def _start(sweep: Sweep, words: list[str]) -> None:
     _check_ray()
-    from scemae.sweep import lead
+    from scemae.sweep import coordinator
 
     if number(os.environ, "RANK", 0, None, default=0):
         _wait_for(sweep.folder / sweeps.FILE)
-        lead.join(sweep.folder, sweep.config.trial.gpus > 0)
+        coordinator.join(sweep.folder, sweep.config.trial.gpus > 0)
         return
-    lead.lead(sweep, words)
-    from scemae.sweep.summary import refuse_fruitless, told
+    coordinator.lead(sweep, words)
+    from scemae.sweep.page.results import refuse_fruitless, told
 
     print(told(sweep))
     refuse_fruitless(sweep)
@@ -91,7 +100,9 @@ def _wait_for(path: Path, seconds: float = 600.0) -> None:
     until = time.monotonic() + seconds
     while not path.exists():
         if time.monotonic() > until:
-            raise LaunchError(f"{path}: not there after {seconds:.0f} s; the first node makes it, see what it says")
+            raise LaunchError(
+                f"{path}: not there after {seconds:.0f} s; the first node makes it, see what it says"
+            )
         time.sleep(0.5)
 
 
@@ -99,38 +110,56 @@ def _check_ray() -> None:
     from importlib.util import find_spec
 
     if find_spec("ray") is None or find_spec("optuna") is None:
-        raise LaunchError("found no ray, or no optuna; install them with `pip install 'scemae[sweep]'`, or run random and grid "
-                          "searches without them: --array")
+        raise LaunchError(
+            "found no ray, or no optuna; install them with `pip install 'scemae[sweep]'`, or run random and grid "
+            "searches without them: --array"
+        )
 
 
 def _join(folder: Path) -> None:
     _check_ray()
-    from scemae.sweep import lead
+    from scemae.sweep import coordinator
 
     print(f"{folder}: this node joins", file=sys.stderr, flush=True)
-    lead.join(folder, "CUDA_VISIBLE_DEVICES" in os.environ)
+    coordinator.join(folder, "CUDA_VISIBLE_DEVICES" in os.environ)
 
 
 def _alone(words: list[str]) -> None:
     """SWEEP part=K of=N start=G: an element of an array (cluster/array.py), which is start G of this sweep, runs every N-th
     trial from K on."""
-    from scemae.sweep.alone import run_alone
+    from scemae.sweep.array_worker import run_alone
 
-    folder, options = Path(words[0] if words else "").absolute(), dict(word.split("=", 1) for word in words[1:] if "=" in word)
-    part, of, start = (int(found) if (found := options.get(name, "")).isdigit() else -1 for name in ("part", "of", "start"))
-    if not (folder / sweeps.FILE).is_file() or not 0 <= part < of or start not in generations.numbers(folder):
-        raise ConfigError(f"--alone: found {' '.join(words) or 'nothing'}; SWEEP part=K of=N start=G was needed, as --array writes it")
-    run_alone(sweeps.reopen(folder), part, of, Generation(start, generations.path_of(folder, start)))
+    folder, options = (
+        Path(words[0] if words else "").absolute(),
+        dict(word.split("=", 1) for word in words[1:] if "=" in word),
+    )
+    part, of, start = (
+        int(found) if (found := options.get(name, "")).isdigit() else -1
+        for name in ("part", "of", "start")
+    )
+    if (
+        not (folder / sweeps.FILE).is_file()
+        or not 0 <= part < of
+        or start not in generations.numbers(folder)
+    ):
+        raise ConfigError(
+            f"--alone: found {' '.join(words) or 'nothing'}; SWEEP part=K of=N start=G was needed, as --array writes it"
+        )
+    run_alone(
+        sweeps.reopen(folder), part, of, Generation(start, generations.path_of(folder, start))
+    )
 
 
 def _page(folder: Path, out: Path | None) -> None:
     """Raises RunFolderError for a sweep of another user without `out`: nothing is written or removed there."""
-    from scemae.sweep.book import sweep_up
-    from scemae.sweep.summary import refuse_fruitless, show
+    from scemae.sweep.page.results import refuse_fruitless, show
+    from scemae.sweep.queue import sweep_up
 
     if out is None and not run_folder.is_mine(folder):
-        raise RunFolderError(f"{folder}: found a sweep of another user, or one that others may write to; say where its page is to go: "
-                             "--page SWEEP --out FOLDER")
+        raise RunFolderError(
+            f"{folder}: found a sweep of another user, or one that others may write to; say where its page is to go: "
+            "--page SWEEP --out FOLDER"
+        )
     sweep = sweeps.reopen(folder)
     if out is None:
         sweep_up(sweep)

@@ -11,8 +11,8 @@ import numpy as np
 
 from scemae.sweep.trials import FINISHED, Record
 
-RESAMPLES = 1000    # of trials, for an interval (ours)
-AT_ONCE = 50        # resamples ranked in one array: 10,000 trials take 8 MB
+RESAMPLES = 1000  # of trials, for an interval (ours)
+AT_ONCE = 50  # resamples ranked in one array: 10,000 trials take 8 MB
 
 
 @dataclass
@@ -33,7 +33,9 @@ def score(record: Record, objective: str) -> float:
 
 def ranked(records: list[Record], objective: str) -> list[Record]:
     """The finished trials that have a score, best first, ties by number."""
-    scored = [one for one in records if one.outcome == FINISHED and not math.isnan(score(one, objective))]
+    scored = [
+        one for one in records if one.outcome == FINISHED and not math.isnan(score(one, objective))
+    ]
     return sorted(scored, key=lambda one: (score(one, objective), one.number))
 
 
@@ -47,12 +49,23 @@ def pareto_front(records: list[Record], objectives: list[str]) -> list[Record]:
 
     Trials with the same scores do not beat each other. A trial without one of the scores takes no part.
     """
-    found = [(tuple(score(one, name) for name in objectives), one) for one in ranked(records, objectives[0])]
-    found = sorted((pair for pair in found if not any(map(math.isnan, pair[0]))), key=lambda pair: (pair[0], pair[1].number))
+    found = [
+        (tuple(score(one, name) for name in objectives), one)
+        for one in ranked(records, objectives[0])
+    ]
+    found = sorted(
+        (pair for pair in found if not any(map(math.isnan, pair[0]))),
+        key=lambda pair: (pair[0], pair[1].number),
+    )
     front: list[Record] = []
-    scores = np.empty((len(found), len(objectives)))    # of the front, in its first rows
-    for point, one in found:    # in this order whatever beats a trial comes before it, and one of the front beats it too
-        before = scores[:len(front)]
+    scores = np.empty((len(found), len(objectives)))  # of the front, in its first rows
+    for (
+        point,
+        one,
+    ) in (
+        found
+    ):  # in this order whatever beats a trial comes before it, and one of the front beats it too
+        before = scores[: len(front)]
         if not ((before <= point).all(axis=1) & (before < point).any(axis=1)).any():
             scores[len(front)] = point
             front.append(one)
@@ -74,14 +87,18 @@ class Best:
         if record.outcome != FINISHED or math.isnan(own):
             return
         bisect.insort(self.ordered, (own, record.number))
-        del self.ordered[self._most:]
+        del self.ordered[self._most :]
         if len(self._objectives) > 1:
             self._front = pareto_front([*self._front, record], self._objectives)
 
     @property
     def kept(self) -> set[int]:
         """Numbers of the trials that keep their checkpoints: these, and the paper's setting."""
-        return {0, *(number for _, number in self.ordered), *(record.number for record in self._front)}
+        return {
+            0,
+            *(number for _, number in self.ordered),
+            *(record.number for record in self._front),
+        }
 
 
 def agreement(records: list[Record], first: str, second: str) -> Agreement | None:
@@ -89,18 +106,22 @@ def agreement(records: list[Record], first: str, second: str) -> Agreement | Non
 
     The interval is the 2.5th to 97.5th percentile over resampled trials (ours); of a list of trials it is always the same.
     """
-    from scipy.stats import rankdata, spearmanr     # heavy, and of use to the page alone
+    from scipy.stats import rankdata, spearmanr  # heavy, and of use to the page alone
 
-    pairs = np.array([(score(one, first), score(one, second)) for one in ranked(records, first)]).reshape(-1, 2)
+    pairs = np.array(
+        [(score(one, first), score(one, second)) for one in ranked(records, first)]
+    ).reshape(-1, 2)
     pairs = pairs[~np.isnan(pairs).any(axis=1)]
     if len(pairs) < 3 or (pairs == pairs[0]).all(axis=0).any():
         return None
     generator, found = np.random.default_rng(0), []
     for _ in range(RESAMPLES // AT_ONCE):
-        drawn = pairs[generator.integers(len(pairs), size=(AT_ONCE, len(pairs)))]      # resamples, trials, 2
+        drawn = pairs[
+            generator.integers(len(pairs), size=(AT_ONCE, len(pairs)))
+        ]  # resamples, trials, 2
         ranks = rankdata(drawn, axis=1)
         ranks -= ranks.mean(axis=1, keepdims=True)
-        spread = np.sqrt((ranks ** 2).sum(axis=1).prod(axis=1))
+        spread = np.sqrt((ranks**2).sum(axis=1).prod(axis=1))
         found.append((ranks.prod(axis=2).sum(axis=1) / np.where(spread > 0, spread, np.nan)))
     low, high = np.nanpercentile(np.concatenate(found), (2.5, 97.5))
     return Agreement(len(pairs), float(spearmanr(*pairs.T).statistic), float(low), float(high))

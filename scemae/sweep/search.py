@@ -8,7 +8,7 @@ import warnings
 from typing import Any
 
 from scemae.sweep.space import Parameter, rounded
-from scemae.sweep.sweep import Sweep
+from scemae.sweep.spec import Sweep
 from scemae.sweep.trials import FINISHED, STOPPED, TPE, Record, Trial
 
 STARTUP = 10  # trials before TPE begins to model: random ones (Optuna's default)
@@ -59,8 +59,12 @@ class Tpe:
         for attempt in range(ATTEMPTS):
             self._seed(number, attempt)
             asked = self._study.ask(self._ranges)
-            self._study.tell(asked, state=self._optuna.trial.TrialState.FAIL)  # what runs is the point as it is written
-            values = {one.name: plain(one, asked.params[one.name]) for one in self._sweep.space.parameters}
+            self._study.tell(
+                asked, state=self._optuna.trial.TrialState.FAIL
+            )  # what runs is the point as it is written
+            values = {
+                one.name: plain(one, asked.params[one.name]) for one in self._sweep.space.parameters
+            }
             if self._sweep.space.fits(values):
                 trial = Trial(number, values, TPE)
                 break
@@ -98,8 +102,9 @@ class Tpe:
 
     def _seed(self, number: int, attempt: int) -> None:
         seed = (self._sweep.config.seed * 1_000_003 + number * 1009 + attempt) % 2**32
-        self._study.sampler = self._optuna.samplers.TPESampler(n_startup_trials=STARTUP, multivariate=True, constant_liar=True,
-                                                               seed=seed)
+        self._study.sampler = self._optuna.samplers.TPESampler(
+            n_startup_trials=STARTUP, multivariate=True, constant_liar=True, seed=seed
+        )
 
 
 def distribution(optuna: Any, parameter: Parameter) -> Any:
@@ -107,9 +112,15 @@ def distribution(optuna: Any, parameter: Parameter) -> Any:
     if parameter.values is not None:
         return optuna.distributions.CategoricalDistribution(parameter.values)
     if parameter.is_whole:
-        return optuna.distributions.IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log,
-                                                    step=int(parameter.step or 1))
-    return optuna.distributions.FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        return optuna.distributions.IntDistribution(
+            int(parameter.low),
+            int(parameter.high),
+            log=parameter.log,
+            step=int(parameter.step or 1),
+        )
+    return optuna.distributions.FloatDistribution(
+        parameter.low, parameter.high, log=parameter.log, step=parameter.step
+    )
 
 
 def plain(parameter: Parameter, value: Any) -> Any:

@@ -20,10 +20,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from scemae import documents, files, generations
-from scemae.documents import Count, Seconds
 from scemae.errors import FileError, RunFolderError
-from scemae.start_files import METRICS
+from scemae.files import disk, documents
+from scemae.files.documents import Count, Seconds
+from scemae.runs import generations
+from scemae.runs.start_files import METRICS
 from scemae.sweep.space import Values
 
 PAPER, RANDOM, GRID, TPE = "paper", "random", "grid", "tpe"
@@ -95,11 +96,13 @@ class Record:
 
 def write_trial(sweep: Path, trial: Trial) -> None:
     """Put a trial on disk, before it starts."""
-    folder = files.make_folders(trial.folder(sweep), sweep)
-    files.write_json(folder / "trial.json", asdict(trial))
+    folder = disk.make_folders(trial.folder(sweep), sweep)
+    disk.write_json(folder / "trial.json", asdict(trial))
 
 
-def end_trial(sweep: Path, trial: Trial, outcome: str, reason: str = "", progress: float | None = None) -> Record:
+def end_trial(
+    sweep: Path, trial: Trial, outcome: str, reason: str = "", progress: float | None = None
+) -> Record:
     """Say how a trial ended; what it scored is read from its run. `progress`: the share of its training at whose look it was
     stopped: what it did until it was gone depends on the clock, so it does not count."""
     record = read_run(sweep, trial)
@@ -108,8 +111,14 @@ def end_trial(sweep: Path, trial: Trial, outcome: str, reason: str = "", progres
         record.curve = [look for look in record.curve if look[0] <= record.step]
         record.scores = record.curve[-1][1] if record.curve else {}
     record.outcome, record.reason = outcome, reason
-    files.write_json(trial.folder(sweep) / "end.json", {name: value for name, value in asdict(record).items()
-                                                        if name not in ("number", "values", "origin")})
+    disk.write_json(
+        trial.folder(sweep) / "end.json",
+        {
+            name: value
+            for name, value in asdict(record).items()
+            if name not in ("number", "values", "origin")
+        },
+    )
     return record
 
 
@@ -121,9 +130,13 @@ def read_records(sweep: Path) -> Iterator[Record]:
         text = _whole(path)
         if text is None:
             continue  # it was to be written when the sweep was stopped, and had not begun
-        trial = documents.parse_json(text, Trial, path, error=RunFolderError, remedy="restore it, or remove its folder")
+        trial = documents.parse_json(
+            text, Trial, path, error=RunFolderError, remedy="restore it, or remove its folder"
+        )
         if trial.folder(sweep).name != name:
-            raise RunFolderError(f"{path}: found the number {trial.number}; restore it, or remove its folder")
+            raise RunFolderError(
+                f"{path}: found the number {trial.number}; restore it, or remove its folder"
+            )
         yield read_record(sweep, trial)
 
 
@@ -142,8 +155,14 @@ def read_record(sweep: Path, trial: Trial) -> Record:
     text = _whole(path)
     if text is None:
         return read_run(sweep, trial)
-    found = documents.parse_json(text, End, path, error=RunFolderError, finite=False,
-                                 remedy="remove it, and the trial goes on from its newest checkpoint")
+    found = documents.parse_json(
+        text,
+        End,
+        path,
+        error=RunFolderError,
+        finite=False,
+        remedy="remove it, and the trial goes on from its newest checkpoint",
+    )
     return Record(trial.number, trial.values, trial.origin, **vars(found))
 
 
@@ -162,7 +181,12 @@ def read_run(sweep: Path, trial: Trial) -> Record:
     bases = generations.base_steps(run)
     record.trained = sum(max(step - bases.get(number, 0), 0) for number, step in reached.items())
     record.starts = len(generations.numbers(run))
-    record.seconds = sum(map(generations.seconds_of, (generations.path_of(run, number) for number in generations.numbers(run))))
+    record.seconds = sum(
+        map(
+            generations.seconds_of,
+            (generations.path_of(run, number) for number in generations.numbers(run)),
+        )
+    )
     record.total = _total(run)
     record.outcome = RUNNING if record.starts else WAITING
     return record
@@ -175,14 +199,16 @@ def scores_of(row: dict[str, Any]) -> dict[str, float]:
 
 def _total(run: Path) -> int:
     try:
-        return documents.read_json(run / "provenance.json", Length, error=RunFolderError).total_steps
+        return documents.read_json(
+            run / "provenance.json", Length, error=RunFolderError
+        ).total_steps
     except OSError:
         return 0
 
 
 def drop_checkpoints(sweep: Path, trial: Trial) -> None:
     """Remove the checkpoints of a trial that has ended and is not among the best; what it showed stays."""
-    from scemae import checkpoint  # here: Ray's workers do without torch
+    from scemae.runs.checkpoints import checkpoint  # here: Ray's workers do without torch
 
     drop(trial.folder(sweep) / "run" / checkpoint.CHECKPOINTS, sweep)
 
@@ -190,15 +216,19 @@ def drop_checkpoints(sweep: Path, trial: Trial) -> None:
 def drop(folder: Path, sweep: Path) -> None:
     """Remove a folder below a sweep's; what cannot be removed, or lies behind a link, stays, and is told."""
     try:
-        files.remove_tree(folder, sweep, best_effort=True)
+        disk.remove_tree(folder, sweep, best_effort=True)
     except FileError as error:
         print(f"scemae sweep: {error}", file=sys.stderr, flush=True)
 
 
 def refuse_links(sweep: Path) -> None:
     """Raise FileError where the folder of the trials, of one of them, or its run is a link: another run would be changed."""
-    for path in (sweep / "trials", *(sweep / "trials").glob("*"), *(sweep / "trials").glob("*/run")):
-        files.refuse_link(path)
+    for path in (
+        sweep / "trials",
+        *(sweep / "trials").glob("*"),
+        *(sweep / "trials").glob("*/run"),
+    ):
+        disk.refuse_link(path)
 
 
 class Table:
@@ -206,24 +236,52 @@ class Table:
 
     def __init__(self, sweep: Path, names: list[str]) -> None:
         self._path, self._names = sweep / "results.csv", names
-        self._head = ["trial", "origin", "outcome", *names, *OBJECTIVES, "step", "total", "steps_trained", "starts", "seconds",
-                      "reason"]
+        self._head = [
+            "trial",
+            "origin",
+            "outcome",
+            *names,
+            *OBJECTIVES,
+            "step",
+            "total",
+            "steps_trained",
+            "starts",
+            "seconds",
+            "reason",
+        ]
 
     def rewrite(self, records: Iterator[Record]) -> None:
         """All rows that there are, in the order of trials."""
         head = io.StringIO()
         csv.writer(head, lineterminator="\n").writerow(self._head)
-        files.write_text(self._path, head.getvalue() + "".join(self._row(record) for record in records if record.has_ended))
+        disk.write_text(
+            self._path,
+            head.getvalue() + "".join(self._row(record) for record in records if record.has_ended),
+        )
 
     def append(self, record: Record) -> None:
         """One row more, in one write."""
-        with os.fdopen(files.open_to_append(self._path), "a", encoding="utf8", newline="") as file:
+        with os.fdopen(disk.open_to_append(self._path), "a", encoding="utf8", newline="") as file:
             file.write(self._row(record))
 
     def _row(self, record: Record) -> str:
         line = io.StringIO()
-        scores = (f"{record.scores[name]:.6g}" if name in record.scores else "" for name in OBJECTIVES)
-        csv.writer(line, lineterminator="\n").writerow([
-            record.number, record.origin, record.outcome, *(record.values.get(name, "") for name in self._names), *scores, record.step,
-            record.total, record.trained, record.starts, f"{record.seconds:.1f}", record.reason])
+        scores = (
+            f"{record.scores[name]:.6g}" if name in record.scores else "" for name in OBJECTIVES
+        )
+        csv.writer(line, lineterminator="\n").writerow(
+            [
+                record.number,
+                record.origin,
+                record.outcome,
+                *(record.values.get(name, "") for name in self._names),
+                *scores,
+                record.step,
+                record.total,
+                record.trained,
+                record.starts,
+                f"{record.seconds:.1f}",
+                record.reason,
+            ]
+        )
         return line.getvalue()

@@ -39,8 +39,13 @@ def _campaign(given: argparse.Namespace, root: Path) -> int:
 
     print(head(), flush=True)
     tallies, findings = fuzz(
-        chosen, root, given.seed, inputs=given.inputs, seconds=given.seconds,
-        workers=given.workers, ended=ended,
+        chosen,
+        root,
+        given.seed,
+        inputs=given.inputs,
+        seconds=given.seconds,
+        workers=given.workers,
+        ended=ended,
     )
     for name in [name for name in tallies if name not in shown]:  # the run was cut
         ended(name, tallies[name])
@@ -60,7 +65,8 @@ def _tell(finding: Finding, given: argparse.Namespace) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m tests.fuzz", description=sys.modules["tests.fuzz"].__doc__,
+        "python -m tests.fuzz",
+        description=sys.modules["tests.fuzz"].__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))

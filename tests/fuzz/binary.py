@@ -3,8 +3,23 @@
 from random import Random
 
 EXTREMES = (
-    0, 1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**62,
-    2**63 - 1, 2**63, 2**64 - 1,
+    0,
+    1,
+    2,
+    127,
+    128,
+    255,
+    256,
+    2**15,
+    2**16 - 1,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**53,
+    2**62,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
 )
 
 
@@ -66,5 +81,15 @@ def _splice(data: bytes, place: int, chance: Random) -> bytes:
 
 
 CHANGES = (
-    _flip, _flip, _byte, _number, _number, _number, _cut, _leave_out, _insert, _repeat, _splice,
+    _flip,
+    _flip,
+    _byte,
+    _number,
+    _number,
+    _number,
+    _cut,
+    _leave_out,
+    _insert,
+    _repeat,
+    _splice,
 )

@@ -10,14 +10,25 @@ from tests.fuzz.target import Target
 
 KINDS = (ACCEPTED, REFUSED, *BAD)
 PLURALS = {
-    ACCEPTED: "accepted", REFUSED: "refused", TRACEBACK: "tracebacks", HANG: "hangs",
-    MEMORY: "memory over 1 GiB", DEATH: "deaths", ESCAPE: "escapes",
+    ACCEPTED: "accepted",
+    REFUSED: "refused",
+    TRACEBACK: "tracebacks",
+    HANG: "hangs",
+    MEMORY: "memory over 1 GiB",
+    DEATH: "deaths",
+    ESCAPE: "escapes",
 }
 
 
 def fuzz(
-    targets: dict[str, Target], root: Path, seed: int, *, inputs: int | None, seconds: float,
-    workers: int = 2, ended: Ended = lambda name, tally: None,
+    targets: dict[str, Target],
+    root: Path,
+    seed: int,
+    *,
+    inputs: int | None,
+    seconds: float,
+    workers: int = 2,
+    ended: Ended = lambda name, tally: None,
 ) -> tuple[dict[str, Tally], list[Finding]]:
     """Try `inputs` of each target, or as many as a full run does, for at most `seconds`.
 

@@ -14,17 +14,51 @@ from tests.fuzz.binary import EXTREMES, change_at, mutate_bytes
 from tests.fuzz.trees import SECRET, mutate_json
 
 TAR_FIELDS = {
-    "name": (0, 100), "mode": (100, 8), "uid": (108, 8), "size": (124, 12), "mtime": (136, 12),
-    "type": (156, 1), "link": (157, 100), "magic": (257, 8), "prefix": (345, 155),
+    "name": (0, 100),
+    "mode": (100, 8),
+    "uid": (108, 8),
+    "size": (124, 12),
+    "mtime": (136, 12),
+    "type": (156, 1),
+    "link": (157, 100),
+    "magic": (257, 8),
+    "prefix": (345, 155),
 }
 TAR_VALUES = (
-    b"", b"\0", b"-1", b"-0000001\0", b"77777777777", b"\x80" + b"\xff" * 11, b"\xff" * 12,
-    b"\x80" + bytes(3) + b"\x40" + bytes(7), b"9z", b"../canary/kept\0", b"/etc/passwd\0", b"x",
-    b"g", b"L", b"K", b"S", b"1", b"2", b"3", b"6", b"V", b"D", b"img_align_celeba/000001.jpg\0",
+    b"",
+    b"\0",
+    b"-1",
+    b"-0000001\0",
+    b"77777777777",
+    b"\x80" + b"\xff" * 11,
+    b"\xff" * 12,
+    b"\x80" + bytes(3) + b"\x40" + bytes(7),
+    b"9z",
+    b"../canary/kept\0",
+    b"/etc/passwd\0",
+    b"x",
+    b"g",
+    b"L",
+    b"K",
+    b"S",
+    b"1",
+    b"2",
+    b"3",
+    b"6",
+    b"V",
+    b"D",
+    b"img_align_celeba/000001.jpg\0",
 )
 PAX = (
-    b"size=-1", b"size=99999999999999999999", b"path=../../canary/kept", b"GNU.sparse.size=9e9",
-    b"GNU.sparse.map=0,1,-5", b"hdrcharset=BINARY", b"size=", b"=", b"path=\xff",
+    b"size=-1",
+    b"size=99999999999999999999",
+    b"path=../../canary/kept",
+    b"GNU.sparse.size=9e9",
+    b"GNU.sparse.map=0,1,-5",
+    b"hdrcharset=BINARY",
+    b"size=",
+    b"=",
+    b"path=\xff",
 )
 EPS = (
     b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\n"
@@ -105,8 +139,10 @@ def mutate_zip(data: bytes, chance: Random) -> bytes:
     name, content = members[row]
     how = chance.randrange(6)
     members[row : row + 1] = [
-        [(chance.choice((SECRET, "/etc/x", name + "\0", "x" * 300, name.upper())), content)], [],
-        [members[row]] * 2, *[[(name, mutate_bytes(content, chance))]] * 3,
+        [(chance.choice((SECRET, "/etc/x", name + "\0", "x" * 300, name.upper())), content)],
+        [],
+        [members[row]] * 2,
+        *[[(name, mutate_bytes(content, chance))]] * 3,
     ][how]
     with zipfile.ZipFile(
         out, "w", chance.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
@@ -122,7 +158,9 @@ def mutate_mat(data: bytes, chance: Random) -> bytes:
         return chance.choice(
             (
                 b"\x89HDF\r\n\x1a\n" + bytes(512),
-                b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(400), b"", bytes(200),
+                b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(400),
+                b"",
+                bytes(200),
                 b"\xff\xff\xff\xff" + bytes(60),
             )
         )
@@ -185,12 +223,16 @@ def _png(data: bytes, chance: Random) -> bytes:
     elif body:
         body = mutate_bytes(body, chance)
     extra = [
-        (chance.choice((b"zTXt", b"iCCP", b"iTXt")), _swelling()), (b"eXIf", chance.randbytes(60)),
+        (chance.choice((b"zTXt", b"iCCP", b"iTXt")), _swelling()),
+        (b"eXIf", chance.randbytes(60)),
         (b"acTL", b"\xff" * 8),
     ]
     chunks[row : row + 1] = chance.choice(
         (
-            [(name, body)], [(name, body)], [(name, body)] * 2, [],
+            [(name, body)],
+            [(name, body)],
+            [(name, body)] * 2,
+            [],
             [(name, body), chance.choice(extra)],
         )
     )

@@ -14,17 +14,36 @@ from scemae.errors import ScemaeError
 PACKAGE = Path(scemae.__file__).resolve().parent
 ROOM = 2**30  # bytes that one input may take
 ACCEPTED, REFUSED, TRACEBACK, HANG, MEMORY, DEATH, ESCAPE = (
-    "accepted", "refused", "traceback", "hang", "memory", "death", "escape",
+    "accepted",
+    "refused",
+    "traceback",
+    "hang",
+    "memory",
+    "death",
+    "escape",
 )
 BAD = (TRACEBACK, HANG, MEMORY, DEATH, ESCAPE)
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CHANGES = {
-    "os.remove": 1, "os.rename": 2, "os.rmdir": 1, "os.mkdir": 1, "os.symlink": 2, "os.link": 2,
-    "os.truncate": 1, "os.chmod": 1, "os.chown": 1, "os.utime": 1, "shutil.rmtree": 1,
+    "os.remove": 1,
+    "os.rename": 2,
+    "os.rmdir": 1,
+    "os.mkdir": 1,
+    "os.symlink": 2,
+    "os.link": 2,
+    "os.truncate": 1,
+    "os.chmod": 1,
+    "os.chown": 1,
+    "os.utime": 1,
+    "shutil.rmtree": 1,
 }  # audit events that change a disk, and how many paths they name
 STARTS = ("subprocess.Popen", "os.exec", "os.system", "os.posix_spawn", "os.startfile", "pty.spawn")
 CONNECTS = (
-    "socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "urllib.Request",
+    "socket.connect",
+    "socket.bind",
+    "socket.sendto",
+    "socket.getaddrinfo",
+    "urllib.Request",
 )
 
 
@@ -47,7 +66,10 @@ class Guard:
     def __init__(self, folder: Path) -> None:
         """`folder` is where inputs may write; `folder`/canary may not change."""
         self.folder, self.own, self.escapes, self.wrote = (
-            folder.resolve(), str(folder.resolve()) + "/", [], False,
+            folder.resolve(),
+            str(folder.resolve()) + "/",
+            [],
+            False,
         )
         self._is_watching = False
         sys.addaudithook(self._hook)
@@ -70,7 +92,8 @@ class Guard:
             resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
         if self.escapes or not self._canary_lives():
             return Outcome(
-                ESCAPE, self.escapes[0].split("'")[0] if self.escapes else "canary",
+                ESCAPE,
+                self.escapes[0].split("'")[0] if self.escapes else "canary",
                 "; ".join(self.escapes) or "the canary changed",
             )
         return outcome

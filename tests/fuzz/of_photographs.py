@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from scemae.photographs.sight import open_view
+from scemae.evaluation.photographs.photograph_features import open_view
 from tests.fuzz.containers import mutate_picture
 from tests.fuzz.of_sources import jpeg, png
 from tests.fuzz.target import Target
@@ -30,8 +30,10 @@ def open_all(folder: Path) -> None:
 
 TARGETS = (
     Target(
-        "photographs", make,
+        "photographs",
+        make,
         {name: mutate_picture for name in ("a.jpg", "b.png", "c.jpg", "d.png", "e.tif")},
-        (open_all,), 2_000,
+        (open_all,),
+        2_000,
     ),
 )

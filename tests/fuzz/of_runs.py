@@ -5,19 +5,23 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from scemae import checkpoint, config, goodput, lineage, report, restore, run_folder, verify
-from scemae.checkpoint import TrainState
 from scemae.cluster import chain, status
-from scemae.data.manifest import read_manifest
-from scemae.generations import METRICS
-from scemae.landmarks.benchmarks import find_benchmark
-from scemae.ledger import FILE as LEDGER
-from scemae.metrics import read_metrics
+from scemae.config import config
+from scemae.data.storage.manifest import read_manifest
+from scemae.evaluation.landmarks.benchmarks import find_benchmark
+from scemae.evaluation.report import report
+from scemae.evaluation.tables.cells import Cell, Row, Tables, from_json, to_json
+from scemae.runs import goodput, lineage, networks, run_folder, verify
+from scemae.runs.checkpoints import checkpoint
+from scemae.runs.checkpoints.checkpoint import TrainState
+from scemae.runs.checkpoints.tensor_file import write_tensors
+from scemae.runs.generations import METRICS
+from scemae.runs.ledger import FILE as LEDGER
+from scemae.runs.metrics_log import read_metrics
 from scemae.shards import folder as any_folder
 from scemae.shards.write import write_split
-from scemae.sweep import summary, sweep, trials
-from scemae.tables.cells import Cell, Row, Tables, from_json, to_json
-from scemae.tensor_file import write_tensors
+from scemae.sweep import spec, trials
+from scemae.sweep.page import results
 from tests.fuzz.of_sources import make_pictures
 from tests.fuzz.target import Target
 from tests.fuzz.trees import mutate_json, mutate_rows, mutate_yaml
@@ -41,9 +45,15 @@ RESULTS = {
         "source_options": {},
     },
     "detection": {
-        "benchmark": "mafl", "train_images": 8, "test_images": 8, "test_shards": "../in/shards",
-        "is_subset": True, "stride": 2, "schedule": {"epochs": 1, "batch": 4, "lr": 0.1},
-        "paper_targets": {"T": 4.0}, "methods": {"MAE": {"error": ESTIMATE}},
+        "benchmark": "mafl",
+        "train_images": 8,
+        "test_images": 8,
+        "test_shards": "../in/shards",
+        "is_subset": True,
+        "stride": 2,
+        "schedule": {"epochs": 1, "batch": 4, "lr": 0.1},
+        "paper_targets": {"T": 4.0},
+        "methods": {"MAE": {"error": ESTIMATE}},
     },
 }
 
@@ -54,15 +64,21 @@ def make(root: Path) -> None:
     settings = config.load(
         "pretrain",
         [
-            *TINY, "model.width=24", "decoder.width=16", f"run_dir={root / 'mae'}",
-            "data.shards=../in/shards", "optim.global_batch_size=4",
+            *TINY,
+            "model.width=24",
+            "decoder.width=16",
+            f"run_dir={root / 'mae'}",
+            "data.shards=../in/shards",
+            "optim.global_batch_size=4",
         ],
     )
-    model = restore.build_autoencoder(
+    model = networks.build_autoencoder(
         settings.model, settings.decoder, mask_ratio=0.75, norm_pix=False, seed=0
     )
     kept = {
-        "model": asdict(settings.model), "decoder": asdict(settings.decoder), "mask_ratio": 0.75,
+        "model": asdict(settings.model),
+        "decoder": asdict(settings.decoder),
+        "mask_ratio": 0.75,
         "norm_pix": False,
     }
     step = root / "mae" / STEP
@@ -77,8 +93,13 @@ def make(root: Path) -> None:
     )
     rows = [
         {
-            "step": step, "loss": 2 / step, "lr": 1e-3, "images_per_second": 10.0,
-            "time": 4e9 + step, "seconds": 1.0, "data_wait": 0.1,
+            "step": step,
+            "loss": 2 / step,
+            "lr": 1e-3,
+            "images_per_second": 10.0,
+            "time": 4e9 + step,
+            "seconds": 1.0,
+            "data_wait": 0.1,
         }
         for step in range(1, 8)
     ]
@@ -92,13 +113,20 @@ def make(root: Path) -> None:
             )
         )
         run_folder.describe(
-            root / "mae", "pretrain", settings, seed=0, data_digest=data_digest, images=4,
+            root / "mae",
+            "pretrain",
+            settings,
+            seed=0,
+            data_digest=data_digest,
+            images=4,
             total_steps=7,
         )
     evaluated = config.load(
         "evaluate",
         [
-            f"run_dir={root / 'eval'}", "backbone=../in/mae", "matching.shards=../in/shards",
+            f"run_dir={root / 'eval'}",
+            "backbone=../in/mae",
+            "matching.shards=../in/shards",
             "runtime.device=cpu",
         ],
     )
@@ -136,7 +164,7 @@ def spent(root: Path) -> None:
 def make_sweep(root: Path) -> None:
     """A sweep with one trial that has ended, and one that has not."""
     write_shards(root / "shards", 4, shards=1)
-    opened = sweep.load(
+    opened = spec.load(
         [
             f"run_dir={root / 'sweep'}",
             "space=own",
@@ -147,7 +175,9 @@ def make_sweep(root: Path) -> None:
             *(
                 f"pretrain.{word}"
                 for word in (
-                    *TINY, f"data.shards={root / 'shards'}", f"probe_shards={root / 'shards'}",
+                    *TINY,
+                    f"data.shards={root / 'shards'}",
+                    f"probe_shards={root / 'shards'}",
                 )
             ),
         ]
@@ -175,21 +205,33 @@ def make_sweep(root: Path) -> None:
 
 def sweep_page(root: Path) -> None:
     """`scemae sweep --page`, but for its drawings."""
-    opened = sweep.reopen(root / "sweep")
+    opened = spec.reopen(root / "sweep")
     records = opened.records()
-    summary.facts(opened, records)
-    summary.told(opened)
+    results.facts(opened, records)
+    results.told(opened)
 
 
 def make_chain(root: Path) -> None:
     """A chain of two jobs."""
     stages = [
         chain.Stage(
-            "pretrain", ["pretrain", "run_dir=x"], str(root / "pretrain"), 1, 1, 0, saves=True,
+            "pretrain",
+            ["pretrain", "run_dir=x"],
+            str(root / "pretrain"),
+            1,
+            1,
+            0,
+            saves=True,
             job_id="1",
         ),
         chain.Stage(
-            "evaluate", ["evaluate", "run_dir=x"], str(root / "evaluate"), 1, 1, 0, saves=False,
+            "evaluate",
+            ["evaluate", "run_dir=x"],
+            str(root / "evaluate"),
+            1,
+            1,
+            0,
+            saves=False,
             job_id="2",
         ),
     ]
@@ -246,7 +288,12 @@ def benchmark(root: Path) -> None:
 def make_tables(root: Path) -> None:
     """tables.json with one row."""
     row = Row(
-        1, "SCE-MAE", "DeiT-T", "ours", 1, 64,
+        1,
+        "SCE-MAE",
+        "DeiT-T",
+        "ours",
+        1,
+        64,
         {"same": Cell(1.0, 0.5, 1.5, 0.1, 8), "different": Cell(missing="no shards")},
     )
     (root / "tables.json").write_text(to_json(Tables(rows=[row])))
@@ -258,14 +305,18 @@ def tables(root: Path) -> None:
 
 
 RUN = {
-    "eval/config.yaml": mutate_yaml, "mae/config.yaml": mutate_yaml,
-    "eval/provenance.json": mutate_json, "mae/provenance.json": mutate_json,
+    "eval/config.yaml": mutate_yaml,
+    "mae/config.yaml": mutate_yaml,
+    "eval/provenance.json": mutate_json,
+    "mae/provenance.json": mutate_json,
     "eval/results.json": mutate_json,
 }
 ROWS = {
     f"mae/generations/0001/{name}": mutate
     for name, mutate in (
-        (METRICS, mutate_rows), (LEDGER, mutate_rows), ("base.json", mutate_json),
+        (METRICS, mutate_rows),
+        (LEDGER, mutate_rows),
+        ("base.json", mutate_json),
         ("owner.json", mutate_json),
     )
 }
@@ -277,8 +328,10 @@ TARGETS = (
         "sweep",
         make_sweep,
         {
-            "sweep/sweep.json": mutate_json, "sweep/trials/000000/trial.json": mutate_json,
-            "sweep/trials/000000/end.json": mutate_json, "sweep/sweep.yaml": mutate_yaml,
+            "sweep/sweep.json": mutate_json,
+            "sweep/trials/000000/trial.json": mutate_json,
+            "sweep/trials/000000/end.json": mutate_json,
+            "sweep/sweep.yaml": mutate_yaml,
             f"sweep/trials/000000/run/generations/0001/{METRICS}": mutate_rows,
         },
         (sweep_page,),
@@ -286,9 +339,11 @@ TARGETS = (
     ),
     Target("chain", make_chain, {"chain.json": mutate_json}, (chain_status,), 10_000),
     Target(
-        "build-plan", make_build,
+        "build-plan",
+        make_build,
         {"built/.build/plan.json": mutate_json, "built/.build/train-000000.json": mutate_json},
-        (go_on_building,), 500,
+        (go_on_building,),
+        500,
     ),
     Target("experiment", make_settings, {"mine.yaml": mutate_yaml}, (experiment,), 60),
     Target("settings-file", make_settings, {"mine.yaml": mutate_yaml}, (read_experiment,), 2_000),

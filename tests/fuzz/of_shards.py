@@ -7,9 +7,9 @@ from random import Random
 
 import numpy as np
 
-from scemae.data import reader
 from scemae.data.decode import Streaming
-from scemae.landmarks.benchmarks import find_benchmark, load_frames
+from scemae.data.storage import shard_set
+from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
 from scemae.shards import check
 from tests.fuzz.containers import mutate_picture, mutate_tar
 from tests.fuzz.target import Target
@@ -31,7 +31,8 @@ def mend(folder: Path) -> None:
     path = folder / "train" / JSON
     raw = json.loads(path.read_text())
     raw["shards"][0] |= {
-        "bytes": (folder / SHARD).stat().st_size, "sha256": digest(folder / SHARD),
+        "bytes": (folder / SHARD).stat().st_size,
+        "sha256": digest(folder / SHARD),
         "index_sha256": digest(folder / INDEX),
     }
     path.write_text(json.dumps(raw))
@@ -39,7 +40,7 @@ def mend(folder: Path) -> None:
 
 def read_all(folder: Path) -> None:
     """Every sample, as training and evaluation read it."""
-    shards = reader.open_shards(str(folder / "train"))
+    shards = shard_set.open_shards(str(folder / "train"))
     for sample in range(min(len(shards), 50)):
         shards.jpeg(sample)
         shards.annotation(sample)
@@ -47,20 +48,20 @@ def read_all(folder: Path) -> None:
 
 def train_on(folder: Path) -> None:
     """Frames, as training decodes them."""
-    shards = reader.open_shards(str(folder / "train"))
+    shards = shard_set.open_shards(str(folder / "train"))
     Streaming(shards, 96).frames(np.arange(min(len(shards), 3)))
 
 
 def evaluate(folder: Path) -> None:
     """Frames with landmarks, as `scemae evaluate` reads them."""
     load_frames(
-        reader.open_shards(str(folder / "train")), find_benchmark("mafl"), limit=3, threads=1
+        shard_set.open_shards(str(folder / "train")), find_benchmark("mafl"), limit=3, threads=1
     )
 
 
 def fetch(folder: Path) -> None:
     """From an address, into a cache."""
-    reader.open_shards(f"file://{folder / 'train'}", str(folder.parent / "out"))
+    shard_set.open_shards(f"file://{folder / 'train'}", str(folder.parent / "out"))
 
 
 def verify(folder: Path) -> None:
@@ -99,23 +100,46 @@ def make_roomy(folder: Path) -> None:
 
 TARGETS = (
     Target(
-        "manifest", make, {f"train/{JSON}": mutate_json}, (read_all, describe, verify, fetch),
+        "manifest",
+        make,
+        {f"train/{JSON}": mutate_json},
+        (read_all, describe, verify, fetch),
         8_000,
     ),
     Target(
-        "index", make, {INDEX: mutate_json}, (read_all, verify, train_on), 6_000, mend,
+        "index",
+        make,
+        {INDEX: mutate_json},
+        (read_all, verify, train_on),
+        6_000,
+        mend,
         f"train/{JSON}",
     ),
     Target(
-        "shard-tar", make, {SHARD: mutate_tar}, (verify, train_on, evaluate), 5_000, mend,
+        "shard-tar",
+        make,
+        {SHARD: mutate_tar},
+        (verify, train_on, evaluate),
+        5_000,
+        mend,
         f"train/{JSON}",
     ),
     Target(
-        "annotation", make_roomy, {SHARD: mutate_member(".json", mutate_json)},
-        (evaluate, describe, verify), 5_000, mend, f"train/{JSON}",
+        "annotation",
+        make_roomy,
+        {SHARD: mutate_member(".json", mutate_json)},
+        (evaluate, describe, verify),
+        5_000,
+        mend,
+        f"train/{JSON}",
     ),
     Target(
-        "shard-jpeg", make, {SHARD: mutate_member(".jpg", mutate_picture)},
-        (train_on, evaluate, describe), 2_000, mend, f"train/{JSON}",
+        "shard-jpeg",
+        make,
+        {SHARD: mutate_member(".jpg", mutate_picture)},
+        (train_on, evaluate, describe),
+        2_000,
+        mend,
+        f"train/{JSON}",
     ),
 )

@@ -54,7 +54,9 @@ def make_celeba(root: Path) -> None:
 def make_lists(root: Path) -> None:
     """CelebA's lists of six images, and MAFL's."""
     write(
-        root / "Anno/list_landmarks_align_celeba.txt", "6", "lefteye_x lefteye_y ...",
+        root / "Anno/list_landmarks_align_celeba.txt",
+        "6",
+        "lefteye_x lefteye_y ...",
         *(f"{name}  69  109  106  113   77  142   73  152  108  154" for name in NAMES),
     )
     write(
@@ -94,7 +96,9 @@ def make_zip(root: Path) -> None:
 def make_aflw_m(root: Path) -> None:
     """Two test images of MTFL's, two training crops."""
     for name in (
-        "MTFL/AFLW/0008-image1.jpg", "MTFL/AFLW/0009-image2.jpg", "crops/output/7.jpg",
+        "MTFL/AFLW/0008-image1.jpg",
+        "MTFL/AFLW/0009-image2.jpg",
+        "crops/output/7.jpg",
         "crops/output/8.jpg",
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +112,8 @@ def make_aflw_m(root: Path) -> None:
     )
     write(root / "MTFL/training.txt", " lfw_5590\\a.jpg" + " 50" * 10 + " 1 2 2 3")
     write(
-        root / "crops/facedata_cropped.csv", HEADER,
+        root / "crops/facedata_cropped.csv",
+        HEADER,
         *(f"{i},image{i}.jpg,output/{i}.jpg,1," + ",".join(["40.5"] * 10) for i in (7, 8)),
     )
 
@@ -125,7 +130,9 @@ def make_aflw_r(root: Path) -> None:
             {"gt": np.full((3, 5, 2), 30.0), "hw": np.array([[60, 60]] * 3)},
         )
     write(
-        root / "corrected.csv", ",".join(aflw.CORRECTED), "b.jpg" + ",30.5" * 10,
+        root / "corrected.csv",
+        ",".join(aflw.CORRECTED),
+        "b.jpg" + ",30.5" * 10,
         "a.jpg" + ",20.5" * 10,
     )
 
@@ -135,8 +142,12 @@ def make_w300(root: Path) -> None:
     cells = np.empty((1, 2), object)
     for i, name in enumerate(("1", "2")):
         write(
-            root / f"afw/{name}.pts", "version: 1", "n_points: 68", "{",
-            *(f"{30 + k % 40:.6f} {40 + k % 30:.6f}" for k in range(68)), "}",
+            root / f"afw/{name}.pts",
+            "version: 1",
+            "n_points: 68",
+            "{",
+            *(f"{30 + k % 40:.6f} {40 + k % 30:.6f}" for k in range(68)),
+            "}",
         )
         (root / f"afw/{name}.jpg").write_bytes(jpeg(i, (100, 100)))
         cells[0, i] = {"imgName": f"{name}.jpg", "bb_ground_truth": np.array([[10.5, 11, 90, 89]])}
@@ -147,7 +158,9 @@ def make_w300(root: Path) -> None:
 def make_pictures(root: Path) -> None:
     """A JPEG, a PNG, and one that is never changed, so that the build always has an image."""
     for name, data in (
-        ("a.jpg", jpeg(1, (90, 70))), ("b.png", png(2)), ("c.jpg", jpeg(3, (90, 70))),
+        ("a.jpg", jpeg(1, (90, 70))),
+        ("b.png", png(2)),
+        ("c.jpg", jpeg(3, (90, 70))),
     ):
         (root / name).write_bytes(data)
 
@@ -195,20 +208,29 @@ def corrected(root: Path) -> list:
 CELEBA_LISTS = {
     name: mutate_lines
     for name in (
-        "Anno/list_landmarks_align_celeba.txt", "Anno/identity_CelebA.txt",
-        "Eval/list_eval_partition.txt", "MAFL/training.txt", "MAFL/testing.txt",
+        "Anno/list_landmarks_align_celeba.txt",
+        "Anno/identity_CelebA.txt",
+        "Eval/list_eval_partition.txt",
+        "MAFL/training.txt",
+        "MAFL/testing.txt",
     )
 }
 MATS = {f"aflw_{part}_keypoints.mat": mutate_mat for part in ("train", "test")}
 TARGETS = (
     Target("celeba-lists", make_celeba, CELEBA_LISTS, (celeba.splits,), 10_000),
     Target(
-        "celeba-tar", make_tar, {"a.tar": mutate_tar, "b.tar": mutate_tar},
-        (read_all(celeba.splits),), 5_000,
+        "celeba-tar",
+        make_tar,
+        {"a.tar": mutate_tar, "b.tar": mutate_tar},
+        (read_all(celeba.splits),),
+        5_000,
     ),
     Target(
-        "celeba-zip", make_zip, {"img_align_celeba.zip": mutate_zip},
-        (read_all(celeba.splits), build(celeba.splits)), 600,
+        "celeba-zip",
+        make_zip,
+        {"img_align_celeba.zip": mutate_zip},
+        (read_all(celeba.splits), build(celeba.splits)),
+        600,
     ),
     Target(
         "aflw-lists",
@@ -221,7 +243,9 @@ TARGETS = (
         12_000,
     ),
     Target(
-        "aflw-csv", make_aflw_r, {name: mutate_lines for name in ("corrected.csv",)},
+        "aflw-csv",
+        make_aflw_r,
+        {name: mutate_lines for name in ("corrected.csv",)},
         (lambda root: aflw.read_corrected(root / "corrected.csv", ["a.jpg", "b.jpg", "a.jpg"]),),
         12_000,
     ),
@@ -229,15 +253,24 @@ TARGETS = (
         "aflw-mat", make_aflw_r, {"aflw_test_images.txt": mutate_lines, **MATS}, (corrected,), 60
     ),
     Target(
-        "w300-mat", make_w300, {"Bounding Boxes/bounding_boxes_afw.mat": mutate_mat},
-        (w300.splits,), 60,
+        "w300-mat",
+        make_w300,
+        {"Bounding Boxes/bounding_boxes_afw.mat": mutate_mat},
+        (w300.splits,),
+        60,
     ),
     Target(
-        "pts", make_w300, {"afw/1.pts": mutate_lines},
-        (lambda root: w300.splits(root, boxes="landmarks"),), 12_000,
+        "pts",
+        make_w300,
+        {"afw/1.pts": mutate_lines},
+        (lambda root: w300.splits(root, boxes="landmarks"),),
+        12_000,
     ),
     Target(
-        "pictures", make_pictures, {"a.jpg": mutate_picture, "b.png": mutate_picture},
-        (build(any_folder.splits),), 500,
+        "pictures",
+        make_pictures,
+        {"a.jpg": mutate_picture, "b.png": mutate_picture},
+        (build(any_folder.splits),),
+        500,
     ),
 )

@@ -10,15 +10,19 @@ from random import Random
 
 import numpy as np
 import torch
-
-from scemae import adopt, arrays, checkpoint, replay, restore
-from scemae.errors import DataError
-from scemae.landmarks import kept
-from scemae.landmarks.regression import LandmarkRegressor, RegressionConfig
-from scemae.landmarks.regressor_file import load_regressor, save_regressor
-from scemae.models.timm_names import Pixels, translate
-from scemae.schema import Model
 from safetensors.torch import save_file
+
+from scemae.config.schema import Model
+from scemae.errors import DataError
+from scemae.evaluation.landmarks import mapped_arrays
+from scemae.evaluation.landmarks.regression import LandmarkRegressor, RegressionConfig
+from scemae.evaluation.landmarks.regressor_file import load_regressor, save_regressor
+from scemae.files import arrays
+from scemae.interop import adopt
+from scemae.interop.timm_names import Pixels, translate
+from scemae.runs import networks
+from scemae.runs.checkpoints import checkpoint
+from scemae.training import replay
 from tests.fuzz import of_runs
 from tests.fuzz.binary import change_at, mutate_bytes
 from tests.fuzz.containers import mutate_safetensors, mutate_zip
@@ -33,10 +37,18 @@ WEIGHTS, MANIFEST = (
 HEADERS = tuple(
     b"{'descr': %s, 'fortran_order': False, 'shape': (%s), }" % parts
     for parts in (
-        (b"'<f8'", b"1000000000000, 2,"), (b"'<f8'", b"-1,"), (b"'|O'", b"3,"),
-        (b"[('a', '<f8')]", b"3,"), (b"'<f8'", b"-" * 8000 + b"3,"), (b"'<f8'", b"(" * 4000),
-        (b"'|V0'", b"9999999999,"), (b"'<U999999999'", b"0,"), (b"'<f8'", b"3"),
-        (b"'<M8[s]'", b"3,"), (b"'<f8'", b"0, 99999999999999999999,"), (b"'<f8'", b"None,"),
+        (b"'<f8'", b"1000000000000, 2,"),
+        (b"'<f8'", b"-1,"),
+        (b"'|O'", b"3,"),
+        (b"[('a', '<f8')]", b"3,"),
+        (b"'<f8'", b"-" * 8000 + b"3,"),
+        (b"'<f8'", b"(" * 4000),
+        (b"'|V0'", b"9999999999,"),
+        (b"'<U999999999'", b"0,"),
+        (b"'<f8'", b"3"),
+        (b"'<M8[s]'", b"3,"),
+        (b"'<f8'", b"0, 99999999999999999999,"),
+        (b"'<f8'", b"None,"),
         (b"b'<f8'", b"True,"),
     )
 )
@@ -75,7 +87,8 @@ def mend_hash(folder: Path) -> None:
                     "config_hash": checkpoint.hash_of(raw["settings"]),
                     "manifest_hash": checkpoint.hash_of(
                         {
-                            **raw, "config_hash": checkpoint.hash_of(raw["settings"]),
+                            **raw,
+                            "config_hash": checkpoint.hash_of(raw["settings"]),
                             "manifest_hash": "",
                         }
                     ),
@@ -88,12 +101,12 @@ def mend_hash(folder: Path) -> None:
 
 def load(folder: Path) -> None:
     """As a backbone."""
-    restore.load_encoder(folder / "mae")
+    networks.load_encoder(folder / "mae")
 
 
 def load_all(folder: Path) -> None:
     """As a run to go on from, and to reconstruct with."""
-    restore.load_autoencoder(folder / "mae")
+    networks.load_autoencoder(folder / "mae")
 
 
 def check(folder: Path) -> None:
@@ -107,24 +120,38 @@ def make_regressor(folder: Path) -> None:
     """A regressor of five landmarks on 8 channels."""
     settings = RegressionConfig()
     save_regressor(
-        folder / "r.safetensors", LandmarkRegressor(8, 5, settings), "mafl", settings,
-        {"backbone": "0" * 64}, stride=2,
+        folder / "r.safetensors",
+        LandmarkRegressor(8, 5, settings),
+        "mafl",
+        settings,
+        {"backbone": "0" * 64},
+        stride=2,
     )
 
 
 def make_public(folder: Path) -> None:
     """A small ViT under timm's names, as .safetensors and as .pth."""
     timm = {
-        "cls_token": torch.zeros(1, 1, 24), "pos_embed": torch.zeros(1, 145, 24),
+        "cls_token": torch.zeros(1, 1, 24),
+        "pos_embed": torch.zeros(1, 145, 24),
         "patch_embed.proj.weight": torch.zeros(24, 3, 8, 8),
-        "patch_embed.proj.bias": torch.zeros(24), "norm.weight": torch.ones(24),
+        "patch_embed.proj.bias": torch.zeros(24),
+        "norm.weight": torch.ones(24),
         "norm.bias": torch.zeros(24),
     }
     for name, shape in {
-        "norm1.weight": (24,), "norm1.bias": (24,), "attn.qkv.weight": (72, 24),
-        "attn.qkv.bias": (72,), "attn.proj.weight": (24, 24), "attn.proj.bias": (24,),
-        "norm2.weight": (24,), "norm2.bias": (24,), "mlp.fc1.weight": (96, 24),
-        "mlp.fc1.bias": (96,), "mlp.fc2.weight": (24, 96), "mlp.fc2.bias": (24,),
+        "norm1.weight": (24,),
+        "norm1.bias": (24,),
+        "attn.qkv.weight": (72, 24),
+        "attn.qkv.bias": (72,),
+        "attn.proj.weight": (24, 24),
+        "attn.proj.bias": (24,),
+        "norm2.weight": (24,),
+        "norm2.bias": (24,),
+        "mlp.fc1.weight": (96, 24),
+        "mlp.fc1.bias": (96,),
+        "mlp.fc2.weight": (24, 96),
+        "mlp.fc2.bias": (24,),
     }.items():
         timm[f"blocks.0.{name}"] = torch.zeros(shape)
     save_file(timm, folder / "w.safetensors")
@@ -136,7 +163,9 @@ def adopt_file(name: str) -> object:
 
     def enter(folder: Path) -> None:
         translate(
-            adopt.read_tensors(folder / name), SHAPE, Pixels((0.5,) * 3, (0.5,) * 3),
+            adopt.read_tensors(folder / name),
+            SHAPE,
+            Pixels((0.5,) * 3, (0.5,) * 3),
             path=folder / name,
         )
 
@@ -167,8 +196,9 @@ def mutate_pth(data: bytes, chance: Random) -> bytes:
 
 def make_kept(folder: Path) -> None:
     """A file of kept arrays."""
-    kept.write_arrays(
-        folder / "kept", {"a": 1},
+    mapped_arrays.write_arrays(
+        folder / "kept",
+        {"a": 1},
         {"x": np.arange(12.0).reshape(3, 4), "y": np.arange(3, dtype=np.uint8)},
     )
 
@@ -178,7 +208,9 @@ def mend_kept(folder: Path) -> None:
     import xxhash
 
     data = (folder / "kept").read_bytes()
-    (folder / "kept").write_bytes(xxhash.xxh3_128_digest(data[kept.DIGEST :]) + data[kept.DIGEST :])
+    (folder / "kept").write_bytes(
+        xxhash.xxh3_128_digest(data[mapped_arrays.DIGEST :]) + data[mapped_arrays.DIGEST :]
+    )
 
 
 def mutate_kept(data: bytes, chance: Random) -> bytes:
@@ -193,7 +225,10 @@ def mutate_kept(data: bytes, chance: Random) -> bytes:
 def make_arrays(folder: Path) -> None:
     """Arrays of an evaluation."""
     np.savez_compressed(
-        folder / "pairs.npz", seed=3, keys=np.array(["a", "b"]), warps=np.zeros((2, 2, 103, 2)),
+        folder / "pairs.npz",
+        seed=3,
+        keys=np.array(["a", "b"]),
+        warps=np.zeros((2, 2, 103, 2)),
         hash="0" * 64,
     )
 
@@ -231,14 +266,18 @@ def make_capsule(folder: Path) -> None:
     (folder / "step").mkdir()
     (folder / "step" / "config.yaml").write_text((folder / "mae" / "config.yaml").read_text())
     facts = {
-        "step": 3, "rank": 0, "what": "loss is nan", "keys": ["a", "b"],
+        "step": 3,
+        "rank": 0,
+        "what": "loss is nan",
+        "keys": ["a", "b"],
         "checkpoint": Path(of_runs.STEP).name,
     }
     shutil.copytree(folder / "mae" / of_runs.STEP, folder / "step" / Path(of_runs.STEP).name)
     (folder / "step" / "capsule.json").write_text(json.dumps(facts))
     save_file(
         {
-            "samples": torch.arange(2), "epochs": torch.zeros(2, dtype=torch.int64),
+            "samples": torch.arange(2),
+            "epochs": torch.zeros(2, dtype=torch.int64),
             "frames": torch.zeros(2, 178, 178, 3, dtype=torch.uint8),
         },
         folder / "step" / "batch.safetensors",
@@ -247,32 +286,54 @@ def make_capsule(folder: Path) -> None:
 
 TARGETS = (
     Target(
-        "weights", of_runs.make, {WEIGHTS: mutate_safetensors}, (load, load_all, check), 2_000,
-        mend_digest, MANIFEST,
+        "weights",
+        of_runs.make,
+        {WEIGHTS: mutate_safetensors},
+        (load, load_all, check),
+        2_000,
+        mend_digest,
+        MANIFEST,
     ),
     Target(
-        "checkpoint", of_runs.make, {MANIFEST: mutate_json}, (load, load_all, check), 1_500,
-        mend_hash, MANIFEST,
+        "checkpoint",
+        of_runs.make,
+        {MANIFEST: mutate_json},
+        (load, load_all, check),
+        1_500,
+        mend_hash,
+        MANIFEST,
     ),
     Target(
-        "regressor", make_regressor, {"r.safetensors": mutate_safetensors},
-        (lambda folder: load_regressor(folder / "r.safetensors"),), 10_000,
+        "regressor",
+        make_regressor,
+        {"r.safetensors": mutate_safetensors},
+        (lambda folder: load_regressor(folder / "r.safetensors"),),
+        10_000,
     ),
     Target(
-        "adopt", make_public, {"w.safetensors": mutate_safetensors}, (adopt_file("w.safetensors"),),
+        "adopt",
+        make_public,
+        {"w.safetensors": mutate_safetensors},
+        (adopt_file("w.safetensors"),),
         5_000,
     ),
     Target("adopt-pth", make_public, {"w.pth": mutate_pth}, (adopt_file("w.pth"),), 300),
     Target(
-        "kept", make_kept, {"kept": mutate_kept},
-        (lambda folder: kept.read_arrays(folder / "kept", {"a": 1}),), 6_000, mend_kept, "kept",
+        "kept",
+        make_kept,
+        {"kept": mutate_kept},
+        (lambda folder: mapped_arrays.read_arrays(folder / "kept", {"a": 1}),),
+        6_000,
+        mend_kept,
+        "kept",
     ),
     Target("arrays", make_arrays, {"pairs.npz": mutate_arrays}, (read_arrays,), 400),
     Target(
         "capsule",
         make_capsule,
         {
-            "step/capsule.json": mutate_json, "step/config.yaml": mutate_yaml,
+            "step/capsule.json": mutate_json,
+            "step/config.yaml": mutate_yaml,
             "step/batch.safetensors": mutate_safetensors,
         },
         (lambda folder: replay.replay(folder / "step", replay.read_facts(folder / "step")),),

@@ -11,21 +11,91 @@ from tests.fuzz.binary import mutate_bytes
 
 SECRET = "../canary/kept"  # a file beside the input's folder that nobody may touch
 NASTY = (
-    "", " ", ".", "..", "/", "\0", "\n", "\x1b[31m", "ü", "日本", "\udcff", "nan", "-1", "null",
-    "a" * 100_000, "x" * 300, SECRET, "../" + SECRET, "../../" + SECRET, "/etc/passwd", "/dev/zero",
-    "/proc/self/environ", "pipe:touch ../canary/pwned", "file:///etc/passwd",
-    "http://127.0.0.1:9/x", "${oc.env:HOME}", "${oc.env:NONE}", "${run_dir}", "${", "???", "$HOME",
-    "~", "%s%n", "{}", "<script>", "2026-01-01",
+    "",
+    " ",
+    ".",
+    "..",
+    "/",
+    "\0",
+    "\n",
+    "\x1b[31m",
+    "ü",
+    "日本",
+    "\udcff",
+    "nan",
+    "-1",
+    "null",
+    "a" * 100_000,
+    "x" * 300,
+    SECRET,
+    "../" + SECRET,
+    "../../" + SECRET,
+    "/etc/passwd",
+    "/dev/zero",
+    "/proc/self/environ",
+    "pipe:touch ../canary/pwned",
+    "file:///etc/passwd",
+    "http://127.0.0.1:9/x",
+    "${oc.env:HOME}",
+    "${oc.env:NONE}",
+    "${run_dir}",
+    "${",
+    "???",
+    "$HOME",
+    "~",
+    "%s%n",
+    "{}",
+    "<script>",
+    "2026-01-01",
 )
 NUMBERS = (
-    0, 1, -1, 2, 255, 40_000, 2**31, 2**32, 2**53 + 1, 2**62, 2**63, 2**64, -(2**63), 10**18,
-    10**400, 0.5, -0.5, 1e-300, 1e300, math.nan, math.inf, -math.inf, True, False, None,
+    0,
+    1,
+    -1,
+    2,
+    255,
+    40_000,
+    2**31,
+    2**32,
+    2**53 + 1,
+    2**62,
+    2**63,
+    2**64,
+    -(2**63),
+    10**18,
+    10**400,
+    0.5,
+    -0.5,
+    1e-300,
+    1e300,
+    math.nan,
+    math.inf,
+    -math.inf,
+    True,
+    False,
+    None,
 )
 TAGS = (
-    "!!python/object/apply:os.system ['touch ../canary/pwned']", "!!python/name:os.system",
-    "!!binary aGFsbG8=", "!!set {a, b}", "!!timestamp 2026-01-01", "!!omap [a: 1]", "!custom x",
-    "&a [*a]", "&a {b: *a}", "*nowhere", "{? [a] : b}", "{<<: {a: 1}}", "0x7fffffffffffffff",
-    "1_000", "08", "190:20:30", "~", "yes", "'", "{a: 1, a: 2}",
+    "!!python/object/apply:os.system ['touch ../canary/pwned']",
+    "!!python/name:os.system",
+    "!!binary aGFsbG8=",
+    "!!set {a, b}",
+    "!!timestamp 2026-01-01",
+    "!!omap [a: 1]",
+    "!custom x",
+    "&a [*a]",
+    "&a {b: *a}",
+    "*nowhere",
+    "{? [a] : b}",
+    "{<<: {a: 1}}",
+    "0x7fffffffffffffff",
+    "1_000",
+    "08",
+    "190:20:30",
+    "~",
+    "yes",
+    "'",
+    "{a: 1, a: 2}",
 )
 
 
@@ -78,8 +148,17 @@ def _as_text(data: bytes, chance: Random) -> bytes:
         chance.choice((b"[", b'{"a":', b"- ", b"{a: ")) * deep,
         chance.choice(
             (
-                b"", b"null", b"[]", b"{}", b"3", b"\0", b"%YAML 9.9\n---\na", b"\t",
-                data + b"\n---\n" + data, data + data, bomb(),
+                b"",
+                b"null",
+                b"[]",
+                b"{}",
+                b"3",
+                b"\0",
+                b"%YAML 9.9\n---\na",
+                b"\t",
+                data + b"\n---\n" + data,
+                data + data,
+                bomb(),
             )
         ),
     )[kind]
@@ -135,21 +214,41 @@ def _near(found: Any, chance: Random) -> Any:
     if isinstance(found, (int, float)):
         return chance.choice(
             (
-                found + 1, found - 1, -found, found * 2**31, str(found), float(found), found + 0.5,
+                found + 1,
+                found - 1,
+                -found,
+                found * 2**31,
+                str(found),
+                float(found),
+                found + 0.5,
                 [found],
             )
         )
     if isinstance(found, str):
         return chance.choice(
             (
-                found[:-1], found + "x", found * 2, found.upper(), SECRET, "../" + found,
-                "/" + found, "pipe:" + found, [found], {found: 1},
+                found[:-1],
+                found + "x",
+                found * 2,
+                found.upper(),
+                SECRET,
+                "../" + found,
+                "/" + found,
+                "pipe:" + found,
+                [found],
+                {found: 1},
             )
         )
     if isinstance(found, list):
         return chance.choice(
             (
-                found[::-1], found * 2, found * 50, found[:1], [found], [], {},
+                found[::-1],
+                found * 2,
+                found * 50,
+                found[:1],
+                [found],
+                [],
+                {},
                 dict(enumerate(map(str, found))),
             )
         )
@@ -165,7 +264,14 @@ def _value(chance: Random, yaml_too: bool) -> Any:
     if kind == 2:
         return chance.choice(
             (
-                [], {}, [[]], [None], {"": None}, [0] * 1000, {"a": {"b": {}}}, [[1, 2], [3, 4]],
+                [],
+                {},
+                [[]],
+                [None],
+                {"": None},
+                [0] * 1000,
+                {"a": {"b": {}}},
+                [[1, 2], [3, 4]],
                 {"a": [0]},
             )
         )
@@ -174,8 +280,16 @@ def _value(chance: Random, yaml_too: bool) -> Any:
         return Raw(
             chance.choice(
                 (
-                    "[" * deep + "]" * deep, '{"a":' * deep + "1" + "}" * deep, "1" * 5_000,
-                    "1e999", "-0", "01", "1.", "+1", "'a'", "NaN",
+                    "[" * deep + "]" * deep,
+                    '{"a":' * deep + "1" + "}" * deep,
+                    "1" * 5_000,
+                    "1e999",
+                    "-0",
+                    "01",
+                    "1.",
+                    "+1",
+                    "'a'",
+                    "NaN",
                 )
             )
         )

@@ -20,7 +20,16 @@ from tests.support import REPO
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip")
-ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+ENDED = (
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+)
 
 
 class Rig:
@@ -29,8 +38,12 @@ class Rig:
     def __init__(self, root: Path) -> None:
         self.root = root
         paths = [str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin", "/sbin"]
-        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "SLURM_TEST_ROOT": str(root),
-                            "PATH": os.pathsep.join(paths)}
+        self.environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "SLURM_TEST_ROOT": str(root),
+            "PATH": os.pathsep.join(paths),
+        }
 
     def start(self) -> None:
         """Start it; skip the test where this machine cannot have one."""
@@ -39,10 +52,18 @@ class Rig:
         installed = self._installed()
         with open("/tmp/scemae-rig.lock", "w") as lock:  # one installation at a time
             fcntl.flock(lock, fcntl.LOCK_EX)
-            done = subprocess.run([HERE / "start-slurm.sh"], env=self.environment, stdin=subprocess.DEVNULL,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            done = subprocess.run(
+                [HERE / "start-slurm.sh"],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
         if done.returncode and not installed and not self._installed():
-            pytest.skip(f"no Slurm here, and it could not be installed: {done.stdout.strip().splitlines()[-1]}")
+            pytest.skip(
+                f"no Slurm here, and it could not be installed: {done.stdout.strip().splitlines()[-1]}"
+            )
         assert done.returncode == 0, done.stdout
 
     def stop(self) -> None:
@@ -64,9 +85,16 @@ class Rig:
 
     def run(self, *command: object, check: bool = True, **environment: str) -> str:
         """What a command prints on the login machine, in the repository."""
-        done = subprocess.run([HERE / "in-login.sh", *map(str, command)], cwd=REPO, capture_output=True, text=True,
-                              env={**self.environment, **environment})
-        assert not check or done.returncode == 0, f"{command[0]}: status {done.returncode}\n{done.stdout}{done.stderr}"
+        done = subprocess.run(
+            [HERE / "in-login.sh", *map(str, command)],
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+            env={**self.environment, **environment},
+        )
+        assert not check or done.returncode == 0, (
+            f"{command[0]}: status {done.returncode}\n{done.stdout}{done.stderr}"
+        )
         return done.stdout
 
     def sbatch(self, *arguments: object) -> str:
@@ -75,12 +103,21 @@ class Rig:
 
     def node(self, operation: str, name: str) -> None:
         """crash, boot, cut or heal a node: see node.sh."""
-        subprocess.run([HERE / "node.sh", operation, name], env=self.environment, check=True, capture_output=True)
+        subprocess.run(
+            [HERE / "node.sh", operation, name],
+            env=self.environment,
+            check=True,
+            capture_output=True,
+        )
 
     def exec(self, name: str, *command: str) -> None:
         """Run a command on a node."""
-        subprocess.run([HERE / "node.sh", "exec", name, *command], env=self.environment, check=True,
-                       capture_output=True)
+        subprocess.run(
+            [HERE / "node.sh", "exec", name, *command],
+            env=self.environment,
+            check=True,
+            capture_output=True,
+        )
 
     def job(self, job_id: str) -> dict[str, str]:
         """The controller's record of a job: JobState, Restarts, ExitCode, NodeList and so on."""
@@ -99,7 +136,9 @@ class Rig:
             if state in ENDED and not reached():
                 pytest.fail(f"job {job_id} ended as {state}:\n{self.log(job_id)[-5000:]}")
             if time.monotonic() > deadline:
-                pytest.fail(f"job {job_id} still {state} after {seconds} s:\n{self.log(job_id)[-5000:]}")
+                pytest.fail(
+                    f"job {job_id} still {state} after {seconds} s:\n{self.log(job_id)[-5000:]}"
+                )
             time.sleep(0.2)
 
     def completed(self, job_id: str, seconds: float = 120) -> dict[str, str]:
@@ -112,7 +151,9 @@ class Rig:
         deadline = time.monotonic() + seconds
         while self.job(job_id)["JobState"] not in ENDED:
             if time.monotonic() > deadline:
-                pytest.fail(f"job {job_id} has not ended after {seconds} s:\n{self.log(job_id)[-5000:]}")
+                pytest.fail(
+                    f"job {job_id} has not ended after {seconds} s:\n{self.log(job_id)[-5000:]}"
+                )
             time.sleep(0.2)
 
     def log(self, job_id: str) -> str:

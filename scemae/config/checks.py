@@ -1,0 +1,283 @@
+"""Settings that contradict each other, or stand outside their range: `check` refuses them in one sentence."""
+
+from typing import Any
+
+from scemae.config.schema import (
+    CorrespondConfig,
+    EvaluateConfig,
+    PretrainConfig,
+    SubmitConfig,
+    SweepConfig,
+    TablesConfig,
+)
+from scemae.errors import ConfigError
+
+
+def check(config: Any) -> None:
+    """Refuse settings that contradict each other. Raises ConfigError."""
+    if isinstance(config, SubmitConfig):
+        _check_submission(config)
+        return
+    if isinstance(config, SweepConfig):
+        _check_sweep(config)
+        return
+    one_of("runtime.device", config.runtime.device, ("auto", "cpu", "cuda"))
+    measured = isinstance(config, EvaluateConfig | TablesConfig)
+    one_of(
+        "runtime.precision",
+        config.runtime.precision,
+        ("auto", "fp32", *([] if measured else ["tf32"]), "bf16"),
+    )
+    at_least("seed", config.seed, 0)
+    if isinstance(config, EvaluateConfig):
+        _check_evaluation(config)
+        return
+    if isinstance(config, TablesConfig):
+        _check_tables(config)
+        return
+    _check_training(config)
+    if isinstance(config, PretrainConfig):
+        _check_model(config)
+    else:
+        _check_carb(config)
+
+
+def one_of(key: str, found: Any, allowed: tuple) -> None:
+    """Raise ConfigError unless `found` is allowed."""
+    if found not in allowed:
+        raise ConfigError(f"{key}: found {found}, one of {', '.join(map(str, allowed))} was needed")
+
+
+def at_least(key: str, found: float, least: float) -> None:
+    """Raise ConfigError unless `found` is a number of `least` or more."""
+    if not found >= least:
+        raise ConfigError(f"{key}: found {found}, a number of at least {least} was needed")
+
+
+def above_0(key: str, found: float) -> None:
+    """Raise ConfigError unless `found` is a finite number above 0."""
+    if not 0 < found < float("inf"):
+        raise ConfigError(f"{key}: found {found}, a number above 0 was needed")
+
+
+def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
+    data, optim, loop, runtime = config.data, config.optim, config.loop, config.runtime
+    one_of("optim.name", optim.name, ("adamw", "adam", "sgd"))
+    one_of("runtime.zero_stage", runtime.zero_stage, ("auto", 0, 1, 2, 3))
+    one_of("data.decoder", data.decoder, ("cpu", "nvjpeg"))
+    if data.decoder == "nvjpeg" and (data.jpeg_noise or runtime.tier not in ("auto", "streaming")):
+        raise ConfigError(
+            "data.decoder=nvjpeg: found data.jpeg_noise=true or a resident runtime.tier; it decodes what is "
+            "streamed and makes no noise, give data.jpeg_noise=false and runtime.tier=streaming, or "
+            "data.decoder=cpu"
+        )
+    one_of("runtime.tier", runtime.tier, ("auto", "gpu", "host", "streaming"))
+    if runtime.workers != "auto" and not (isinstance(runtime.workers, int) and runtime.workers > 0):
+        raise ConfigError(
+            f"runtime.workers: found {runtime.workers}, auto or a number above 0 was needed"
+        )
+    one_of("runtime.compile", runtime.compile, ("auto", True, False))
+    if runtime.offload and runtime.zero_stage == 0:
+        raise ConfigError(
+            "runtime: found offload=true with zero_stage=0, which keeps no state apart; give "
+            "zero_stage 1, 2 or 3, or offload=false"
+        )
+    for key, value in {
+        "optim.global_batch_size": optim.global_batch_size,
+        "optim.epochs": optim.epochs,
+        "optim.lr": optim.lr,
+        "runtime.micro_batch_size": runtime.micro_batch_size,
+        "loop.log_every": loop.log_every,
+        "loop.save_every": loop.save_every,
+        "loop.keep": loop.keep,
+        "loop.probe_pairs": loop.probe_pairs,
+        "runtime.hang_seconds": runtime.hang_seconds,
+    }.items():
+        above_0(key, value)
+    for key, value in {
+        "optim.warmup_epochs": optim.warmup_epochs,
+        "optim.min_lr": optim.min_lr,
+        "optim.weight_decay": optim.weight_decay,
+        "optim.clip_grad": optim.clip_grad,
+        "loop.probe_every": loop.probe_every,
+        "loop.keep_every": loop.keep_every,
+        "loop.spike_factor": loop.spike_factor,
+        "loop.max_skips": loop.max_skips,
+        "data.max_bad_fraction": data.max_bad_fraction,
+    }.items():
+        at_least(key, value, 0)
+    at_least("data.frame", data.frame, 96)
+    for key, found in (("data.scale", data.scale), ("optim.betas", optim.betas)):
+        if not all(type(one) in (int, float) for one in found):
+            raise ConfigError(f"{key}: found {str(list(found))[:80]}, two numbers were needed")
+    if len(data.scale) != 2 or not 0 < data.scale[0] <= data.scale[1] <= 1:
+        raise ConfigError(
+            f"data.scale: found {data.scale}, two shares 0 < low <= high <= 1 were needed"
+        )
+    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
+        raise ConfigError(
+            f"optim.betas: found {optim.betas}, two numbers from 0 to below 1 were needed"
+        )
+    if loop.save_every % loop.log_every or loop.probe_every % loop.log_every:
+        raise ConfigError(
+            f"loop: save_every {loop.save_every} and probe_every {loop.probe_every} must be multiples of "
+            f"log_every {loop.log_every}, so that each save follows a checked loss"
+        )
+
+
+def _check_submission(config: SubmitConfig) -> None:
+    cluster = config.cluster
+    one_of("cluster.kind", cluster.kind, ("batch", "local"))
+    for name in ("nodes", "ranks_per_node", "cpus_per_task", "time", "signal"):
+        above_0(f"cluster.{name}", getattr(cluster, name))
+    for name in ("gpus_per_node", "max_restarts"):
+        at_least(f"cluster.{name}", getattr(cluster, name), 0)
+    if cluster.kind == "local" and cluster.nodes > 1:
+        raise ConfigError(
+            f"cluster.nodes: found {cluster.nodes} with cluster=local, which has this machine alone; give 1"
+        )
+    if 60 * cluster.time <= cluster.signal:
+        raise ConfigError(
+            f"cluster: found time {cluster.time} minutes and signal {cluster.signal} seconds before its "
+            "end, so a job would be stopped at its start; give more time"
+        )
+
+
+def _check_sweep(config: SweepConfig) -> None:
+    one_of("search", config.search, ("random", "grid", "tpe"))
+    at_least("seed", config.seed, 0)
+    for key, found in {
+        "trials": config.trials,
+        "jobs": config.jobs,
+        "trial.ranks": config.trial.ranks,
+        "trial.cpus": config.trial.cpus,
+    }.items():
+        above_0(key, found)
+    for key, found in {
+        "trial.gpus": config.trial.gpus,
+        "retries": config.retries,
+        "keep": config.keep,
+    }.items():
+        at_least(key, found, 0)
+    if config.concurrency != "auto" and not (
+        isinstance(config.concurrency, int) and config.concurrency > 0
+    ):
+        raise ConfigError(
+            f"concurrency: found {config.concurrency}, auto or a number above 0 was needed"
+        )
+    if not 1 <= len(config.objectives) <= 2 or len(set(config.objectives)) < len(config.objectives):
+        raise ConfigError(
+            f"objectives: found {list(config.objectives)}, one or two different ones were needed"
+        )
+    for objective in config.objectives:
+        one_of("objectives", objective, ("different", "same", "cycle"))
+    if not 0 < config.halving.grace <= 1 or config.halving.reduction < 2:
+        raise ConfigError(
+            f"halving: found grace {config.halving.grace}, reduction {config.halving.reduction}; needed are "
+            "0 < grace <= 1 and a reduction of at least 2"
+        )
+
+
+def _check_evaluation(config: EvaluateConfig) -> None:
+    one_of("stride", config.stride, (1, 2, 4, 8))
+    one_of("detection.stride", config.detection.stride, (1, 2, 4, 8))
+    above_0("runtime.batch_size", config.runtime.batch_size)
+    for name in ("epochs", "batch_size", "lr", "init_std"):
+        above_0(f"detection.{name}", getattr(config.detection, name))
+    above_0("matching.couples", config.matching.couples)
+    if config.projector and not config.backbone:
+        raise ConfigError(
+            "found a projector without a backbone; give backbone=RUN of stage 1 as well"
+        )
+    if bool(config.detection.train) != bool(config.detection.test):
+        raise ConfigError(
+            "found only one of detection.train and detection.test; give both, or neither"
+        )
+    if not config.matching.shards and not config.detection.train:
+        raise ConfigError(
+            "found neither matching.shards nor detection.train and detection.test; give the shards of at "
+            "least one test"
+        )
+
+
+def _check_tables(config: TablesConfig) -> None:
+    one_of("stride", config.stride, (1, 2, 4, 8))
+    one_of("detection.stride", config.detection.stride, (1, 2, 4, 8))
+    detection, few_shot, embedding = config.detection, config.few_shot, config.embedding
+    for key, value in {
+        "matching.couples": config.matching.couples,
+        "matching.chunk": config.matching.chunk,
+        "detection.epochs": detection.epochs,
+        "detection.batch_size": detection.batch_size,
+        "detection.lr": detection.lr,
+        "detection.init_std": detection.init_std,
+        "few_shot.images_per_epoch": few_shot.images_per_epoch,
+        "few_shot.epochs": few_shot.epochs,
+        "few_shot.batch_size": few_shot.batch_size,
+        "few_shot.lr": few_shot.lr,
+        "few_shot.init_std": few_shot.init_std,
+        "few_shot.views": few_shot.views,
+        "embedding.images": embedding.images,
+        "embedding.repeats": embedding.repeats,
+        "embedding.perplexity": embedding.perplexity,
+        "runtime.batch_size": config.runtime.batch_size,
+    }.items():
+        above_0(key, value)
+    if detection.kernel % 2 == 0:
+        raise ConfigError(
+            f"detection.kernel: found {detection.kernel}, needed an odd number so that maps keep their size"
+        )
+    for key, every in detection.hold_out.items():
+        at_least(f"detection.hold_out.{key}", every, 2)
+    for key, found in (("few_shot.counts", few_shot.counts), ("few_shot.seeds", few_shot.seeds)):
+        if not found or len(set(found)) != len(found) or min(found) < (key == "few_shot.counts"):
+            raise ConfigError(
+                f"{key}: found {list(found)}, different whole numbers were needed, at least one"
+                + (" and none below 1" if key == "few_shot.counts" else "")
+            )
+
+
+def _check_model(config: PretrainConfig) -> None:
+    model = config.model
+    for name, part in (("model", model), ("decoder", config.decoder)):
+        above_0(f"{name}.depth", part.depth)
+        above_0(f"{name}.heads", part.heads)
+        if part.width <= 0 or part.width % (4 * part.heads):
+            raise ConfigError(
+                f"{name}: width {part.width} must be a multiple of 4 times heads {part.heads}"
+            )
+    if model.depth < 4:
+        raise ConfigError(
+            f"model.depth: found {model.depth}; clustering follows the third block and reads the fourth, "
+            "so at least 4 are needed"
+        )
+    if (model.patch_size, model.image_size) != (8, 96):
+        raise ConfigError(
+            f"model: found patch_size {model.patch_size} and image_size {model.image_size}; the "
+            "protocols and cover-and-stride are those of patch 8 at 96 pixels"
+        )
+    if not 1 / 144 <= config.mask_ratio <= 143 / 144:
+        raise ConfigError(
+            f"mask_ratio: found {config.mask_ratio}, a number between 0 and 1 that hides and keeps at "
+            "least one of 144 patches was needed"
+        )
+
+
+def _check_carb(config: CorrespondConfig) -> None:
+    carb = config.carb
+    one_of("carb.projector", carb.projector, ("linear", "spatial_softmax", "conv3", "mlp"))
+    one_of("carb.place_unit", carb.place_unit, ("grid", "pixels"))
+    one_of("carb.reduction", carb.reduction, ("mean", "sum"))
+    one_of("carb.heads", carb.heads, ("mean", "joint"))
+    one_of("carb.layer", carb.layer, ("after", "inside"))
+    one_of("carb.density", carb.density, ("mean", "knn"))
+    one_of("carb.remaining", carb.remaining, ("selected", "all"))
+    above_0("carb.dim", carb.dim)
+    above_0("views", config.views)
+    for name in ("r_att_att", "r_att_inatt", "r_inatt_inatt"):
+        at_least(f"carb.{name}", getattr(carb, name), 0)
+    if not 0 < carb.eta < 1 or not carb.tau > 0 or carb.clusters < 1:
+        raise ConfigError(
+            f"carb: found eta {carb.eta}, tau {carb.tau}, clusters {carb.clusters}; needed are "
+            "0 < eta < 1, tau > 0 and at least 1 cluster"
+        )

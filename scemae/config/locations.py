@@ -1,0 +1,145 @@
+"""Where shards lie: a folder, a URL, or a command (pipe:); who may have it opened, and what of it may be kept in files.
+
+A location that the user typed on this command line is a `Typed`; every other one was read from a file, which somebody else
+may have written. A command runs for a `Typed` alone. What is written or printed goes through `masked` first.
+"""
+
+import hashlib
+import re
+from typing import Any
+from urllib.parse import quote
+
+from scemae.errors import ConfigError
+
+FROM_FILES = (
+    "file",
+    "http",
+    "https",
+    "gs",
+)  # schemes that a file may name; the others hand what is in the URL to programs
+HIDDEN = "***"
+SCHEME = re.compile(r"(pipe):|([A-Za-z][A-Za-z0-9+.-]*)://")
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^\s/?#]*@)?([^\s?#]*)(\?[^\s#]*)?(#\S*)?")
+COMMAND = re.compile(r"(?<![\w.-])pipe:(.*)", re.DOTALL)
+MASKED_COMMAND = re.compile(r"[\w./-]* \*\*\*[0-9a-f]{16}")
+MASKED_VALUE = re.compile(
+    r"\*\*\*['\"\]),.:;]*"
+)  # with what stands behind it in a sentence or a quoted word
+
+
+class Typed(str):
+    """A text that the user typed on this command line. It does not outlive a file: what is read back is a plain str."""
+
+    __slots__ = ()
+
+
+def scheme_of(location: str) -> str | None:
+    """The scheme of a URL, "pipe" for a command, None for a folder."""
+    found = SCHEME.match(location)
+    return (found[1] or found[2].lower()) if found else None
+
+
+def masked(text: str) -> str:
+    """A location, or a word of a command line, without what may be secret in it.
+
+    Of a URL the user, the password and the values of the query are hidden; of a command all but its program and a digest,
+    which tells it from others. Masking twice changes nothing.
+    """
+    if command := COMMAND.search(text):
+        return text[: command.start()] + "pipe:" + _masked_command(command[1])
+    return without_secrets(text)
+
+
+def without_secrets(text: str) -> str:
+    """A sentence in which the users, passwords and queries of URLs are hidden."""
+    return URL.sub(_masked_url, text)
+
+
+def _masked_command(command: str) -> str:
+    if found := MASKED_COMMAND.match(command):
+        return found[0] + without_secrets(command[found.end() :])
+    program = next(iter(command.split()), "")
+    shown = (
+        program if re.fullmatch(r"[\w./-]+", program) else ""
+    )  # TOKEN=... may stand before the program
+    return f"{shown} {HIDDEN}{hashlib.sha256(command.encode('utf8', 'surrogateescape')).hexdigest()[:16]}"
+
+
+def _masked_url(found: re.Match) -> str:
+    scheme, user, place, query, fragment = found.groups()
+    hidden = [
+        f"{name}={_hidden(value)}" if equals else _hidden(name)
+        for name, equals, value in (part.partition("=") for part in (query or "?")[1:].split("&"))
+    ]
+    return (
+        scheme
+        + (f"{HIDDEN}@" if user else "")
+        + place
+        + (f"?{'&'.join(hidden)}" if query else "")
+        + (f"#{_hidden(fragment[1:])}" if fragment else "")
+    )
+
+
+def _hidden(value: str) -> str:
+    return value if MASKED_VALUE.fullmatch(value) else HIDDEN
+
+
+def masked_all(value: Any) -> Any:
+    """Every text in nested dicts and lists masked."""
+    if isinstance(value, dict):
+        return {key: masked_all(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked_all(part) for part in value]
+    return masked(value) if isinstance(value, str) else value
+
+
+def is_masked(location: str) -> bool:
+    """True for a URL or command that was masked, and so can be looked up in a cache but not opened."""
+    return scheme_of(location) is not None and HIDDEN in location
+
+
+def cache_name(location: str) -> str:
+    """The name of the folder that what lies at a URL is copied into: without secrets, the same for the masked location."""
+    name = quote(masked(location.rstrip("/")), safe="", errors="surrogateescape")
+    return (
+        name
+        if len(name) <= 200
+        else f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    )
+
+
+def below(location: str, name: str) -> str:
+    """The location of a file or folder in the one at `location`: a URL's query stays behind it."""
+    head, mark, query = (
+        location.partition("?") if scheme_of(location) in ("http", "https") else (location, "", "")
+    )
+    return type(location)(f"{head.rstrip('/')}/{name}{mark}{query}")
+
+
+def may_open(location: str) -> bool:
+    """True where the location is a folder, was typed, or has a scheme that a file may name."""
+    return isinstance(location, Typed) or scheme_of(location) in (None, *FROM_FILES)
+
+
+def refuse_from_file(value: Any, key: str, where: object) -> None:
+    """Raise ConfigError where a value that was not typed would run something or read the environment once it is used.
+
+    value: text, or nested lists and dicts; text may be a word KEY=VALUE of another command. where: the file's name.
+    """
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            refuse_from_file(part, key, where)
+        return
+    if not isinstance(value, str):
+        return
+    if "${" in value:
+        raise ConfigError(
+            f"{where}: {key}: found ${{...}}, which is not filled in; write the value itself"
+        )
+    for location in (value, value.partition("=")[2]):
+        location = location.strip()
+        if not may_open(location) and not is_masked(location):
+            raise ConfigError(
+                f"{where}: {key}: found {scheme_of(location)}:, which runs a program; from a file only "
+                f"{', '.join(FROM_FILES)} and folders are taken: type {key}=... on the command line"
+            )

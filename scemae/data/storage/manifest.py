@@ -1,0 +1,263 @@
+"""The shard contract: what a folder of WebDataset tars holds, with sizes and SHA-256 digests.
+
+A folder of shards is
+
+    manifest.json            one `Manifest`
+    train-000000.tar         WebDataset: KEY.jpg (original bytes) and KEY.json (the annotation) for each sample
+    train-000000.index.json  one `Index`: where in the tar each member starts, so that any sample is one read away
+
+A tar holds nothing else: the JPEG and the JSON of the first sample, then those of the second, and so on, in the order of
+its index. So the sizes alone say where each member must lie, and an index that skips, repeats or moves one is refused.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from scemae.errors import ShardError
+from scemae.files import disk, documents
+from scemae.files.documents import Count, Digest, Extent, Finite, Key, Point, Whole
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+REBUILD = "rebuild it with `scemae shards build`"
+TAR = re.compile(
+    r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.tar"
+)  # what a shard may be called: never a way out of its folder
+BLOCK, RECORD = 512, 10240  # bytes of a tar's header, and of what its length is a multiple
+LARGEST = 2**28  # bytes of one member
+
+
+@dataclass
+class Shard:
+    """One tar: its file name, number of samples, size in bytes and digests of the tar and of its index."""
+
+    file: str
+    samples: Count
+    bytes: Count
+    sha256: Digest
+    index_sha256: Digest
+
+    @property
+    def index_file(self) -> str:
+        return self.file.removesuffix(".tar") + ".index.json"
+
+
+@dataclass
+class Index:
+    """Where the members of one tar lie: for each key, [offset, size] in bytes of its JPEG and of its JSON."""
+
+    keys: list[Key] = field(default_factory=list)
+    jpg: list[Extent] = field(default_factory=list)
+    json: list[Extent] = field(default_factory=list)
+
+
+class LeftOut(TypedDict):
+    """An image that is not in the shards, and why."""
+
+    file: str
+    reason: str
+
+
+class Annotation(TypedDict, total=False):
+    """KEY.json of a sample: what its source knows of it. landmarks: x, y of each, in pixels of the stored image."""
+
+    file: str
+    landmarks: list[Point] | None
+    identity: Whole | None
+    box: list[Finite] | None
+    size: list[Count] | None
+
+
+@dataclass
+class Manifest:
+    """The list of shards of one split, and everything of the source that did not make it into them.
+
+    `left_out` holds one {"file": ..., "reason": ...} per image that is unusable (truncated, not a JPEG, ...);
+    `excluded` counts what was left out on purpose, by reason (say {"in MAFL's test list": 1000}).
+    """
+
+    dataset: str
+    split: str
+    samples: Count
+    shards: list[Shard]
+    left_out: list[LeftOut] = field(default_factory=list)
+    excluded: dict[str, Count] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def digest(self) -> str:
+        """SHA-256 over the digests of all shards in order: equal if and only if the samples are equal."""
+        return hashlib.sha256("\n".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest` into `folder`, atomically."""
+    disk.write_json(folder / MANIFEST, asdict(manifest))
+
+
+@dataclass
+class _Known:
+    """The options of a manifest that are read again."""
+
+    official_samples: Count | None = None
+    subset: bool | None = None
+    frame: str | None = None
+
+
+@dataclass
+class _Format:
+    format_version: Any = None
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of `folder`. Raises ShardError if there is none, or if it is of another format."""
+    path = folder / MANIFEST
+    try:
+        return parse_manifest(documents.read_bytes(path, error=ShardError, remedy=REBUILD), path)
+    except FileNotFoundError as error:
+        raise ShardError(_no_manifest(folder)) from error
+
+
+def parse_manifest(text: bytes, name: object) -> Manifest:
+    """The manifest in `text`, which sentences call `name`. Raises ShardError."""
+    found = documents.parse_json(
+        text, _Format, name, error=ShardError, remedy=REBUILD
+    ).format_version
+    if found != FORMAT_VERSION:
+        raise ShardError(
+            f"{name}: found shard format {str(found)[:40]}, this version reads {FORMAT_VERSION}; "
+            "rebuild the shards with `scemae shards build`"
+        )
+    manifest = documents.parse_json(text, Manifest, name, error=ShardError, remedy=REBUILD)
+    documents.convert(
+        manifest.options, _Known, f"{name}: options", error=ShardError, remedy=REBUILD
+    )
+    names = [shard.file for shard in manifest.shards]
+    if bad := next((name for name in names if not TAR.fullmatch(name)), None):
+        raise ShardError(
+            f"{name}: found the shard {bad[:80]!r}, a plain file name that ends in .tar was needed; {REBUILD}"
+        )
+    if len(set(names)) < len(names):
+        raise ShardError(
+            f"{name}: found the shard {Counter(names).most_common(1)[0][0]} more than once; {REBUILD}"
+        )
+    if manifest.samples != sum(shard.samples for shard in manifest.shards):
+        raise ShardError(
+            f"{name}: says {manifest.samples:,} samples, its shards have "
+            f"{sum(shard.samples for shard in manifest.shards):,}; {REBUILD}"
+        )
+    return manifest
+
+
+def read_index(folder: Path, shard: Shard) -> Index:
+    """Read the index of one shard and check it against the manifest. Raises ShardError."""
+    path = folder / shard.index_file
+    try:
+        text = documents.read_bytes(path, error=ShardError, remedy=REBUILD)
+    except FileNotFoundError as error:
+        raise ShardError(
+            f"{path}: missing, the manifest lists it; re-copy the folder or rebuild it "
+            "with `scemae shards build`"
+        ) from error
+    if hashlib.sha256(text).hexdigest() != shard.index_sha256:
+        raise ShardError(
+            f"{path}: its SHA-256 is not the manifest's; re-copy it or run `scemae shards verify`"
+        )
+    index = documents.parse_json(text, Index, path, error=ShardError, remedy=REBUILD)
+    _check_layout(path, index, shard)
+    return index
+
+
+def _check_layout(path: Path, index: Index, shard: Shard) -> None:
+    """Raise ShardError where the members that the index names do not fill the tar, one after the other."""
+    if not len(index.keys) == len(index.jpg) == len(index.json) == shard.samples:
+        raise ShardError(
+            f"{path}: lists {len(index.keys):,} samples, {len(index.jpg):,} JPEGs and {len(index.json):,} "
+            f"annotations, the manifest says {shard.samples:,} of each; {REBUILD}"
+        )
+    if len(set(index.keys)) < len(index.keys):
+        raise ShardError(
+            f"{path}: found the key {Counter(index.keys).most_common(1)[0][0]!r} more than once; {REBUILD}"
+        )
+    members = np.array([*zip(index.jpg, index.json)], np.int64).reshape(
+        -1, 2
+    )  # offset and size, in the tar's order
+    if len(members) and members[:, 1].max() > LARGEST:
+        raise ShardError(
+            f"{path}: found a member of {members[:, 1].max():,} bytes, at most {LARGEST:,} were expected; {REBUILD}"
+        )
+    ends = np.cumsum(
+        BLOCK - (-members[:, 1] // BLOCK) * BLOCK
+    )  # each is a header and whole blocks of data
+    needed = np.concatenate([[0], ends])[:-1] + BLOCK
+    if len(wrong := np.flatnonzero(members[:, 0] != needed)):
+        row = int(wrong[0])
+        raise ShardError(
+            f"{path}: says that {member_name(index.keys[row // 2], row % 2)} begins at byte {members[row, 0]:,} of "
+            f"the tar, after what it names before that is byte {needed[row]:,}; {REBUILD}"
+        )
+    length = int(ends[-1]) if len(ends) else 0
+    if -(-(length + 2 * BLOCK) // RECORD) * RECORD != shard.bytes:
+        raise ShardError(
+            f"{path}: names members that end at byte {length:,} of a tar of {shard.bytes:,}; {REBUILD}"
+        )
+
+
+def member_name(key: str, is_annotation: int | bool) -> str:
+    """What a sample's JPEG or annotation is called in its tar."""
+    return f"{key}.json" if is_annotation else f"{key}.jpg"
+
+
+def is_header(block: bytes, name: str, size: int) -> bool:
+    """True where a tar's block, and whatever follows it in `block`, begins a member `name` of `size` bytes."""
+    return (
+        block.startswith(name.encode() + b"\0")
+        and block[156:157] in (b"0", b"\0")
+        and block[124:136].rstrip(b"\0 ") == b"%011o" % size
+    )
+
+
+def wrong_header(block: bytes, name: str, path: Path) -> str:
+    """Says that the tar `path` has another member where its index names `name`."""
+    found = block[:100].split(b"\0", 1)[0].decode("utf8", "backslashreplace")[:80]
+    return (
+        f"{path}: found {found!r} where its index names {name}; run `scemae shards verify` and copy the shards again, or "
+        "rebuild them"
+    )
+
+
+def _no_manifest(folder: Path) -> str:
+    if not folder.exists():
+        return f"{folder}: no such folder; build the shards first with `scemae shards build`"
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+    if inside:
+        return f"{folder}: holds several splits ({', '.join(inside)}), one was needed; give {_advice(folder, inside)}"
+    return f"{folder}: found no {MANIFEST}, so no finished shards; run `scemae shards build` to its end"
+
+
+def _advice(folder: Path, splits: list[str]) -> str:
+    """Which of the splits fit: the largest of CelebA's to train on is `train`, not one of MAFL's."""
+    fitting = [
+        (
+            next(
+                (
+                    name
+                    for name in sorted(splits, key=lambda name: name != end)
+                    if name.endswith(end)
+                ),
+                None,
+            ),
+            use,
+        )
+        for end, use in (("train", "to train on"), ("test", "to test on"))
+    ]
+    return (
+        ", or ".join(f"{folder / name} {use}" for name, use in fitting if name)
+        or f"{folder / splits[0]}, say"
+    )

@@ -1,0 +1,1 @@
+"""Processes that train together: launchers, process group, DeepSpeed engine, ZeRO state, watchdog."""

@@ -1,0 +1,90 @@
+"""What the launcher of several ranks (torchrun, deepspeed, srun) says in the environment, read and checked without torch."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scemae.errors import LaunchError
+
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+LOOPBACK = ("localhost", "::1")  # and all that begins with 127.
+
+
+@dataclass
+class Launch:
+    """This process among those that were started together, and where they meet."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    address: str
+    port: int
+    is_one_host: bool  # all ranks are on this host
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] = os.environ) -> "Launch | None":
+        """What the five NAMES and LOCAL_WORLD_SIZE say; None where none of the five is set, so one process is alone.
+
+        Raises LaunchError where only a part is set, or a value cannot be.
+        """
+        present = [name for name in NAMES if name in environment]
+        if not present:
+            return None
+        if absent := [name for name in NAMES if name not in environment]:
+            raise LaunchError(
+                f"found {', '.join(present)} set but not {', '.join(absent)}; start with torchrun, deepspeed, "
+                "or srun with all five set, or unset them for a single process"
+            )
+        world_size = number(environment, "WORLD_SIZE", 1, None)
+        local = number(environment, "LOCAL_WORLD_SIZE", 1, None, default=0)
+        address = environment["MASTER_ADDR"].strip()
+        if not address:
+            raise LaunchError(
+                "MASTER_ADDR: found nothing, the name or address of the first rank's host was needed"
+            )
+        return cls(
+            number(environment, "RANK", 0, world_size - 1),
+            world_size,
+            number(environment, "LOCAL_RANK", 0, (local or world_size) - 1),
+            address,
+            number(environment, "MASTER_PORT", 1, 65535),
+            local == world_size or address in LOOPBACK or address.startswith("127."),
+        )
+
+
+def number(
+    environment: Mapping[str, str],
+    name: str,
+    least: int,
+    most: int | None,
+    default: int | None = None,
+) -> int:
+    """A variable as a whole number; `default`, where that is given, if it is not set. Raises LaunchError."""
+    text = environment.get(name)
+    if text is None and default is not None:
+        return default
+    if (
+        text
+        and text.isascii()
+        and text.isdecimal()
+        and least <= int(text[:9])
+        and (most is None or int(text[:9]) <= most)
+    ):
+        return int(text[:9])
+    wanted = (
+        f"of {least} or more"
+        if most is None
+        else str(least)
+        if least == most
+        else f"from {least} to {most}"
+    )
+    others = ", ".join(
+        f"{other}={environment[other]}"
+        for other in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
+        if other in environment and other != name and name in ("RANK", "LOCAL_RANK")
+    )
+    raise LaunchError(
+        f"{name}: found {text!r}, a whole number {wanted} was needed{others and f' with {others}'}; start with "
+        "torchrun, deepspeed or srun, or unset RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for a "
+        "single process"
+    )

@@ -1,0 +1,1 @@
+"""The tests of landmarks: benchmarks, pairs, matching, regression, few annotated images."""

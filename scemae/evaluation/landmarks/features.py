@@ -1,0 +1,160 @@
+"""What the tests of landmarks compare: a frozen trunk's maps of 136-px frames, and heads that make features of them.
+
+At inference nothing is clustered or substituted: the original features, expanded by cover-and-stride, go through the
+projector (paper 3.3).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from scemae.data.augment import centre_crop, normalise
+from scemae.data.geometry import INPUT
+from scemae.evaluation.landmarks.matching import Extract
+from scemae.models import hypercolumn
+from scemae.models.carb import select, substitute, third
+from scemae.models.cover_and_stride import expand
+from scemae.models.timm_vit import TimmVit
+from scemae.models.vit import Encoder
+
+Head = Callable[
+    [list[Tensor], int], Tensor
+]  # maps, side -> features (b, d, side, side): one row of a table
+
+DEIT = {192: "DeiT-T", 384: "DeiT-S", 768: "DeiT-B"}  # by width, 12 deep
+
+
+@dataclass
+class Trunk:
+    """A frozen network, before any projector."""
+
+    model: str  # "DeiT-S", "ResNet-50", "hourglass"
+    parameters: int  # of the trunk alone, as the paper counts (PROTOCOL 1.3)
+    width: int  # channels of its joined features
+    network: nn.Module
+    maps: Callable[
+        [Tensor, int], list[Tensor]
+    ]  # frames (b, 3, 136, 136) in [0, 1], stride in px -> [(b, d_i, h_i, w_i), ...]
+    join: Callable[[list[Tensor], int], Tensor]  # maps, side -> (b, width, side, side), raw
+    is_resized: bool = (
+        False  # a hypercolumn: its maps are brought to any side, and to the image's for matching
+    )
+
+    def side(self, stride: int, *, matching: bool = False) -> int:
+        """The side of the features at `stride`: CL matches with hypercolumns resized to the image (PROTOCOL 4.2, 4.5)."""
+        return INPUT if matching and self.is_resized else INPUT // stride
+
+
+def backbone(encoder: Encoder, stride: int) -> Extract:
+    """Stage-1 features: the patch tokens after the last block, one vector every `stride` pixels, (b, d, 96/stride, ..).
+
+    Values are those of the encoder's own precision, as fp32.
+    """
+
+    def encode(crops: Tensor) -> Tensor:
+        return rearrange(encoder(crops)[:, 1:], "b (h w) d -> b d h w", h=encoder.grid)
+
+    @torch.no_grad()
+    def extract(frames: Tensor) -> Tensor:
+        return expand(encode, normalise(frames), stride, encoder.grid * encoder.patch_size).float()
+
+    return extract
+
+
+def vit_trunk(encoder: Encoder) -> Trunk:
+    """A ViT of ours: cover-and-stride gives one map."""
+    model = DEIT.get(encoder.width, "") if len(encoder.blocks) == 12 else ""
+    return Trunk(
+        model or f"ViT {len(encoder.blocks)} x {encoder.width}",
+        encoder.count_parameters(),
+        encoder.width,
+        encoder,
+        lambda frames, stride: [backbone(encoder, stride)(frames)],
+        lambda maps, side: maps[0],
+    )
+
+
+def substituted(encoder: Encoder, eta: float, clusters: int, **options: str | bool) -> Trunk:
+    """The same with CARB's selection and substitution at inference, and no projector: Table 4's row with clusters alone.
+
+    What the paper trained there is not said [U]. With the LCR loss's weights at 1 the loss of Eq. 7 is a constant, since
+    Eq. 4 sums to 1 over j, so that nothing could be trained by it: we take the frozen map with its centres substituted.
+    """
+    layer, heads = options.pop("layer"), options.pop("heads")
+
+    def encode(crops: Tensor) -> Tensor:
+        chosen = select(
+            encoder, third(encoder, crops, layer, heads), eta=eta, clusters=clusters, **options
+        )
+        return substitute(chosen.tokens, chosen.slot)
+
+    @torch.no_grad()
+    def maps(frames: Tensor, stride: int) -> list[Tensor]:
+        return [
+            expand(encode, normalise(frames), stride, encoder.grid * encoder.patch_size).float()
+        ]
+
+    plain = vit_trunk(encoder)
+    return Trunk(plain.model, plain.parameters, plain.width, encoder, maps, plain.join)
+
+
+def resnet_trunk(network: nn.Module) -> Trunk:
+    """A ResNet's hypercolumn (PROTOCOL 4.2): its four stages at their own resolution, deepest first; no stride."""
+
+    @torch.no_grad()
+    def maps(frames: Tensor, stride: int) -> list[Tensor]:
+        return [stage.float() for stage in network(centre_crop(normalise(frames), INPUT))]
+
+    title = network.name.replace("resnet", "ResNet-")
+    return Trunk(
+        title, network.count_parameters(), network.width, network, maps, hypercolumn.join, True
+    )
+
+
+def descriptor_trunk(network: nn.Module) -> Trunk:
+    """A network with one map of the 96-px crop, `out` channels, at its own stride (DVE's hourglass: 2)."""
+
+    @torch.no_grad()
+    def maps(frames: Tensor, stride: int) -> list[Tensor]:
+        crops = centre_crop(normalise(frames), INPUT)
+        return [network(crops.to(next(network.parameters()).dtype)).float()]
+
+    return Trunk(
+        type(network).__name__.lower(),
+        sum(p.numel() for p in network.parameters()),
+        network.out,
+        network,
+        maps,
+        hypercolumn.join,
+    )
+
+
+def trunk_of(network: nn.Module) -> Trunk:
+    """The trunk of a network that some method trained."""
+    if isinstance(network, Encoder):
+        return vit_trunk(network)
+    return (
+        resnet_trunk(network)
+        if isinstance(network, hypercolumn.ResNetTrunk)
+        else descriptor_trunk(network)
+    )
+
+
+def timm_trunk(network: TimmVit, name: str) -> Trunk:
+    """A ViT of timm, by the same cover-and-stride."""
+
+    @torch.no_grad()
+    def maps(frames: Tensor, stride: int) -> list[Tensor]:
+        return [expand(network, frames, stride, INPUT)]
+
+    return Trunk(
+        name,
+        sum(p.numel() for p in network.parameters()),
+        network.width,
+        network,
+        maps,
+        lambda maps, side: maps[0],
+    )

@@ -1,0 +1,108 @@
+"""A file of arrays that is computed once and read by many processes through one map, or found wanting.
+
+    16 bytes   XXH3-128 of all that follows
+    8 bytes    how long the header is
+    header     JSON: all that the arrays depend on, and of each array its type, shape and first byte
+    arrays     each at a multiple of 64
+
+It is written aside and renamed, so a file under its name is whole unless the disk has damaged it: who opens it looks.
+Processes that compute the same file at once write the same bytes, and the last one stays.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xxhash
+
+from scemae.errors import DataError, FileError
+from scemae.files import disk, documents
+
+DIGEST, PREAMBLE = 16, 24
+ALIGN = 64
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class _About:
+    """An array of the file; its first byte counts from the end of the header."""
+
+    type: Literal["<f2", "<f4", "<f8", "|u1", "|i1", "<i2", "<i4", "<i8"]  # plain numbers
+    shape: list[documents.Count]
+    first: documents.Count
+
+
+@dataclass
+class _Header:
+    facts: dict[str, Any]
+    arrays: dict[str, _About]
+
+
+def path_of(folder: Path, kind: str, facts: dict[str, Any]) -> Path:
+    """The file in `folder` of what depends on `facts` alone: other facts, another file, so that none is ever stale."""
+    return (
+        folder
+        / f"{kind}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
+    )
+
+
+def write_arrays(path: Path, facts: dict[str, Any], arrays: Arrays) -> None:
+    """Write `arrays`, whole or not at all. Raises OSError where the disk is full or the folder cannot be written."""
+    described, offset = {}, 0
+    for name, array in arrays.items():
+        described[name] = {"type": array.dtype.str, "shape": array.shape, "first": offset}
+        offset += -(-array.nbytes // ALIGN) * ALIGN
+    header = json.dumps({"facts": facts, "arrays": described}, sort_keys=True).encode()
+    header += b" " * (-(PREAMBLE + len(header)) % ALIGN)
+    parts = [len(header).to_bytes(8, "little"), header]
+    for array in arrays.values():
+        parts += [
+            np.ascontiguousarray(array).reshape(-1).view(np.uint8),
+            bytes(-array.nbytes % ALIGN),
+        ]
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(part)
+    disk.make_folders(path.parent, path.parent.parent)  # tokens/ of a run folder
+    with disk.replacing(path) as file:
+        for part in (digest.digest(), *parts):
+            file.write(part)
+
+
+def read_arrays(path: Path, facts: dict[str, Any]) -> Arrays | None:
+    """The arrays of a file, on one map of it that all processes of a node share; None where there is no such file, or it is
+    not whole, or cannot be read: then it is to be made again, and what is wrong with the folder shows in the writing."""
+    try:
+        whole = _map(path)
+    except (OSError, FileError, ValueError):  # ValueError: an empty file
+        return None
+    if len(whole) <= PREAMBLE or xxhash.xxh3_128_digest(whole[DIGEST:]) != whole[:DIGEST].tobytes():
+        return None
+    first = PREAMBLE + int.from_bytes(whole[DIGEST:PREAMBLE].tobytes(), "little")
+    if first > PREAMBLE + documents.MOST_JSON:
+        return None
+    try:
+        header = documents.parse_json(whole[PREAMBLE:first].tobytes(), _Header, path)
+        if header.facts != json.loads(json.dumps(facts)):
+            return None
+        return {name: _array(whole[first:], about) for name, about in header.arrays.items()}
+    except (DataError, ValueError):  # whoever can write the file can make its digest right
+        return None
+
+
+def _map(path: Path) -> np.ndarray:
+    """All bytes of a regular file, read when they are asked for."""
+    with disk.open_regular(path) as file:
+        return np.asarray(np.memmap(file, np.uint8, "c"))
+
+
+def _array(stored: np.ndarray, about: _About) -> np.ndarray:
+    """The array that `about` describes, in bytes that begin with the first array, without a copy. Raises ValueError."""
+    kind, size = np.dtype(about.type), math.prod(about.shape)
+    part = stored[about.first : about.first + size * kind.itemsize]
+    return part.view(kind).reshape(about.shape)

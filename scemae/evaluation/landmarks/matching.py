@@ -1,0 +1,166 @@
+"""Landmark matching: where in the target image does each point of the source image find its like (paper 4.1).
+
+Both feature maps are bilinearly upsampled to the 96-px crop; the query is the feature at the point's pixel; the
+answer is the pixel with the highest cosine. This is CL's matcher, which the paper's words describe (PROTOCOL 3.4, 4.5).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scemae.data.geometry import CROP, INPUT, UNIT
+from scemae.errors import CheckpointError, ConfigError
+from scemae.evaluation.landmarks.pairs import DIFFERENT, SAME, SOURCE, Pairs
+
+BUDGET = 1 << 25  # bytes of upsampled target features at a time: more is slower on a CPU
+PATCH = 9  # side of the square that `patches` sees
+
+Extract = Callable[
+    [Tensor], Any
+]  # frames (b, 3, 136, 136) in [0, 1] to features (b, d, h, w) of the 96 crop, or
+Head = Callable[[Any], Tensor]  # to what every one of some heads makes features (b, d, h, w) of
+
+
+@dataclass
+class MatchingErrors:
+    """What a matcher did on the pairs with one hash; row `i` is couple `i`, column `j` landmark `j`."""
+
+    pairs_hash: str
+    same: np.ndarray  # (c, l) Euclidean error in 70-px units
+    different: np.ndarray  # (c, l)
+    same_predicted: np.ndarray  # (c, l, 2) predicted x, y in pixels of the 96 crop
+    different_predicted: np.ndarray  # (c, l, 2)
+
+    @property
+    def same_96(self) -> np.ndarray:
+        """The same errors in pixels of the 96 crop."""
+        return self.same * (INPUT / UNIT)
+
+    @property
+    def different_96(self) -> np.ndarray:
+        """The same errors in pixels of the 96 crop."""
+        return self.different * (INPUT / UNIT)
+
+
+def match(source_features: Tensor, target_features: Tensor, query_points: Tensor) -> Tensor:
+    """Find query points (b, l, 2), x and y in pixels of the source's 96 crop, in the target's: (b, l, 2) whole pixels.
+
+    source_features and target_features (b, d, h, w) cover the crop. Points are rounded and kept inside the crop.
+    """
+    size = max(1, BUDGET // (4 * target_features.shape[1] * INPUT * INPUT))
+    parts = zip(source_features.split(size), target_features.split(size), query_points.split(size))
+    return torch.cat([_match(*part) for part in parts])
+
+
+def look_up(features: Tensor, points: Tensor) -> Tensor:
+    """The feature (b, l, d) at each of points (b, l, 2), x and y in pixels of the 96 crop, in maps (b, d, h, w) of the crop.
+
+    Points are rounded and kept inside the crop; a smaller map gives what upsampling would have put at the pixel.
+    """
+    places = ((2 * points.round().clamp(0, INPUT - 1) + 1) / INPUT - 1).unsqueeze(2)  # b l 1 2
+    found = F.grid_sample(
+        features.float(), places, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return found[..., 0].transpose(1, 2)
+
+
+def _match(source: Tensor, target: Tensor, points: Tensor) -> Tensor:
+    large = enlarge(target)
+    return nearest(look_up(source, points), large, large.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+
+def enlarge(features: Tensor) -> Tensor:
+    """Maps (b, d, h, w) of the crop, bilinearly upsampled to its pixels: (b, d, 96 * 96)."""
+    return F.interpolate(
+        features.float(), size=(INPUT, INPUT), mode="bilinear", align_corners=False
+    ).flatten(2)
+
+
+def nearest(queries: Tensor, large: Tensor, lengths: Tensor) -> Tensor:
+    """The pixel of highest cosine to each of queries (b, l, d) in what `enlarge` made, whose lengths (b, 1, 96 * 96) are
+    given and not 0: (b, l, 2), x and y in pixels of the 96 crop."""
+    # The query's own length is left out: it changes no arg-max.
+    best = (queries @ large / lengths).argmax(dim=2)  # b l
+    return torch.stack([best % INPUT, best // INPUT], dim=2).float()
+
+
+@torch.no_grad()
+def matching_errors(
+    extract: Extract,
+    pairs: Pairs,
+    *,
+    heads: dict[str, Head] | None = None,
+    batch: int = 16,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, MatchingErrors]:
+    """Match all pairs with the features of `extract`, `batch` couples (three views each) at a time.
+
+    Each view's features are computed once and go through every one of `heads` (a projector, say; default: as they
+    are, named "features"). `progress(done, total)` is told the couples done. Raises ConfigError if `extract` returns
+    no feature maps, CheckpointError if they are not finite.
+    """
+    heads = heads or {"features": lambda features: features}
+    answers: dict[str, list[Tensor]] = {name: [] for name in heads}
+    for start in range(0, len(pairs), batch):
+        views = pairs.views[start : start + batch].to(device)
+        points = (pairs.landmarks[start : start + batch, SOURCE] - CROP).to(device)
+        features = extract(views.flatten(0, 1).float() / 255)
+        for name, head in heads.items():
+            maps = checked(head(features), 3 * len(views)).unflatten(0, (-1, 3))
+            found = [
+                match(maps[:, SOURCE], maps[:, target], points) for target in (SAME, DIFFERENT)
+            ]
+            answers[name].append(torch.stack(found).cpu())
+        if progress is not None:
+            progress(min(start + batch, len(pairs)), len(pairs))
+    return {name: _errors(torch.cat(parts, dim=1), pairs) for name, parts in answers.items()}
+
+
+def no_motion(pairs: Pairs) -> MatchingErrors:
+    """The errors of predicting each point's own place: a matcher this bad is not matching (PROTOCOL 3.4, 8)."""
+    points = (pairs.landmarks[:, SOURCE] - CROP).round().clamp(0, INPUT - 1)
+    return _errors(torch.stack([points, points]), pairs)
+
+
+def pixels(frames: Tensor) -> Tensor:
+    """Raw pixels as features: the crop's RGB less mid-grey, (b, 3, 136, 136) to (b, 3, 96, 96)."""
+    return frames[..., CROP:-CROP, CROP:-CROP] - 0.5
+
+
+def patches(frames: Tensor) -> Tensor:
+    """Raw 9x9 squares around each pixel, each less its mean, (b, 3, 136, 136) to (b, 243, 96, 96).
+
+    Their cosine is normalised cross-correlation, the classical baseline of what needs no learning. A choice of ours.
+    """
+    margin = CROP - PATCH // 2
+    squares = F.unfold(frames[..., margin:-margin, margin:-margin], PATCH)
+    return (squares - squares.mean(dim=1, keepdim=True)).unflatten(2, (INPUT, INPUT))
+
+
+def _errors(predicted: Tensor, pairs: Pairs) -> MatchingErrors:
+    """predicted (2, c, l, 2): same, then different, in pixels of the 96 crop."""
+    truth = (pairs.landmarks[:, (SAME, DIFFERENT)] - CROP).transpose(0, 1)
+    errors = ((predicted - truth).double().norm(dim=3) * (UNIT / INPUT)).numpy()
+    return MatchingErrors(
+        pairs.hash, errors[0], errors[1], predicted[0].numpy(), predicted[1].numpy()
+    )
+
+
+def checked(features: Tensor, images: int) -> Tensor:
+    """`features`, which must be maps (images, d, h, w). Raises ConfigError, or CheckpointError where they are not finite."""
+    if features.dim() != 4 or len(features) != images:
+        raise ConfigError(
+            f"matching: the extractor returned {tuple(features.shape)}, needed ({images}, d, h, w)"
+        )
+    if not features.isfinite().all():
+        raise CheckpointError(
+            "matching: the features are not finite; the checkpoint is of a run that diverged, "
+            "take an earlier one"
+        )
+    return features

@@ -1,0 +1,124 @@
+"""Photographs with points on them, as a PNG: what was asked for as rings, what was found as dots (evaluation/drawing.py's style)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps, patheffects
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from scemae.evaluation.drawing import FIVE, INK, POINTS
+from scemae.evaluation.photographs.photograph import Box
+from scemae.files import disk
+
+SIDE, TOP, GAP, MARGIN = (
+    620,
+    30,
+    12,
+    0.05,
+)  # pixels of a panel, of its title, between panels; share of the box around it
+
+
+@dataclass
+class Panel:
+    """One photograph, its box, and points (l, 2) on it in its pixels."""
+
+    image: Image.Image
+    box: Box
+    points: np.ndarray
+    title: str
+    is_found: bool  # dots, else rings
+    labels: list[str]  # beside each point; none where empty
+
+
+def draw(panels: list[Panel], path: Path) -> None:
+    """Write panels side by side; a point has one colour in all. Raises OSError."""
+    width, height = len(panels) * (SIDE + GAP) - GAP, SIDE + TOP
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
+    for i, panel in enumerate(panels):
+        axes = figure.add_axes((i * (SIDE + GAP) / width, 0, SIDE / width, SIDE / height))
+        _draw_panel(axes, panel)
+        figure.text(
+            (i * (SIDE + GAP) + 2) / width, 1 - 20 / height, panel.title, fontsize=10, color=INK
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk.replacing(path) as file:
+        figure.savefig(file, format="png")
+
+
+def point_colours(count: int) -> list:
+    """A colour for each of `count` points, all different."""
+    return (
+        list(FIVE[:count])
+        if count <= len(FIVE)
+        else [tuple(colour) for colour in colormaps["turbo"](np.linspace(0.05, 0.95, count))]
+    )
+
+
+def _draw_panel(axes, panel: Panel) -> None:
+    around = round(panel.box.side * MARGIN)
+    left, top, right, bottom = (
+        panel.box.corners[0] - around,
+        panel.box.corners[1] - around,
+        panel.box.corners[2] + around,
+        panel.box.corners[3] + around,
+    )
+    shown = panel.image.crop((left, top, right, bottom)).resize(
+        (SIDE, SIDE), Image.Resampling.BICUBIC
+    )
+    axes.imshow(
+        np.asarray(shown),
+        extent=(left - 0.5, right - 0.5, bottom - 0.5, top - 0.5),
+        interpolation="nearest",
+    )
+    axes.set(xlim=(left - 0.5, right - 0.5), ylim=(bottom - 0.5, top - 0.5))
+    axes.axis("off")
+    x0, y0, x1, y1 = panel.box.seen
+    for colour, width in (("black", 2.4), ("white", 1.0)):
+        axes.add_patch(
+            Rectangle(
+                (x0, y0),
+                x1 - x0,
+                y1 - y0,
+                fill=False,
+                edgecolor=colour,
+                linewidth=width,
+                linestyle=(0, (4, 3)),
+                alpha=0.7,
+            )
+        )
+    _draw_points(axes, panel)
+
+
+def _draw_points(axes, panel: Panel) -> None:
+    size = 13 if len(panel.points) <= 30 else 7
+    colours, (x, y) = point_colours(len(panel.points)), panel.points.T
+    if panel.is_found:
+        axes.scatter(
+            x, y, s=(size * POINTS) ** 2, c=colours, edgecolors="white", linewidths=1.1, zorder=4
+        )
+    else:
+        for ink, width in (("black", 3.4), (colours, 1.8)):
+            axes.scatter(
+                x,
+                y,
+                s=(size * POINTS) ** 2,
+                facecolors="none",
+                edgecolors=ink,
+                linewidths=width,
+                zorder=4,
+            )
+    for place, label in zip(panel.points, panel.labels):
+        axes.annotate(
+            label,
+            place,
+            xytext=(6, 5),
+            textcoords="offset points",
+            fontsize=7.5,
+            color="white",
+            zorder=5,
+            path_effects=[patheffects.withStroke(linewidth=2, foreground="black")],
+            annotation_clip=True,
+        )

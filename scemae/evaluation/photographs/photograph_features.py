@@ -1,0 +1,180 @@
+"""What trained runs see of photographs: the features of a frame that match, and those that a regressor reads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from scemae.data.geometry import CROP, INPUT
+from scemae.data.picture import read_picture
+from scemae.errors import CheckpointError, ConfigError
+from scemae.evaluation import subjects
+from scemae.evaluation.landmarks import matching, regression
+from scemae.evaluation.landmarks.benchmarks import denormalise_landmarks, find_benchmark
+from scemae.evaluation.landmarks.regression import LandmarkRegressor
+from scemae.evaluation.landmarks.regressor_file import Origin, check_digests, load_regressor
+from scemae.evaluation.photographs.photograph import Box, frame_of, square_box
+from scemae.evaluation.subjects import DETECTION, MATCHING, Line, Subject
+from scemae.runs.checkpoints import checkpoint
+
+STRIDE = 2  # of cover-and-stride for matching, in pixels (PROTOCOL 5.2)
+
+
+@dataclass
+class View:
+    """A photograph with the box that is looked at."""
+
+    path: Path
+    image: Image.Image
+    box: Box
+
+    def facts(self) -> dict:
+        """What JSON says of it."""
+        return {
+            "photograph": str(self.path),
+            "size": list(self.image.size),
+            "box": self.box.corners,
+            "seen": self.box.seen,
+        }
+
+
+@dataclass
+class Found:
+    """Where points of one photograph are in another: l points each, in pixels of their photographs."""
+
+    points: np.ndarray  # (l, 2)
+    matches: np.ndarray  # (l, 2)
+    cosines: np.ndarray  # (l,) of the two features
+    returns: (
+        np.ndarray
+    )  # (l,) how far from the point one ends up on the way back, in pixels of the 96-px crop
+
+
+@dataclass
+class Sight:
+    """A backbone, with the projector where one was given, on a device."""
+
+    subject: Subject
+    digests: dict[str, str]  # SHA-256 of the weights, as "backbone" and "projector"
+    device: torch.device
+
+    def match(self, first: View, second: View, points: np.ndarray) -> Found:
+        """Find points (l, 2) of the first photograph in the second."""
+        line = self.subject.of(MATCHING)[-1]
+        side = self.subject.trunk.side(STRIDE, matching=True)
+        source, target = self._features(line, [first, second], STRIDE, side).split(1)
+        queries = torch.from_numpy(first.box.to_crop(points)).float().to(self.device).unsqueeze(0)
+        answers = matching.match(source, target, queries)
+        back = matching.match(target, source, answers)
+        cosines = functional.cosine_similarity(_at(source, queries), _at(target, answers), dim=1)[0]
+        returns = (back - queries.round().clamp(0, INPUT - 1)).norm(dim=2)[0]
+        return Found(
+            points,
+            second.box.from_crop(answers[0].cpu().double().numpy()),
+            cosines.cpu().double().numpy(),
+            returns.cpu().double().numpy(),
+        )
+
+    def detect(self, view: View, detector: "Detector") -> np.ndarray:
+        """The landmarks (l, 2) of a photograph, in its pixels."""
+        stride = detector.origin.stride
+        features = self._features(detector.line, [view], stride, self.subject.trunk.side(stride))
+        predicted = regression.predict(detector.regressor, features, device=self.device)[0]
+        return view.box.from_crop((denormalise_landmarks(predicted) - CROP).double().numpy())
+
+    def detection_line(self, path: Path, origin: Origin) -> Line:
+        """The features that the regressor in `path` reads. Raises CheckpointError where they are not at hand."""
+        lines = self.subject.of(DETECTION)
+        for line in lines:
+            if line.dim == origin.width and self.subject.weights(line) == origin.digests:
+                return line
+        if not origin.digests:
+            raise CheckpointError(
+                f"{path}: was trained on features of no run (a floor, as a random encoder); give "
+                "another regressor of that evaluation"
+            )
+        check_digests(path, origin, self.digests)
+        raise CheckpointError(
+            f"{path}: reads {origin.width} channels, and the features at hand have "
+            f"{', '.join(str(line.dim) for line in lines)}; give the runs that it was trained with"
+        )
+
+    def model_facts(self) -> dict:
+        """What JSON says of the networks."""
+        return {"title": self.subject.title, "runs": self.subject.runs, "digests": self.digests}
+
+    @torch.no_grad()
+    def _features(self, line: Line, views: list[View], stride: int, side: int) -> Tensor:
+        frames = (
+            torch.stack([frame_of(view.image, view.box) for view in views]).to(self.device).float()
+            / 255
+        )
+        features = line.head(self.subject.trunk.maps(frames, stride), side).float()
+        if not features.isfinite().all():
+            raise CheckpointError(
+                f"{self.subject.runs[0]}: its features are not finite; take an earlier checkpoint"
+            )
+        return features
+
+
+@dataclass
+class Detector:
+    """A trained regressor with where it comes from."""
+
+    path: Path
+    regressor: LandmarkRegressor
+    origin: Origin
+    line: Line  # the features that it reads
+    names: list[str]  # of the landmarks, or none
+
+    def facts(self) -> dict:
+        """What JSON says of it."""
+        return {
+            "file": str(self.path),
+            "benchmark": self.origin.benchmark,
+            "stride": self.origin.stride,
+        }
+
+
+def load_sight(backbone: Path, projector: Path | None, device: torch.device) -> Sight:
+    """The networks of a stage-1 run and, where given, of the stage-2 run on it. Raises CheckpointError."""
+    trunk, folder = subjects.load_trunk(backbone)
+    places = {"backbone": folder}
+    if projector is not None:
+        places["projector"] = subjects.load_projection(projector, folder, trunk).folder
+    subject = subjects.from_backbone(
+        folder, [place for part, place in places.items() if part == "projector"]
+    )[0]
+    subject.to(device, torch.float32)
+    return Sight(
+        subject, {part: checkpoint.weights_digest(place) for part, place in places.items()}, device
+    )
+
+
+def load_detector(path: Path, sight: Sight) -> Detector:
+    """A regressor file, for the features of `sight`. Raises CheckpointError where it was trained on others."""
+    regressor, origin = load_regressor(path)
+    line = sight.detection_line(path, origin)
+    try:
+        names = list(find_benchmark(origin.benchmark).points)
+    except ConfigError:  # a benchmark of another machine: its points have no names here
+        names = []
+    return Detector(path, regressor, origin, line, names)
+
+
+def open_view(path: Path, corners: list[float] | None) -> View:
+    """A photograph and its box. Raises DataError or ConfigError."""
+    image = read_picture(path)
+    return View(path, image, square_box(image, corners, path))
+
+
+def _at(features: Tensor, points: Tensor) -> Tensor:
+    """Features (1, d, l) at points (1, l, 2) of the 96-px crop, as `matching.match` looks them up."""
+    places = ((2 * points.round().clamp(0, INPUT - 1) + 1) / INPUT - 1).unsqueeze(2)
+    return functional.grid_sample(
+        features, places, mode="bilinear", padding_mode="border", align_corners=False
+    )[..., 0]

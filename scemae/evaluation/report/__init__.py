@@ -1,0 +1,1 @@
+"""`scemae report`: everything that a run has to show, as one page."""

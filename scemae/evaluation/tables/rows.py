@@ -1,0 +1,229 @@
+"""From what was measured to rows: every cell with its interval, or why it is empty; differences; what is reduced."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scemae.config import config as settings
+from scemae.distributed import tf32
+from scemae.evaluation.landmarks import matching, regression, scores
+from scemae.evaluation.landmarks.benchmarks import benchmark_names, find_benchmark
+from scemae.evaluation.subjects import DETECTION, EMBEDDING, FEW_SHOT, FLOOR, MATCHING, OURS
+from scemae.evaluation.tables import figure_data
+from scemae.evaluation.tables.cells import Cell, Difference, Row, Tables, label
+from scemae.evaluation.tables.plan import KINDS, Found, Plan, find
+from scemae.runs import lineage, run_folder
+
+
+def gather(plan: Plan) -> Tables:
+    """Every number that was measured, as rows, and the figures."""
+    found = {test: list(find(plan, test)) for test in (MATCHING, DETECTION, FEW_SHOT, EMBEDDING)}
+    measured = [
+        (_row(plan, one), one) for test in (MATCHING, DETECTION, FEW_SHOT) for one in found[test]
+    ]
+    measured += [(_row(plan, one, table=4), one) for one in _whole_method(found[MATCHING])]
+    tables = Tables(
+        [*_floor_rows(plan), *(row for row, _ in measured)],
+        list(_differences(measured, plan.config.seed)),
+        reduced(plan),
+        _benchmarks(plan),
+        _facts(plan),
+    )
+    figure_data.add(tables, plan, found)
+    return tables
+
+
+def _row(plan: Plan, one: Found, *, table: int | None = None) -> Row:
+    subject, line = one.subject, one.line
+    table = table or line.table
+    cells = {column: _cell(values, plan.config.seed) for column, values in one.values.items()}
+    for column in columns(plan, table):
+        cells.setdefault(column, Cell(missing=_why(plan, table, column)))
+    name = line.name if subject.role == FLOOR else subject.method
+    if word := ", ".join(filter(None, (subject.run, line.variant))):
+        name += f" ({word})"
+    if table == 2 and line.name == "raw":
+        name += ", stage 1 alone"
+    return Row(
+        table,
+        name,
+        subject.trunk.model if subject.role != FLOOR else "",
+        subject.role,
+        subject.trunk.parameters or None,
+        line.dim,
+        cells,
+        line.hypercolumn,
+        line.cluster,
+        line.lcr,
+        subject.images_seen,
+        ", ".join(subject.runs) or None,
+    )
+
+
+def _cell(values: np.ndarray, seed: int) -> Cell:
+    if values.ndim == 2:  # seeds, images
+        means = values.mean(axis=1)
+        return Cell(
+            float(means.mean()),
+            sd=float(means.std(ddof=1)) if len(means) > 1 else None,
+            n=len(means),
+        )
+    estimate = scores.bootstrap(values, seed=seed)
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else None
+    return Cell(estimate.mean, estimate.low, estimate.high, deviation, len(values))
+
+
+def columns(plan: Plan, table: int) -> list[str]:
+    """The columns of one of the paper's tables."""
+    return {
+        1: list(KINDS),
+        4: list(KINDS),
+        2: benchmark_names(),
+        3: list(map(str, plan.config.few_shot.counts)),
+    }[table]
+
+
+def _why(plan: Plan, table: int, column: str) -> str:
+    """Why a cell is empty, and what would fill it."""
+    name = {1: "mafl", 4: "mafl", 2: column, 3: plan.config.few_shot.benchmark}[table]
+    if name in plan.missing:
+        return plan.missing[name]
+    if plan.data[name].train is None:
+        title = find_benchmark(name).title
+        return f"no training shards of {title}; give their folder in shards, or detection.train_on.{name}=ANOTHER"
+    return (
+        f"detection.benchmarks leaves {name} out"
+        if table == 2
+        else "not measured for this kind of features"
+    )
+
+
+def _floor_rows(plan: Plan) -> Iterator[Row]:
+    if not plan.config.floors:
+        return
+    if plan.pairs is not None:
+        still = matching.no_motion(plan.pairs)
+        cells = {kind: _cell(getattr(still, kind).mean(axis=1), plan.config.seed) for kind in KINDS}
+        yield Row(1, "no motion", "", FLOOR, None, None, cells)
+    cells = {}
+    for name in benchmark_names():
+        data = plan.data.get(name)
+        if data is None or data.train is None or not plan.measure.asked(name):
+            cells[name] = Cell(missing=_why(plan, 2, name))
+        else:
+            train = data.frames("train", plan.config.detection.limit)
+            cells[name] = _cell(
+                regression.mean_face_errors(
+                    train.landmarks, data.frames("test").landmarks, data.benchmark.eyes
+                ),
+                plan.config.seed,
+            )
+    yield Row(2, "mean face", "", FLOOR, None, None, cells)
+
+
+def _whole_method(found: list[Found]) -> list[Found]:
+    """Table 4's last row: of each trunk of ours, the projector with most dimensions."""
+    whole = [one for one in found if one.subject.role == OURS and one.line.lcr]
+    return list(
+        {one.subject.digest: one for one in sorted(whole, key=lambda one: one.line.dim)}.values()
+    )
+
+
+def _differences(measured: list[tuple[Row, Found]], seed: int) -> Iterator[Difference]:
+    """Each row of ours against each other row of its table, on the same pairs or images (PROTOCOL 8)."""
+    for i, (mine, one) in enumerate(measured):
+        for j, (theirs, other) in enumerate(measured):
+            once = other.subject.role != OURS or j < i
+            if (
+                one.subject.role != OURS
+                or mine.table != theirs.table
+                or mine.table == 3
+                or not once
+            ):
+                continue
+            for column in [name for name in one.values if name in other.values]:
+                result = scores.compare(one.values[column], other.values[column], seed=seed)
+                gap = result.difference
+                yield Difference(
+                    mine.table,
+                    column,
+                    label(mine),
+                    label(theirs),
+                    gap.mean,
+                    gap.low,
+                    gap.high,
+                    gap.n,
+                    result.wins,
+                    result.is_decided,
+                )
+
+
+def reduced(plan: Plan) -> list[str]:
+    """What is smaller than, or other than, the full protocol of configs/tables.yaml, a phrase each."""
+    full, here = (
+        lineage.flatten(asdict(one))
+        for one in (settings.load("tables", ["run_dir=-"]), plan.config)
+    )
+    watched = (
+        "stride",
+        "detection.stride",
+        "detection.epochs",
+        "detection.init_std",
+        "detection.limit",
+        "detection.kernel",
+        "few_shot.images_per_epoch",
+        "few_shot.epochs",
+        "few_shot.init_std",
+        "few_shot.views",
+        "few_shot.counts",
+        "few_shot.seeds",
+        "embedding.images",
+        "embedding.repeats",
+    )
+    found = [
+        f"{key} {here[key]} instead of {full[key]}" for key in watched if here[key] != full[key]
+    ]
+    if plan.pairs is not None and len(plan.pairs) < full["matching.couples"]:
+        found.insert(0, f"{len(plan.pairs)} of {full['matching.couples']} couples")
+    return found
+
+
+def _benchmarks(plan: Plan) -> dict[str, dict]:
+    found = {}
+    for name in benchmark_names():
+        benchmark, data = find_benchmark(name), plan.data.get(name)
+        found[name] = {
+            "title": benchmark.title,
+            "train": data.count("train", plan.config.detection.limit) if data else None,
+            "test": data.count("test") if data else None,
+            "official_train": benchmark.official["train"],
+            "official_test": benchmark.official["test"],
+            "subset": "; ".join(data.notes) or None if data else None,
+            "missing": plan.missing.get(name),
+        }
+    return found
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+    known = run_folder.provenance(Path(plan.config.run_dir))
+    score = scores.MatchingScore.__dataclass_fields__
+    return {
+        "seed": plan.config.seed,
+        "pairs_hash": plan.pairs.hash if plan.pairs else None,
+        "couples": len(plan.pairs) if plan.pairs else 0,
+        "unit": score["unit"].default,
+        "warping": score["warping"].default,
+        "stride": plan.config.stride,
+        "detection_stride": plan.config.detection.stride,
+        "precision": str(plan.measure.dtype).removeprefix("torch."),
+        "tf32": tf32.state(),
+        "exclusions": [
+            f"{name}: {reason} ({count:,})"
+            for name, data in plan.data.items()
+            for reason, count in data.test.manifest.excluded.items()
+        ],
+        **{key: known[key] for key in ("commit", "command", "hardware", "time") if key in known},
+    }

@@ -1,0 +1,284 @@
+"""Tables as text to paste: Markdown and LaTeX of laid-out grids, with every note that must stand under them."""
+
+import unicodedata
+
+from scemae.evaluation.tables.cells import SPECS, Cell, Row, Tables
+from scemae.evaluation.tables.grid import Entry, Grid, contrasts, flatten, lay_out, said
+
+HEADS = {"hypercolumn": "Hypercol.", "cluster": "Cluster", "lcr": "L_LCR"}
+TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "]": "{]}",  # a bracket after \\ would be a length
+    "–": "--",
+    "—": "---",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "…": r"\ldots{}",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "→": r"$\to$",
+    "η": r"$\eta$",
+    "τ": r"$\tau$",
+    "λ": r"$\lambda$",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+    "↓": r"$\downarrow$",
+    "\u00a0": "~",
+    "\n": " ",
+}
+PREAMBLE = r"""\documentclass{article}
+\usepackage[margin=2cm]{geometry}
+\usepackage{amssymb,booktabs}
+\begin{document}
+"""
+
+
+def markdown(tables: Tables) -> str:
+    """All tables as Markdown, each with its notes, its differences and, in italics, the paper's numbers of the same row."""
+    parts = [_markdown_table(tables, lay_out(tables, number)) for number in SPECS]
+    return "\n\n".join(["# The tables of SCE-MAE, measured", *parts, _markdown_rest(tables)]) + "\n"
+
+
+def latex(tables: Tables, *, is_standalone: bool = False) -> str:
+    """All tables as LaTeX `table*` environments, for a document with booktabs and amssymb; standalone: the document too.
+
+    The cells hold means with the 95 % interval as sub- and superscript, or mean and standard deviation. What is no
+    ASCII is translated, or left out where LaTeX would not know it. The differences are in the other formats.
+    """
+    body = "\n".join(_latex_table(tables, lay_out(tables, number)) for number in SPECS)
+    return PREAMBLE + body + "\\end{document}\n" if is_standalone else body
+
+
+def _cells(row: Row, grid: Grid) -> list[str]:
+    """What stands between a row's name and its numbers."""
+    millions = "" if row.parameters is None else f"{row.parameters / 1e6:.1f}"
+    marks = {True: "✓", False: "✗", None: "–"}
+    return (
+        ([millions] if grid.spec.has_parameters else [])
+        + ["" if row.dim is None else str(row.dim)]
+        + [marks[getattr(row, name)] if row.role != "floor" else "" for name in grid.spec.marks]
+    )
+
+
+def _heads(grid: Grid) -> list[str]:
+    return [
+        "Method",
+        *(["#Params (M)"] if grid.spec.has_parameters else []),
+        "Dim.",
+        *(HEADS[mark] for mark in grid.spec.marks),
+        *(column.head for column in grid.columns),
+    ]
+
+
+def _spread(cell: Cell) -> str:
+    if cell.low is not None:  # the deviation over images stays in CSV and JSON
+        return f"[{cell.low:.2f}, {cell.high:.2f}]"
+    return f"± {cell.sd:.2f}" if cell.sd is not None else ""
+
+
+def _markdown_entry(entry: Entry) -> str:
+    if entry.cell.mean is None:
+        return f"– [{entry.mark}]"
+    mean = f"{entry.cell.mean:.2f}"
+    return " ".join(
+        [{0: mean, 1: f"**{mean}**", 2: f"<ins>{mean}</ins>"}[entry.rank], _spread(entry.cell)]
+    ).strip()
+
+
+def _markdown_table(tables: Tables, grid: Grid) -> str:
+    title = f"## Table {grid.spec.number}. {grid.spec.title}{' (reduced schedule)' if tables.reduced else ''}"
+    if grid.empty:
+        return f"{title}\n\nNot shown: {grid.empty}."
+    heads = _heads(grid)
+    rows = [heads, ["---"] + ["---:" if head != "Method" else "---" for head in heads[1:]]]
+    for name, lines in grid.groups:
+        rows += [[f"*{name}*"] + [""] * (len(heads) - 1)] if name else []
+        for line in lines:
+            rows += [
+                [_name(line.row), *_cells(line.row, grid), *map(_markdown_entry, line.entries)]
+            ]
+            rows += (
+                [_markdown_paper(grid, line.entries)]
+                if any(entry.paper for entry in line.entries)
+                else []
+            )
+    body = "\n".join("| " + " | ".join(_one_line(cell) for cell in row) + " |" for row in rows)
+    caption = (
+        _caption(grid, "**Best** and <ins>second best</ins>")
+        + " In italics: the paper's own numbers."
+    )
+    return "\n\n".join(
+        [
+            title,
+            caption,
+            body,
+            "\n".join(f"- {_one_line(note)}" for note in _notes(tables, grid)),
+            _markdown_differences(grid),
+        ]
+    ).rstrip()
+
+
+def _markdown_paper(grid: Grid, entries: list[Entry]) -> list[str]:
+    numbers = [f"*{_number(entry.paper)}*" if entry.paper else "" for entry in entries]
+    return ["*— in the paper*"] + [""] * (len(_heads(grid)) - len(entries) - 1) + numbers
+
+
+def _markdown_differences(grid: Grid) -> str:
+    found = contrasts(grid)
+    if not found:
+        return ""
+    rows = [
+        ["First", "minus second", *(column.head for column in grid.columns)],
+        ["---"] * 2 + ["---:"] * len(grid.columns),
+    ]
+    for first, second, by_column in found:
+        taken = [by_column.get(column.name) for column in grid.columns]
+        rows.append(
+            [
+                first,
+                second,
+                *(
+                    ""
+                    if one is None
+                    else f"{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
+                    f"{'' if one.is_decided else ' (not decided)'}"
+                    for one in taken
+                ),
+            ]
+        )
+    body = "\n".join("| " + " | ".join(_one_line(cell) for cell in row) + " |" for row in rows)
+    return f"Differences on the same pairs or images; negative: the first errs less. Brackets: 95 % intervals.\n\n{body}"
+
+
+def _markdown_rest(tables: Tables) -> str:
+    """Where the figures are, and what made the numbers."""
+    lines = ["## Figures and provenance", ""]
+    lines += [f"- {name}: in tables.html" for name in tables.figures]
+    lines += [
+        f"- {name}, not shown: {_one_line(why)}" for name, why in tables.missing_figures.items()
+    ]
+    lines += [
+        f"- {name}: {_one_line(words)}"
+        for name, words in flatten(tables.facts)
+        if not name.startswith("missing_tables")
+    ]
+    return "\n".join(lines)
+
+
+def _latex_table(tables: Tables, grid: Grid) -> str:
+    title = f"Table {grid.spec.number} of the paper: {grid.spec.title}{' (reduced schedule)' if tables.reduced else ''}"
+    if grid.empty:
+        return f"\\par\\noindent\\emph{{{escape(title)}.}} {escape(grid.empty)}.\\par\n"
+    heads, count = _heads(grid), len(grid.columns)
+    fixed, marks = len(heads) - count, len(grid.spec.marks)
+    measure = grid.spec.measure.split(",")[0]
+    rows = [
+        " & ".join("$L_{LCR}$" if head == HEADS["lcr"] else escape(head) for head in heads)
+        + " \\\\",
+        f"{' & ' * fixed}\\multicolumn{{{count}}}{{c}}{{{escape(measure)} $\\downarrow$}} \\\\",
+    ]
+    for name, lines in grid.groups:
+        rows += ["\\midrule"]
+        rows += (
+            [f"\\multicolumn{{{len(heads)}}}{{l}}{{\\emph{{{escape(name)}}}}} \\\\"] if name else []
+        )
+        rows += [
+            " & ".join(
+                [
+                    escape(_name(line.row)),
+                    *map(_latex_mark, _cells(line.row, grid)),
+                    *map(_latex_entry, line.entries),
+                ]
+            )
+            + " \\\\"
+            for line in lines
+        ]
+    caption = escape(f"{title}. {_caption(grid, 'Best and second best, bold and underlined,')}")
+    notes = "\\\\\n".join(escape(note) for note in _notes(tables, grid))
+    below = (
+        ["\\par\\smallskip", f"\\parbox{{\\linewidth}}{{\\footnotesize {notes}}}"] if notes else []
+    )
+    columns = "l" + "r" * (fixed - 1 - marks) + "c" * (marks + count)
+    return "\n".join(
+        [
+            "\\begin{table*}[tbp]",
+            "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
+            f"\\caption{{{caption}}}",
+            f"\\begin{{tabular}}{{{columns}}}",
+            "\\toprule",
+            *rows,
+            "\\bottomrule",
+            "\\end{tabular}",
+            *below,
+            "\\end{table*}",
+            "",
+        ]
+    )
+
+
+def _latex_mark(words: str) -> str:
+    return {"✓": "$\\checkmark$", "✗": "$\\times$", "–": "--"}.get(words, escape(words))
+
+
+def _latex_entry(entry: Entry) -> str:
+    cell = entry.cell
+    if cell.mean is None:
+        return f"--\\textsuperscript{{{entry.mark}}}"
+    mean = {0: "{}", 1: "\\mathbf{{{}}}", 2: "\\underline{{{}}}"}[entry.rank].format(
+        f"{cell.mean:.2f}"
+    )
+    if cell.low is not None:
+        return f"${mean}_{{{cell.low:.2f}}}^{{{cell.high:.2f}}}$"
+    return f"${mean} \\pm {cell.sd:.2f}$" if cell.sd is not None else f"${mean}$"
+
+
+def escape(text: str) -> str:
+    """`text` for LaTeX: its special characters and the punctuation of `TEX` translated, other symbols left out."""
+    kept = (
+        TEX.get(c, c if c.isascii() or (c < "\u0180" and unicodedata.category(c)[0] == "L") else "")
+        for c in text
+    )
+    return "".join(kept)
+
+
+def _caption(grid: Grid, ranks: str) -> str:
+    spread = "" if grid.spec.number == 3 else " with 95 % intervals"
+    return f"{grid.spec.measure}{spread}; less is better. {ranks} of each group; section {grid.spec.section} of the paper."
+
+
+def _notes(tables: Tables, grid: Grid) -> list[str]:
+    """All that must be said under a table: what is reduced, subsets, facts, and why numbers are missing."""
+    facts = " · ".join(f"{name}: {words}" for name, words in said(tables, grid))
+    return (
+        grid.labels
+        + ([facts[0].upper() + facts[1:]] if facts else [])
+        + [f"[{mark}] {reason}" for mark, reason in grid.notes.items()]
+    )
+
+
+def _name(row: Row) -> str:
+    return " ".join(word for word in (row.method, row.model) if word)
+
+
+def _number(cell: Cell) -> str:
+    return f"{cell.mean:.2f}" + ("" if cell.sd is None else f" ± {cell.sd:.2f}")
+
+
+def _one_line(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,177 @@
+"""`scemae demo`: the whole system on generated faces, each stage by the command that a user would type.
+
+    scemae demo runs/demo
+    scemae demo runs/demo --rivals       and CL, LEAD and DVE, the other benchmarks, every table and figure of the paper
+
+A small, labelled configuration (configs/experiment/demo_*.yaml), not the paper's; it ends with a report. A demo
+that was interrupted goes on where it stood.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from scemae.config.values import as_argument, as_list, given_path
+from scemae.files import disk
+
+LAYOUTS = {
+    "aflw_m": "aflw_m",
+    "aflw_r": "aflw_r",
+    "300w": "w300",
+}  # of `scemae faces`, and what reads them
+
+
+def main(argv: list[str]) -> None:
+    """Run faces, shards, pretrain, correspond, evaluate and report below one folder, and with --rivals tables."""
+    parser = argparse.ArgumentParser(
+        "scemae demo", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "out",
+        nargs="?",
+        type=given_path,
+        default=Path("runs/demo"),
+        help="folder of the demo (runs/demo)",
+    )
+    parser.add_argument("--faces", type=int, default=6000, help="how many faces to generate (6000)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        help="processes that draw and write (all cores)",
+    )
+    parser.add_argument(
+        "--rivals",
+        action="store_true",
+        help="the rivals too, and all tables; half an hour on two cores",
+    )
+    options = parser.parse_args(argv)
+    everything = commands(options.out, options.faces, options.workers)
+    if options.rivals:
+        everything += rivals(
+            options.out, max(options.faces // 10, 150), options.workers
+        )  # 100 to learn from, and a test
+    for command in everything:
+        print(f"\n$ scemae {shlex.join(command)}", flush=True)
+        if command[0] == "faces":  # aside, since a folder that is there is not drawn again
+            with disk.building(Path(command[1])) as aside:
+                run(["faces", as_argument(aside), *command[2:]])
+        else:
+            run(command)
+    print(f"\nThe report: {(options.out / 'evaluate' / 'report.html').resolve()}")
+    if options.rivals:
+        print(f"The tables: {(options.out / 'tables' / 'tables.html').resolve()}")
+
+
+def run(command: list[str]) -> None:
+    """Run `scemae COMMAND`; where it fails, end as it ended."""
+    if status := subprocess.run([sys.executable, "-m", "scemae", *command]).returncode:
+        sys.exit(status)
+
+
+def draw(folder: Path, *options: str) -> list[list[str]]:
+    """The command that draws faces into `folder`, unless they are there."""
+    return [] if folder.exists() else [["faces", as_argument(folder), *options]]
+
+
+def commands(out: Path, faces: int, workers: int) -> list[list[str]]:
+    """The commands of one demo, in order; what is there already is not drawn again."""
+    shards, mae, carb, evaluation = (
+        out / "shards",
+        out / "pretrain",
+        out / "correspond",
+        out / "evaluate",
+    )
+    return draw(
+        out / "faces", f"--count={faces}", f"--identities={faces // 10}", f"--workers={workers}"
+    ) + [
+        [
+            "shards",
+            "build",
+            "celeba",
+            as_argument(out / "faces"),
+            as_argument(shards),
+            f"--workers={workers}",
+        ],
+        [
+            "pretrain",
+            "experiment=demo_pretrain",
+            f"run_dir={mae}",
+            f"data.shards={shards}/train",
+            f"probe_shards={shards}/val",
+        ],
+        [
+            "correspond",
+            "experiment=demo_correspond",
+            f"run_dir={carb}",
+            f"backbone={mae}",
+            f"data.shards={shards}/train",
+            f"probe_shards={shards}/val",
+        ],
+        [
+            "evaluate",
+            "experiment=demo_evaluate",
+            f"run_dir={evaluation}",
+            f"backbone={mae}",
+            f"projector={carb}",
+            f"matching.shards={shards}/mafl-test",
+            f"detection.train={shards}/mafl-train",
+            f"detection.test={shards}/mafl-test",
+        ],
+        ["report", as_argument(evaluation)],
+    ]
+
+
+def rivals(out: Path, faces: int, workers: int) -> list[list[str]]:
+    """What comes on top: `faces` pictures in each other benchmark's layout, the rivals' stages, and the tables."""
+    found, shards = [], [str(out / "shards")]
+    for layout, source in LAYOUTS.items():
+        folder, there = out / f"faces-{layout}", out / "more" / layout
+        corrected = [f"--corrected={folder / 'corrected.csv'}"] if layout == "aflw_r" else []
+        found += draw(
+            folder,
+            f"--layout={layout}",
+            f"--count={faces}",
+            f"--identities={max(faces // 5, 10)}",
+            f"--workers={workers}",
+        )
+        found.append(
+            [
+                "shards",
+                "build",
+                source,
+                as_argument(folder),
+                as_argument(there),
+                f"--workers={workers}",
+                *corrected,
+            ]
+        )
+        shards.append(str(there))
+    data = f"data.shards={out / 'shards' / 'train'}"
+    for name in ("moco", "byol", "dve"):
+        found.append(
+            ["pretrain", f"experiment=demo_{name}_pretrain", f"run_dir={out / name}", data]
+        )
+    for name, backbone in (("cl", "moco"), ("lead", "byol")):
+        found.append(
+            [
+                "correspond",
+                f"experiment=demo_{name}_correspond",
+                f"run_dir={out / name}",
+                f"backbone={out / backbone}",
+                data,
+            ]
+        )
+    runs = [as_argument(out / name) for name in ("correspond", "cl", "lead", "dve")]
+    return found + [
+        [
+            "tables",
+            *runs,
+            "experiment=demo_tables",
+            f"run_dir={out / 'tables'}",
+            f"shards={as_list(shards)}",
+        ]
+    ]

@@ -1,0 +1,1 @@
+"""Files that may come from somebody else: opened, replaced and parsed with checks."""

@@ -1,0 +1,293 @@
+"""JSON and YAML from a disk, read into types: `documents.read_json(path, Manifest, ...)`.
+
+Nothing that is read here is executed, resolved or allocated by its own word. Sizes are checked first, YAML may not
+repeat itself by aliases, and what does not fit the type is refused in a sentence that names the file and the field.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import yaml
+
+from scemae.errors import DataError, FileError, ScemaeError
+from scemae.files import disk
+
+T = TypeVar("T")
+MOST_JSON, MOST_YAML = 64 * disk.MIB, disk.MIB
+MOST_ROW = 16 * disk.MIB  # of a file of rows
+DEEPEST = 40  # levels of a YAML file
+Count = Annotated[
+    int, msgspec.Meta(ge=0, le=2**53)
+]  # of bytes, samples, steps: a plain int may be of any size
+Small = Annotated[
+    int, msgspec.Meta(ge=1, le=2**24)
+]  # of images, pixels, epochs: what memory is taken for
+Whole = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+Finite = Annotated[
+    float, msgspec.Meta(ge=-1e9, le=1e9)
+]  # of pixels: what float32 can still hold and square
+Seconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]  # unix time, or how long something took
+HostPort = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:\[\]-]{1,255}:[0-9]{1,5}$")]
+Job = Annotated[
+    str, msgspec.Meta(pattern=r"^([0-9]{1,15}(_[0-9]{1,9})?)?$")
+]  # a scheduler's number, or none yet
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256
+Point = Annotated[list[Finite], msgspec.Meta(min_length=2, max_length=2)]  # x, y
+Key = Annotated[
+    str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,95}$")
+]  # of a sample: its members' names fit a tar's header
+FileName = Annotated[
+    str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$")
+]  # no way out of its folder
+Step = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,15}$")]  # a count as the key of an object
+Extent = Annotated[
+    list[Count], msgspec.Meta(min_length=2, max_length=2)
+]  # where it begins in a file, and its bytes
+
+
+def parse_json(
+    text: bytes | str,
+    kind: type[T],
+    name: object,
+    *,
+    error: type[ScemaeError] = DataError,
+    remedy: str = "restore it",
+    finite: bool = True,
+) -> T:
+    """JSON text as a `kind`: a dataclass, TypedDict, dict[str, int] and so on, with everything in it checked.
+
+    name: what the sentence calls the text, a path say. remedy: what it advises. finite: False takes NaN and Infinity too,
+    which Python writes into the rows of a run that went wrong. Names of files that are not UTF-8 come back as Python has
+    them. Raises `error`.
+    """
+    try:
+        try:
+            found = msgspec.json.decode(text, type=kind)
+            _refuse_nul(text)  # last: a pattern that it breaks names the field
+            return found
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError as problem:
+            if finite and "surrogate" not in str(problem):
+                raise
+        _refuse_nul(text)
+        return msgspec.convert(_as_python_wrote(text, finite), kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        raise error(_sentence(name, problem, remedy, " as JSON")) from problem
+
+
+def read_json(
+    path: Path,
+    kind: type[T],
+    *,
+    error: type[ScemaeError] = DataError,
+    remedy: str = "restore it",
+    most: int = MOST_JSON,
+    finite: bool = True,
+) -> T:
+    """A JSON file as a `kind` (see parse_json). Raises `error`; OSError where it cannot be read, so also
+    FileNotFoundError."""
+    return parse_json(
+        read_bytes(path, most=most, error=error, remedy=remedy),
+        kind,
+        path,
+        error=error,
+        remedy=remedy,
+        finite=finite,
+    )
+
+
+def is_whole(text: bytes) -> bool:
+    """True where `text` is JSON, of whatever kind: False for a file that was being written when its process was killed."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def convert(
+    value: Any,
+    kind: type[T],
+    name: object,
+    *,
+    error: type[ScemaeError] = DataError,
+    remedy: str = "restore it",
+) -> T:
+    """Plain values (dicts, lists, numbers) as a `kind`, checked as parse_json does; no whole number needs more than 64
+    bits. Raises `error`."""
+    try:
+        _refuse_huge(value)
+        return msgspec.convert(value, kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        raise error(_sentence(name, problem, remedy)) from problem
+
+
+def read_yaml(
+    path: Path,
+    kind: type[T] = dict[str, Any],
+    *,
+    error: type[ScemaeError] = DataError,
+    remedy: str = "restore it",
+    most: int = MOST_YAML,
+) -> T:
+    """A YAML file as a `kind`. Numbers are read as Hydra reads them (1e-4 is one). Raises `error`, or OSError."""
+    return parse_yaml(
+        read_bytes(path, most=most, error=error, remedy=remedy),
+        kind,
+        path,
+        error=error,
+        remedy=remedy,
+    )
+
+
+def parse_yaml(
+    text: bytes | str,
+    kind: type[T],
+    name: object,
+    *,
+    error: type[ScemaeError] = DataError,
+    remedy: str = "restore it",
+) -> T:
+    """YAML text as a `kind`, without aliases or tags. Raises `error`."""
+    try:
+        return msgspec.convert(yaml.load(text, _Loader), kind)
+    except (yaml.YAMLError, msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        raise error(_sentence(name, problem, remedy, " as YAML")) from problem
+
+
+def read_rows(
+    path: Path, kind: type[T], *, error: type[ScemaeError] = DataError, remedy: str = "restore it"
+) -> Iterator[T]:
+    """The rows of a file of JSON lines, each as a `kind`; NaN is a number. A line that was cut, by a full disk say, is left out.
+
+    Raises `error` for a row that is no `kind`, OSError where the file cannot be read.
+    """
+    decoder = msgspec.json.Decoder(kind)
+    try:
+        with disk.open_regular(path) as file:
+            for number, line in enumerate(iter(lambda: file.readline(MOST_ROW), b""), 1):
+                try:
+                    yield decoder.decode(line)
+                except (msgspec.ValidationError, RecursionError) as problem:
+                    raise error(_sentence(f"{path}, line {number}", problem, remedy)) from problem
+                except (msgspec.DecodeError, ValueError):
+                    try:
+                        row = json.loads(line)
+                    except (ValueError, RecursionError):
+                        continue
+                    yield convert(row, kind, f"{path}, line {number}", error=error, remedy=remedy)
+    except FileError as problem:
+        raise error(f"{problem}; {remedy}") from problem
+
+
+def read_bytes(
+    path: Path,
+    *,
+    most: int = MOST_JSON,
+    error: type[ScemaeError] = DataError,
+    remedy: str = "restore it",
+) -> bytes:
+    """The content of a regular file of at most `most` bytes. Raises `error`, or OSError where it cannot be read."""
+    try:
+        return disk.read_bytes(path, most)
+    except FileError as problem:
+        raise error(f"{problem}; {remedy}") from problem
+
+
+def _refuse_nul(text: bytes | str) -> None:
+    """Raises ValueError where a text in JSON holds the character NUL: no path and no name can."""
+    data = text.encode("utf8", "surrogatepass") if isinstance(text, str) else text
+    if b"\\u0000" in data and re.search(rb"(?<!\\)(?:\\\\)*\\u0000", data):
+        raise ValueError("a text with the character NUL")
+
+
+def _refuse_huge(value: Any) -> None:
+    """Raises ValueError for a whole number of more than 64 bits anywhere in a tree: later it would be turned into a float."""
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise ValueError("a whole number of more than 64 bits")
+    for part in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
+        _refuse_huge(part)
+
+
+def _as_python_wrote(text: bytes | str, finite: bool) -> Any:
+    """JSON with what Python writes and JSON does not have: half a surrogate pair, and where not `finite` NaN. ValueError."""
+
+    def number(digits: str) -> float:
+        if finite and not math.isfinite(float(digits)):
+            raise ValueError(f"{digits[:20]} is no finite number")
+        return float(digits)
+
+    return json.loads(text, parse_float=number, parse_constant=number)
+
+
+def _sentence(name: object, problem: Exception, remedy: str, form: str = "") -> str:
+    what = " ".join(str(problem).split())[:300] or "nested too deeply"
+    return f"{name}: cannot be read{form}, found what does not belong there ({what}); {remedy}"
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with YAML 1.2's numbers, and without aliases, repeated keys, depth beyond DEEPEST, the character
+    NUL and whole numbers of more than 64 bits."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(
+                None, None, "found an alias, which is not allowed", self.peek_event().start_mark
+            )
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.constructor.ConstructorError(
+                None, None, "nested too deeply", self.peek_event().start_mark
+            )
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_scalar(self, node: Any) -> Any:
+        found = super().construct_scalar(node)
+        if isinstance(found, str) and "\0" in found:
+            raise yaml.constructor.ConstructorError(
+                None, None, "a text with the character NUL", node.start_mark
+            )
+        return found
+
+    def construct_yaml_int(self, node: Any) -> int:
+        found = super().construct_yaml_int(node)
+        if abs(found) >= 2**64:
+            raise yaml.constructor.ConstructorError(
+                None, None, "a whole number of more than 64 bits", node.start_mark
+            )
+        return found
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if not isinstance(name, (str, int, float, bool, type(None))) or name in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"found the key {name!r} twice, or no plain key", key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
+        r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)

@@ -1,0 +1,155 @@
+"""`scemae adopt WEIGHTS OUT --model NAME`: public weights (MAE's, or a ViT of timm) as a run of stage 1, to go on from.
+
+Exact: the pixel statistics, and LayerScale, are folded into neighbouring weights. Not exact: patches of another size are
+resampled by FlexiViT's rule, learned positions bicubically (both timm's); MAE's fixed table of positions is computed anew
+for the 12x12 grid. These are choices of ours: the paper starts from scratch.
+"""
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from scemae.config import config
+from scemae.config.schema import Model
+from scemae.config.values import given_path
+from scemae.errors import ConfigError, RunFolderError
+from scemae.files import disk
+from scemae.files.public_weights import read_weights
+from scemae.interop.timm_names import Pixels, translate
+from scemae.runs import networks, run_folder
+from scemae.runs.checkpoints import checkpoint
+from scemae.runs.checkpoints.checkpoint import TrainState
+from scemae.runs.checkpoints.tensor_file import digest_of, write_tensors
+
+HELP = """\
+Public weights of a Vision Transformer as a run folder of stage 1, for backbone= of `scemae correspond` and `evaluate`.
+
+  scemae adopt mae_pretrain_vit_base.pth runs/mae-imagenet --model deit_base
+  scemae adopt model.safetensors runs/augreg --model deit_small --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5
+  scemae correspond run_dir=runs/carb backbone=runs/mae-imagenet data.shards=data/celeba/train
+
+WEIGHTS is a local file: a .pth of the official MAE (its encoder is taken), or a ViT of timm as .safetensors, .pth or .bin.
+Pickles are read as plain tensors only; what training puts before their names (module., encoder., model., _orig_mod.) is
+taken off. What this encoder cannot say (registers, distillation tokens, norms of queries and
+keys, other MLPs) is refused. Patches become 8x8 and positions 12x12; the pixel statistics that the weights expect are
+folded into the patch embedding. OUT is a new folder. Nothing here trains; the paper's own stage 1 starts from scratch.
+"""
+IMAGENET = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # what MAE's weights, DeiT's and most others expect
+
+
+@dataclass
+class Adopted:
+    """The settings of an adoption, for config.yaml: `model` is what it shares with those of `scemae pretrain`."""
+
+    run_dir: str
+    weights: str
+    mean: list[float]  # of the pixels that the weights expect
+    std: list[float]
+    model: Model
+
+
+def main(argv: list[str]) -> None:
+    """Adopt a file of weights. Raises CheckpointError for one that does not fit, ConfigError or RunFolderError else."""
+    parser = argparse.ArgumentParser(
+        prog="scemae adopt", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("weights", metavar="WEIGHTS", type=given_path, help="a local file")
+    parser.add_argument("out", metavar="OUT", type=given_path, help="the run folder, which is made")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="NAME",
+        help="a file of configs/model: deit_tiny, deit_small, ...",
+    )
+    for name, value in zip(("mean", "std"), IMAGENET):
+        parser.add_argument(
+            f"--{name}",
+            nargs=3,
+            type=float,
+            default=value,
+            metavar=("R", "G", "B"),
+            help=f"of the pixels that the weights expect ({' '.join(map(str, value))}, ImageNet's)",
+        )
+    given = parser.parse_args(argv)
+    if not all(0 < value < 10 for value in given.std):
+        raise ConfigError(
+            f"--std: found {given.std}, three numbers above 0 were needed, for pixels in [0, 1]"
+        )
+    model, pixels = find_model(given.model), Pixels(tuple(given.mean), tuple(given.std))
+    if given.out.exists() and (not given.out.is_dir() or any(given.out.iterdir())):
+        raise RunFolderError(
+            f"{given.out}: is there and not empty; give OUT a new name, or remove it"
+        )
+    tensors, changes = translate(read_tensors(given.weights), model, pixels, path=given.weights)
+    settings = Adopted(str(given.out), str(given.weights), list(given.mean), list(given.std), model)
+    folder = write_run(settings, tensors, digest_of(given.weights), changes=changes)
+    encoder, _ = networks.load_encoder(folder)
+    print(
+        f"{given.out}: {given.model}, {encoder.count_parameters() / 1e6:.3f} M parameters of {given.weights.name}; "
+        f"{'; '.join(changes)}"
+    )
+
+
+def find_model(name: str) -> Model:
+    """The shape of configs/model/`name`.yaml. Raises ConfigError."""
+    known = sorted(path.stem for path in (config.configs_dir() / "model").glob("*.yaml"))
+    if name not in known:
+        raise ConfigError(f"--model: found {name!r}, needed one of {', '.join(known)}")
+    return config.load("pretrain", ["run_dir=-", f"model={name}"]).model
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a file of weights, as fp32. Raises CheckpointError."""
+    return {key: value.float() for key, value in read_weights(path).items()}
+
+
+def write_run(
+    settings: Adopted, tensors: dict[str, Tensor], sha256: str, *, changes: list[str]
+) -> Path:
+    """A run folder of stage 1 with one checkpoint, of step 1, of these weights of `Encoder`; returns the checkpoint.
+
+    What they are of, the file's digest and what was changed, is in the checkpoint's settings and in provenance.json.
+    """
+    out, source = (
+        Path(settings.run_dir),
+        {
+            "weights": Path(settings.weights).name,
+            "sha256": sha256,
+            "mean": settings.mean,
+            "std": settings.std,
+            "changes": changes,
+        },
+    )
+    with run_folder.own(out, "pretrain") as generation:
+        generation.record_base(0)
+        final = checkpoint.path_of(out, 1, generation.number)
+        aside = final.with_name(final.name + ".partial")
+        disk.make_folders(aside.parent, out)
+        aside.mkdir()
+        arrays = {
+            networks.ENCODER + key: value.contiguous().numpy() for key, value in tensors.items()
+        }
+        written = write_tensors(aside / checkpoint.WEIGHTS, arrays, {"format": "pt"})
+        checkpoint.write_state(
+            aside,
+            TrainState(
+                global_step=1,
+                seed=0,
+                world_size=1,
+                zero_stage=0,
+                stage="pretrain",
+                data_digest="",
+                order_version=0,
+                settings={"model": asdict(settings.model), "adopted": source},
+                generation=generation.number,
+                files=[asdict(written)],
+            ),
+        )
+        checkpoint.commit(aside, final)
+        run_folder.describe(out, "pretrain", settings, adopted=source)
+    return final

@@ -1,0 +1,1 @@
+"""What surrounds a program while it runs: streams, signals, progress bars, the import path."""

@@ -1,0 +1,1 @@
+"""A run folder and what makes it survive: starts, checkpoints, the sample ledger, metrics."""

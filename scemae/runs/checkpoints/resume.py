@@ -1,0 +1,200 @@
+"""Going on: find the newest whole checkpoint that counts, make it this generation's, give it back to an engine."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, distributed
+
+from scemae.distributed import zero_state
+from scemae.distributed.process_group import Place, agree
+from scemae.distributed.zero_state import Fragment
+from scemae.errors import CheckpointError
+from scemae.files import documents
+from scemae.files.documents import Count
+from scemae.runs import generations
+from scemae.runs.checkpoints import checkpoint
+from scemae.runs.checkpoints.checkpoint import WEIGHTS, TrainState
+from scemae.runs.generations import Generation
+from scemae.runs.ledger import FILE as LEDGER
+
+SAME = (
+    ("stage", "stage"),
+    ("settings", "settings"),
+    ("seed", "seed"),
+    ("data_digest", "shards"),
+    ("order_version", "order of samples"),
+)
+
+
+def newest_whole(run_dir: Path, place: Place) -> Path | None:
+    """The newest checkpoint whose files are all as their manifest says; each rank checks a part. All ranks call it.
+
+    Names each damaged one in a warning. Raises CheckpointError if there are some but none is whole, or none is left.
+    """
+    found = _listed(run_dir, place)
+    while found:
+        for folder in reversed(found):
+            problems: list = [None] * place.world_size
+            distributed.all_gather_object(
+                problems, checkpoint.damage(Path(folder), place.rank, place.world_size)
+            )
+            problem = next(filter(None, problems), None)
+            if problem is None:
+                return Path(folder)
+            if place.is_first:
+                print(
+                    f"scemae: warning: {problem}; going back to the checkpoint before",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        before, found = found, _listed(run_dir, place)
+        if found == before:  # else an old generation has saved and pruned meanwhile
+            raise CheckpointError(
+                f"{run_dir}: found {len(found)} checkpoints and none of them whole ({problem}); restore "
+                "one from a backup, or choose another run_dir to start from scratch"
+            )
+    trained = agree(len(generations.rows(run_dir, LEDGER)) if place.is_first else None)
+    if trained:  # a run saves before its first step: they are gone
+        raise CheckpointError(
+            f"{run_dir}: found no checkpoint although {trained} steps were trained; bring its "
+            f"{checkpoint.CHECKPOINTS} folder back, or choose another run_dir to start from scratch"
+        )
+    return None
+
+
+def _listed(run_dir: Path, place: Place) -> list[str]:
+    """The checkpoints that count, as rank 0 sees them."""
+    return agree([str(path) for path in checkpoint.committed(run_dir)] if place.is_first else None)
+
+
+def go_on(
+    run_dir: Path, place: Place, generation: Generation, wanted: TrainState, last_step: int
+) -> Path | None:
+    """The newest whole checkpoint, now this generation's own; None where the run has none. All ranks call it.
+
+    One of `last_step` stays as it is: that run has ended. Raises CheckpointError where it is of other settings.
+    """
+    for _ in range(3):
+        folder = newest_whole(run_dir, place)
+        if folder is None:
+            return None
+        mine, refusal = agree(
+            _make_own(folder, run_dir, generation, wanted, last_step) if place.is_first else None
+        )
+        if refusal:
+            raise CheckpointError(refusal)
+        if mine:
+            return Path(mine)
+    raise CheckpointError(
+        f"{folder}: vanishes while it is being read; stop whatever else writes to {run_dir}"
+    )
+
+
+def _make_own(
+    folder: Path, run_dir: Path, generation: Generation, wanted: TrainState, last_step: int
+) -> tuple[str | None, str | None]:
+    """On rank 0: where the checkpoint is now, None where it has vanished; and why it must not be used, or None."""
+    try:
+        state = checkpoint.read_state(folder)
+    except CheckpointError:  # an old generation has just pruned it: there is a newer one
+        return None, None
+    if refusal := differs(folder, state, wanted):
+        return None, refusal
+    if state.global_step >= last_step:
+        return str(folder), None
+    if generation.is_superseded:
+        return None, f"{run_dir}: another start of this run has taken it over"
+    try:
+        return str(checkpoint.adopt(folder, run_dir, generation)), None
+    except CheckpointError as error:
+        print(f"scemae: warning: {error}", file=sys.stderr, flush=True)
+        return None, None
+
+
+def differs(folder: Path, state: TrainState, wanted: TrainState) -> str | None:
+    """Why a run of `wanted` cannot go on from a checkpoint, or None."""
+    for name, what in SAME:
+        found, needed = getattr(state, name), getattr(wanted, name)
+        if found != needed:
+            return (
+                f"{folder}: its {what} was {difference(found, needed)}; go on with what it was, or choose another "
+                "run_dir"
+            )
+    return None
+
+
+def resume(engine: Any, folder: Path, wanted: TrainState, place: Place) -> TrainState:
+    """Load weights and moments from `folder` into the engine, whatever ranks and ZeRO stage wrote them.
+
+    Returns `wanted` at the step of the checkpoint. Raises CheckpointError where it is incomplete.
+    """
+    state = checkpoint.read_state(folder)
+    mine = zero_state.held(engine)
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            for part in mine:
+                part.weights.copy_(
+                    file.get_tensor(part.name).view(-1)[part.start : part.start + len(part)]
+                )
+            for name, value in zero_state.still(engine.module).items():
+                value.copy_(file.get_tensor(name))
+        _load_moments(folder, mine, place)
+    except (
+        SafetensorError,
+        KeyError,
+        RuntimeError,
+    ) as error:  # a name or a shape that is not there
+        raise CheckpointError(
+            f"{folder}: holds another model, or other moments ({' '.join(str(error).split())[:200]}); "
+            f"{checkpoint.OLDER}"
+        ) from error
+    zero_state.finish_load(engine, state.updates)
+    return replace(wanted, global_step=state.global_step, skips=state.skips)
+
+
+def _load_moments(folder: Path, mine: list[Fragment], place: Place) -> None:
+    left = sum(value.numel() for part in mine for value in part.moments.values())
+    by_name = {part.name: part for part in mine}
+    files = sorted(folder.glob("moments-*"))
+    first = place.rank % max(len(files), 1)  # a rank of the same number needs its own file alone
+    for path in files[first:] + files[:first]:
+        for name, key, start, values in _stretches(path, by_name) if left else ():
+            part = by_name[name]
+            begin, end = max(start, part.start), min(start + values.numel(), part.start + len(part))
+            if begin < end:
+                target = part.moments[key].narrow(0, begin - part.start, end - begin)
+                target.copy_(values.narrow(0, begin - start, end - begin))
+                left -= end - begin
+    if left:
+        raise CheckpointError(
+            f"{folder}: found no moments for {left:,} numbers of this rank; it is of another model, or "
+            "incomplete: remove it to go on from the checkpoint before"
+        )
+
+
+def _stretches(path: Path, wanted: dict[str, Any]) -> Iterator[tuple[str, str, int, Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get("starts", "")
+        starts = documents.parse_json(
+            text,
+            dict[str, Count],
+            f"{path}: starts",
+            error=CheckpointError,
+            remedy=checkpoint.OLDER,
+        )
+        for entry in file.keys():
+            name, _, key = entry.rpartition("/")
+            if name in wanted:
+                yield name, key, starts[name], file.get_tensor(entry)
+
+
+def difference(found: object, needed: object) -> str:
+    """What was found and what is asked for, down to the setting that differs."""
+    if isinstance(found, dict) and isinstance(needed, dict):
+        keys = [key for key in needed if found.get(key) != needed[key]]
+        return "; ".join(f"{key} {difference(found.get(key), needed[key])}" for key in keys)
+    return f"{found}, asked for is {needed}"

@@ -1,0 +1,257 @@
+"""Saving off the critical path: a snapshot of this rank's share, written by a thread while training goes on, committed
+by one rename once every rank has said that its part is on disk.
+
+    begin    all ranks: is there room? copy weights and moments to host memory, start the thread    (the stall)
+    thread   each rank: write its files aside, fsync them and their folder
+    commit   all ranks, at a heartbeat that found all threads done: rank 0 writes the manifest, renames, prunes
+
+A failure on any rank costs this save alone.
+"""
+
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, distributed
+
+from scemae.distributed import zero_state
+from scemae.distributed.process_group import Place, agree
+from scemae.errors import CheckpointError, FileError
+from scemae.files import disk
+from scemae.runs import faults
+from scemae.runs.checkpoints import checkpoint
+from scemae.runs.checkpoints.checkpoint import WEIGHTS, TrainState
+from scemae.runs.checkpoints.tensor_file import Written, sync_file, write_tensors
+from scemae.runs.generations import Generation
+from scemae.runs.ledger import FILE as LEDGER
+from scemae.runs.metrics_log import METRICS
+
+
+@dataclass
+class Pending:
+    """A save on its way: its state, where it is written, and what this rank's thread came to."""
+
+    state: TrainState
+    aside: Path
+    thread: threading.Thread | None = None
+    files: list[Written] | None = None
+    failure: str | None = None
+    seconds: float = 0.0
+
+
+class Saver:
+    """Saves one run's checkpoints, one at a time. Every method is called by all ranks together, `is_done` apart."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        place: Place,
+        generation: Generation,
+        *,
+        keep: int,
+        keep_every: int,
+        whole_weights: Callable[[Any, bool], dict[str, Tensor]],
+    ) -> None:
+        """whole_weights(engine, keep) gathers the module's fp32 weights on the rank that keeps them."""
+        self.run_dir, self.place, self.generation = run_dir, place, generation
+        self.keep, self.keep_every, self._whole_weights = keep, keep_every, whole_weights
+        self.pending: Pending | None = None
+        self.last_step: int | None = None
+        self.last_failure = ""
+        self.stall = self.write_seconds = (
+            0.0  # of the last save: what the step waited, what the thread took
+        )
+
+    @property
+    def is_done(self) -> bool:
+        """True where this rank's part of a pending save is written, or has failed."""
+        return self.pending is not None and not (
+            self.pending.thread and self.pending.thread.is_alive()
+        )
+
+    def begin(self, engine: Any, state: TrainState, refusal: str | None = None) -> str | None:
+        """Start a save of `state`; returns why not (rank 0 may know a `refusal`), or None. A save still on its way is
+        finished first."""
+        started = time.perf_counter()
+        self.finish()
+        mine = zero_state.owned(engine, self.place.rank, self.place.world_size)
+        final = checkpoint.path_of(self.run_dir, state.global_step, self.generation.number)
+        aside = final.with_name(final.name + ".partial")
+        refusal = agree(refusal or self._prepare(aside, engine) if self.place.is_first else None)
+        if refusal:
+            self._warn(state.global_step, refusal)
+            return refusal
+        weights = self._whole_weights(engine, self.place.is_first)
+        arrays = {
+            f"{part.name}/{key}": value.detach().to("cpu", copy=True).numpy()
+            for part in mine
+            for key, value in part.moments.items()
+        }
+        starts = {part.name: part.start for part in mine}
+        faults.at("snapshot", rank=self.place.rank, step=state.global_step)
+        state = replace(
+            state, world_size=self.place.world_size, generation=self.generation.number, files=[]
+        )
+        self.pending = Pending(state, aside)
+        self.pending.thread = threading.Thread(
+            target=self._write,
+            args=(self.pending, weights, arrays, starts),
+            name="save",
+            daemon=True,
+        )
+        self.pending.thread.start()
+        self.stall = time.perf_counter() - started
+        return None
+
+    def _prepare(self, aside: Path, engine: Any) -> str | None:
+        count = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
+        needed = 12 * count + (1 << 20)  # fp32 weights and two moments
+        try:
+            disk.make_folders(aside.parent, self.run_dir)
+            disk.remove_tree(
+                aside, self.run_dir, best_effort=True
+            )  # of this generation: its number is in the name
+            aside.mkdir()
+            free = shutil.disk_usage(aside).free
+        except FileError as error:
+            return str(error)
+        except OSError as error:
+            return f"{aside}: {error.strerror}"
+        return (
+            f"{aside.parent}: found {free >> 20:,} MiB free, a checkpoint needs {needed >> 20:,}; make room"
+            if free < needed
+            else None
+        )
+
+    def _write(
+        self,
+        pending: Pending,
+        weights: dict[str, Tensor],
+        moments: dict[str, np.ndarray],
+        starts: dict[str, int],
+    ) -> None:
+        started, rank, step = time.perf_counter(), self.place.rank, pending.state.global_step
+        try:
+            disk.make_folders(pending.aside, self.run_dir)
+            name = f"moments-{rank + 1:04d}-of-{self.place.world_size:04d}.safetensors"
+            written = [
+                write_tensors(
+                    pending.aside / name,
+                    moments,
+                    {"starts": json.dumps(starts)},
+                    rank=rank,
+                    step=step,
+                )
+            ]
+            if self.place.is_first:
+                arrays = {key: value.numpy() for key, value in weights.items()}
+                written.append(
+                    write_tensors(
+                        pending.aside / WEIGHTS, arrays, {"format": "pt"}, rank=rank, step=step
+                    )
+                )
+                for rows in (
+                    LEDGER,
+                    METRICS,
+                ):  # no less durable than the checkpoint that they lead to
+                    sync_file(self.generation.folder / rows)
+            disk.sync_folder(pending.aside)
+            pending.files = written
+        except Exception as error:  # whatever it is, all ranks hear of it at the commit
+            pending.failure = f"rank {rank}: {getattr(error, 'strerror', None) or error}"
+        pending.seconds = time.perf_counter() - started
+
+    def finish(self) -> str | None:
+        """Wait for a save on its way and commit it; returns why it failed, or None."""
+        if self.pending is None:
+            return None
+        started = time.perf_counter()
+        self.pending.thread.join()
+        failure = self.commit()
+        self.stall += time.perf_counter() - started
+        return failure
+
+    def commit(self) -> str | None:
+        """Commit a pending save whose threads have all ended; returns why it failed, or None."""
+        pending, self.pending = self.pending, None
+        parts: list = [None] * self.place.world_size
+        distributed.all_gather_object(parts, (pending.files, pending.failure, pending.seconds))
+        self.write_seconds = max(seconds for *_, seconds in parts)
+        failure = next((why for _, why, _ in parts if why), None)
+        if self.place.is_first:
+            failure = failure or self._commit(
+                pending, [file for written, *_ in parts for file in written]
+            )
+            if failure:
+                self._drop(pending.aside)
+        failure = agree(failure)
+        if failure:
+            self._warn(pending.state.global_step, failure)
+        else:
+            self.last_step = pending.state.global_step
+        return failure
+
+    def _commit(self, pending: Pending, written: list[Written]) -> str | None:
+        step, final = (
+            pending.state.global_step,
+            pending.aside.with_name(pending.aside.name.removesuffix(".partial")),
+        )
+        try:
+            checkpoint.write_state(
+                pending.aside, replace(pending.state, files=[asdict(file) for file in written])
+            )
+            faults.at("manifest", step=step)
+            disk.sync_folder(pending.aside)
+            os.replace(pending.aside, final)
+            faults.at("rename", step=step)
+            disk.sync_folder(final.parent)
+        except OSError as error:
+            return f"{final}: {error.strerror}"
+        if not self.generation.is_superseded:
+            try:
+                checkpoint.tidy(self.run_dir, self.generation, self.keep, self.keep_every)
+            except (OSError, FileError) as error:
+                print(
+                    f"scemae: {self.run_dir}: an old checkpoint could not be removed ({error})",
+                    file=sys.stderr,
+                )
+        return None
+
+    def _drop(self, aside: Path) -> None:
+        """Remove what a failed save has written; a link in its place is left alone."""
+        try:
+            disk.remove_tree(aside, self.run_dir, best_effort=True)
+        except FileError:
+            pass
+
+    def _warn(self, step: int, why: str) -> None:
+        self.last_failure = why
+        if self.place.is_first:
+            kept = (
+                "none is"
+                if self.last_step is None
+                else f"that of step {self.last_step} is the newest"
+            )
+            print(
+                f"scemae: the checkpoint of step {step} was not saved ({why}); {kept}, the run goes on",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def save_now(saver: Saver, engine: Any, state: TrainState) -> None:
+    """Save and wait for it. Raises CheckpointError where it fails."""
+    failure = saver.begin(engine, state) or saver.finish()
+    if failure:
+        raise CheckpointError(
+            f"{saver.run_dir}: the checkpoint of step {state.global_step} cannot be saved ({failure}); "
+            "mend that and start again"
+        )

@@ -1,0 +1,311 @@
+"""`scemae goodput RUN`: where the wall time of a run went, over all its starts, and how much of it trained what counts.
+
+Every second from the first start (or its queueing) to the last sign of life goes to one kind of `Spent`, so the kinds add
+up; what nothing explains is `other`. A start is a generation (generations.py); a roll-back begins a new one.
+
+    queued      started          first step ends          heartbeat ...  heartbeat     last sign of life
+      |  queue    |     restart         |  compute, data wait, save stall, probe, other  |  lost, or other  |  down ...
+"""
+
+import argparse
+import json
+import math
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from scemae.config.values import given_path
+from scemae.errors import RunFolderError
+from scemae.files import documents
+from scemae.files.documents import Seconds
+from scemae.runs import generations
+from scemae.runs.metrics_log import METRICS
+from scemae.runs.start_files import DAMAGED, moment, owner_of, text_of
+
+HELP = """\
+Where the wall time of a training run went, over all its starts, and its goodput: the share spent on steps that count.
+
+  scemae goodput runs/mae            a row per start, and all together
+  scemae goodput runs/mae --json     the same as JSON, in seconds
+
+  compute     steps that count, without their wait for data      restart   process start to the end of the first step
+  data wait   steps that count, waiting for data                 queue     from queued to started, where a job said when
+  save stall  what steps waited for checkpoints                  down      from the last sign of life to the next start
+  probe       the matching test on other faces                   other     what nothing above explains
+  lost        steps trained and later trained again, and what a start that was cut off did after its last heartbeat
+A start marked r is a roll-back in the same process. Images lost are those of logged steps: a start that was cut off may
+have trained up to loop.log_every steps more.
+"""
+
+
+@dataclass
+class Spent:
+    """Seconds of wall time by what they went to; together they are all of it."""
+
+    compute: float = 0.0
+    data_wait: float = 0.0
+    save_stall: float = 0.0
+    probe: float = 0.0
+    restart: float = 0.0
+    lost: float = 0.0
+    queue: float = 0.0
+    down: float = 0.0
+    other: float = 0.0
+
+    @property
+    def wall(self) -> float:
+        """All of them."""
+        return sum(asdict(self).values())
+
+    def share(self, seconds: float, **parts: float) -> None:
+        """Give some seconds to `parts`, in their order and as far as they reach, and the rest to `other`."""
+        for name, wanted in {**parts, "other": math.inf}.items():
+            taken = max(min(wanted, seconds), 0.0)
+            setattr(self, name, getattr(self, name) + taken)
+            seconds -= taken
+
+
+@dataclass
+class Start:
+    """One start: when it was queued, started and last seen (unix time), the step it went on from, what came of it."""
+
+    generation: int
+    queued: float
+    started: float
+    ended: float
+    rolled_back: bool = False
+    base: int | None = None
+    images: int = 0  # of steps that count
+    images_lost: int = 0  # of logged steps that were trained again
+    spent: Spent = field(default_factory=Spent)
+    wall: float = 0.0  # seconds, all of `spent`
+
+
+@dataclass
+class Stamped:
+    """What a row of metrics.jsonl says of time, beside its steps."""
+
+    time: Seconds
+    save_stall: Seconds = 0.0
+    commit_seconds: Seconds = 0.0
+    probe_seconds: Seconds = 0.0
+    first_step_seconds: Seconds = 0.0
+    first_step_wait: Seconds = 0.0
+
+
+@dataclass
+class Timed(Stamped):
+    """The row of a heartbeat."""
+
+    seconds: Seconds = field(kw_only=True)
+    images_per_second: Seconds = field(kw_only=True)
+    data_wait: Seconds = field(kw_only=True)
+
+
+@dataclass
+class Goodput:
+    """All starts of a run, and their sum; goodput is the share of compute in all time, and in all time but the queue."""
+
+    starts: list[Start]
+    total: Spent
+    wall: float
+    images: int
+    images_lost: int
+    goodput: float
+    goodput_without_queue: float
+
+
+def read(run_dir: Path) -> Goodput:
+    """Account for the run of a folder. Raises RunFolderError where nothing was trained in it."""
+    bases, rows = generations.base_steps(run_dir), defaultdict(list)
+    if not bases:
+        raise RunFolderError(
+            f"{run_dir}: found no start that came as far as training in its {generations.GENERATIONS}/; "
+            "give the run_dir of `scemae pretrain` or `scemae correspond`"
+        )
+    for row, counts in generations.all_rows(run_dir, METRICS):
+        if "time" in row:
+            documents.convert(
+                row,
+                Timed if "seconds" in row else Stamped,
+                f"{run_dir}: a row of step {row['step']} in {METRICS}",
+                error=RunFolderError,
+                remedy=DAMAGED,
+            )
+            rows[row["generation"]].append((row, counts))
+    starts = timeline(run_dir, rows)
+    for start in starts:
+        start.base = bases.get(start.generation)
+        account(
+            start,
+            rows[start.generation],
+            resumed=any(number > start.generation for number in bases),
+        )
+        start.wall = start.spent.wall
+    parts = ([getattr(start.spent, kind.name) for start in starts] for kind in fields(Spent))
+    total = Spent(*map(math.fsum, parts))
+    return Goodput(
+        starts,
+        total,
+        total.wall,
+        sum(start.images for start in starts),
+        sum(start.images_lost for start in starts),
+        total.compute / max(total.wall, 1e-9),
+        total.compute / max(total.wall - total.queue, 1e-9),
+    )
+
+
+def timeline(run_dir: Path, rows: dict[int, list]) -> list[Start]:
+    """When each start was queued, started and last seen, with its queue and down; from where the next one starts, a
+    start that lives on (it was cut off) no longer matters."""
+    starts: list[Start] = []
+    for number in generations.numbers(run_dir):
+        folder, before = generations.path_of(run_dir, number), starts[-1] if starts else None
+        owner = owner_of(folder)
+        if owner.started is None:  # it died while it claimed the folder
+            continue
+        started = max(owner.started, before.started if before else 0.0)
+        seen = [row["time"] for row, _ in rows[number]]
+        seen += [
+            stamp for name in ("beat", "ended") if (stamp := last_word(folder / name)) is not None
+        ]
+        if before:
+            before.ended = started if owner.rolled_back else min(before.ended, started)
+        idle = before.ended if before else 0.0
+        queued = min(max(started if owner.queued is None else owner.queued, idle), started)
+        starts.append(Start(number, queued, started, max([started, *seen]), owner.rolled_back))
+        starts[-1].spent = Spent(queue=started - queued, down=queued - idle if before else 0.0)
+    return starts
+
+
+def last_word(path: Path) -> float | None:
+    """The unix time that a `beat` or `ended` file gives, else its modification time; None where there is no such file."""
+    try:
+        found = moment((text_of(path).split() or [""])[-1])
+        return path.stat().st_mtime if found is None else found
+    except OSError:
+        return None
+
+
+def account(start: Start, rows: list[tuple[dict, bool]], *, resumed: bool) -> None:
+    """Share the life of a start among what it did. rows: its own, each with whether it counts; resumed: a later start has
+    gone on, so that what this one did not save is lost."""
+    spent, end = start.spent, start.ended
+    first = next(
+        (row["time"] - row.get("seconds", 0.0) for row, _ in rows), end
+    )  # when the first step ended
+    now = min(max(first, start.started), end)
+    spent.restart += now - start.started
+    parts, early, last_step, in_order = Spent(), {}, None, False
+    for row, counts in rows:
+        parts.save_stall += row.get("save_stall", 0.0) + row.get("commit_seconds", 0.0)
+        parts.probe += row.get("probe_seconds", 0.0)
+        early = row if "first_step_seconds" in row else early
+        in_order |= (
+            "save_stall" in row and row["step"] == last_step
+        )  # a save that it waited for: it was the last
+        if "seconds" in row:
+            until = min(max(row["time"], now), end)
+            spent.share(
+                until - now,
+                **trained(row, early, counts),
+                save_stall=parts.save_stall,
+                probe=parts.probe,
+            )
+            images = round(row["images_per_second"] * row["seconds"])
+            start.images, start.images_lost = (
+                start.images + images * counts,
+                start.images_lost + images * (not counts),
+            )
+            parts, early, last_step, in_order, now = Spent(), {}, row["step"], False, until
+    is_cut_off = resumed and not in_order
+    spent.share(
+        end - now,
+        save_stall=parts.save_stall,
+        probe=parts.probe,
+        lost=math.inf if is_cut_off else 0.0,
+    )
+
+
+def trained(row: dict, early: dict, counts: bool) -> dict[str, float]:
+    """What the steps of a heartbeat's row took, without the first step of its start, which belongs to `restart`."""
+    wait = max(row["data_wait"] * row["seconds"] - early.get("first_step_wait", 0.0), 0.0)
+    compute = max(row["seconds"] - early.get("first_step_seconds", 0.0) - wait, 0.0)
+    return {"compute": compute, "data_wait": wait} if counts else {"lost": compute + wait}
+
+
+def table(found: Goodput) -> str:
+    """Goodput as text: a row per start, the total with shares, and a sentence."""
+    names = [kind.name for kind in fields(Spent)]
+    lines = [
+        [
+            "start",
+            "from",
+            "wall",
+            *(name.replace("_", " ") for name in names),
+            "images",
+            "images lost",
+        ]
+    ]
+    for start in found.starts:
+        lines.append(
+            [
+                f"{start.generation}{'r' * start.rolled_back}",
+                "–" if start.base is None else str(start.base),
+                clock(start.wall),
+                *(clock(getattr(start.spent, name)) for name in names),
+                f"{start.images:,}",
+                f"{start.images_lost:,}",
+            ]
+        )
+    total, wall = found.total, max(found.wall, 1e-9)
+    lines.append(
+        [
+            "all",
+            "",
+            clock(found.wall),
+            *(clock(getattr(total, name)) for name in names),
+            f"{found.images:,}",
+            f"{found.images_lost:,}",
+        ]
+    )
+    lines.append(["", "", "", *(f"{getattr(total, name) / wall:.1%}" for name in names), "", ""])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    shown = [
+        "  ".join(word.rjust(width) for word, width in zip(line, widths)).rstrip() for line in lines
+    ]
+    return "\n".join(
+        [
+            *shown,
+            f"goodput {found.goodput:.1%} of all time, {found.goodput_without_queue:.1%} without the "
+            f"queue; {found.images:,} images trained, {found.images_lost:,} lost and trained again",
+        ]
+    )
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person reads them: 4.2, 3:05 or 12:03:05."""
+    if seconds < 59.95:
+        return f"{seconds:.1f}"
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+        if minutes >= 60
+        else f"{minutes}:{rest:02d}"
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Print where the time of a run went. Raises RunFolderError where nothing was trained in it."""
+    parser = argparse.ArgumentParser(
+        prog="scemae goodput",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "run", metavar="RUN", type=given_path, help="run_dir of pretrain or correspond"
+    )
+    parser.add_argument("--json", action="store_true", help="seconds by start and kind, as JSON")
+    arguments = parser.parse_args(argv)
+    found = read(arguments.run)
+    print(json.dumps(asdict(found), indent=1) if arguments.json else table(found))

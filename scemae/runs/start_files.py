@@ -1,0 +1,94 @@
+"""What a start of a run leaves in its folder, read again: owner.json, base.json, beat, ended, and the rows (generations.py)."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Required, TypedDict
+
+from scemae.errors import FileError, RunFolderError
+from scemae.files import disk, documents
+from scemae.files.documents import Count, Seconds
+
+METRICS, LEDGER = "metrics.jsonl", "ledger.jsonl"
+DAMAGED = "restore it, or choose another run_dir"
+MOST_STEPS = 2**53
+
+
+@dataclass
+class Owner:
+    """owner.json: the process that made a start, as another one of the same machine can look for it."""
+
+    host: str | None = None
+    pid: Count | None = None
+    born: str | None = None
+    namespace: str | None = None
+    job: str | None = None
+    queued: Seconds | None = None
+    started: Seconds | None = None
+    rolled_back: bool = False
+
+
+@dataclass
+class Base:
+    """base.json: the step that a start went on from."""
+
+    step: Count
+
+
+class LedgerRow(TypedDict, total=False):
+    """A row of ledger.jsonl: a step that was trained or left out."""
+
+    step: Required[Count]
+    loss: float | None
+    digest: str
+    skipped: str
+    replaced: dict[str, str]
+    keys: list[str]
+
+
+MetricsRow = dict[str, float | int | bool | None]  # "step", "time", and numbers by name
+KINDS = {METRICS: MetricsRow, LEDGER: LedgerRow}
+
+
+def moment(text: str) -> float | None:
+    """The unix time that a `beat` or `ended` file gives; None where it gives none."""
+    return float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text) else None
+
+
+def base_of(folder: Path) -> int | None:
+    """The step that the start in `folder` went on from; None where it did not come so far. Raises RunFolderError."""
+    try:
+        return documents.read_json(
+            folder / "base.json", Base, error=RunFolderError, remedy=DAMAGED
+        ).step
+    except OSError:
+        return None
+
+
+def owner_of(folder: Path) -> Owner:
+    """The process that made the start in `folder`; nothing is known of one that died while it claimed the folder."""
+    try:
+        return documents.read_json(folder / "owner.json", Owner, error=RunFolderError)
+    except (OSError, RunFolderError):
+        return Owner()
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of metrics.jsonl or ledger.jsonl, each with its "step"; a torn line is left out. Raises RunFolderError."""
+    for row in documents.read_rows(
+        path, KINDS.get(path.name, dict[str, Any]), error=RunFolderError, remedy=DAMAGED
+    ):
+        if type(row.get("step")) is not int or not 0 <= row["step"] <= MOST_STEPS:
+            raise RunFolderError(
+                f"{path}: found a row whose step is {str(row.get('step'))[:40]}; {DAMAGED}"
+            )
+        yield row
+
+
+def text_of(path: Path) -> str:
+    """The text of a small file; empty where it cannot be read."""
+    try:
+        return disk.read_bytes(path, disk.MIB).decode("utf8", "replace")
+    except (OSError, FileError):
+        return ""

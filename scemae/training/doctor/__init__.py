@@ -1,0 +1,1 @@
+"""`scemae doctor`: would this run start, go through, and stop in time?"""

@@ -1,0 +1,105 @@
+"""Floating-point operations per image by formula, and what a device can do: model FLOPs utilisation (MFU).
+
+A multiply-add is two operations. Matrix products and the two products of attention count, nothing else does (LayerNorm,
+softmax, GELU, distances); a backward pass is two products for each one of the forward pass, one where the input needs no
+gradient. That is the count of PaLM's appendix B (arXiv 2204.02311): what an attention kernel computes twice is not
+counted, so MFU says how much of the device does what the model asks for.
+"""
+
+import time
+
+import torch
+from torch import distributed
+
+from scemae.config.schema import Carb, Decoder, Model
+from scemae.distributed.process_group import Place, barrier
+
+
+def linear(tokens: int, width_in: int, width_out: int) -> int:
+    """One linear map of some tokens."""
+    return 2 * tokens * width_in * width_out
+
+
+def blocks(tokens: int, width: int, depth: int) -> int:
+    """Transformer blocks with MLP ratio 4: 12 width^2 weights a block, and Q K^T and A V, over all heads."""
+    return depth * (linear(tokens, width, 12 * width) + 4 * tokens**2 * width)
+
+
+def encoder(model: Model, kept: int | None = None) -> int:
+    """A forward pass over CLS and `kept` patches, or all."""
+    patches = (model.image_size // model.patch_size) ** 2 if kept is None else kept
+    return linear(patches, 3 * model.patch_size**2, model.width) + blocks(
+        1 + patches, model.width, model.depth
+    )
+
+
+def autoencoder_step(model: Model, decoder: Decoder, mask_ratio: float) -> int:
+    """Stage 1, forward and backward. DeiT-S with the 512 x 8 decoder: 27.9e9.
+
+    As MAE's code does it; ours spares the decoder's last block the tokens that are not predicted, 2.3 % of that.
+    """
+    patches, pixels = (model.image_size // model.patch_size) ** 2, 3 * model.patch_size**2
+    kept = int(patches * (1 - mask_ratio))
+    forward = (
+        encoder(model, kept)
+        + linear(1 + kept, model.width, decoder.width)
+        + blocks(1 + patches, decoder.width, decoder.depth)
+        + linear(patches, decoder.width, pixels)
+    )
+    return 3 * forward - linear(kept, pixels, model.width)  # images need no gradient
+
+
+def projector_step(carb: Carb, width: int, patches: int) -> int:
+    """Stage 2, forward and backward: the projector, of T alone where it is pointwise, and the products of Eq. 4."""
+    wide = {"mlp": width, "conv3": 9 * carb.dim}.get(carb.projector, carb.dim)
+    tokens = round(carb.eta * patches) + carb.clusters
+    seen = tokens if carb.projector in ("linear", "mlp") else patches
+    first, second = (
+        linear(seen, width, wide),
+        linear(seen, width, carb.dim) if carb.projector == "mlp" else 0,
+    )
+    return (
+        2 * first + 3 * second + 3 * linear(tokens, carb.dim, tokens)
+    )  # features need no gradient
+
+
+def selection(model: Model, carb: Carb) -> int:
+    """What the frozen encoder does once for each view image of stage 2, forward."""
+    patches, width = (model.image_size // model.patch_size) ** 2, model.width
+    tokens = patches if carb.remaining == "all" else round(carb.eta * patches) + carb.clusters
+    return (
+        linear(patches, 3 * model.patch_size**2, width)
+        + blocks(1 + patches, width, 3)
+        + linear(1 + patches, width, 3 * width)
+        + 2 * patches * width  # Eq. 1: q, k, v and K q_cls
+        + blocks(1 + tokens, width, model.depth - 3)
+    )
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of a large square matrix product on this device, the best of five tries."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
+    size, best = (
+        8192 if device.type == "cuda" else 2048,
+        float("inf"),
+    )  # at 1024 AMX shows two thirds
+    left, right = torch.randn(2, size, size, device=device, dtype=dtype)
+    product = left @ right  # the first one chooses a kernel
+    for _ in range(5):
+        wait(device)
+        started = time.perf_counter()
+        torch.matmul(left, right, out=product)
+        wait(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def full_speed(per_image: float, place: Place, dtype: torch.dtype) -> float:
+    """Images per second if every rank's device did nothing but matrix products; 0 where per_image is. MFU is the real
+    speed over this one. All ranks measure at the same time, and call it together."""
+    if not per_image:
+        return 0.0
+    barrier()
+    total = torch.tensor(peak_flops(place.device, dtype), dtype=torch.float64, device=place.device)
+    distributed.all_reduce(total)
+    return total.item() / per_image

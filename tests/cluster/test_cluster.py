@@ -1,0 +1,349 @@
+"""The job scripts on a real Slurm: four virtual nodes, real ranks, and everything that takes them away.
+
+Not marked: half a minute each. Marked rig_long: time limits, preemptions and dying nodes, one to four minutes each.
+"""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from scemae.runs.checkpoints.checkpoint import committed, damage, place_of
+from scemae.runs.generations import path_of
+from scemae.runs.metrics_log import read_metrics
+from tests.chaos import same_end
+from tests.rig.rig import Rig
+from tests.support import TINY, scemae, write_shards
+
+IMAGES, BATCH = 24, 6  # 4 steps an epoch
+
+
+@pytest.fixture(scope="session")
+def rig():
+    """One cluster for all tests of this process."""
+    cluster = Rig(Path(f"/tmp/scemae-rig-{os.getpid()}"))
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    return write_shards(tmp_path_factory.mktemp("rig") / "shards", IMAGES)
+
+
+def settings(shards, steps, save_every=10):
+    """A tiny stage 1 of so many steps; on two cores four ranks do about ten a second."""
+    return [
+        *TINY,
+        f"data.shards={shards}",
+        f"optim.global_batch_size={BATCH}",
+        f"optim.epochs={steps * BATCH / IMAGES}",
+        "optim.warmup_epochs=1",
+        "loop.log_every=2",
+        f"loop.save_every={save_every}",
+        "runtime.device=cpu",
+    ]
+
+
+def submit(rig, run, shards, steps, *options, save_every=10):
+    """`sbatch cluster/pretrain.sh` on 2 nodes x 2 ranks; returns the job id."""
+    return rig.sbatch(
+        "--nodes=2",
+        "--ntasks-per-node=2",
+        f"--output={run}.out",
+        *options,
+        "cluster/pretrain.sh",
+        f"run_dir={run}",
+        *settings(shards, steps, save_every),
+    )
+
+
+def reaches(rig, job_id, run, step, seconds=90):
+    """Wait until the run's metrics show `step`."""
+    rig.wait(job_id, lambda: any(row.get("step", 0) >= step for row in read_metrics(run)), seconds)
+
+
+def last_step(run):
+    """The step of the newest checkpoint."""
+    return place_of(committed(run)[-1])[0]
+
+
+def finishes_after_restart(rig, job_id, run, steps, seconds=240):
+    """The same job completes, restarted at least once, and its newest checkpoint is the last step."""
+    record = rig.completed(job_id, seconds)
+    assert int(record["Restarts"]) >= 1 and last_step(run) == steps, rig.log(job_id)
+
+
+def is_the_run_that_nobody_disturbed(run, whole):
+    """Step for step the same samples, keys and pixels, and the same weights in the end, to the bit."""
+    told = scemae("verify-resume", run, "--all", "--against", whole).stdout
+    print(told, scemae("goodput", run).stdout, sep="\n")
+    assert f"step for step the samples of {whole}" in told and same_end(run, whole)
+
+
+@pytest.fixture(scope="session")
+def whole(shards, tmp_path_factory):
+    """The run that nobody disturbed, for a number of steps; four ranks, on this machine alone."""
+    made = {}
+
+    def make(steps):
+        if steps not in made:
+            made[steps] = tmp_path_factory.mktemp("whole") / str(steps)
+            scemae("pretrain", *settings(shards, steps, 100), f"run_dir={made[steps]}", ranks=4)
+        return made[steps]
+
+    return make
+
+
+def preempt(rig, grace):
+    """Take all nodes away from partition main, `grace` seconds after asking."""
+    rig.run("scontrol", "update", "partition=main", f"GraceTime={grace}")
+    rig.sbatch(
+        "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 3"
+    )
+
+
+def test_two_nodes_with_two_ranks_train_to_the_end(rig, shards, tmp_path):
+    run = tmp_path / "run"
+    job_id = submit(rig, run, shards, 20)
+    assert rig.completed(job_id)["Restarts"] == "0" and last_step(run) == 20
+    assert "4 x cpu" in rig.log(job_id)
+
+
+def test_the_ranks_of_a_job_share_the_tables(rig, tmp_path):
+    write_shards(tmp_path / "shards" / "mafl-test", 12)
+    run = tmp_path / "tables"
+    job_id = rig.sbatch(
+        "--nodes=2",
+        "--ntasks-per-node=2",
+        f"--output={run}.out",
+        "cluster/tables.sh",
+        f"run_dir={run}",
+        f"shards=[{tmp_path / 'shards'}]",
+        "matching.chunk=1",
+        "matching.couples=6",
+        "runtime.device=cpu",
+    )
+    assert rig.completed(job_id)["Restarts"] == "0"
+    assert (
+        "| raw pixels |" in (run / "tables.md").read_text()
+        and len(list((run / "measured").glob("*.npz"))) == 6
+    )
+    assert len(list((run / "generations" / "0001" / "claims").iterdir())) == 6
+
+
+def test_asked_to_stop_a_job_saves_queues_again_and_finishes(rig, shards, tmp_path):
+    run = tmp_path / "run"
+    job_id = submit(rig, run, shards, 60)
+    reaches(rig, job_id, run, 4)
+    rig.run("scancel", "--signal=TERM", job_id)
+    finishes_after_restart(rig, job_id, run, 60)
+    assert "ended with status 75, requeued (restart 1)" in rig.log(job_id)
+
+
+def test_a_chain_runs_to_the_end(rig, shards, tmp_path):
+    run, ids = submit_chain(rig, shards, tmp_path, 8)
+    assert "WAITING" not in rig.run("scemae", "submit", "--status", run)
+    rig.completed(ids[0])
+    rig.completed(ids[1])
+    told = rig.run("scemae", "submit", "--status", run)
+    assert re.search(rf"^pretrain +{ids[0]} +COMPLETED +saved at step 8 of 8$", told, re.M), told
+    assert re.search(rf"^correspond +{ids[1]} +COMPLETED +saved at step 4 of 4$", told, re.M), told
+
+
+def test_what_fails_for_good_ends_the_chain(rig, tmp_path):
+    _, ids = submit_chain(rig, tmp_path / "none", tmp_path, 8)
+    rig.ends(ids[1])
+    first, second = (rig.job(job_id) for job_id in ids)
+    assert (first["JobState"], first["ExitCode"], first["Restarts"]) == ("FAILED", "1:0", "0"), (
+        rig.log(ids[0])
+    )
+    assert second[
+        "JobState"
+    ] == "CANCELLED" and "no such folder; build the shards first" in rig.log(ids[0])
+
+
+def submit_chain(rig, shards, tmp_path, steps):
+    """`scemae submit` of both stages on two nodes, one rank each; returns the chain's folder and job ids."""
+    run = tmp_path / "chain"
+    both = [
+        f"data.shards={shards}",
+        f"optim.global_batch_size={BATCH}",
+        "loop.log_every=2",
+        "loop.save_every=2",
+        "runtime.device=cpu",
+    ]
+    printed = rig.run(
+        "scemae",
+        "submit",
+        f"run_dir={run}",
+        "stages=[pretrain,correspond]",
+        "cluster.nodes=2",
+        "cluster.cpus_per_task=1",
+        "cluster.partition=main",
+        *(f"pretrain.{word}" for word in settings(shards, steps)),
+        *(f"correspond.{word}" for word in [*both, "optim.epochs=1", "carb.dim=16"]),
+    )
+    return run, re.findall(r"^\w+: job (\d+)", printed, re.M)
+
+
+@pytest.mark.rig_long
+def test_a_job_that_reaches_its_time_limit_goes_on(rig, shards, whole, tmp_path):
+    run = (
+        tmp_path / "run"
+    )  # Slurm looks every 30 s and may signal a minute early: after 30 to 90 s of 120
+    job_id = submit(rig, run, shards, 1400, "--time=2", "--signal=TERM@30", save_every=100)
+    finishes_after_restart(rig, job_id, run, 1400, seconds=500)
+    is_the_run_that_nobody_disturbed(run, whole(1400))
+
+
+@pytest.mark.rig_long
+@pytest.mark.parametrize("grace", [0, 15])
+def test_a_preempted_job_goes_on(rig, shards, whole, tmp_path, grace):
+    run = tmp_path / "run"
+    job_id = submit(rig, run, shards, 300)
+    reaches(rig, job_id, run, 40)
+    preempt(rig, grace)
+    finishes_after_restart(rig, job_id, run, 300)
+    is_the_run_that_nobody_disturbed(run, whole(300))
+
+
+@pytest.mark.rig_long
+def test_a_job_that_is_requeued_by_hand_goes_on(rig, shards, whole, tmp_path):
+    run = tmp_path / "run"
+    job_id = submit(rig, run, shards, 300)
+    reaches(rig, job_id, run, 40)
+    rig.run("scontrol", "requeue", job_id)
+    finishes_after_restart(rig, job_id, run, 300)
+    is_the_run_that_nobody_disturbed(run, whole(300))
+
+
+@pytest.mark.rig_long
+def test_a_job_whose_rank_is_killed_goes_on(rig, shards, whole, tmp_path):
+    run = tmp_path / "run"
+    job_id = submit(rig, run, shards, 200)
+    reaches(rig, job_id, run, 40)
+    inside = rig.nodes(job_id)[1]
+    rig.exec(inside, "pkill", "-9", "-o", "-f", "scemae pretrain")
+    finishes_after_restart(rig, job_id, run, 200)
+    is_the_run_that_nobody_disturbed(run, whole(200))
+
+
+@pytest.mark.rig_long
+def test_a_job_with_a_rank_that_hangs_names_it_queues_again_and_finishes(
+    rig, shards, whole, tmp_path
+):
+    run = tmp_path / "run"
+    once = tmp_path / "once"
+    job_id = rig.run(
+        "sbatch",
+        "--parsable",
+        "--nodes=2",
+        "--ntasks-per-node=2",
+        f"--output={run}.out",
+        "cluster/pretrain.sh",
+        f"run_dir={run}",
+        *settings(shards, 200),
+        "runtime.hang_seconds=20",
+        SCEMAE_FAULTS=f"hang@data:step=60,rank=2,once={once}",
+    ).strip()
+    rig.wait(job_id, once.exists, 90)
+    finishes_after_restart(rig, job_id, run, 200)
+    assert re.search(
+        r"no progress for 20 s: rank 2 on n\d got no further than step 60, data", rig.log(job_id)
+    )
+    is_the_run_that_nobody_disturbed(run, whole(200))
+
+
+@pytest.mark.rig_long
+@pytest.mark.parametrize("which", [0, 1], ids=["first node", "second node"])
+def test_a_job_whose_node_crashes_goes_on(rig, shards, whole, tmp_path, which):
+    run = tmp_path / "run"
+    job_id = submit(rig, run, shards, 200)
+    reaches(rig, job_id, run, 40)
+    node = rig.nodes(job_id)[which]
+    rig.node("crash", node)
+    try:
+        finishes_after_restart(rig, job_id, run, 200)
+        is_the_run_that_nobody_disturbed(run, whole(200))
+    finally:
+        rig.node("boot", node)
+
+
+@pytest.mark.rig_long
+@pytest.mark.parametrize("which", [0, 1], ids=["first node", "second node"])
+def test_a_job_whose_node_is_cut_off_goes_on(rig, shards, whole, tmp_path, which):
+    run = tmp_path / "run"
+    job_id = submit(rig, run, shards, 200)
+    reaches(rig, job_id, run, 40)
+    node = rig.nodes(job_id)[which]
+    rig.node("cut", node)  # its ranks live on, and nobody reaches them
+    try:
+        finishes_after_restart(rig, job_id, run, 200)
+        is_the_run_that_nobody_disturbed(run, whole(200))
+    finally:
+        rig.node("heal", node)
+
+
+@pytest.mark.rig_long
+def test_what_is_cut_off_and_lives_on_never_touches_the_run(rig, shards, whole, tmp_path):
+    """Split brain: the old ranks, alone on their node, wake up in the middle of a save after the new ones have saved."""
+    run = tmp_path / "run"
+    faults = {
+        "SCEMAE_FAULTS": f"late@manifest:step=100,once={tmp_path / 'once'}",
+        "SCEMAE_LATE": "75",
+    }
+    job_id = rig.run(
+        "sbatch",
+        "--parsable",
+        "--nodes=1",
+        "--ntasks-per-node=4",
+        f"--output={run}.out",
+        "cluster/pretrain.sh",
+        f"run_dir={run}",
+        *settings(shards, 300),
+        **faults,
+    ).strip()
+    rig.wait(job_id, lambda: (tmp_path / "once").exists(), 90)
+    old = rig.nodes(job_id)[0]
+    rig.node("cut", old)
+    try:
+        finishes_after_restart(rig, job_id, run, 300)
+        is_the_run_that_nobody_disturbed(run, whole(300))
+        before = [(path.name, damage(path)) for path in committed(run)]
+        first = path_of(run, 1)
+        for _ in range(1200):  # until they wake up, find themselves superseded and end
+            if (first / "ended").exists():
+                break
+            time.sleep(0.1)
+        assert (
+            "another start of this run has taken it over" in (first / "rank-0000.log").read_text()
+        )
+        assert [(path.name, damage(path)) for path in committed(run)] == before
+        assert all(problem is None for _, problem in before)
+        is_the_run_that_nobody_disturbed(run, whole(300))
+    finally:
+        rig.node("heal", old)
+
+
+@pytest.mark.rig_long
+def test_a_cancelled_job_stays_cancelled(rig, shards, tmp_path):
+    run = tmp_path / "run"
+    job_id = submit(rig, run, shards, 400)
+    reaches(rig, job_id, run, 10)
+    rig.run("scancel", job_id)
+    time.sleep(15)
+    assert rig.job(job_id)["JobState"] == "CANCELLED" and rig.job(job_id)["Restarts"] == "0"
+
+
+@pytest.mark.rig_long
+def test_a_chain_goes_on_when_a_stage_is_preempted(rig, shards, tmp_path):
+    run, ids = submit_chain(rig, shards, tmp_path, 200)
+    reaches(rig, ids[0], run / "pretrain", 20)
+    preempt(rig, 15)
+    finishes_after_restart(rig, ids[0], run / "pretrain", 200)
+    assert "verified" in scemae("verify-resume", run / "pretrain", "--all").stdout
+    rig.completed(ids[1])

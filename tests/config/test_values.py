@@ -1,0 +1,403 @@
+"""What people type reaches the settings as it is: names of folders with any characters, through every hand-over."""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scemae import cli
+from scemae.cluster import chain, submit
+from scemae.config import config, values
+from scemae.errors import ConfigError
+from scemae.evaluation.photographs import detect, match
+from scemae.faces import demo
+from scemae.faces import write as faces
+from scemae.shards import build
+from scemae.sweep import spec as sweeps
+from tests.support import REPO
+
+NAMES = [
+    "Mü (x)",
+    "d 日本",
+    "a=b",
+    "a,b",
+    "(",
+    "[",
+    "{",
+    "#",
+    "&",
+    ";",
+    "~",
+    "'",
+    '"',
+    " blanks ",
+    "$HOME",
+    "%",
+    "new\nline",
+    "back\\slash",
+    "-dash",
+    "[a,b]",
+    '"quoted"',
+    "null/x",
+    "${",
+    "*?",
+    "`ls`",
+    "a:b",
+    "a@b",
+    "no utf-8 \udcff",
+]
+PLAIN = [name for name in NAMES if name != "${"]
+
+
+@pytest.mark.parametrize("chunk", range(5))
+def test_a_path_is_taken_as_it_is_typed_and_written_so_that_it_is_read_again(chunk, tmp_path):
+    given = dict(
+        zip(
+            ["run_dir", "init_from", "probe_shards", "data.shards", "data.cache_dir"],
+            PLAIN[chunk * 5 :] + PLAIN,
+        )
+    )
+    found = config.load("pretrain", [f"{key}={name}" for key, name in given.items()], typed=True)
+    assert {key: config.get(found, key) for key in given} == given
+    (tmp_path / "config.yaml").write_text(config.to_yaml(found))
+    assert config.reload("pretrain", tmp_path / "config.yaml") == found
+
+
+def test_a_list_of_paths_is_read_as_it_is_written():
+    assert values.items("x", values.as_list(NAMES)) == NAMES
+    for text, found in (
+        ("[a,b]", ["a", "b"]),
+        ("[ a b , 'c,d' ]", ["a b", "c,d"]),
+        ("[]", []),
+        ("a,b", ["a,b"]),
+        ("[", ["["]),
+        ("[scale=[0.2,1.0],x={a: 1, b: 2}]", ["scale=[0.2,1.0]", "x={a: 1, b: 2}"]),
+        (r'["a\"b\\c"]', ['a"b\\c']),
+    ):
+        assert values.items("x", text) == found
+    for text in ("[a,,b]", "[a,]", '["a]', '["a"b]', '[""]', "[a[b]"):
+        with pytest.raises(ConfigError, match="^x: found "):
+            values.items("x", text)
+
+
+@pytest.mark.parametrize("name", ["Mü (x)", "a=b, [c]", "'\" #"])
+def test_a_file_of_settings_lies_anywhere_and_names_any_path(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    path = folder / "own=file.yaml"
+    path.write_text(
+        f"run_dir: {folder!s:}\n" if name == "Mü (x)" else "run_dir: pr/日本\n", encoding="utf8"
+    )
+    found = config.load("correspond", [f"experiment={path}", f"backbone={folder}"], typed=True)
+    assert found.run_dir == (
+        str(folder) if name == "Mü (x)" else "pr/日本"
+    ) and found.backbone == str(folder)
+    path.write_text("stage: pretrain\nparameters:\n  mask_ratio: {low: 0.1, high: 0.5}\n")
+    assert config.load("sweep", ["run_dir=x", f"space={path}"]).space.stage == "pretrain"
+
+
+@pytest.mark.parametrize("name", sorted(config.SCHEMAS))
+def test_an_empty_value_is_refused_for_every_setting(name):
+    for key in config.keys(config.SCHEMAS[name]):
+        with pytest.raises(
+            ConfigError, match=f"^{re.escape(key)}: found (nothing behind|'', one of)"
+        ):
+            kind = values.kind_of(config.SCHEMAS[name], key)
+            config._choice(key, "") if config._is_group(name, key) else values.value_of(
+                key, kind, ""
+            )
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [
+        lambda: match.parse(["", "b", "--backbone", "x"]),
+        lambda: match.parse(["a", "b", "--backbone", ""]),
+        lambda: detect.parse(["a", "--backbone", "x", "--regressor", "y", "--out", ""]),
+        lambda: build.main(["build", "folder", "root", ""]),
+        lambda: build.main(["verify", ""]),
+        lambda: demo.main([""]),
+        lambda: faces.main([""]),
+        lambda: cli._with_runs(["", "run_dir=x"]),
+        lambda: submit.main(["--status", ""]),
+        lambda: cli.COMMANDS["report"]([""]),
+        lambda: cli.COMMANDS["adopt"](["", "x", "--model", "deit_tiny"]),
+        lambda: cli.COMMANDS["export"](["x", ""]),
+        lambda: cli.COMMANDS["goodput"]([""]),
+        lambda: cli.COMMANDS["verify-resume"]([""]),
+        lambda: cli.COMMANDS["sweep"](["--page", ""]),
+    ],
+)
+def test_an_empty_path_is_refused_by_every_command(parse):
+    with pytest.raises(
+        ConfigError,
+        match="found an empty path|one run folder was needed|found nothing; give the run_dir",
+    ):
+        parse()
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("optim.epochs=1,2", "optim.epochs: found several values, '1,2', and one was needed"),
+        ("optim.epochs=(", "optim.epochs: found '\\(', which is neither"),
+        ("run_dir=${oc.env:HOME}", "run_dir: found \\${...}"),
+        ("seed=${oc.env:HOME}", "seed: found \\${...}"),
+        ("model=(", "model: found '\\(', one of deit_base; "),
+        ("model=../experiment/demo_pretrain", "model: found '../exp"),
+        ("~seed=1", "found no setting '~seed'"),
+    ],
+)
+def test_what_is_no_value_is_refused_without_advice_that_does_not_exist(word, sentence):
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        config.load("pretrain", ["run_dir=x", word], typed=True)
+    assert "multirun" not in str(caught.value)
+
+
+def test_values_of_all_other_kinds_are_read_as_before():
+    found = config.load(
+        "tables",
+        [
+            "run_dir=x",
+            "detection.train_on={aflw_m:mafl}",
+            "detection.hold_out.300w=3",
+            "few_shot.counts=[1,5]",
+            "shards=one folder",
+            "detection.benchmarks=null",
+            "floors=false",
+            "++detection.lr=1e-4",
+        ],
+    )
+    assert (found.detection.train_on, found.detection.hold_out) == ({"aflw_m": "mafl"}, {"300w": 3})
+    assert (found.few_shot.counts, found.shards, found.detection.lr) == (
+        [1, 5],
+        ["one folder"],
+        1e-4,
+    )
+    found = config.load(
+        "pretrain",
+        [
+            "run_dir=x",
+            "data.scale=[0.3, 1]",
+            "runtime.workers=2",
+            "runtime.compile=false",
+            "method=dve",
+            "method.settings.dim=32",
+            "init_from=null",
+        ],
+    )
+    assert (found.data.scale, found.runtime.workers, found.runtime.compile) == (
+        [0.3, 1.0],
+        2,
+        False,
+    )
+    assert found.method.settings["dim"] == 32 and found.init_from is None
+
+
+def test_the_checkout_lies_in_any_folder(tmp_path, monkeypatch):
+    for name in ("Mü (x) [a,b]", "a=b 'c' $d", "%20#;"):
+        shutil.copytree(REPO / "configs", tmp_path / name / "configs")
+        monkeypatch.setattr(config, "configs_dir", lambda: tmp_path / name / "configs")
+        assert (
+            config.load(
+                "pretrain", ["run_dir=x", "experiment=demo_pretrain", "model=deit_tiny"]
+            ).model.width
+            == 192
+        )
+
+
+def read(command):
+    """The settings of a command as it would read its own words."""
+    return dict(config._settings(command[0], command[1:], True))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_commands_of_a_demo_keep_its_folder(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    out = Path(name)
+    for stage in ("correspond", "cl", "lead", "dve"):
+        (out / stage).mkdir(parents=True)
+    drawn, built, pretrain, correspond, evaluate, report = demo.commands(out, 10, 1)
+    assert Path(faces_parser(drawn[1:])) == out / "faces"
+    assert (
+        build._parser().parse_args(built[1:]).out == out / "shards"
+        and Path(report[1]) == out / "evaluate"
+    )
+    assert (
+        read(pretrain)["run_dir"]
+        == str(out / "pretrain")
+        == read(correspond)["backbone"]
+        == read(evaluate)["backbone"]
+    )
+    tables = demo.rivals(out, 10, 1)[-1]
+    found = read(["tables", *cli._with_runs(tables[1:])])
+    assert [Path(run) for run in found["runs"]] == [
+        out / "correspond",
+        out / "cl",
+        out / "lead",
+        out / "dve",
+    ]
+    assert found["shards"][0] == str(out / "shards") and len(found["shards"]) == 4
+
+
+def test_a_demo_draws_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "faces.partial").mkdir()
+    (tmp_path / "faces.partial" / "mine").touch()
+    drawn = []
+
+    def run(command):
+        if command[0] == "faces":
+            drawn.append(Path(faces_parser(command[1:])))
+            (drawn[0] / "a.jpg").touch()
+        elif command[0] == "shards":
+            raise SystemExit(1)
+
+    monkeypatch.setattr(demo, "run", run)
+    with pytest.raises(SystemExit):
+        demo.main([str(tmp_path)])
+    assert (
+        sorted(path.name for path in tmp_path.iterdir()) == ["faces", "faces.partial"]
+        and not drawn[0].exists()
+    )
+    assert (tmp_path / "faces" / "a.jpg").exists() and (
+        tmp_path / "faces.partial" / "mine"
+    ).exists()
+
+
+def faces_parser(arguments):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out")
+    return parser.parse_known_args(arguments)[0].out
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_run_for_the_tables_is_a_folder_with_any_name(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir(parents=True)
+    given = f"./{name}" if name.startswith("-") else name
+    assert read(["tables", *cli._with_runs([given, "run_dir=x"])])["runs"] == [given]
+    with pytest.raises(ConfigError, match="no such folder"):
+        cli._with_runs(["gone"])
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_doctor_checks_the_folder_that_was_typed(name, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        cli, "_config", lambda stage, text, argv: given.append(read([stage, *argv]))
+    )
+    cli._doctor(["pretrain", f"run_dir={name}", f"data.shards={name}", "--time-limit", "5"])
+    assert given == [{"run_dir": name, "data.shards": name}]
+
+
+@pytest.mark.parametrize("name", ["Mü (x)", 'a=b,[c]"', "$HOME'%"])
+def test_a_sweeps_trials_get_its_paths_and_values(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    space = [
+        "space=own",
+        "space.stage=correspond",
+        "space.parameters.carb.projector.values=[mlp, linear]",
+        "space.parameters.carb.eta={low: 0.1, high: 0.3}",
+    ]
+    found = sweeps.load(
+        [
+            f"run_dir={name}",
+            *space,
+            f"correspond.backbone={name}",
+            f"correspond.data.shards={name}/x",
+        ]
+    )
+    assert found.folder == tmp_path / name
+    told = read(
+        ["correspond", *found.base, *found.as_words({"carb.projector": "mlp", "carb.eta": 0.2})]
+    )
+    assert told == {
+        "backbone": str(tmp_path / name),
+        "data.shards": f"{name}/x",
+        "carb.projector": "mlp",
+        "carb.eta": 0.2,
+    }
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PLAIN if "\n" not in name and ":" not in name and name.isprintable()]
+)
+def test_a_job_script_says_what_was_typed(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCEMAE_HOME", "x")
+    folder = Path(name).absolute()
+    loaded = config.load("submit", [f"run_dir={name}", "stages=[pretrain]"], typed=True)
+    stage = chain.Stage(
+        "pretrain",
+        ["pretrain", f"run_dir={folder}", f"data.shards={name}"],
+        str(folder),
+        1,
+        1,
+        0,
+        saves=True,
+    )
+    script = submit.script(loaded, [stage], 0)
+    shown = shlex.split(script.split("\n#!/bin/bash")[0].removeprefix("# pretrain runs: "))
+    assert shown == ["bash", f"{folder}/code/scemae/cluster/ranks.sh", *stage.arguments]
+    written = next(line for line in script.splitlines() if line.startswith("#SBATCH --output="))
+    log = shlex.split(written.removeprefix("#SBATCH "))[0].removeprefix("--output=")
+    assert log.replace("%%", "%") == f"{folder}/jobs/%j_0_log.out" and log.count("%%") == str(
+        folder
+    ).count("%")
+    exports = [line for line in script.splitlines() if line.startswith("export ")]
+    told = subprocess.run(
+        ["bash", "-c", "\n".join(exports) + "\nprintf '%s\\n' \"$PYTHONPATH\""],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert told == f"{folder}/code\n"
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\nb", "%j", "\udcff"])
+def test_a_folder_that_a_job_script_cannot_express_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="which the job scripts cannot express"):
+        submit.main([f"run_dir={name}", "stages=[pretrain]", "--dry-run"])
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "correspond", "evaluate", "sweep", "tables"])
+def test_a_job_script_hands_on_its_words_from_any_folder_with_any_program(stage, tmp_path):
+    """Slurm's programs are stood in for by scripts that do what is asked of them here; the rest is bash."""
+    home, tools, given = tmp_path / "Mü (x) $y'", tmp_path / "tools", [*NAMES, "run_dir=Mü (x)"]
+    for folder in (home, tools):
+        folder.mkdir()
+    for name in (f"{stage}.sh", "ranks.sh"):
+        (home / name).write_bytes((REPO / "cluster" / name).read_bytes())
+    given = [word.replace("\n", " ") for word in given]  # the record of a job is made of lines
+    (tools / "scontrol").write_text(
+        '#!/bin/bash\n[ "$2" = job ] && printf "%s\\n" "JobState=X" "   Command=$RECORD" "EligibleTime=now"\n'
+    )
+    (tools / "srun").write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n')
+    (home / "my program").write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n')
+    for path in (tools / "scontrol", tools / "srun", home / "my program"):
+        path.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(home / f"{stage}.sh"), *given],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "SLURM_JOB_ID": "1",
+            "SLURM_PROCID": "0",
+            "SLURM_NTASKS": "1",
+            "SLURM_LOCALID": "0",
+            "RECORD": " ".join([str(home / f"{stage}.sh"), *given]),
+            "SCEMAE_COMMAND": f"{shlex.quote(str(home / 'my program'))} -m scemae",
+        },
+    )
+    assert done.stdout.split("\0")[:-1] == ["-m", "scemae", stage, *given], done.stderr

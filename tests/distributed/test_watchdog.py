@@ -1,0 +1,110 @@
+"""Who is to blame for a hang, and that nobody waits for a rank that has failed for good."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from scemae.distributed import watchdog
+from scemae.distributed.watchdog import Watchdog, blame
+
+
+def bark(folder, rank, step, phase):
+    (folder / f"hang-{rank:04d}.json").write_text(
+        json.dumps({"rank": rank, "host": f"n{rank}", "step": step, "phase": phase})
+    )
+
+
+def test_the_rank_that_got_least_far_is_named(tmp_path):
+    bark(tmp_path, 0, 8, "heartbeat")
+    bark(tmp_path, 1, 8, "data")
+    bark(tmp_path, 2, 8, "forward")
+    assert "rank 1 on n1 got no further than step 8, data" in blame(tmp_path, 3, 20)
+    bark(tmp_path, 2, 7, "heartbeat")
+    assert "rank 2 on n2 got no further than step 7, heartbeat" in blame(tmp_path, 3, 20)
+
+
+def test_a_rank_that_leaves_no_note_is_the_one(tmp_path):
+    bark(tmp_path, 0, 8, "forward")
+    assert "of rank 1 there is no sign" in blame(tmp_path, 2, 20)
+
+
+def test_a_rank_follows_one_that_failed_for_good(tmp_path):
+    failed = tmp_path / "failed-0001.txt"
+    failed.write_text("out of memory")
+    os.utime(failed, (time.time() - 60, time.time() - 60))
+    code = (
+        "import sys, time; from pathlib import Path; from scemae.distributed import watchdog\n"
+        "watchdog.LOOK_SECONDS = 0.1\n"
+        "watchdog.Watchdog(Path(sys.argv[1]), 0, 2, 600)\n"
+        "time.sleep(60)  # in a collective that will never end\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], timeout=50)
+    assert done.returncode == 1 and time.monotonic() - began < 40
+    assert "failed-0001: out of memory" in (tmp_path / "rank-0000.log").read_text()
+
+
+@pytest.fixture
+def dogs(tmp_path, monkeypatch):
+    """Makes watchdogs that only remember that they would have ended this process."""
+    made, ended = [], []
+
+    def make(rank, seconds=0.3):
+        made.append(Watchdog(tmp_path, rank, 2, seconds))
+        return made[-1], ended
+
+    def end(dog, step, phase):
+        ended.append(dog.rank)
+        dog._over.set()
+
+    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(Watchdog, "_bark", end)
+    monkeypatch.setattr(watchdog.threading, "Timer", lambda *_: watchdog.threading.Thread())
+    monkeypatch.setattr(watchdog.os, "_exit", lambda status: None)
+    yield make
+    for dog in made:
+        dog.close()
+
+
+def test_compilation_is_no_hang_however_long_it_takes(dogs):
+    def compile_slowly(graph, examples):
+        time.sleep(1)
+        return graph.forward
+
+    torch.compile(lambda x: 3 * x, backend="eager")(
+        torch.ones(2)
+    )  # what is imported then takes a while too
+    double = torch.compile(lambda x: 2 * x, backend=compile_slowly, dynamic=False)
+    dog, ended = dogs(0)
+    dog.follow_compilation()
+    for shape in (2, 3):  # the second compiles anew
+        dog.note(shape, "forward")
+        assert len(double(torch.ones(shape))) == shape
+    assert not ended
+    time.sleep(0.6)
+    assert ended == [0], "what is no compilation is watched as before"
+
+
+def test_a_rank_that_compiles_is_waited_for(dogs, tmp_path):
+    compiling, ended = dogs(1, 4)
+    compiling._is_compiling = True
+    time.sleep(0.6)
+    dogs(0)
+    time.sleep(1)
+    assert not ended
+    compiling._is_compiling = False
+    time.sleep(1.2)
+    assert ended == [0] and not (tmp_path / "compiling-0001").exists()
+
+
+def test_a_rank_that_died_compiling_is_not_waited_for(dogs, tmp_path):
+    (tmp_path / "compiling-0001").touch()
+    os.utime(tmp_path / "compiling-0001", (time.time() - 61, time.time() - 61))
+    _, ended = dogs(0)
+    time.sleep(0.8)
+    assert ended == [0]

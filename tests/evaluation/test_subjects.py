@@ -1,0 +1,128 @@
+"""What each row of the tables is measured on, compared with the paper's words spelt out."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from scemae.data.augment import normalise
+from scemae.evaluation import subjects
+from scemae.evaluation.landmarks import features
+from scemae.evaluation.subjects import DETECTION, EMBEDDING, FEW_SHOT, MATCHING, Projection
+from scemae.models import carb, hypercolumn
+from scemae.models.hypercolumn import HypercolumnProjector, ResNetTrunk
+from scemae.models.projector import Projector
+from scemae.models.timm_vit import TimmVit
+from scemae.models.vit import Encoder
+
+FRAMES = torch.rand(2, 3, 136, 136, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return Encoder(24, 4, 2).eval().requires_grad_(False)
+
+
+def projection(network, method, dim, monkeypatch):
+    monkeypatch.setattr(Projection, "digest", property(lambda one: "digest"))
+    head = network if method != "carb" else lambda maps, side: network(maps[0])
+    return Projection(head, dim, network, method, None, Path("run/checkpoints/step"))
+
+
+def lines_by(lines):
+    return {(line.test, line.table): line for line in lines if line.name != "raw"}
+
+
+def test_sce_mae_matches_projected_and_detects_with_both_stages_joined(encoder, monkeypatch):
+    trunk, network = features.vit_trunk(encoder), Projector("linear", 24, 8).eval()
+    found = lines_by(subjects._of_tokens(trunk, [projection(network, "carb", 8, monkeypatch)]))
+    maps = trunk.maps(FRAMES, 4)
+    raw = maps[0]
+    assert raw.shape == (2, 24, 24, 24)
+    for test, table in ((MATCHING, 1), (FEW_SHOT, 3), (EMBEDDING, 5)):
+        assert (
+            torch.equal(found[test, table].head(maps, 24), network(raw))
+            and found[test, table].dim == 8
+        )
+    joined = found[DETECTION, 2]
+    assert torch.allclose(
+        joined.head(maps, 24),
+        torch.cat([functional.normalize(raw, dim=1), network(raw)], 1),
+        atol=1e-6,
+    )
+    assert joined.dim == 32
+
+
+@pytest.mark.parametrize(("method", "embedded"), [("cl", "cl 8"), ("lead", "hypercolumn")])
+def test_cl_and_lead_detect_with_the_raw_hypercolumn_and_match_projected(
+    method, embedded, monkeypatch
+):
+    torch.manual_seed(0)
+    network = ResNetTrunk("resnet10t").eval()
+    trunk = features.trunk_of(network)
+    projector = HypercolumnProjector(network.widths, 8, "linear")
+    found = subjects._of_hypercolumn(trunk, [projection(projector, method, 8, monkeypatch)])
+    maps = trunk.maps(FRAMES, 2)
+    stages = network(normalise(FRAMES)[..., 20:116, 20:116])
+    assert all(torch.allclose(mine, stage) for mine, stage in zip(maps, stages))
+    detect = next(line for line in found if line.test == DETECTION)
+    assert torch.equal(
+        detect.head(maps, 12), torch.cat([hypercolumn.resize(stage, 12) for stage in maps], 1)
+    )  # PROTOCOL 4.4
+    raw = next(line for line in found if (line.test, line.table) == (MATCHING, 4))
+    blocks = [
+        functional.normalize(hypercolumn.resize(stage, 96), dim=1) for stage in maps
+    ]  # PROTOCOL 4.5
+    assert torch.allclose(raw.head(maps, 96), torch.cat(blocks, 1), atol=1e-6)
+    assert trunk.side(4, matching=True) == 96 and trunk.side(4) == 24
+    assert [line.name for line in found if line.test == EMBEDDING] == [
+        embedded
+    ]  # the paper's figure 5
+    assert (
+        next(line for line in found if (line.test, line.table) == (MATCHING, 1)).head is projector
+    )
+
+
+def test_clusters_alone_put_each_inattentive_tokens_centre_in_its_place(encoder):
+    options = {
+        "eta": 0.2,
+        "clusters": 3,
+        "density": "mean",
+        "remaining": "selected",
+        "aggregate": False,
+    }
+    found = features.substituted(encoder, layer="after", heads="mean", **options).maps(FRAMES, 8)[0]
+    crops = normalise(FRAMES)[..., 20:116, 20:116]
+    early = carb.third(encoder, crops)
+    chosen = carb.select(encoder, early, **options)
+    for image in range(2):
+        for place in range(144):
+            token = chosen.tokens[image, chosen.slot[image, place]]
+            assert torch.allclose(found[image, :, place // 12, place % 12], token, atol=1e-5)
+    assert (
+        len({tuple(column.tolist()) for column in found[0].flatten(1).T.round(decimals=4)})
+        <= round(0.2 * 144) + 3
+    )
+
+
+def test_a_vit_of_timm_sees_the_same_grid_at_any_patch_size():
+    network = TimmVit("vit_tiny_patch16_224", None)
+    trunk = features.timm_trunk(network, "vit_tiny_patch16_224")
+    maps = trunk.maps(FRAMES, 4)[0]
+    assert maps.shape == (2, 192, 24, 24)
+    moved = FRAMES[
+        ..., 18:114, 18:114
+    ]  # the first of the shifts -2, 2: every second cell of the map
+    assert torch.allclose(maps[:, :, ::2, ::2], network(moved), atol=1e-4)
+
+
+def test_two_runs_of_one_size_are_told_apart_by_their_folders(encoder):
+    trunk = features.vit_trunk(encoder)
+    one, two = (
+        subjects.Subject("SCE-MAE", "ours", trunk, name, name, runs=[f"runs/{name}"])
+        for name in ("long", "short")
+    )
+    subjects.tell_apart([one, two])
+    assert one.title == "SCE-MAE ViT 4 x 24 (long)" and two.title.endswith("(short)")

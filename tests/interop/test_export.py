@@ -1,0 +1,149 @@
+"""Export: what is written gives the original's values when timm and onnxruntime read it, or nothing is written."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scemae.config import config
+from scemae.config.schema import Model
+from scemae.data.augment import MEAN, STD
+from scemae.errors import CheckpointError, ConfigError, RunFolderError
+from scemae.interop import adopt, export
+from scemae.interop.timm_names import build_timm
+from scemae.models.projector import Projector
+from scemae.models.vit import Encoder
+from scemae.runs import networks
+from scemae.runs.checkpoints import checkpoint
+from scemae.runs.checkpoints.tensor_file import write_tensors
+
+SHAPE = Model("tiny", 48, 4, 3, 8, 96)
+
+
+def tiny_runs(folder: Path, seed: int = 0, projector: str = "linear") -> tuple[Path, Path]:
+    """Run folders of stage 1 and 2 with random weights, 48 wide and 16 projected."""
+    torch.manual_seed(seed)
+    mae, carb_run = folder / "mae", folder / "carb"
+    tensors = {key: value.detach() for key, value in Encoder(48, 4, 3).state_dict().items()}
+    first = adopt.write_run(
+        adopt.Adopted(str(mae), "random", list(MEAN), list(STD), SHAPE),
+        tensors,
+        "0" * 64,
+        changes=[],
+    )
+    carb = config.load(
+        "correspond", ["run_dir=-", "backbone=-", "carb.dim=16", f"carb.projector={projector}"]
+    ).carb
+    second = checkpoint.path_of(carb_run, 1, 1)
+    second.mkdir(parents=True)
+    arrays = {
+        f"projector.{key}": value.detach().numpy()
+        for key, value in Projector(projector, 48, 16).state_dict().items()
+    }
+    written = write_tensors(second / checkpoint.WEIGHTS, arrays, {"format": "pt"})
+    settings = {
+        "carb": asdict(carb),
+        "width": 48,
+        "views": 1,
+        "backbone": checkpoint.weights_digest(first),
+    }
+    checkpoint.write_state(
+        second,
+        checkpoint.TrainState(
+            1, 0, 1, 0, "correspond", settings, "", 0, generation=1, files=[asdict(written)]
+        ),
+    )
+    return mae, carb_run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tiny_runs(tmp_path_factory.mktemp("runs"))
+
+
+def run(*arguments: object) -> None:
+    export.main([str(word) for word in arguments])
+
+
+@torch.no_grad()
+def test_config_and_tensors_are_all_that_timm_needs(runs, tmp_path):
+    (tmp_path / "out.partial").mkdir()  # somebody's own
+    run(runs[0], tmp_path / "out")
+    assert (tmp_path / "out.partial").is_dir()
+    facts = json.loads((tmp_path / "out" / "config.json").read_text())
+    model = build_timm(facts["encoder"])
+    model.load_state_dict(load_file(tmp_path / "out" / "encoder.safetensors"))
+    images, (encoder, _) = torch.randn(2, 3, 96, 96), networks.load_encoder(runs[0])
+    assert torch.allclose(model.forward_features(images), encoder(images), atol=1e-5)
+    assert (
+        facts["pixels"]["mean"] == list(MEAN)
+        and facts["source"]["checkpoint"] == "step-00000001.g0001"
+    )
+
+
+@torch.no_grad()
+def test_the_readme_s_own_code_gives_the_encoder_s_tokens(runs, tmp_path, monkeypatch):
+    run(runs[0], tmp_path / "out", "--projector", runs[1])
+    monkeypatch.chdir(tmp_path / "out")
+    images = torch.rand(2, 3, 96, 96)
+    scope = {"images": images}
+    text = Path("README.md").read_text()
+    exec(text.split("```python")[1].split("```")[0], scope)
+    encoder, _ = networks.load_encoder(runs[0])
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (MEAN, STD))
+    assert torch.allclose(scope["tokens"], encoder((images - mean) / std), atol=1e-5)
+    assert "projector.safetensors" in text and "{" not in text.split("```")[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("projector", ["linear", "spatial_softmax"])
+def test_onnx_gives_the_projected_map_at_any_batch(projector, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    mae, carb = tiny_runs(tmp_path, projector=projector)
+    run(mae, tmp_path / "out", "--projector", carb, "--onnx", "--check", "3")
+    encoder, folder = networks.load_encoder(mae)
+    network = export.Features(encoder, networks.load_projector(carb, folder)[0])
+    session = onnxruntime.InferenceSession(
+        tmp_path / "out" / "features.onnx", providers=["CPUExecutionProvider"]
+    )
+    for count in (1, 5):
+        images = torch.randn(count, 3, 96, 96)
+        (found,) = session.run(None, {"images": images.numpy()})
+        assert torch.allclose(
+            torch.from_numpy(found), network(images), atol=1e-5
+        ) and found.shape == (count, 16, 12, 12)
+
+
+def test_a_wrong_translation_is_caught_and_leaves_nothing(runs, tmp_path, monkeypatch):
+    def wrong(encoder):
+        return {**export_to_timm(encoder), "cls_token": encoder.cls_token.flip(2)}
+
+    export_to_timm = export.to_timm
+    monkeypatch.setattr(export, "to_timm", wrong)
+    with pytest.raises(
+        CheckpointError, match="encoder.safetensors: read by timm it gives values up to"
+    ):
+        run(runs[0], tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_requests_are_one_sentence_and_write_nothing(runs, tmp_path, monkeypatch):
+    with pytest.raises(RunFolderError, match="is there already"):
+        run(runs[0], tmp_path)
+    with pytest.raises(ConfigError, match="--check: found 0"):
+        run(runs[0], tmp_path / "out", "--check", "0")
+    with pytest.raises(CheckpointError, match="of `scemae correspond`, one of `scemae pretrain`"):
+        run(runs[1], tmp_path / "out")
+    monkeypatch.setattr(export, "NEEDED", ("no-such-package",))
+    with pytest.raises(ConfigError, match="no package no-such-package; `pip install 'scemae"):
+        run(runs[0], tmp_path / "out", "--onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_projector_of_another_backbone_is_refused(runs, tmp_path):
+    other, _ = tiny_runs(tmp_path, seed=1)
+    with pytest.raises(CheckpointError, match="trained on other weights"):
+        run(other, tmp_path / "out", "--projector", runs[1])

@@ -1,0 +1,199 @@
+"""Imports go down the layers only, never in a circle, and each heavy dependency has one owner."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.support import REPO
+
+# The packages of scemae, lowest first. A file imports from its own package and from those before it.
+LAYERS = [
+    "errors",
+    "files",
+    "process",
+    "config",
+    "faces",
+    "distributed",
+    "data",
+    "shards",
+    "models",
+    "runs",
+    "methods",
+    "interop",
+    "evaluation",
+    "training",
+    "sweep",
+    "cluster",
+    "cli",
+]
+# Inside these packages, lowest first; a folder of theirs stands for its files.
+PARTS = {
+    "data": ["storage", ""],
+    "evaluation": ["landmarks", "", "tables", "photographs", "report"],
+    "training": ["", "doctor"],
+}
+OWNERS = {
+    "deepspeed": {"distributed", "sweep/processes/fork_server"},
+    "hydra": {"config", "sweep/processes/fork_server"},
+    "omegaconf": {"config"},
+    "timm": {"models", "interop/timm_names"},
+    "ray": {"sweep/tune_driver", "sweep/processes/tune_worker"},
+    "optuna": {"sweep/search", "sweep/page"},
+    "submitit": {"cluster/submit"},
+    "webdataset": {"shards"},
+    "cv2": {"faces"},
+    "msgspec": {"files/documents"},
+    "tqdm": {"process/progress"},
+    "jinja2": {"evaluation/report", "evaluation/tables", "sweep/page"},
+    "matplotlib": {"evaluation", "sweep/page"},
+    "simplejpeg": {"data/picture", "faces", "shards"},
+    "scipy": {"shards", "faces/layouts", "sweep/ranking"},
+    "sklearn": {"evaluation/landmarks/embedding"},
+    "lightly": {"methods/moco", "methods/byol"},
+    "onnxruntime": {"interop/export"},
+    "safetensors": {"files", "runs", "interop", "training", "evaluation/landmarks/regressor_file"},
+}
+FOLDERS = {"scemae": "", "shards": "shards/", "cluster": "cluster/"}
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Every module of the project by its path below scemae, such as data/order."""
+    found = {}
+    for folder, prefix in FOLDERS.items():
+        for path in sorted((root / folder).rglob("*.py")):
+            name = prefix + str(path.relative_to(root / folder).with_suffix(""))
+            if name not in ("__init__", "__main__"):
+                found[name.removesuffix("/__init__")] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def ours(path: Path, known: dict[str, Path]) -> set[str]:
+    """The project's modules that a file imports."""
+    dotted = (name.removeprefix("scemae.") for name in imports(path) if name.startswith("scemae."))
+    return {name.replace(".", "/") for name in dotted} & set(known)
+
+
+def place(module: str) -> tuple[int, int]:
+    """Where a module stands: its package, and its part of the package. The lower the earlier."""
+    package, *rest = module.split("/")
+    if package not in LAYERS:
+        raise AssertionError(f"{module} has no layer: give its package a place in LAYERS")
+    parts = PARTS.get(package, [])
+    part = rest[0] if rest and rest[0] in parts else ""
+    return LAYERS.index(package), parts.index(part) if parts else 0
+
+
+def upward(known: dict[str, Path]) -> list[str]:
+    """Every import that does not go down, in words."""
+    return [
+        f"{module} imports {other}"
+        for module, path in known.items()
+        for other in sorted(ours(path, known))
+        if place(other) > place(module)
+    ]
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """One circle of imports, or nothing."""
+    done, way = set(), []
+
+    def visit(module: str) -> list[str]:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module in done:
+            return []
+        way.append(module)
+        for other in sorted(graph[module]):
+            if found := visit(other):
+                return found
+        way.pop()
+        done.add(module)
+        return []
+
+    for module in graph:
+        if found := visit(module):
+            return found
+    return []
+
+
+def strangers(package: str, known: dict[str, Path]) -> list[str]:
+    """Modules that import a heavy package which is not theirs."""
+
+    def owns(module: str) -> bool:
+        return any(module == owner or module.startswith(owner + "/") for owner in OWNERS[package])
+
+    users = (
+        m for m, path in known.items() if any(n.split(".")[0] == package for n in imports(path))
+    )
+    return [module for module in users if not owns(module)]
+
+
+def test_imports_go_down():
+    assert upward(modules(REPO)) == []
+
+
+def test_no_circle_of_imports():
+    known = modules(REPO)
+    graph = {module: ours(path, known) - {module} for module, path in known.items()}
+    assert " -> ".join(circle(graph)) == ""
+
+
+def test_no_circle_of_imports_in_bench():
+    known = {
+        str(path.relative_to(REPO).with_suffix("")): path for path in (REPO / "bench").rglob("*.py")
+    }
+    graph = {
+        module: {name.replace(".", "/") for name in imports(path)} & set(known) - {module}
+        for module, path in known.items()
+    }
+    assert " -> ".join(circle(graph)) == ""
+
+
+@pytest.mark.parametrize("package", sorted(OWNERS))
+def test_a_heavy_dependency_is_imported_by_its_owner_alone(package):
+    assert strangers(package, modules(REPO)) == []
+
+
+def test_scemae_does_not_know_the_cluster():
+    for path in (REPO / "scemae").rglob("*.py"):
+        assert "slurm" not in path.read_text().lower(), path
+
+
+@pytest.mark.parametrize(
+    ("where", "line", "complaint"),
+    [
+        (
+            "scemae/data/order.py",
+            "from scemae.runs import ledger",
+            "data/order imports runs/ledger",
+        ),
+        ("scemae/runs/ledger.py", "import torch, ray", "ray"),
+        ("scemae/runs/ledger.py", "from scemae.runs import verify", "verify -> runs/ledger"),
+        ("scemae/data/storage/manifest.py", "from scemae.data import order", "imports data/order"),
+    ],
+)
+def test_a_wrong_import_is_found(tmp_path, where, line, complaint):
+    for folder in FOLDERS:
+        for path in (REPO / folder).rglob("*.py"):
+            copy = tmp_path / path.relative_to(REPO)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(path.read_text())
+    broken = tmp_path / where
+    broken.write_text(f"{line}\n{broken.read_text()}")
+    known = modules(tmp_path)
+    graph = {module: ours(path, known) - {module} for module, path in known.items()}
+    found = [*upward(known), " -> ".join(circle(graph))]
+    found += [f"{p}: {m}" for p in OWNERS for m in strangers(p, known)]
+    assert any(complaint in one for one in found)

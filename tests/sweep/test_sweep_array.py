@@ -1,0 +1,536 @@
+"""`scemae sweep --array` without a cluster: what is refused, what would be submitted, and its elements one after the other here."""
+
+import csv
+import json
+import math
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scemae.cluster import array, chain, status
+from scemae.errors import ConfigError, LaunchError, RunFolderError
+from scemae.runs import generations
+from scemae.runs.checkpoints import checkpoint
+from scemae.sweep import command, ranking
+from scemae.sweep import spec as sweeps
+from scemae.sweep.array_worker import run_alone
+from scemae.sweep.trials import (
+    FAILED,
+    FINISHED,
+    STOPPED,
+    Record,
+    Trial,
+    end_trial,
+    read_records,
+    write_trial,
+)
+from tests.support import scemae, write_backbone, write_shards
+
+STEPS = 30
+PATIENCE = 240  # seconds, on a machine that does other things too
+OPEN = [
+    "correspond.optim.epochs=100000",
+    "correspond.loop.save_every=100000",
+]  # until somebody ends it
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A backbone that has learnt nothing, and shards of 24 pictures."""
+    folder = tmp_path_factory.mktemp("array")
+    write_backbone(folder / "mae")
+    write_shards(folder / "shards", 24)
+    return folder
+
+
+def words(made, run, *others):
+    """A random search of three trials of STEPS steps."""
+    return [
+        f"run_dir={run}",
+        f"correspond.backbone={made / 'mae'}",
+        f"correspond.data.shards={made / 'shards'}",
+        f"correspond.probe_shards={made / 'shards'}",
+        "correspond.loop.probe_pairs=2",
+        "correspond.views=1",
+        "correspond.carb.dim=8",
+        "correspond.data.jpeg_noise=false",
+        "correspond.optim.global_batch_size=24",
+        f"correspond.optim.epochs={STEPS}",
+        "correspond.loop.log_every=2",
+        "correspond.runtime.device=cpu",
+        "trials=3",
+        "search=random",
+        "halving.enabled=false",
+        *others,
+    ]
+
+
+def records(run):
+    return list(read_records(run))
+
+
+def table(run):
+    """Rows of results.csv by trial, without what depends on the clock and on interruptions."""
+    with open(run / "results.csv", encoding="utf8", newline="") as file:
+        found = {int(row.pop("trial")): row for row in csv.DictReader(file)}
+    return {
+        number: {name: value for name, value in row.items() if name not in ("seconds", "starts")}
+        for number, row in sorted(found.items())
+    }
+
+
+# What is asked for.
+
+
+@pytest.mark.parametrize(
+    ("others", "sentence"),
+    [
+        (
+            ["search=tpe"],
+            "found search=tpe, whose trials follow from those before; give search=random or grid",
+        ),
+        (["halving.enabled=true"], "do not see each other's trials; give halving.enabled=false"),
+        (["jobs=0"], "jobs: found 0"),
+        (["--page"], "found --page, which does not go with --array"),
+        (["cluster.time=2"], "cluster: found time 2 minutes and signal 120 seconds"),
+        (["correspond.probe_shards=null"], "found no correspond.probe_shards"),
+        (["space.parameters.carb.eta.high=0.95"], "the space allows carb.eta=0.95"),
+    ],
+)
+def test_what_an_array_cannot_do_is_one_sentence_before_anything_starts(
+    made, tmp_path, others, sentence
+):
+    with pytest.raises(ConfigError) as told:
+        array.main(["--array", *words(made, tmp_path / "run", *others)])
+    assert (
+        sentence in str(told.value) and "\n" not in str(told.value) and not list(tmp_path.iterdir())
+    )
+
+
+def test_a_dry_run_prints_both_jobs_and_writes_nothing(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no sbatch here
+    array.main(
+        [
+            "--array",
+            "--dry-run",
+            *words(
+                made,
+                tmp_path / "run",
+                "jobs=2",
+                "trial.ranks=2",
+                "trial.cpus=3",
+                "trial.gpus=2",
+                "cluster.account=faces",
+                "cluster.time=30",
+            ),
+        ]
+    )
+    told = capsys.readouterr().out
+    elements, page = told.split("#!/bin/bash")[1:]
+    for line in (
+        "--nodes=1",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=6",
+        "--gpus-per-node=2",
+        "--account=faces",
+        "--time=30",
+        "--requeue",
+        "--signal=TERM@120",
+    ):
+        assert f"#SBATCH {line}\n" in elements
+    assert (
+        "--dependency=afterany:JOB_OF_SWEEP\n" in page
+        and "gpus" not in page
+        and "TERM@" not in page
+    )
+    assert "# as an array of 2: element k runs trials k, k + 2, ... below 3" in told and not list(
+        tmp_path.iterdir()
+    )
+
+
+def test_without_a_cluster_or_with_a_sweep_that_lives_nothing_is_submitted(
+    made, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LaunchError, match="found no sbatch on PATH; .* or give cluster=local"):
+        array.main(["--array", *words(made, tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+    with generations.beating(
+        generations.claim(tmp_path / "run", None, None)
+    ):  # as `scemae sweep` with Ray does
+        with pytest.raises(RunFolderError, match="in use by process"):
+            array.main(["--array", *words(made, tmp_path / "run", "cluster=local")])
+    assert (
+        not list((tmp_path / "run").glob("trials/*")) and not (tmp_path / "run" / "code").exists()
+    )
+
+
+def test_help_and_wrong_words_of_an_element(made, tmp_path, capsys):
+    array.main(["--array", "--help"])
+    assert "random and grid search as an array of jobs" in capsys.readouterr().out
+    begin(made, tmp_path)
+    for wrong in (
+        [],
+        [str(tmp_path)],
+        [str(tmp_path), "part=2", "of=2", "start=1"],
+        [str(tmp_path), "part=0", "of=2", "start=7"],
+        [str(tmp_path / "none"), "part=0", "of=1", "start=1"],
+        [str(tmp_path), "part=x", "of=1", "start=1"],
+    ):
+        with pytest.raises(ConfigError, match="SWEEP part=K of=N start=G was needed"):
+            command.main(["--alone", *wrong])
+
+
+def test_nothing_of_an_array_needs_ray_or_optuna(made):
+    rooms = "scemae.cluster.array, scemae.sweep.array_worker, scemae.sweep.command, scemae.sweep.queue, scemae.sweep.page.results"
+    code = f"import sys\nimport {rooms}\nprint({{'ray', 'optuna', 'submitit'}} & set(sys.modules))"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "set()"
+    )
+
+
+@pytest.mark.parametrize(
+    ("left", "state"),
+    [
+        ({0: "success", 1: "success"}, "COMPLETED"),
+        ({0: "success", 1: "error"}, "FAILED"),
+        ({0: "success"}, "UNKNOWN"),
+        ({}, "UNKNOWN"),
+    ],
+)
+def test_an_array_that_the_scheduler_has_forgotten_is_told_by_what_its_elements_left(
+    tmp_path, monkeypatch, left, state
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "jobs").mkdir()
+    for name in ("77_0_submitted", "77_1_submitted", "770_0_submitted"):
+        (tmp_path / "jobs" / f"{name}.pkl").touch()
+    for k, outcome in left.items():
+        (tmp_path / "jobs" / f"77_{k}_0_result.pkl").write_bytes(pickle.dumps((outcome, None)))
+    assert status.state_of(tmp_path, "batch", "77")[0] == state
+
+
+def test_what_a_job_left_is_not_unpickled(tmp_path, monkeypatch):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "jobs").mkdir()
+    for value, state in (
+        (("success", Trap()), "COMPLETED"),
+        (Trap(), "UNKNOWN"),
+        (("error", "a trace"), "FAILED"),
+    ):
+        (tmp_path / "jobs" / "77_0_result.pkl").write_bytes(pickle.dumps(value))
+        assert status.state_of(tmp_path, "local", "77")[0] == state
+    for broken in (b"", b"no pickle", b"\x80\x05" + b"(" * 10**6):
+        (tmp_path / "jobs" / "77_0_result.pkl").write_bytes(broken)
+        assert status.state_of(tmp_path, "local", "77")[0] == "UNKNOWN"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_id_that_is_no_number_is_no_word_of_a_command(tmp_path):
+    assert status.state_of(tmp_path, "batch", "-o/etc/passwd") == ("UNKNOWN", "its id is no number")
+
+
+# Which trials are kept.
+
+
+def score_of(number, outcome, *scores):
+    return Record(number, {}, "random", outcome, 30, 30, dict(zip(("different", "cycle"), scores)))
+
+
+@pytest.mark.parametrize("objectives", [["different"], ["different", "cycle"]])
+@pytest.mark.parametrize("most", [1, 3])
+def test_the_best_found_one_by_one_are_the_best_of_all(objectives, most):
+    generator = np.random.default_rng(most)
+    ended = [
+        score_of(number, outcome, *scores)
+        for number, (outcome, scores) in enumerate(
+            zip(
+                generator.choice([FINISHED, FINISHED, STOPPED, FAILED], 60),
+                generator.integers(0, 20, (60, 2)).astype(float),
+            )
+        )
+    ]
+    ended += [score_of(60, FINISHED, math.nan, 1.0), score_of(61, FINISHED, math.inf, 0.0)]
+    best = ranking.Best(objectives, most)
+    for i in generator.permutation(len(ended)):
+        best.add(ended[i])
+    slow = {0, *(one.number for one in ranking.ranked(ended, "different")[:most])}
+    if len(objectives) > 1:
+        slow |= {one.number for one in ranking.pareto_front(ended, objectives)}
+    assert best.kept == slow
+
+
+@pytest.mark.parametrize("keep", [0, 2])
+def test_the_page_of_an_array_leaves_checkpoints_to_the_best_and_to_those_that_run(
+    made, tmp_path, keep
+):
+    sweep = begin(made, tmp_path, "trials=7", f"keep={keep}")
+    for number, score in enumerate((9.0, 4.0, 6.0, 1.0, 5.0, 2.0)):
+        trial = sweep.trial(number)
+        write_trial(tmp_path, trial)
+        for part in ("run/checkpoints/step-00000030.g0001", "tokens"):
+            (trial.folder(tmp_path) / part).mkdir(parents=True)
+        if number != 5:  # it runs
+            add_look(trial.folder(tmp_path) / "run", score)
+            end_trial(tmp_path, trial, FAILED if score == 1.0 else FINISHED)
+    command.main(["--page", str(tmp_path)])
+    left = {int(path.parent.parent.name) for path in tmp_path.glob("trials/*/run/checkpoints")}
+    assert left == ({0, 1, 4, 5} if keep else set(range(6)))
+    assert [path.parent.name for path in tmp_path.glob("trials/*/tokens")] == ["000005"]
+    assert list(table(tmp_path)) == [0, 1, 2, 3, 4] and (tmp_path / "sweep.html").is_file()
+
+
+def add_look(run, score):
+    """A start of a run that was trained by nobody, with one look at its last step."""
+    start = generations.claim(run, None, None)
+    start.record_base(0)
+    (start.folder / generations.METRICS).write_text(f'{{"step": 30, "probe_different": {score}}}\n')
+
+
+# Elements at work.
+
+
+def begin(made, run, *others):
+    """A sweep whose array has begun, as start 1."""
+    sweep = sweeps.load(words(made, run, *others))
+    sweep.claim()
+    with generations.beating(generations.claim(run, None, None)):  # until all is submitted
+        return sweep
+
+
+@pytest.fixture
+def element():
+    """Starts an element of an array in a process of its own; what a test leaves alive is shot."""
+    begun = []
+
+    def start_one(run, part=0, of=1, start=1):
+        words = ["sweep", "--alone", str(run), f"part={part}", f"of={of}", f"start={start}"]
+        begun.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "scemae", *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        )
+        return begun[-1]
+
+    yield start_one
+    for process in begun:
+        process.kill()  # its nursery and ranks die with it
+        process.communicate()
+
+
+def wait(condition, process, seconds=PATIENCE):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.05)
+
+
+def has_trained(run, steps=4):
+    return lambda: any(record.step >= steps for record in records(run))
+
+
+def rank_of(run, number=0):
+    """The pid of the trial's newest rank."""
+
+    folder = Trial(number, {}, "").folder(run) / "run"
+    return json.loads(
+        (generations.path_of(folder, generations.numbers(folder)[-1]) / "owner.json").read_text()
+    )["pid"]
+
+
+def is_gone(pid):
+    return not Path(f"/proc/{pid}").exists() or ") Z " in Path(f"/proc/{pid}/stat").read_text()
+
+
+@pytest.mark.slow
+def test_an_element_runs_its_share_and_a_second_time_nothing(made, tmp_path, element):
+    begin(made, tmp_path)
+    told, _ = element(tmp_path, part=0, of=2).communicate(timeout=PATIENCE)
+    assert re.findall(r"^trial (\d) finished: different \d", told, re.M) == ["0", "2"]
+    assert [(one.number, one.outcome, one.trained) for one in records(tmp_path)] == [
+        (0, FINISHED, STEPS),
+        (2, FINISHED, STEPS),
+    ]
+    again = element(tmp_path, part=0, of=2)
+    assert (
+        again.communicate(timeout=PATIENCE)[0] == ""
+        and again.returncode == 0
+        and all(one.starts == 1 for one in records(tmp_path))
+    )
+    assert not (tmp_path / "results.csv").exists()  # the page's job alone writes it
+
+
+@pytest.mark.slow
+def test_an_element_asked_to_stop_saves_and_goes_on_with_the_next_step(made, tmp_path, element):
+    begin(
+        made, tmp_path, "trials=1", "correspond.optim.epochs=400", "correspond.loop.save_every=400"
+    )
+    first = element(tmp_path)
+    wait(has_trained(tmp_path), first)
+    first.send_signal(signal.SIGTERM)
+    _, complaints = first.communicate(timeout=PATIENCE)
+    assert (
+        first.returncode == 75
+        and "asked to stop; trial 0 has saved, the same command goes on" in complaints
+    )
+    reached = records(tmp_path)[0].step
+    run = tmp_path / "trials" / "000000" / "run"
+    assert checkpoint.read_state(checkpoint.committed(run)[-1]).global_step == reached < 400
+    assert element(tmp_path).wait(PATIENCE) == 0
+    (found,) = records(tmp_path)
+    assert (found.outcome, found.step, found.trained, found.starts) == (FINISHED, 400, 400, 2)
+
+
+@pytest.mark.slow
+def test_an_element_whose_ranks_are_killed_goes_on_retries_times(made, tmp_path, element):
+    begin(made, tmp_path, "trials=1", "retries=1", *OPEN)
+    process = element(tmp_path)
+    for starts in (1, 2):
+        wait(lambda: records(tmp_path) and records(tmp_path)[0].starts == starts, process)
+        wait(has_trained(tmp_path, 2), process)
+        os.kill(rank_of(tmp_path), signal.SIGKILL)
+    told, complaints = process.communicate(timeout=PATIENCE)
+    assert complaints.count("trial 0: killed by SIGKILL; it goes on from its last checkpoint") == 2
+    assert "trial 0 failed: lost 2 times: killed by SIGKILL" in told
+    (found,) = records(tmp_path)
+    assert (found.outcome, found.reason) == (
+        FAILED,
+        "lost 2 times: killed by SIGKILL",
+    ) and process.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["a start of the sweep", "a start of this element"])
+def test_an_element_that_was_taken_over_from_writes_nothing_more(made, tmp_path, element, who):
+    begin(made, tmp_path, "trials=2", *OPEN)
+    process = element(tmp_path)
+    wait(has_trained(tmp_path), process)
+    pid = rank_of(tmp_path)
+    taken = (
+        tmp_path
+        if who == "a start of the sweep"
+        else tmp_path / "generations" / "0001" / "parts" / "0000"
+    )
+    generations.path_of(
+        taken, 2
+    ).mkdir()  # as a claim from another machine, that has watched it be silent
+    generations.path_of(
+        tmp_path / "trials" / "000000" / "run", 2
+    ).mkdir()  # and has the trial go on there
+    _, complaints = process.communicate(timeout=PATIENCE)
+    assert (
+        process.returncode == 1
+        and "another start of this sweep has taken it over; this one ends" in complaints
+    )
+    assert (
+        [one.number for one in records(tmp_path)] == [0]
+        and not list(tmp_path.glob("trials/*/end.json"))
+        and is_gone(pid)
+    )
+    if taken == tmp_path:
+        late = element(tmp_path)
+        assert (
+            "another start of this sweep has taken it over" in late.communicate(timeout=PATIENCE)[1]
+            and late.returncode == 1
+        )
+
+
+def test_an_element_refuses_to_start_beside_itself(made, tmp_path):
+    sweep = begin(made, tmp_path)
+    with generations.beating(
+        generations.claim(tmp_path / "generations" / "0001" / "parts" / "0000", None, None)
+    ):
+        with pytest.raises(RunFolderError, match="in use by process"):
+            run_alone(sweep, 0, 1, generations.Generation(1, generations.path_of(tmp_path, 1)))
+    assert not (tmp_path / "trials").exists()
+
+
+@pytest.fixture(scope="module")
+def whole(made, tmp_path_factory):
+    """A local array of two elements over four trials, one after the other, and what it printed."""
+    run = tmp_path_factory.mktemp("whole") / "sweep"
+    return run, scemae(
+        "sweep", *words(made, run, "trials=4", "jobs=2", "keep=1", "cluster=local"), "--array"
+    ).stdout
+
+
+@pytest.mark.slow
+def test_a_local_array_runs_all_trials_and_ends_with_table_page_and_best(whole):
+    run, told = whole
+    found = records(run)
+    assert [(one.number, one.outcome, one.starts, one.step) for one in found] == [
+        (n, FINISHED, 1, STEPS) for n in range(4)
+    ]
+    assert (
+        list(table(run)) == list(range(4))
+        and (run / "sweep.html").is_file()
+        and (run / "best.yaml").is_file()
+    )
+    best = min(found, key=lambda one: one.scores["different"]).number
+    assert {int(path.parent.parent.name) for path in run.glob("trials/*/run/checkpoints")} == {
+        0,
+        best,
+    }
+    assert re.findall(r"^(\w+): log", told, re.M) == ["sweep", "sweep", "page"]
+    state = scemae("submit", "--status", run).stdout
+    assert re.search(r"^sweep .*COMPLETED +4 trials have ended$", state, re.M)
+    assert re.search(r"^page .*COMPLETED .*sweep.html$", state, re.M)
+
+
+@pytest.mark.slow
+def test_trials_of_an_array_are_what_their_commands_give_alone(whole, tmp_path):
+    run, _ = whole
+    sweep = sweeps.reopen(run)
+    for number in (0, 3):
+        values = sweep.paper if number == 0 else sweep.space.draw(0, number)
+        scemae(
+            "correspond",
+            *sweep.base,
+            *(f"{name}={value}" for name, value in values.items()),
+            f"run_dir={tmp_path / str(number)}",
+            "loop.probe_every=10",
+        )
+        shown = [
+            row
+            for row in generations.rows(tmp_path / str(number), generations.METRICS)
+            if "probe_different" in row
+        ][-1]
+        assert records(run)[number].values == values
+        assert records(run)[number].scores == {
+            name: shown[f"probe_{name}"] for name in records(run)[number].scores
+        }
+
+
+@pytest.mark.slow
+def test_ray_goes_on_where_an_array_stopped_and_an_array_where_ray_did(
+    whole, made, tmp_path, element
+):
+    run = tmp_path / "run"
+    begun = begin(made, run, "trials=4")
+    run_share = element(run, part=0, of=4)
+    assert run_share.wait(PATIENCE) == 0 and [one.number for one in records(run)] == [0]
+    scemae("sweep", *words(made, run, "trials=2"))  # with Ray
+    assert list(table(run)) == [0, 1]
+    scemae("sweep", *words(made, run, "trials=4", "jobs=1", "cluster=local"), "--array")
+    assert table(run) == table(whole[0]) and [one.starts for one in records(run)] == [1, 1, 1, 1]
+    assert sweeps.reopen(run).identity == begun.identity and len(generations.numbers(run)) == 3
+    assert [stage.name for stage in chain.read(run)[1]] == ["sweep", "page"]

@@ -1,0 +1,414 @@
+"""The processes of trials: started, watched, stopped, gone with who started them; and one trial at work, look by look."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scemae.errors import LaunchError
+from scemae.runs.checkpoints import checkpoint
+from scemae.runs.metrics_log import read_metrics
+from scemae.sweep.processes import rank_processes as ranks_room
+from scemae.sweep.processes.rank_processes import Nursery, Ranks
+from scemae.sweep.processes.trial_process import ASKED, KILLED, STOP_FILE, Order, Work
+from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Trial, read_run, write_trial
+from tests.support import write_backbone, write_shards
+
+STEPS = 90  # of a trial, a few milliseconds each
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A backbone and shards of 24 pictures."""
+    folder = tmp_path_factory.mktemp("ranks")
+    write_backbone(folder / "mae")
+    write_shards(folder / "shards", 24)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nurseries():
+    """One that forks and one that spawns, started by a rank of something else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RANK", "7")
+        patch.setenv("MASTER_PORT", "1")
+        patch.setenv("SCEMAE_TEST", "inherited")
+        found = {spawns: Nursery(spawns=spawns, threads=1) for spawns in (True, False)}
+    yield found
+    for nursery in found.values():
+        nursery.close()
+
+
+@pytest.fixture(params=[True, False], ids=["spawned", "forked"])
+def nursery(nurseries, request):
+    return nurseries[request.param]
+
+
+@pytest.fixture
+def warm(nurseries):
+    """The one that forks."""
+    return nurseries[False]
+
+
+def arguments(made, run, *others):
+    """A stage 2 of STEPS steps, looked at and saved every tenth."""
+    return [
+        "correspond",
+        f"run_dir={run}",
+        f"backbone={made / 'mae'}",
+        f"data.shards={made / 'shards'}",
+        f"probe_shards={made / 'shards'}",
+        "loop.probe_pairs=2",
+        "views=1",
+        "carb.dim=8",
+        "data.jpeg_noise=false",
+        "optim.global_batch_size=24",
+        f"optim.epochs={STEPS}",
+        "loop.log_every=2",
+        "loop.probe_every=10",
+        "loop.save_every=10",
+        "loop.keep=1",
+        "runtime.device=cpu",
+        *others,
+    ]
+
+
+LONG = [
+    "goodput",
+    "nowhere",
+]  # with HELD a command that goes on for ever, before it has set up anything
+HELD = {"SCEMAE_FAULTS": "hang@command"}
+
+
+def wait(condition, seconds=90):
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def status_of(ranks):
+    wait(lambda: ranks.poll() is not None)
+    return ranks.poll()
+
+
+def lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def environments(mark):
+    """By pid, the environment of every process that was started with SCEMAE_MARK=mark."""
+    found = {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{entry}/environ").read_text().split("\0")
+        except OSError:
+            continue
+        if f"SCEMAE_MARK={mark}" in words:
+            found[int(entry)] = dict(word.split("=", 1) for word in words if "=" in word)
+    return found
+
+
+def test_the_exit_status_and_the_words_of_a_rank_are_kept(nursery, tmp_path):
+    log = tmp_path / "log.txt"
+    assert status_of(Ranks(nursery, ["--help"], 1, log, {})) == 0
+    first = log.read_text()
+    assert "scemae" in first and "pretrain" in first
+    assert status_of(Ranks(nursery, ["nonsense"], 1, log, {})) == 1
+    assert log.read_text().startswith(first) and "found no command `nonsense`" in log.read_text()
+
+
+def test_a_rank_that_was_killed_says_by_what(nursery, tmp_path):
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        ranks = Ranks(nursery, LONG, 1, tmp_path / "log.txt", HELD)
+        assert ranks.poll() is None
+        ranks.signal(number)
+        assert status_of(ranks) == -number
+        ranks.signal(number)  # of one that is gone: nothing
+
+
+def test_each_rank_of_a_trial_knows_its_place_and_nothing_of_ours(nurseries, tmp_path):
+    mark = f"{os.getpid()}-places"
+    ranks = Ranks(nurseries[True], LONG, 2, tmp_path / "log.txt", {**HELD, "SCEMAE_MARK": mark})
+    found = list(wait(lambda: len(told := environments(mark)) == 2 and told).values())
+    ranks.stop(0)
+    assert (
+        sorted(one["RANK"] for one in found)
+        == sorted(one["LOCAL_RANK"] for one in found)
+        == ["0", "1"]
+    )
+    assert all(
+        (one["WORLD_SIZE"], one["LOCAL_WORLD_SIZE"], one["MASTER_ADDR"]) == ("2", "2", "127.0.0.1")
+        for one in found
+    )
+    assert found[0]["MASTER_PORT"] == found[1]["MASTER_PORT"] != "1"
+    alone = Ranks(nurseries[True], LONG, 1, tmp_path / "log.txt", {**HELD, "SCEMAE_MARK": mark})
+    (one,) = wait(lambda: environments(mark)).values()
+    alone.stop(0)
+    assert not one.keys() & set(ranks_room.LAUNCHED)
+    assert (one["SCEMAE_TEST"], one["OMP_NUM_THREADS"]) == ("inherited", "1")
+
+
+def test_two_ranks_train_together(warm, made, tmp_path):
+    ranks = Ranks(
+        warm, arguments(made, tmp_path / "run", "optim.epochs=4"), 2, tmp_path / "log.txt", {}
+    )
+    assert status_of(ranks) == 0, (tmp_path / "log.txt").read_text()
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["world_size"] == 2
+
+
+def test_where_a_rank_dies_the_others_are_given_some_time_and_then_killed(
+    nursery, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ranks_room, "PATIENCE", 0.5)
+    first = nursery.start(LONG, HELD, tmp_path / "log.txt")
+    ranks = Ranks(nursery, LONG, 2, tmp_path / "log.txt", HELD)
+    os.kill(ranks._pids[1], signal.SIGTERM)
+    began = time.monotonic()
+    assert status_of(ranks) == -signal.SIGTERM
+    assert time.monotonic() - began > 0.4 and not lives(ranks._pids[0])
+    assert lives(first)  # of another trial
+    os.kill(first, signal.SIGKILL)
+    wait(lambda: first in nursery.ended)
+
+
+def test_ranks_that_are_asked_to_stop_save_first(warm, made, tmp_path):
+    run = tmp_path / "run"
+    ranks = Ranks(
+        warm,
+        arguments(made, run, "optim.epochs=100000", "loop.save_every=100000"),
+        1,
+        tmp_path / "log.txt",
+        {},
+    )
+    wait(lambda: read_metrics(run))
+    ranks.stop(60)
+    assert ranks.poll() == 75
+    assert (
+        checkpoint.read_state(checkpoint.committed(run)[-1]).global_step
+        == read_metrics(run)[-1]["step"]
+        > 0
+    )
+
+
+def test_ranks_that_do_not_stop_in_time_are_killed(warm, tmp_path):
+    ranks = Ranks(warm, LONG, 1, tmp_path / "log.txt", HELD)
+    began = time.monotonic()
+    ranks.stop(0)
+    assert ranks.poll() == -signal.SIGKILL and time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("spawns", [True, False], ids=["spawned", "forked"])
+def test_ranks_die_with_a_nursery_that_is_shot(tmp_path, spawns):
+    nursery = Nursery(spawns=spawns, threads=1)
+    ranks = Ranks(nursery, LONG, 2, tmp_path / "log.txt", HELD)
+    pids = ranks._pids
+    assert all(map(lives, pids)) and ranks.poll() is None and nursery.is_alive
+    os.kill(nursery._process.pid, signal.SIGKILL)
+    wait(lambda: not any(map(lives, [*pids, nursery._process.pid])))
+    assert not nursery.is_alive and ranks.poll() == -signal.SIGKILL
+    with pytest.raises(LaunchError, match="the process that starts trials is gone"):
+        nursery.start(["--help"], {}, tmp_path / "log.txt")
+
+
+def test_a_nursery_that_is_closed_asks_its_ranks_to_end_first(tmp_path):
+    nursery = Nursery(spawns=True, threads=1)
+    ranks = Ranks(nursery, LONG, 2, tmp_path / "log.txt", HELD)
+    nursery.close()
+    assert not any(map(lives, ranks._pids)) and status_of(ranks) == -signal.SIGTERM
+
+
+def test_a_nursery_whose_worker_is_shot_has_its_ranks_save_and_ends(made, tmp_path):
+    run = tmp_path / "run"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom scemae.sweep.processes.rank_processes import Nursery\n"
+        "nursery = Nursery(spawns=False, threads=1)\n"
+        "print(nursery._process.pid, nursery.start(sys.argv[2:], {}, Path(sys.argv[1])), flush=True)\ntime.sleep(600)"
+    )
+    command = arguments(made, run, "optim.epochs=100000", "loop.save_every=100000")
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "log.txt", *command],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    pids = list(map(int, worker.stdout.readline().split()))
+    wait(lambda: read_metrics(run))
+    os.killpg(worker.pid, signal.SIGKILL)  # Ray ends a worker with its process group
+    worker.wait()
+    wait(lambda: not any(map(lives, pids)))
+    assert (
+        checkpoint.read_state(checkpoint.committed(run)[-1]).global_step
+        == read_metrics(run)[-1]["step"]
+        > 0
+    )
+
+
+def test_a_nursery_that_does_not_start_says_why(monkeypatch, tmp_path):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no such library >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with pytest.raises(
+        LaunchError, match="the process that starts trials ended with 3: no such library"
+    ):
+        Nursery(spawns=False, threads=1)
+
+
+# One trial at work.
+
+
+def order(made, sweep, *others, number=1):
+    trial = Trial(number, {"carb.eta": 0.1}, "random")
+    write_trial(sweep, trial)
+    return Order(
+        sweep,
+        trial,
+        arguments(made, trial.folder(sweep) / "run", *others),
+        1,
+        {"SCEMAE_JOB": "sweep-test"},
+    )
+
+
+def looks(work):
+    """All that a start has to tell: (step of the last look, outcome) each, and the last record."""
+    told = []
+    while True:
+        record, outcome = work.look()
+        told.append((record.curve[-1][0] if record.curve else 0, outcome))
+        if outcome != RUNNING:
+            return told, record
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nurseries, made, tmp_path_factory):
+    """Of a trial that nothing happens to: what it told, and its record."""
+    return looks(Work(order(made, tmp_path_factory.mktemp("undisturbed")), nurseries[False]))
+
+
+def first_look(work):
+    record, outcome = work.look()
+    assert outcome == RUNNING, record
+    return record
+
+
+def test_looks_come_in_order_and_the_last_when_all_has_ended_well(undisturbed):
+    told, record = undisturbed
+    assert told[-1] == (STEPS, FINISHED) and {outcome for _, outcome in told[:-1]} == {RUNNING}
+    assert [step for step, _ in told] == [
+        step for step, _ in record.curve
+    ]  # each, however fast they came
+    assert [step for step, _ in record.curve] == list(range(10, STEPS + 1, 10))
+    assert (record.starts, record.trained, record.total) == (1, STEPS, STEPS) and record.curve[-1][
+        1
+    ] == record.scores
+    assert set(record.scores) == {"different", "same", "cycle"}
+
+
+def test_a_trial_that_was_killed_goes_on_from_its_checkpoint_to_the_same_scores(
+    undisturbed, warm, made, tmp_path
+):
+    asked = order(made, tmp_path)
+    work = Work(asked, warm)
+    first_look(work)
+    owner = json.loads((asked.folder / "run" / "generations" / "0001" / "owner.json").read_text())
+    os.kill(owner["pid"], signal.SIGKILL)
+    _, record = looks(work)
+    assert (
+        record.reason == "killed by SIGKILL"
+        and work.look()[1] == KILLED
+        and 0 < record.step < STEPS
+    )
+    told, again = looks(Work(asked, warm))
+    assert (
+        told[-1] == (STEPS, FINISHED) and told[0][0] >= record.curve[-1][0]
+    )  # its last look is told again
+    assert (
+        again.starts == 2
+        and STEPS <= again.trained < 2 * STEPS
+        and again.curve == undisturbed[1].curve
+    )
+
+
+@pytest.mark.parametrize("every", [2, 10], ids=["between looks too", "at looks alone"])
+def test_a_trial_that_was_asked_to_stop_saves_and_loses_nothing(
+    undisturbed, warm, made, tmp_path, monkeypatch, every
+):
+    asked, stop = (
+        order(made, tmp_path, f"loop.log_every={every}"),
+        tmp_path / "stop",
+    )  # it stops where it logs
+    monkeypatch.setenv(STOP_FILE, str(stop))
+    work = Work(asked, warm)
+    first_look(work)
+    stop.touch()
+    told, record = looks(work)
+    run = asked.folder / "run"
+    assert (
+        told[-1][1] == ASKED
+        and checkpoint.read_state(checkpoint.committed(run)[-1]).global_step == record.step < STEPS
+    )
+    assert (
+        looks(Work(asked, warm))[0][-1][1] == ASKED and read_run(tmp_path, asked.trial).starts == 1
+    )  # none is started
+    stop.unlink()
+    told, again = looks(Work(asked, warm))
+    assert told[-1] == (STEPS, FINISHED) and (again.starts, again.trained) == (2, STEPS)
+    assert again.curve == undisturbed[1].curve
+
+
+def test_a_trial_that_was_closed_is_gone_and_can_go_on(warm, made, tmp_path):
+    asked = order(made, tmp_path)
+    work = Work(asked, warm)
+    first_look(work)
+    pid = json.loads((asked.folder / "run" / "generations" / "0001" / "owner.json").read_text())[
+        "pid"
+    ]
+    work.close()
+    assert not lives(pid) and looks(Work(asked, warm))[0][-1] == (STEPS, FINISHED)
+
+
+def test_a_trial_that_fails_gives_its_reason(warm, made, tmp_path):
+    _, record = looks(Work(order(made, tmp_path, "carb.clusters=500"), warm))
+    assert (
+        record.reason.startswith("scemae correspond: carb:")
+        and "at least 1 and 500 (carb.clusters)" in record.reason
+    )
+    told, record = looks(
+        Work(order(made, tmp_path, "probe_shards=null", "optim.epochs=2", number=2), warm)
+    )
+    assert (
+        told[-1][1] == FAILED and record.reason == "it has no score at its last step; see log.txt"
+    )
+
+
+def test_a_run_that_ended_before_its_last_probe_makes_up_for_it_once(warm, made, tmp_path):
+    sweep, trial = tmp_path, Trial(1, {}, "random")
+    command = arguments(made, trial.folder(sweep) / "run", "optim.epochs=4", "loop.probe_every=2")
+    assert status_of(Ranks(warm, command, 1, tmp_path / "log.txt", {})) == 0
+    whole = read_run(sweep, trial)
+    metrics = trial.folder(sweep) / "run" / "generations" / "0001" / "metrics.jsonl"
+    rows = [
+        row
+        for row in map(json.loads, metrics.read_text().splitlines())
+        if row["step"] != 4 or "probe_same" not in row
+    ]
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [step for step, _ in read_run(sweep, trial).curve] == [2]
+    for starts in (2, 3):
+        assert status_of(Ranks(warm, command, 1, tmp_path / "log.txt", {})) == 0
+        again = read_run(sweep, trial)
+        assert (again.curve, again.trained, again.starts) == (whole.curve, 4, starts)
+    assert (
+        sum("probe_same" in row and row["step"] == 4 for row in read_metrics(metrics.parents[2]))
+        == 1
+    )
