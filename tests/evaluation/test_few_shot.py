@@ -192,7 +192,9 @@ def test_stacks_that_memory_splits_give_the_same(monkeypatch):
         few_shot, "_train", lambda cells, *rest: sizes.append(len(cells)) or train(cells, *rest)
     )
     monkeypatch.setattr(
-        few_shot.host_memory, "available", lambda: 2 * 4 * 4 * 144 * (4 * 2 * 4 + 2 * 3 * 2) / 0.8 + 1
+        few_shot.host_memory,
+        "available",
+        lambda: 2 * 4 * 4 * 144 * (4 * 2 * 4 + 2 * 3 * 2) / 0.8 + 1,
     )
     monkeypatch.setattr(few_shot, "_seeds_at_once", lambda config, shape, device: [(0,), (4,)])
     assert np.allclose(measure(TINY).errors, whole, rtol=1e-4) and sizes == [2, 1, 2, 1]

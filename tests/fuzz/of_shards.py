@@ -100,11 +100,7 @@ def make_roomy(folder: Path) -> None:
 
 TARGETS = (
     Target(
-        "manifest",
-        make,
-        {f"train/{JSON}": mutate_json},
-        (read_all, describe, verify, fetch),
-        8_000,
+        "manifest", make, {f"train/{JSON}": mutate_json}, (read_all, describe, verify, fetch), 8_000
     ),
     Target(
         "index",
