@@ -160,7 +160,7 @@ def table(found: dict[str, list[float]]) -> list[dict]:
 
 def train(shards: str) -> None:
     """In a process of a case: for each number of seconds on stdin, train about so long and answer with steps per second."""
-    from scemae.config import config as configs
+    from scemae.config.load import load_config
     from scemae.data.order import Order
     from scemae.distributed.process_group import process_group
     from scemae.distributed.watchdog import watch
@@ -170,7 +170,7 @@ def train(shards: str) -> None:
 
     answers, sys.stdout = sys.stdout, sys.stderr
     with tempfile.TemporaryDirectory() as folder:
-        config = configs.load(
+        config = load_config(
             "pretrain", [*SETTINGS, f"run_dir={folder}/run", f"data.shards={shards}"]
         )
         with (

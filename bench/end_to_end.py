@@ -21,7 +21,7 @@ from torchvision import transforms
 from bench import runs, step
 from bench.peers import mae_plain
 from bench.repeat import interleave
-from scemae.config.schema import Data
+from scemae.config.schema.training import Data
 from scemae.data.augment import MEAN, STD
 from scemae.data.decode import ROWS
 from scemae.data.storage.shard_set import ShardSet, open_shards

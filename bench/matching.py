@@ -12,7 +12,7 @@ import time
 
 from bench import faces, machine
 from bench.repeat import interleave, summary
-from scemae.config import config
+from scemae.config.load import load_config
 from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.process_group import choose_device, keep_freed_memory, precision
 from scemae.evaluation.landmarks import features
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     dtype = precision(options.precision, device)
     if device.type == "cpu":
         keep_freed_memory()
-    model = config.load("pretrain", ["run_dir=-", f"model={options.model}"]).model
+    model = load_config("pretrain", ["run_dir=-", f"model={options.model}"]).model
     encoder = (
         Encoder(model.width, model.depth, model.heads)
         .to(device, dtype)

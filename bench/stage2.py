@@ -23,8 +23,8 @@ from torch import Tensor
 from bench import faces, machine, step
 from bench.peers import contrast_landmark
 from bench.repeat import interleave, ratio, summary
-from scemae.config import config as configs
-from scemae.config.schema import CorrespondConfig
+from scemae.config.load import load_config
+from scemae.config.schema.training import CorrespondConfig
 from scemae.data.frame_cache import open_frames
 from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Pipeline, correspondence_views
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
 
 def settings(options: argparse.Namespace, folder: Path, place: Place) -> CorrespondConfig:
     """The settings of `scemae correspond`."""
-    return configs.load(
+    return load_config(
         "correspond",
         [
             f"run_dir={folder}/run",
@@ -108,7 +108,7 @@ def settings(options: argparse.Namespace, folder: Path, place: Place) -> Corresp
 
 def backbone(model: str, place: Place, config: CorrespondConfig) -> Encoder:
     """A frozen encoder of this size, with random weights."""
-    sizes = configs.load("pretrain", ["run_dir=none", f"model={model}"])
+    sizes = load_config("pretrain", ["run_dir=none", f"model={model}"])
     built = networks.build_autoencoder(
         sizes.model, sizes.decoder, mask_ratio=0.75, norm_pix=False, seed=0
     )
@@ -299,7 +299,7 @@ def sizes(config: CorrespondConfig) -> list[dict]:
     """Bytes per view image and GB per view of CelebA, for each model at the paper's eta and K_c."""
     rows = []
     for model, eta in (("deit_tiny", 0.1), ("deit_small", 0.1), ("deit_base", 0.25)):
-        sizes = configs.load("pretrain", ["run_dir=none", f"model={model}"])
+        sizes = load_config("pretrain", ["run_dir=none", f"model={model}"])
         config.carb.eta = eta
         built = Encoder(sizes.model.width, 4, sizes.model.heads)
         fill = Fill(config, built, None, None, lambda: None)

@@ -13,8 +13,8 @@ from torch import nn
 from bench import machine
 from bench.peers import mae_plain
 from bench.repeat import interleave, ratio, summary
-from scemae.config import config as configs
-from scemae.config.schema import PretrainConfig
+from scemae.config.load import load_config
+from scemae.config.schema.training import PretrainConfig
 from scemae.distributed.process_group import Place, process_group
 from scemae.runs import networks
 from scemae.training import flops
@@ -114,7 +114,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def settings(options: argparse.Namespace, *overrides: str) -> PretrainConfig:
     """The settings of `scemae pretrain` at these sizes."""
-    return configs.load(
+    return load_config(
         "pretrain",
         [
             "run_dir=none",

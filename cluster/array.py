@@ -12,7 +12,7 @@ from dataclasses import replace
 from scemae.cluster import chain, status, submit
 from scemae.cluster.chain import Stage
 from scemae.config import checks
-from scemae.config.schema import SubmitConfig
+from scemae.config.schema.jobs import SubmitConfig
 from scemae.errors import ConfigError
 from scemae.runs.run_folder import own
 from scemae.sweep import command

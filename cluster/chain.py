@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 import scemae
-from scemae.config import config as settings
+from scemae.config.load import compose_yaml, load_config, to_yaml
 from scemae.config.locations import masked_all
-from scemae.config.schema import SubmitConfig
+from scemae.config.schema.jobs import SubmitConfig
 from scemae.errors import ConfigError
 from scemae.files import disk, documents
 from scemae.files.documents import Count, Job
@@ -64,7 +64,7 @@ def _stage(config: SubmitConfig, name: str) -> Stage:
         )
     folder = Path(config.run_dir).absolute() / name
     overrides = [*_links(config, name), *getattr(config, name)]
-    settings.load(
+    load_config(
         name, overrides, typed=True
     )  # a wrong setting is found now, not when the job starts
     if name == "evaluate":
@@ -134,10 +134,10 @@ def snapshot(config: SubmitConfig, stages: list[Stage]) -> None:
     """Copy the code and write every resolved config."""
     run_dir = Path(config.run_dir).absolute()
     copy_code(run_dir)
-    disk.write_text(run_dir / "submit.yaml", settings.to_yaml(config))
+    disk.write_text(run_dir / "submit.yaml", to_yaml(config))
     for stage in stages:
         if stage.name != "shards":
-            resolved = settings.compose(stage.name, stage.arguments[1:])
+            resolved = compose_yaml(stage.name, stage.arguments[1:])
             disk.write_text(run_dir / f"{stage.name}.yaml", resolved)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from scemae.cluster import chain, status
 from scemae.cluster.chain import CODE, JOBS, STAGES, Stage
-from scemae.config import config as settings
+from scemae.config.load import compose_yaml, load_config
 from scemae.config.locations import masked
-from scemae.config.schema import SubmitConfig
+from scemae.config.schema.jobs import SubmitConfig
 from scemae.config.values import as_list
 from scemae.errors import ConfigError, LaunchError, Preempted
 
@@ -57,9 +57,9 @@ def main(argv: list[str]) -> None:
     flags = {"--dry-run", "--cfg"}
     overrides = gather([word for word in argv if word not in flags])
     if "--cfg" in argv:
-        print(settings.compose("submit", overrides))
+        print(compose_yaml("submit", overrides))
         return
-    config = settings.load("submit", overrides, typed=True)
+    config = load_config("submit", overrides, typed=True)
     submit(config, chain.plan(config), dry_run="--dry-run" in argv)
 
 

@@ -269,12 +269,14 @@ def _tables(argv: list[str]) -> None:
 
 def _with_runs(argv: list[str]) -> list[str]:
     """The words that are neither options nor settings as runs=[...]. Raises ConfigError where one is no folder."""
-    from scemae.config import config, values
+    from scemae.config import values
+    from scemae.config.dotted import setting_names
+    from scemae.config.schema import SCHEMAS
 
     runs = [
         word
         for word in argv
-        if not word.startswith("-") and not _is_setting(config.keys(config.SCHEMAS["tables"]), word)
+        if not word.startswith("-") and not _is_setting(setting_names(SCHEMAS["tables"]), word)
     ]
     if missing := next((run for run in runs if not os.path.isdir(values.given_path(run))), None):
         raise ConfigError(
@@ -367,7 +369,8 @@ def _config(name: str, text: str, argv: list[str]):
     if "-h" in argv or "--help" in argv:
         print(text)
         return None
-    from scemae.config import config
+
+    from scemae.config.load import compose_yaml, load_config
 
     overrides = [part for part in argv if part != "--cfg"]
     if stray := [part for part in overrides if part.startswith("-")]:
@@ -376,9 +379,9 @@ def _config(name: str, text: str, argv: list[str]):
             f"name is ./{stray[0]})"
         )
     if "--cfg" in argv:
-        print(config.compose(name, overrides))
+        print(compose_yaml(name, overrides))
         return None
-    loaded = config.load(name, overrides, typed=True)
+    loaded = load_config(name, overrides, typed=True)
     if name in RANKS:
         Launch.read()  # before torch is imported
     from scemae.distributed.process_group import choose_device

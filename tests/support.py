@@ -101,7 +101,7 @@ def write_shards(
 
 def write_backbone(folder: Path) -> Path:
     """The run folder of a stage 1 with TINY's encoder that has learnt nothing: a backbone at once."""
-    from scemae.config.schema import Decoder, Model
+    from scemae.config.schema.training import Decoder, Model
     from scemae.interop import adopt
     from scemae.runs import networks
 

@@ -18,7 +18,7 @@ from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from scemae.config.schema import Decoder, Model
+from scemae.config.schema.training import Decoder, Model
 
 
 class LightlyMae(nn.Module):

@@ -8,7 +8,7 @@ the loss throws the visible ones away. Only the sizes are ours (DeiT widths, pat
 import torch
 from torch import Tensor, nn
 
-from scemae.config.schema import Decoder, Model
+from scemae.config.schema.training import Decoder, Model
 from scemae.models.vit import sincos_positions
 
 

@@ -2,14 +2,9 @@
 
 from typing import Any
 
-from scemae.config.schema import (
-    CorrespondConfig,
-    EvaluateConfig,
-    PretrainConfig,
-    SubmitConfig,
-    SweepConfig,
-    TablesConfig,
-)
+from scemae.config.schema.evaluation import EvaluateConfig, TablesConfig
+from scemae.config.schema.jobs import SubmitConfig, SweepConfig
+from scemae.config.schema.training import CorrespondConfig, PretrainConfig
 from scemae.errors import ConfigError
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from scemae.config.schema import Data, Runtime
+from scemae.config.schema.training import Data, Runtime
 from scemae.data.augment import to_device
 from scemae.data.decode import Streaming, digests
 from scemae.data.nvjpeg import NvJpeg

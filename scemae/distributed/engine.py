@@ -19,7 +19,7 @@ from deepspeed.runtime.zero import GatheredParameters, stage3, stage_1_and_2
 from deepspeed.utils import logger, safe_get_full_fp32_param
 from torch import Tensor, distributed, nn
 
-from scemae.config.schema import Optim, Runtime
+from scemae.config.schema.training import Optim, Runtime
 from scemae.distributed import master_weights, tf32, zero_state
 from scemae.distributed.process_group import Place, precision
 

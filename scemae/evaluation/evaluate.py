@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scemae.config.locations import masked
-from scemae.config.schema import EvaluateConfig
+from scemae.config.schema.evaluation import EvaluateConfig
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed import tf32
 from scemae.distributed.process_group import (

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from scemae.config.schema import Carb, Method
+from scemae.config.schema.training import Carb, Method
 from scemae.errors import CheckpointError
 from scemae.evaluation.landmarks import features, matching
 from scemae.evaluation.landmarks.features import Head, Trunk

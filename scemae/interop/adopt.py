@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from scemae.config import config
-from scemae.config.schema import Model
+from scemae.config.load import configs_dir, load_config
+from scemae.config.schema.training import Model
 from scemae.config.values import given_path
 from scemae.errors import ConfigError, RunFolderError
 from scemae.files import disk
@@ -97,10 +97,10 @@ def main(argv: list[str]) -> None:
 
 def find_model(name: str) -> Model:
     """The shape of configs/model/`name`.yaml. Raises ConfigError."""
-    known = sorted(path.stem for path in (config.configs_dir() / "model").glob("*.yaml"))
+    known = sorted(path.stem for path in (configs_dir() / "model").glob("*.yaml"))
     if name not in known:
         raise ConfigError(f"--model: found {name!r}, needed one of {', '.join(known)}")
-    return config.load("pretrain", ["run_dir=-", f"model={name}"]).model
+    return load_config("pretrain", ["run_dir=-", f"model={name}"]).model
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

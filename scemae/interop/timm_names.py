@@ -15,7 +15,7 @@ from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from scemae.config.schema import Model
+from scemae.config.schema.training import Model
 from scemae.data.augment import MEAN, STD
 from scemae.errors import CheckpointError
 from scemae.models.vit import Encoder, sincos_positions

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from scemae import methods
-from scemae.config.schema import Method
+from scemae.config.schema.training import Method
 from scemae.distributed import zero_state
 from scemae.errors import CheckpointError, ConfigError
 from scemae.files import documents

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from scemae.config.config import SCHEMAS
 from scemae.config.locations import masked_all
+from scemae.config.schema import SCHEMAS
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.errors import RunFolderError, ScemaeError
 from scemae.files import documents

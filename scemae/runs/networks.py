@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from scemae.config.schema import Carb, Decoder, Method, Model
+from scemae.config.schema.training import Carb, Decoder, Method, Model
 from scemae.errors import CheckpointError, ConfigError
 from scemae.files import documents
 from scemae.files.documents import Count

@@ -17,7 +17,7 @@ from typing import Any
 
 import scemae
 from scemae import __version__
-from scemae.config.config import to_yaml
+from scemae.config.load import to_yaml
 from scemae.config.locations import masked, masked_all, without_secrets
 from scemae.distributed import tf32
 from scemae.distributed.process_group import Place, agree, is_lost_rank

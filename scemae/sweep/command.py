@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from scemae.config import config as settings
+from scemae.config.load import compose_yaml
 from scemae.distributed.launchers import number
 from scemae.errors import ConfigError, LaunchError, RunFolderError
 from scemae.runs import generations, run_folder
@@ -59,9 +59,7 @@ def main(words: list[str]) -> None:
     flags = [word for word in words if word.startswith("-")]
     rest = [word for word in words if not word.startswith("-")]
     if "--cfg" in flags:
-        print(
-            settings.compose("sweep", [word for word in rest if not word.startswith(sweeps.STAGES)])
-        )
+        print(compose_yaml("sweep", [word for word in rest if not word.startswith(sweeps.STAGES)]))
     elif flags in (["--join"], ["--page"], ["--page", "--out"]):
         if len(rest) != len(flags) or not all(rest) or not (Path(rest[0]) / sweeps.FILE).is_file():
             raise ConfigError(

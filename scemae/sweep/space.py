@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from scemae.config import checks
-from scemae.config import config as settings
-from scemae.config.schema import Space as Settings
+from scemae.config.dotted import setting_names
+from scemae.config.schema import SCHEMAS
+from scemae.config.schema.jobs import Space as Settings
 from scemae.errors import ConfigError
 
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -165,8 +166,8 @@ class Space:
 def read(found: Settings) -> Space:
     """Check a space as configs/space has it. Raises ConfigError in one sentence."""
     checks.one_of("space.stage", found.stage, ("pretrain", "correspond"))
-    schema = settings.SCHEMAS[found.stage]
-    known = settings.keys(schema)
+    schema = SCHEMAS[found.stage]
+    known = setting_names(schema)
     parameters = []
     for name, leaf in _leaves(found.parameters, ""):
         if name not in known and not name.startswith("method.settings."):

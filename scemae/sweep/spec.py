@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from scemae.config import checks, locations
-from scemae.config import config as settings
 from scemae.config import values as spelling
-from scemae.config.config import get, put
-from scemae.config.schema import SweepConfig
+from scemae.config.dotted import flatten, get_setting, set_setting
+from scemae.config.load import load_config, reload_config, to_yaml
+from scemae.config.schema import SCHEMAS
+from scemae.config.schema.jobs import SweepConfig
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed.process_group import choose_device
 from scemae.errors import ConfigError, RunFolderError
@@ -81,14 +82,14 @@ class Sweep:
     @cached_property
     def settings(self) -> Any:
         """The stage's settings without a sweep: those of trial 0."""
-        return settings.load(
+        return load_config(
             self.stage, [*self.base, f"run_dir={self.folder / 'trials'}"], typed=self.is_typed
         )
 
     @cached_property
     def paper(self) -> Values:
         """Trial 0: what the swept settings are by themselves."""
-        return {name: get(self.settings, name) for name in self.names}
+        return {name: get_setting(self.settings, name) for name in self.names}
 
     @cached_property
     def spawns(self) -> bool:
@@ -154,7 +155,7 @@ class Sweep:
         """The stage's settings with `values`. Raises ConfigError where they contradict each other."""
         found = copy.deepcopy(self.settings)
         for name, value in values.items():
-            put(found, name, value)
+            set_setting(found, name, value)
         checks.check(found)
         return found
 
@@ -180,10 +181,7 @@ class Sweep:
 
     def as_words(self, values: Values) -> list[str]:
         """key=value for each."""
-        return [
-            spelling.word(settings.SCHEMAS[self.stage], name, value)
-            for name, value in values.items()
-        ]
+        return [spelling.word(SCHEMAS[self.stage], name, value) for name, value in values.items()]
 
     @property
     def has_own_selection(self) -> bool:
@@ -213,7 +211,7 @@ class Sweep:
 
     def fingerprint(self) -> dict:
         """What a sweep folder's trials have in common, wherever things lie; another one is another sweep."""
-        config, found = self.config, settings.flat(self.settings)
+        config, found = self.config, flatten(self.settings)
         looks = self.open(self.settings.probe_shards)
         mine = {
             **{
@@ -300,7 +298,7 @@ class Sweep:
 
     def _write_settings(self) -> None:
         """sweep.yaml, from which `reopen` takes what may change from start to start: trials, retries, paths."""
-        disk.write_text(self.folder / "sweep.yaml", settings.to_yaml(self.config))
+        disk.write_text(self.folder / "sweep.yaml", to_yaml(self.config))
 
     def records(self) -> list[Record]:
         """Its trials so far, in order."""
@@ -319,7 +317,7 @@ def load(words: list[str]) -> Sweep:
     """A sweep from the words of its command: pretrain.KEY=VALUE and correspond.KEY=VALUE are added to every trial's settings.
     Raises ConfigError."""
     own = [word for word in words if not word.startswith(STAGES)]
-    config = settings.load("sweep", own, typed=True)
+    config = load_config("sweep", own, typed=True)
     for word in words:
         stage, _, setting = word.partition(".")
         if word.startswith(STAGES):
@@ -330,7 +328,7 @@ def load(words: list[str]) -> Sweep:
 def reopen(folder: Path) -> Sweep:
     """The sweep that lies in a folder, which may have moved. Raises RunFolderError."""
     found = read_file(folder / FILE)
-    config = settings.reload("sweep", folder / "sweep.yaml")
+    config = reload_config("sweep", folder / "sweep.yaml")
     config.run_dir = str(folder)
     return replace(read(config), identity=found["identity"])
 

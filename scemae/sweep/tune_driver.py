@@ -24,7 +24,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from scemae.config.schema import TrialShare
+from scemae.config.schema.jobs import TrialShare
 from scemae.errors import ScemaeError
 from scemae.process import streams
 from scemae.runs.generations import Generation

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from scemae.config.config import to_yaml
-from scemae.config.schema import CorrespondConfig, PretrainConfig
+from scemae.config.load import to_yaml
+from scemae.config.schema.training import CorrespondConfig, PretrainConfig
 from scemae.data.decode import Streaming, consumed_frames
 from scemae.data.order import Order
 from scemae.data.storage.shard_set import ShardSet

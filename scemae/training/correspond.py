@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from scemae.config.schema import Carb, CorrespondConfig
+from scemae.config.schema.training import Carb, CorrespondConfig
 from scemae.data.frame_cache import open_frames
 from scemae.data.geometry import INPUT
 from scemae.data.order import Order, Slice

@@ -11,7 +11,7 @@ import time
 import torch
 from torch import distributed
 
-from scemae.config.schema import Carb, Decoder, Model
+from scemae.config.schema.training import Carb, Decoder, Model
 from scemae.distributed.process_group import Place, barrier
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from scemae.config.schema import PretrainConfig
+from scemae.config.schema.training import PretrainConfig
 from scemae.data.frame_cache import open_frames
 from scemae.data.order import Order
 from scemae.data.pipeline import Pipeline, Views, pretraining_views

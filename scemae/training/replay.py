@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from scemae.config.schema import Carb
+from scemae.config.schema.training import Carb
 from scemae.config.values import given_path
 from scemae.data.order import Slice
 from scemae.data.pipeline import Batch, correspondence_views, pretraining_views

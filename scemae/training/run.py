@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from scemae.config.locations import masked
-from scemae.config.schema import CorrespondConfig, Data, Loop, Optim, PretrainConfig, Runtime
+from scemae.config.schema.training import (
+    CorrespondConfig,
+    Data,
+    Loop,
+    Optim,
+    PretrainConfig,
+    Runtime,
+)
 from scemae.data.order import ORDER_VERSION, Order, Slice, accumulation_steps
 from scemae.data.pipeline import Consumed
 from scemae.data.storage.shard_set import ShardSet

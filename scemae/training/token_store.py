@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scemae.config.schema import CorrespondConfig
+from scemae.config.schema.training import CorrespondConfig
 from scemae.data.augment import to_device
 from scemae.data.frame_cache import open_frames
 from scemae.data.order import Order, Slice

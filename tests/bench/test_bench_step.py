@@ -8,14 +8,14 @@ import torch
 from bench import attention, machine, step
 from bench.peers import mae_plain
 from bench.repeat import interleave, ratio, summary
-from scemae.config import config as configs
+from scemae.config.load import load_config
 from scemae.runs.networks import build_autoencoder
 from tests.support import TINY
 
 
 @pytest.fixture
 def config():
-    return configs.load("pretrain", ["run_dir=none", *TINY])
+    return load_config("pretrain", ["run_dir=none", *TINY])
 
 
 def peer(name, config):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from bench import gpu, job, machine, needs
-from scemae.config import config
+from scemae.config.load import load_config
 from tests.support import REPO
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -170,7 +170,7 @@ def test_every_command_of_a_gpu_script_composes(tmp_path, monkeypatch, script, s
     commands = [words[words.index("scemae") + 1 :] for words in asked]
     for name, *overrides in commands:
         if name != "report":
-            config.load(name, overrides)
+            load_config(name, overrides)
     assert len([name for name, *_ in commands if name != "report"]) == stages
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from scemae.cluster import chain, submit
-from scemae.config import config
+from scemae.config.load import load_config
 from scemae.errors import ConfigError
 from tests.support import REPO, TINY, scemae, write_shards
 
 
 def planned(run_dir, *words):
     """The stages of a chain, planned as the command does."""
-    return chain.plan(config.load("submit", submit.gather([f"run_dir={run_dir}", *words])))
+    return chain.plan(load_config("submit", submit.gather([f"run_dir={run_dir}", *words])))
 
 
 def test_settings_of_a_stage_are_gathered():
@@ -33,7 +33,7 @@ def test_settings_of_a_stage_are_gathered():
         "cluster.nodes=2",
         'pretrain=["model=deit_tiny","data.scale=[0.2,1.0]"]',
     ]
-    loaded = config.load("submit", words)
+    loaded = load_config("submit", words)
     assert (
         loaded.pretrain == ["model=deit_tiny", "data.scale=[0.2,1.0]"] and loaded.cluster.nodes == 2
     )
@@ -101,14 +101,14 @@ def test_a_dry_run_prints_the_jobs_and_writes_nothing(tmp_path, monkeypatch):
 
 
 def test_jobs_run_from_a_snapshot(tmp_path):
-    loaded = config.load("submit", [f"run_dir={tmp_path}", "stages=[pretrain]"])
+    loaded = load_config("submit", [f"run_dir={tmp_path}", "stages=[pretrain]"])
     chain.snapshot(loaded, chain.plan(loaded))
     code = tmp_path / "code"
     found = subprocess.run(
         [
             sys.executable,
             "-c",
-            "import scemae, scemae.shards.write as s, scemae.cluster.submit as c, scemae.config.config as f\n"
+            "import scemae, scemae.shards.write as s, scemae.cluster.submit as c, scemae.config.load as f\n"
             "print(scemae.__file__, s.__file__, c.__file__, f.configs_dir(), sep='\\n')",
         ],
         capture_output=True,

@@ -2,35 +2,37 @@
 
 import pytest
 
-from scemae.config import config
+from scemae.config.dotted import setting_names
+from scemae.config.load import configs_dir, load_config
+from scemae.config.schema import SCHEMAS
 from scemae.errors import ConfigError
 
 
-@pytest.mark.parametrize("name", sorted(config.SCHEMAS))
+@pytest.mark.parametrize("name", sorted(SCHEMAS))
 def test_every_default_config_composes(name):
     required = [
-        f"{key}=x" for key in ("run_dir", "backbone") if key in config.keys(config.SCHEMAS[name])
+        f"{key}=x" for key in ("run_dir", "backbone") if key in setting_names(SCHEMAS[name])
     ]
-    assert config.load(name, required)
+    assert load_config(name, required)
 
 
-EXPERIMENTS = sorted((config.configs_dir() / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted((configs_dir() / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_composes(path):
     name = path.stem.split("_")[-1]
     required = [
-        f"{key}=x" for key in ("run_dir", "backbone") if key in config.keys(config.SCHEMAS[name])
+        f"{key}=x" for key in ("run_dir", "backbone") if key in setting_names(SCHEMAS[name])
     ]
-    assert config.load(name, [f"experiment={path.stem}", *required])
+    assert load_config(name, [f"experiment={path.stem}", *required])
     assert path.read_text().startswith("# @package _global_\n# scemae ")
 
 
 def test_the_defaults_are_the_papers():
     stage_1, stage_2 = (
-        config.load("pretrain", ["run_dir=x"]),
-        config.load("correspond", ["run_dir=x", "backbone=y"]),
+        load_config("pretrain", ["run_dir=x"]),
+        load_config("correspond", ["run_dir=x", "backbone=y"]),
     )
     assert (stage_1.optim.epochs, stage_1.optim.global_batch_size, stage_1.optim.lr) == (
         400,
@@ -49,7 +51,7 @@ def test_the_defaults_are_the_papers():
 
 
 def test_a_group_is_chosen_by_name_and_a_value_set_beside_it():
-    loaded = config.load(
+    loaded = load_config(
         "pretrain", ["run_dir=x", "model=deit_base", "decoder=light", "decoder.depth=3"]
     )
     assert (loaded.model.width, loaded.decoder.width, loaded.decoder.depth) == (768, 128, 3)
@@ -74,7 +76,7 @@ def test_a_group_is_chosen_by_name_and_a_value_set_beside_it():
 )
 def test_a_bad_setting_is_named_in_one_sentence(override, sentence):
     with pytest.raises(ConfigError) as caught:
-        config.load("pretrain", ["run_dir=x", override])
+        load_config("pretrain", ["run_dir=x", override])
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -82,7 +84,7 @@ def test_a_value_that_must_be_given_is_asked_for():
     with pytest.raises(
         ConfigError, match="found no value for backbone, run_dir; give backbone=..."
     ):
-        config.load("correspond", [])
+        load_config("correspond", [])
 
 
 @pytest.mark.parametrize(
@@ -90,4 +92,4 @@ def test_a_value_that_must_be_given_is_asked_for():
 )
 def test_a_bad_carb_is_refused(override, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        config.load("correspond", ["run_dir=x", "backbone=y", override])
+        load_config("correspond", ["run_dir=x", "backbone=y", override])

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -12,7 +13,7 @@ import yaml
 
 from scemae import cli
 from scemae.cluster import chain, submit
-from scemae.config import config
+from scemae.config.load import load_config, reload_config
 from scemae.config.locations import Typed, below, cache_name, is_masked, masked
 from scemae.data.storage import url_program
 from scemae.data.storage.shard_set import open_shards
@@ -49,7 +50,7 @@ def test_a_program_is_run_for_a_typed_location_alone(location, tmp_path):
 
 def test_a_typed_command_is_copied_and_read_from_the_cache_by_what_was_written_down(tmp_path):
     folder, cache = write_shards(tmp_path / "shards", 4), str(tmp_path / "cache")
-    typed = config.load(
+    typed = load_config(
         "pretrain",
         ["run_dir=x", f"data.shards=pipe:cat {folder}", f"data.cache_dir={cache}"],
         typed=True,
@@ -76,7 +77,7 @@ def test_a_command_in_a_file_of_settings_is_refused(trap, tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match="own.yaml: .*found pipe:, which runs a program"):
-            config.load(name, [f"experiment={path}", "run_dir=x"], typed=True)
+            load_config(name, [f"experiment={path}", "run_dir=x"], typed=True)
     for text in (
         "cluster: {setup: [evil]}",
         "cluster: {container: evil}",
@@ -84,11 +85,11 @@ def test_a_command_in_a_file_of_settings_is_refused(trap, tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match="own.yaml: found cluster.*, which jobs run"):
-            config.load("submit", [f"experiment={path}", "run_dir=x"], typed=True)
+            load_config("submit", [f"experiment={path}", "run_dir=x"], typed=True)
     with pytest.raises(
         ConfigError, match="data.shards: found pipe:"
     ):  # settings that no user typed
-        config.load("pretrain", [f"data.shards={trap}", "run_dir=x"])
+        load_config("pretrain", [f"data.shards={trap}", "run_dir=x"])
 
 
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "x${oc.env:HOME}", "${seed}"])
@@ -96,8 +97,8 @@ def test_nothing_is_filled_into_a_file_of_settings(value, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(f"data:\n  shards: http://x/{value}\n")
     for load in (
-        lambda: config.load("pretrain", [f"experiment={path}", "run_dir=x"], typed=True),
-        lambda: config.reload("pretrain", path),
+        lambda: load_config("pretrain", [f"experiment={path}", "run_dir=x"], typed=True),
+        lambda: reload_config("pretrain", path),
     ):
         with pytest.raises(
             ConfigError, match=r"own.yaml: data.shards: found \$\{...\}, which is not filled in"
@@ -108,10 +109,10 @@ def test_nothing_is_filled_into_a_file_of_settings(value, tmp_path):
 def test_a_foreign_sweep_runs_nothing(trap, tmp_path):
     folder = tmp_path / "sweep"
     folder.mkdir()
-    loaded = config.load("sweep", [f"run_dir={folder}"])
+    loaded = load_config("sweep", [f"run_dir={folder}"])
     loaded.correspond = ["backbone=y", f"data.shards={trap}"]
     (folder / "sweep.json").write_text('{"identity": "x"}')
-    (folder / "sweep.yaml").write_text(yaml.safe_dump(config.asdict(loaded)))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(asdict(loaded)))
     with pytest.raises(ConfigError, match="sweep.yaml: correspond: found pipe:"):
         sweeps.reopen(folder)
     mine = sweeps.load([f"run_dir={folder}", "correspond.backbone=y"])
@@ -222,7 +223,7 @@ def told(folder):
 
 def test_a_run_folder_holds_no_secret_and_its_command_can_be_typed_again(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["scemae", "pretrain", "run_dir=Mü (x)", *WORDS])
-    loaded = config.load("pretrain", [f"run_dir={tmp_path}", *WORDS], typed=True)
+    loaded = load_config("pretrain", [f"run_dir={tmp_path}", *WORDS], typed=True)
     assert loaded.data.shards == WORDS[0].partition("=")[2]  # what is opened is what was typed
     for _ in range(2):  # a second start carries on what the first wrote
         run_folder.describe(tmp_path, "pretrain", loaded, backbone="https://user:s3cret@h/x")
@@ -255,7 +256,7 @@ def test_a_chain_and_a_sweep_hold_no_secret(tmp_path, capsys):
         *(f"pretrain.{word}" for word in WORDS),
     ]
     submit.main([*words, "--dry-run"])
-    loaded = config.load("submit", submit.gather(words), typed=True)
+    loaded = load_config("submit", submit.gather(words), typed=True)
     stages = chain.plan(loaded)
     assert stages[0].arguments[2:] == WORDS  # what a job gets is what was typed
     (tmp_path / "chain").mkdir()

@@ -12,7 +12,10 @@ import pytest
 
 from scemae import cli
 from scemae.cluster import chain, submit
-from scemae.config import config, values
+from scemae.config import load, values
+from scemae.config.dotted import get_setting, setting_names
+from scemae.config.load import _choice, _is_group, _settings, load_config, reload_config, to_yaml
+from scemae.config.schema import SCHEMAS
 from scemae.errors import ConfigError
 from scemae.evaluation.photographs import detect, match
 from scemae.faces import demo
@@ -62,10 +65,10 @@ def test_a_path_is_taken_as_it_is_typed_and_written_so_that_it_is_read_again(chu
             PLAIN[chunk * 5 :] + PLAIN,
         )
     )
-    found = config.load("pretrain", [f"{key}={name}" for key, name in given.items()], typed=True)
-    assert {key: config.get(found, key) for key in given} == given
-    (tmp_path / "config.yaml").write_text(config.to_yaml(found))
-    assert config.reload("pretrain", tmp_path / "config.yaml") == found
+    found = load_config("pretrain", [f"{key}={name}" for key, name in given.items()], typed=True)
+    assert {key: get_setting(found, key) for key in given} == given
+    (tmp_path / "config.yaml").write_text(to_yaml(found))
+    assert reload_config("pretrain", tmp_path / "config.yaml") == found
 
 
 def test_a_list_of_paths_is_read_as_it_is_written():
@@ -93,24 +96,22 @@ def test_a_file_of_settings_lies_anywhere_and_names_any_path(tmp_path, name):
     path.write_text(
         f"run_dir: {folder!s:}\n" if name == "Mü (x)" else "run_dir: pr/日本\n", encoding="utf8"
     )
-    found = config.load("correspond", [f"experiment={path}", f"backbone={folder}"], typed=True)
+    found = load_config("correspond", [f"experiment={path}", f"backbone={folder}"], typed=True)
     assert found.run_dir == (
         str(folder) if name == "Mü (x)" else "pr/日本"
     ) and found.backbone == str(folder)
     path.write_text("stage: pretrain\nparameters:\n  mask_ratio: {low: 0.1, high: 0.5}\n")
-    assert config.load("sweep", ["run_dir=x", f"space={path}"]).space.stage == "pretrain"
+    assert load_config("sweep", ["run_dir=x", f"space={path}"]).space.stage == "pretrain"
 
 
-@pytest.mark.parametrize("name", sorted(config.SCHEMAS))
+@pytest.mark.parametrize("name", sorted(SCHEMAS))
 def test_an_empty_value_is_refused_for_every_setting(name):
-    for key in config.keys(config.SCHEMAS[name]):
+    for key in setting_names(SCHEMAS[name]):
         with pytest.raises(
             ConfigError, match=f"^{re.escape(key)}: found (nothing behind|'', one of)"
         ):
-            kind = values.kind_of(config.SCHEMAS[name], key)
-            config._choice(key, "") if config._is_group(name, key) else values.value_of(
-                key, kind, ""
-            )
+            kind = values.kind_of(SCHEMAS[name], key)
+            _choice(key, "") if _is_group(name, key) else values.value_of(key, kind, "")
 
 
 @pytest.mark.parametrize(
@@ -155,12 +156,12 @@ def test_an_empty_path_is_refused_by_every_command(parse):
 )
 def test_what_is_no_value_is_refused_without_advice_that_does_not_exist(word, sentence):
     with pytest.raises(ConfigError, match=sentence) as caught:
-        config.load("pretrain", ["run_dir=x", word], typed=True)
+        load_config("pretrain", ["run_dir=x", word], typed=True)
     assert "multirun" not in str(caught.value)
 
 
 def test_values_of_all_other_kinds_are_read_as_before():
-    found = config.load(
+    found = load_config(
         "tables",
         [
             "run_dir=x",
@@ -179,7 +180,7 @@ def test_values_of_all_other_kinds_are_read_as_before():
         ["one folder"],
         1e-4,
     )
-    found = config.load(
+    found = load_config(
         "pretrain",
         [
             "run_dir=x",
@@ -202,9 +203,9 @@ def test_values_of_all_other_kinds_are_read_as_before():
 def test_the_checkout_lies_in_any_folder(tmp_path, monkeypatch):
     for name in ("Mü (x) [a,b]", "a=b 'c' $d", "%20#;"):
         shutil.copytree(REPO / "configs", tmp_path / name / "configs")
-        monkeypatch.setattr(config, "configs_dir", lambda: tmp_path / name / "configs")
+        monkeypatch.setattr(load, "configs_dir", lambda: tmp_path / name / "configs")
         assert (
-            config.load(
+            load_config(
                 "pretrain", ["run_dir=x", "experiment=demo_pretrain", "model=deit_tiny"]
             ).model.width
             == 192
@@ -213,7 +214,7 @@ def test_the_checkout_lies_in_any_folder(tmp_path, monkeypatch):
 
 def read(command):
     """The settings of a command as it would read its own words."""
-    return dict(config._settings(command[0], command[1:], True))
+    return dict(_settings(command[0], command[1:], True))
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -332,7 +333,7 @@ def test_a_job_script_says_what_was_typed(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCEMAE_HOME", "x")
     folder = Path(name).absolute()
-    loaded = config.load("submit", [f"run_dir={name}", "stages=[pretrain]"], typed=True)
+    loaded = load_config("submit", [f"run_dir={name}", "stages=[pretrain]"], typed=True)
     stage = chain.Stage(
         "pretrain",
         ["pretrain", f"run_dir={folder}", f"data.shards={name}"],

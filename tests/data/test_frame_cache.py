@@ -44,11 +44,11 @@ def test_the_gpu_tier_without_a_gpu_is_refused():
 LOOK = """
 import sys, hashlib, numpy as np
 from pathlib import Path
-from scemae.config import config
+from scemae.config.load import load_config
 from scemae.data import frame_cache
 from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.process_group import process_group
-settings = config.load("pretrain", ["run_dir=x", "data.frame=96", "runtime.tier=host"])
+settings = load_config("pretrain", ["run_dir=x", "data.frame=96", "runtime.tier=host"])
 with process_group("cpu") as place:
     source = frame_cache.open_frames(open_shards(sys.argv[1]), settings.data, settings.runtime, place, images=10**6)
     found, pixels = source.frames(np.arange(20)[::-1])

@@ -15,7 +15,7 @@ from deepspeed.accelerator import get_accelerator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scemae.config import config
+from scemae.config.load import load_config
 from scemae.distributed import engine as engines
 from scemae.distributed.process_group import Place, process_group
 from scemae.methods import registry
@@ -124,7 +124,7 @@ def place():
 
 
 def start(place, *options, accumulation=2):
-    settings = config.load("pretrain", [*TINY, "run_dir=none", "runtime.compile=false", *options])
+    settings = load_config("pretrain", [*TINY, "run_dir=none", "runtime.compile=false", *options])
     module = networks.build_autoencoder(
         settings.model, settings.decoder, mask_ratio=0.75, norm_pix=False, seed=0
     )
@@ -360,7 +360,7 @@ def stage_2(name):
 
 
 def own(name):
-    settings = config.load("pretrain", ["run_dir=none", f"model={name}"])
+    settings = load_config("pretrain", ["run_dir=none", f"model={name}"])
     module = networks.build_autoencoder(
         settings.model, settings.decoder, mask_ratio=0.75, norm_pix=False, seed=0
     )
@@ -401,7 +401,7 @@ def test_attention_and_adam_are_fused_where_they_can_be(place):
 
 
 def test_one_rank_needs_no_zero_and_several_take_stage_1(place):
-    runtime = config.load("pretrain", ["run_dir=none"]).runtime
+    runtime = load_config("pretrain", ["run_dir=none"]).runtime
     assert [engines.zero_stage(runtime, Place(0, ranks, place.device)) for ranks in (1, 2)] == [
         0,
         1,

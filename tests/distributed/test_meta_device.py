@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scemae.config import config
+from scemae.config.load import load_config
 from scemae.data import pipeline
 from scemae.data.frame_cache import OnDevice, Resident, row_bytes
 from scemae.data.order import Slice
@@ -48,7 +48,7 @@ def rival(name, stage, *trunk, **size):
 def stage_1(name):
     """A method's module, and what cuts its views."""
     if name == "mae":
-        given = config.load("pretrain", ["run_dir=none"])
+        given = load_config("pretrain", ["run_dir=none"])
         module = networks.build_autoencoder(
             given.model, given.decoder, mask_ratio=0.75, norm_pix=True, seed=0
         )
@@ -62,7 +62,7 @@ def stage_1(name):
 def stage_2(name):
     """A method's module, and what its frozen trunk makes of the views of a batch."""
     if name == "carb":
-        given = config.load("correspond", ["run_dir=none", "backbone=none"]).carb
+        given = load_config("correspond", ["run_dir=none", "backbone=none"]).carb
         encoder = Encoder(384, 12, 6).requires_grad_(False)
         module = on_meta(correspond.build(given, encoder))
         on_meta(encoder)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scemae.config import config
+from scemae.config.load import load_config
 from scemae.distributed import engine, tf32
 from scemae.distributed.process_group import Place, choose_device, precision
 from scemae.errors import ConfigError
@@ -27,7 +27,7 @@ def torch_as_it_starts():
 
 
 def settings(kind):
-    return config.load("pretrain", [*TINY, "run_dir=none", f"runtime.precision={kind}"])
+    return load_config("pretrain", [*TINY, "run_dir=none", f"runtime.precision={kind}"])
 
 
 def test_choosing_a_device_turns_rounding_off():
@@ -77,7 +77,7 @@ def test_errors_measured_during_a_training_that_rounds_are_not_rounded(monkeypat
 
 def test_what_measures_cannot_be_told_to_round():
     with pytest.raises(ConfigError, match="runtime.precision: found tf32"):
-        config.load("evaluate", ["run_dir=none", "runtime.precision=tf32"])
+        load_config("evaluate", ["run_dir=none", "runtime.precision=tf32"])
 
 
 def test_a_run_does_not_go_on_in_another_precision():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from scemae.config import config
+from scemae.config.load import load_config
 from scemae.data.augment import MEAN, STD, normalise
 from scemae.errors import RunFolderError
 from scemae.evaluation import evaluate
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
     """A folder of shards, both stages and an evaluation of them; its tests leave it as it is."""
     root = tmp_path_factory.mktemp("report")
     shards, mae, carb = write_shards(root / "shards", 8), root / "mae", root / "carb"
-    first = config.load(
+    first = load_config(
         "pretrain", [*TINY, f"run_dir={mae}", f"data.shards={shards}", "optim.global_batch_size=4"]
     )
     model = networks.build_autoencoder(
@@ -73,7 +73,7 @@ def folder(tmp_path_factory):
             "norm_pix": False,
         },
     )
-    second = config.load(
+    second = load_config(
         "correspond", [f"run_dir={carb}", f"backbone={mae}", f"data.shards={shards}", "carb.dim=16"]
     )
     save_run(
@@ -89,7 +89,7 @@ def folder(tmp_path_factory):
         backbone=str(checkpoint.path_of(mae, 7, 1)),
     )
     evaluate.main(
-        config.load(
+        load_config(
             "evaluate",
             [
                 f"run_dir={root / 'eval'}",
@@ -203,7 +203,7 @@ def test_moved_runs_are_found_beside_the_evaluation(folder, tmp_path):
 
 def test_an_evaluation_without_a_model_still_has_its_page(folder, tmp_path):
     evaluate.main(
-        config.load(
+        load_config(
             "evaluate", [f"run_dir={tmp_path}", f"matching.shards={folder / 'shards'}", "stride=8"]
         )
     )

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from scemae.cluster import chain, status
-from scemae.config import config
+from scemae.config.load import _in_file, configs_dir, load_config
 from scemae.data.storage.manifest import read_manifest
 from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.report import report
@@ -61,7 +61,7 @@ RESULTS = {
 def make(root: Path) -> None:
     """A run of stage 1 with one checkpoint, and an evaluation of it."""
     data_digest = read_manifest(write_shards(root / "shards", 4, shards=1)).digest()
-    settings = config.load(
+    settings = load_config(
         "pretrain",
         [
             *TINY,
@@ -121,7 +121,7 @@ def make(root: Path) -> None:
             images=4,
             total_steps=7,
         )
-    evaluated = config.load(
+    evaluated = load_config(
         "evaluate",
         [
             f"run_dir={root / 'eval'}",
@@ -261,7 +261,7 @@ def go_on_building(root: Path) -> None:
 
 def make_settings(root: Path) -> None:
     """An experiment file and a benchmark file of one's own."""
-    folder = config.configs_dir()
+    folder = configs_dir()
     (root / "mine.yaml").write_text(
         "optim:\n  epochs: 3\n  lr: 1.0e-4\nloop:\n  keep: 2\nmodel:\n  width: 48\n"
         "data:\n  scale: [0.2, 1.0]\nmask_ratio: 0.7\n"
@@ -271,12 +271,12 @@ def make_settings(root: Path) -> None:
 
 def experiment(root: Path) -> None:
     """`experiment=FILE.yaml`"""
-    config.load("pretrain", ["run_dir=r", "data.shards=s", f"experiment={root / 'mine.yaml'}"])
+    load_config("pretrain", ["run_dir=r", "data.shards=s", f"experiment={root / 'mine.yaml'}"])
 
 
 def read_experiment(root: Path) -> None:
     """The same file as far as its settings."""
-    config._in_file("pretrain", "experiment", str(root / "mine.yaml"))
+    _in_file("pretrain", "experiment", str(root / "mine.yaml"))
 
 
 def benchmark(root: Path) -> None:

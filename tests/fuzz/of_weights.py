@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from scemae.config.schema import Model
+from scemae.config.schema.training import Model
 from scemae.errors import DataError
 from scemae.evaluation.landmarks import mapped_arrays
 from scemae.evaluation.landmarks.regression import LandmarkRegressor, RegressionConfig

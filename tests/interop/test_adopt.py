@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
-from scemae.config.schema import Decoder, Model
+from scemae.config.schema.training import Decoder, Model
 from scemae.data.augment import MEAN, STD, normalise
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.interop import adopt

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scemae.config import config
-from scemae.config.schema import Model
+from scemae.config.load import load_config
+from scemae.config.schema.training import Model
 from scemae.data.augment import MEAN, STD
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.interop import adopt, export
@@ -34,7 +34,7 @@ def tiny_runs(folder: Path, seed: int = 0, projector: str = "linear") -> tuple[P
         "0" * 64,
         changes=[],
     )
-    carb = config.load(
+    carb = load_config(
         "correspond", ["run_dir=-", "backbone=-", "carb.dim=16", f"carb.projector={projector}"]
     ).carb
     second = checkpoint.path_of(carb_run, 1, 1)

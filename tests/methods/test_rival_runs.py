@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scemae.config import config
+from scemae.config.load import load_config
 from scemae.errors import ConfigError
 from scemae.methods import registry
 from scemae.runs.checkpoints.checkpoint import committed, read_weights
@@ -156,5 +156,5 @@ def test_every_method_has_a_config_that_its_file_accepts():
     for stage, command in ((1, "pretrain"), (2, "correspond")):
         for name in ("moco", "byol", "dve") if stage == 1 else ("cl", "lead"):
             required = ["run_dir=x"] + (["backbone=y"] if stage == 2 else [])
-            loaded = config.load(command, [*required, f"method={name}"])
+            loaded = load_config(command, [*required, f"method={name}"])
             assert registry.settings_of(registry.find(name, stage), loaded.method.settings)

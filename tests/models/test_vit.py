@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scemae.config.config import load
+from scemae.config.load import load_config
 from scemae.models.vit import Encoder, patchify, sincos_positions, take, unpatchify
 
 
@@ -13,7 +13,7 @@ from scemae.models.vit import Encoder, patchify, sincos_positions, take, unpatch
     ("name", "millions"), [("deit_tiny", 5.404), ("deit_small", 21.425), ("deit_base", 85.316)]
 )
 def test_parameter_counts_are_the_papers(name, millions):
-    model = load("pretrain", [f"model={name}", "run_dir=none"]).model
+    model = load_config("pretrain", [f"model={name}", "run_dir=none"]).model
     with torch.device("meta"):
         encoder = Encoder(model.width, model.depth, model.heads)
     assert round(encoder.count_parameters() / 1e6, 3) == millions

@@ -15,7 +15,7 @@ import pytest
 import xxhash
 
 from scemae.cluster import chain
-from scemae.config import config
+from scemae.config.load import configs_dir, load_config
 from scemae.data.storage.manifest import read_manifest, write_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import CheckpointError, ConfigError, RunFolderError, ScemaeError, ShardError
@@ -341,7 +341,7 @@ def test_a_rivals_checkpoint_with_something_wrong_is_named_and_nothing_large_is_
 def test_a_projectors_checkpoint_with_something_wrong_is_named_and_nothing_large_is_made(
     runs, tmp_path, place, new, words
 ):
-    carb = config.load(
+    carb = load_config(
         "correspond", ["run_dir=-", "backbone=-", "data.shards=-", "carb.dim=8"]
     ).carb
     backbone = checkpoint.newest(runs / "mae")
@@ -593,7 +593,7 @@ def test_a_chain_with_something_wrong_is_named_with_the_field(tmp_path, place, n
         (
             lambda path: find_benchmark(str(path)),
             "mine.yaml",
-            (Path(config.configs_dir()) / "benchmark/mafl.yaml")
+            (Path(configs_dir()) / "benchmark/mafl.yaml")
             .read_text()
             .replace("landmarks: 5", "landmarks: 1000000000"),
             "landmarks",
@@ -731,7 +731,7 @@ def test_arrays_that_do_not_fit_the_results_cost_a_picture_and_not_the_report(
 
 
 def test_a_replay_makes_no_projector_larger_than_its_checkpoint(runs, tmp_path):
-    carb = config.load(
+    carb = load_config(
         "correspond", ["run_dir=-", "backbone=-", "data.shards=-", "carb.dim=8"]
     ).carb
     folder = write_run(tmp_path / "carb", Projector("linear", 48, 8), {}, "correspond")
@@ -749,7 +749,7 @@ def test_a_replay_makes_no_projector_larger_than_its_checkpoint(runs, tmp_path):
 def test_a_list_of_settings_that_holds_no_numbers_is_refused(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match="found .* needed|mine.yaml"):
-        config.load(
+        load_config(
             "pretrain", ["run_dir=r", "data.shards=s", f"experiment={tmp_path / 'mine.yaml'}"]
         )
 
@@ -768,7 +768,7 @@ def test_a_row_of_json_that_is_nested_without_end_is_refused_in_a_sentence(tmp_p
 
 
 def test_a_benchmark_with_a_number_beyond_all_is_refused(tmp_path):
-    text = (config.configs_dir() / "benchmark" / "mafl.yaml").read_text()
+    text = (configs_dir() / "benchmark" / "mafl.yaml").read_text()
     (tmp_path / "faces.yaml").write_text(
         text + f"\noffset: 1{'0' * 400}\n"
         if "offset" not in text

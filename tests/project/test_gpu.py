@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from scemae.config import config
+from scemae.config.load import load_config
 from scemae.data import augment, decode, pipeline
 from scemae.data.frame_cache import OnDevice, Resident, row_bytes
 from scemae.data.order import Order
@@ -196,7 +196,7 @@ def test_views_are_those_that_a_cpu_cuts_by_matrices(resident, device, stage, mo
 @DEVICES
 @pytest.mark.parametrize("is_kept", [True, False], ids=["on the device", "on the host"])
 def test_the_token_store_gives_what_the_encoder_gives(shards, tmp_path, device, is_kept):
-    chosen = config.load(
+    chosen = load_config(
         "correspond",
         [
             "run_dir=none",

@@ -46,7 +46,7 @@ def test_a_plain_install_has_every_command_and_config(tmp_path):
         "from scemae.cli import main; main(['pretrain', '--cfg', 'model=deit_tiny'])"
     )
     assert "demo_pretrain" in run(
-        "from scemae.config.config import configs_dir; print(*configs_dir().glob('experiment/*'))"
+        "from scemae.config.load import configs_dir; print(*configs_dir().glob('experiment/*'))"
     )
     assert (site / "scemae" / "cluster" / "pretrain.sh").is_file() and (
         site / "scemae" / "evaluation" / "report" / "report.html"

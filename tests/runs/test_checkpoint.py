@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scemae.config.schema import Optim, Runtime
+from scemae.config.schema.training import Optim, Runtime
 from scemae.data.order import ORDER_VERSION
 from scemae.distributed import engine as engines
 from scemae.distributed import zero_state

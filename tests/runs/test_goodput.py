@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pytest
 
-from scemae.config import config
+from scemae.config.load import load_config
 from scemae.errors import RunFolderError
 from scemae.evaluation.report import report
 from scemae.files import disk
@@ -221,7 +221,7 @@ def test_the_page_shows_where_the_time_went(tmp_path):
     run_folder.describe(
         tmp_path / "run",
         "pretrain",
-        config.load("pretrain", [*TINY, f"run_dir={tmp_path / 'run'}"]),
+        load_config("pretrain", [*TINY, f"run_dir={tmp_path / 'run'}"]),
     )
     report.main([str(tmp_path / "run"), "--no-pictures"])
     page, found = (
@@ -237,7 +237,7 @@ def test_the_page_shows_where_the_time_went(tmp_path):
 
 def test_a_run_without_generations_says_why_the_section_is_missing(tmp_path):
     run_folder.describe(
-        tmp_path, "pretrain", config.load("pretrain", [*TINY, f"run_dir={tmp_path}"])
+        tmp_path, "pretrain", load_config("pretrain", [*TINY, f"run_dir={tmp_path}"])
     )
     found, images = report.gather(tmp_path, with_pictures=False)
     assert (

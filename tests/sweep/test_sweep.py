@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from scemae.config import config
+from scemae.config.dotted import get_setting
+from scemae.config.load import load_config
 from scemae.errors import CheckpointError, ConfigError, RunFolderError, ShardError
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.metrics_log import read_metrics
@@ -242,9 +243,9 @@ def test_a_trials_command_has_its_values_and_a_folder_of_its_own(made, tmp_path)
     found = sweeps.load(words(made, tmp_path, "space=carb_more"))
     trial = found.trial(3)
     stage, *overrides = found.arguments(trial)
-    asked = config.load(stage, overrides)
+    asked = load_config(stage, overrides)
     assert {
-        name: config.get(asked, name) for name in found.names
+        name: get_setting(asked, name) for name in found.names
     } == trial.values and asked.carb.dim == 8
     assert asked.run_dir == str(tmp_path / "trials" / "000003" / "run") and asked.loop.keep == 1
     assert Path(asked.store.dir) == tmp_path / "trials" / "000003" / "tokens"  # eta is its own
@@ -259,7 +260,7 @@ def test_a_trials_command_has_its_values_and_a_folder_of_its_own(made, tmp_path)
         )
     )
     assert (
-        config.load(stage, weights.arguments(weights.trial(3))[1:]).store.dir is None
+        load_config(stage, weights.arguments(weights.trial(3))[1:]).store.dir is None
     )  # all share one selection
 
 
@@ -281,7 +282,7 @@ def test_trials_on_a_backbone_of_somebody_else_share_the_tokens_of_the_sweep(mad
     )
     found = sweeps.load([word.replace(str(made / "mae"), str(tmp_path / "mae")) for word in given])
     asked = [
-        config.load("correspond", found.arguments(found.trial(number))[1:]).store.dir
+        load_config("correspond", found.arguments(found.trial(number))[1:]).store.dir
         for number in (1, 2)
     ]
     assert asked == 2 * [str(tmp_path / "sweep" / "tokens")]

@@ -11,8 +11,8 @@ from itertools import product
 
 import pytest
 
-from scemae.config import config
-from scemae.config.schema import Space as Settings
+from scemae.config.load import configs_dir, load_config
+from scemae.config.schema.jobs import Space as Settings
 from scemae.errors import ConfigError
 from scemae.sweep import space as spaces
 from scemae.sweep import spec as sweeps
@@ -42,7 +42,7 @@ def test_a_point_is_the_same_in_any_order_and_any_process():
     forwards = draws(space(CARB, ORDERED), 40, seed=3)
     backwards = [space(CARB, ORDERED).draw(3, number) for number in reversed(range(40))]
     code = (
-        "import json, sys\nfrom scemae.config.schema import Space\nfrom scemae.sweep.space import read\n"
+        "import json, sys\nfrom scemae.config.schema.jobs import Space\nfrom scemae.sweep.space import read\n"
         "space = read(Space(**json.load(sys.stdin)))\n"
         "print(json.dumps([space.draw(3, number) for number in (39, 7)]))"
     )
@@ -248,14 +248,14 @@ def test_a_space_of_ones_own_is_a_file(tmp_path):
         "stage: correspond\nparameters:\n  carb:\n    eta: {low: 0.1, high: 0.2}\n"
         "    projector: {values: [linear, mlp]}\nconstraints:\n  - carb.eta > 0.15\n"
     )
-    found = spaces.read(config.load("sweep", ["run_dir=x", f"space={path}"]).space)
+    found = spaces.read(load_config("sweep", ["run_dir=x", f"space={path}"]).space)
     assert (found.stage, found.constraints) == ("correspond", ["carb.eta > 0.15"])
     assert [(one.name, one.low, one.high, one.values) for one in found.parameters] == [
         ("carb.eta", 0.1, 0.2, None),
         ("carb.projector", 0.0, 0.0, ["linear", "mlp"]),
     ]
     moved = spaces.read(
-        config.load(
+        load_config(
             "sweep", ["run_dir=x", "space.parameters.carb.eta.high=0.4", f"space={path}"]
         ).space
     )
@@ -267,15 +267,15 @@ def test_a_space_of_ones_own_is_a_file(tmp_path):
     with pytest.raises(
         ConfigError, match="mine.yaml: cannot be read as YAML, found what does not belong there"
     ):
-        config.load("sweep", ["run_dir=x", f"space={path}"])
+        load_config("sweep", ["run_dir=x", f"space={path}"])
     with pytest.raises(ConfigError, match="gone.yaml: cannot be read"):
-        config.load("sweep", ["run_dir=x", "space=gone.yaml"])
+        load_config("sweep", ["run_dir=x", "space=gone.yaml"])
 
 
 def test_a_copy_of_a_named_space_is_the_same_space(tmp_path):
-    path = shutil.copy(config.configs_dir() / "space" / "mae.yaml", tmp_path / "mine.yaml")
+    path = shutil.copy(configs_dir() / "space" / "mae.yaml", tmp_path / "mine.yaml")
     own, named = (
-        spaces.read(config.load("sweep", ["run_dir=x", f"space={name}"]).space)
+        spaces.read(load_config("sweep", ["run_dir=x", f"space={name}"]).space)
         for name in (path, "mae")
     )
     assert own == named
@@ -283,7 +283,7 @@ def test_a_copy_of_a_named_space_is_the_same_space(tmp_path):
 
 def test_a_range_of_a_named_space_is_changed_on_the_command_line():
     found = spaces.read(
-        config.load(
+        load_config(
             "sweep",
             [
                 "run_dir=x",
@@ -305,13 +305,13 @@ def test_a_range_of_a_named_space_is_changed_on_the_command_line():
 def test_an_experiment_is_a_file_too(tmp_path):
     path = tmp_path / "best.yaml"
     path.write_text("carb:\n  eta: 0.3\n  projector: mlp\noptim:\n  epochs: 4.0\n")
-    found = config.load(
+    found = load_config(
         "correspond", ["run_dir=x", "backbone=y", "carb.eta=0.2", f"experiment={path}"]
     )
     assert (found.carb.eta, found.carb.projector, found.optim.epochs) == (0.2, "mlp", 4.0)
     path.write_text("carb:\n  etta: 0.3\n")
     with pytest.raises(ConfigError, match="found no setting 'carb.etta', did you mean 'carb.eta'"):
-        config.load("correspond", ["run_dir=x", "backbone=y", f"experiment={path}"])
+        load_config("correspond", ["run_dir=x", "backbone=y", f"experiment={path}"])
 
 
 def test_settings_of_a_trial_and_of_the_sweep_are_told_apart():

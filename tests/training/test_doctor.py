@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from scemae.config.schema import Loop
+from scemae.config.schema.training import Loop
 from scemae.runs import run_folder
 from scemae.runs.checkpoints.checkpoint import committed
 from scemae.training.doctor.findings import OK, REFUSED, WARNING

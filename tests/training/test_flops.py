@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scemae.config import config
+from scemae.config.load import load_config
 from scemae.distributed.process_group import process_group
 from scemae.models.carb import CARB, select, third
 from scemae.models.projector import PROJECTORS, Projector
@@ -13,7 +13,7 @@ from scemae.runs import networks
 from scemae.training import flops
 from tests.support import TINY
 
-PRETRAIN = config.load("pretrain", [*TINY, "run_dir=none"])
+PRETRAIN = load_config("pretrain", [*TINY, "run_dir=none"])
 
 
 def counted(work) -> float:
@@ -32,7 +32,7 @@ def model():
 
 
 def test_a_step_of_the_paper_is_28_gigaflops_an_image():
-    paper = config.load("pretrain", ["run_dir=none"])
+    paper = load_config("pretrain", ["run_dir=none"])
     assert (
         round(flops.autoencoder_step(paper.model, paper.decoder, paper.mask_ratio) / 1e9, 1) == 27.9
     )
@@ -67,7 +67,7 @@ def test_a_forward_pass_of_the_encoder_is_what_pytorch_counts(model):
 @pytest.mark.parametrize("remaining", ["selected", "all"])
 @pytest.mark.parametrize("kind", PROJECTORS)
 def test_a_step_of_stage_2_is_what_pytorch_counts(model, kind, remaining):
-    carb = config.load(
+    carb = load_config(
         "correspond",
         ["run_dir=none", "backbone=none", f"carb.projector={kind}", f"carb.remaining={remaining}"],
     ).carb

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from scemae.config import config
+from scemae.config.load import load_config
 from scemae.data.decode import Streaming, consumed_frames, digests
 from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Batch, correspondence_views
@@ -64,7 +64,7 @@ def encoder(dtype=torch.float32):
 
 
 def settings(folder, *overrides):
-    return config.load("correspond", [*SETTINGS, f"store.dir={folder}", *overrides])
+    return load_config("correspond", [*SETTINGS, f"store.dir={folder}", *overrides])
 
 
 def opened(

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scemae.config.config import configs_dir
+from scemae.config.load import configs_dir
 from scemae.data.geometry import CELEBA_SIZE, CELEBA_TOP, CROP, FRAME, INPUT
 from scemae.data.picture import open_picture
 from scemae.data.storage.manifest import Manifest

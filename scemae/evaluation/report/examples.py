@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from scemae.config import config
+from scemae.config.load import load_config
 from scemae.config.locations import masked
-from scemae.config.schema import Carb
+from scemae.config.schema.training import Carb
 from scemae.data.augment import MEAN, STD, normalise
 from scemae.data.decode import decode
 from scemae.data.geometry import CROP, FRAME, INPUT
@@ -91,7 +91,7 @@ class Source:
                 self.carb, Carb, f"{self.run_dir}: the settings of carb", error=RunFolderError
             )
         eta = 0.25 if self.autoencoder.encoder.width == 768 else 0.1  # paper 4: B, and T and S
-        return config.load("correspond", ["run_dir=-", "backbone=-", f"carb.eta={eta}"]).carb
+        return load_config("correspond", ["run_dir=-", "backbone=-", f"carb.eta={eta}"]).carb
 
     @cached_property
     def faces(self) -> tuple[Tensor, list[str]]:

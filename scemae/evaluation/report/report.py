@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from scemae.config import config as settings
+from scemae.config.load import load_config
 from scemae.config.values import given_path
 from scemae.errors import RunFolderError, ScemaeError
 from scemae.evaluation import drawing
@@ -148,7 +148,7 @@ def gather(run_dir: Path, *, with_pictures: bool = True) -> tuple[dict, dict[str
     absent = reasons(run, runs, missing)
     missing |= {name: absent[name] for name in ("matching", "detection") if name not in results}
     defaults = {
-        stage: flatten(settings.load(stage, REQUIRED[stage] + method_of(one)))
+        stage: flatten(load_config(stage, REQUIRED[stage] + method_of(one)))
         for stage, one in runs.items()
     }
     rows = recipe(runs, results, defaults)

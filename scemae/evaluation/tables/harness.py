@@ -8,7 +8,7 @@ command goes on where it stood, and a further data set or trunk costs only itsel
 
 from pathlib import Path
 
-from scemae.config.schema import TablesConfig
+from scemae.config.schema.evaluation import TablesConfig
 from scemae.distributed.process_group import flush_denormals, process_group
 from scemae.evaluation.landmarks.pairs import save_pairs
 from scemae.evaluation.tables import write

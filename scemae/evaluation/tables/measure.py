@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scemae.config.schema import TablesConfig
+from scemae.config.schema.evaluation import TablesConfig
 from scemae.distributed.process_group import Place, data_threads
 from scemae.errors import RunFolderError
 from scemae.evaluation.landmarks import regression

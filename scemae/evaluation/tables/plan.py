@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scemae.config.schema import TablesConfig
+from scemae.config.schema.evaluation import TablesConfig
 from scemae.distributed.process_group import Place, precision
 from scemae.errors import ConfigError, RunFolderError
 from scemae.evaluation import subjects

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scemae.config import config as settings
+from scemae.config.load import load_config
 from scemae.distributed import tf32
 from scemae.evaluation.landmarks import matching, regression, scores
 from scemae.evaluation.landmarks.benchmarks import benchmark_names, find_benchmark
@@ -164,8 +164,7 @@ def _differences(measured: list[tuple[Row, Found]], seed: int) -> Iterator[Diffe
 def reduced(plan: Plan) -> list[str]:
     """What is smaller than, or other than, the full protocol of configs/tables.yaml, a phrase each."""
     full, here = (
-        lineage.flatten(asdict(one))
-        for one in (settings.load("tables", ["run_dir=-"]), plan.config)
+        lineage.flatten(asdict(one)) for one in (load_config("tables", ["run_dir=-"]), plan.config)
     )
     watched = (
         "stride",

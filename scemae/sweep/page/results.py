@@ -6,8 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from scemae.config import config as settings
 from scemae.config import locations
+from scemae.config.dotted import flatten, get_setting, setting_names
+from scemae.config.load import load_config
+from scemae.config.schema import SCHEMAS
 from scemae.errors import LaunchError
 from scemae.files import disk
 from scemae.runs import run_folder
@@ -58,7 +60,7 @@ def write_best(sweep: Sweep, record: Record | None, out: Path) -> str | None:
     # All settings of the sections that a sweep's trials differ in from the defaults, so that nothing else is needed.
     for name in [*_different(sweep), *sweep.names]:
         if name not in OWN and name not in ("backbone", "data.shards", "probe_shards"):
-            _plant(tree, name, settings.get(config, name))
+            _plant(tree, name, get_setting(config, name))
     looks = sweep.looks(record.values)
     for name in (
         "probe_every",
@@ -84,20 +86,18 @@ def write_best(sweep: Sweep, record: Record | None, out: Path) -> str | None:
 
 def _different(sweep: Sweep) -> list[str]:
     """The settings of every trial that are not the defaults of the stage."""
-    defaults = settings.flat(
-        settings.load(
+    defaults = flatten(
+        load_config(
             sweep.stage,
             [
                 f"{key}=x"
                 for key in ("run_dir", "backbone")
-                if key in settings.keys(settings.SCHEMAS[sweep.stage])
+                if key in setting_names(SCHEMAS[sweep.stage])
             ],
         )
     )
     return [
-        name
-        for name, value in settings.flat(sweep.settings).items()
-        if defaults.get(name, ...) != value
+        name for name, value in flatten(sweep.settings).items() if defaults.get(name, ...) != value
     ]
 
 
@@ -109,7 +109,7 @@ def _on_one_line(text: str) -> str:
 
 def _places(sweep: Sweep, given: set[str]) -> list[str]:
     return [
-        f"{name}={locations.masked(str(settings.get(sweep.settings, name)))}"
+        f"{name}={locations.masked(str(get_setting(sweep.settings, name)))}"
         for name in ("backbone", "data.shards", "probe_shards")
         if name in given
     ]

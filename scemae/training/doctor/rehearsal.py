@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from scemae.config.schema import Loop
+from scemae.config.schema.training import Loop
 from scemae.distributed.process_group import Place, agree, barrier
 from scemae.errors import CheckpointError
 from scemae.runs.checkpoints import checkpoint

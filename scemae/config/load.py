@@ -1,36 +1,21 @@
-"""The one door to settings: `load` composes configs/*.yaml with Hydra, sets what was typed or read, checks the result.
+"""Compose the settings of a command from configs/*.yaml and key=value overrides, and check them.
 
 A misspelt key, a wrong type or settings that contradict each other fail here, in one sentence.
 """
 
 import difflib
-from collections.abc import Iterator
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import scemae
 from scemae.config import locations, values
 from scemae.config.checks import check
-from scemae.config.schema import (
-    CorrespondConfig,
-    EvaluateConfig,
-    PretrainConfig,
-    SubmitConfig,
-    SweepConfig,
-    TablesConfig,
-)
+from scemae.config.dotted import flatten, set_setting, setting_names
+from scemae.config.schema import SCHEMAS
 from scemae.errors import ConfigError
 from scemae.files import documents
 
-SCHEMAS = {
-    "pretrain": PretrainConfig,
-    "correspond": CorrespondConfig,
-    "evaluate": EvaluateConfig,
-    "tables": TablesConfig,
-    "submit": SubmitConfig,
-    "sweep": SweepConfig,
-}
 PROGRAMS = (
     "cluster.container",
     "cluster.setup",
@@ -43,7 +28,7 @@ def configs_dir() -> Path:
     return Path(scemae.__file__).parent / "configs"
 
 
-def load(name: str, overrides: list[str], *, typed: bool = False) -> Any:
+def load_config(name: str, overrides: list[str], *, typed: bool = False) -> Any:
     """Compose configs/<name>.yaml with Hydra, set each `key=value` of `overrides`, check it; return the dataclass.
 
     typed: the user typed `overrides` on this command line, so that they may name a command (locations.py). Raises
@@ -64,12 +49,12 @@ def load(name: str, overrides: list[str], *, typed: bool = False) -> Any:
             or isinstance(value, list)
             and any(isinstance(one, locations.Typed) for one in value)
         ):
-            put(config, key, value)
+            set_setting(config, key, value)
     check(config)
     return config
 
 
-def compose(name: str, overrides: list[str]) -> str:
+def compose_yaml(name: str, overrides: list[str]) -> str:
     """The resolved config of a command as YAML, without secrets; what must still be given reads ???."""
     from omegaconf import OmegaConf
 
@@ -113,7 +98,7 @@ def _in_file(name: str, group: str, path: str) -> list[tuple[str, Any]]:
             f"{path}: found a defaults list; a file given by its path holds key: value settings alone"
         )
     found = [("space", "own")] if group == "space" else []
-    for key, value in _leaves(tree, "space." if group == "space" else ""):
+    for key, value in flatten(tree, "space." if group == "space" else "").items():
         _check_key(name, key, path)
         if key in PROGRAMS:
             raise ConfigError(
@@ -133,7 +118,7 @@ def _tree(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); give a YAML file of key: value settings"
         ) from error
-    for key, value in _leaves(tree, ""):
+    for key, value in flatten(tree).items():
         locations.refuse_from_file([key, value], key, path)
         if value == "":
             raise ConfigError(
@@ -180,28 +165,10 @@ def _choice(key: str, value: Any) -> str:
     return "null" if value is None else value
 
 
-def _leaves(tree: dict, prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + str(key), value
-
-
-def keys(schema: type, prefix: str = "") -> list[str]:
-    """The dotted name of every setting of a schema, sections too."""
-    found = []
-    for part in fields(schema):
-        found.append(prefix + part.name)
-        if is_dataclass(part.type):
-            found += keys(part.type, f"{prefix}{part.name}.")
-    return found
-
-
 def _check_key(name: str, key: str, where: str = "") -> None:
     if key == "experiment" or values.kind_of(SCHEMAS[name], key) is not None:
         return
-    close = difflib.get_close_matches(key, [*keys(SCHEMAS[name]), "experiment"], 1)
+    close = difflib.get_close_matches(key, [*setting_names(SCHEMAS[name]), "experiment"], 1)
     raise ConfigError(
         f"{where}: " * bool(where)
         + f"found no setting {key!r}"
@@ -210,7 +177,7 @@ def _check_key(name: str, key: str, where: str = "") -> None:
     )
 
 
-def reload(name: str, path: Path) -> Any:
+def reload_config(name: str, path: Path) -> Any:
     """A config that `to_yaml` wrote. Raises ConfigError where it cannot be read."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -223,29 +190,6 @@ def reload(name: str, path: Path) -> Any:
         raise ConfigError(
             f"{path}: cannot be read ({' '.join(str(error).split())[:300]}); restore it"
         ) from error
-
-
-def flat(config: Any) -> dict[str, Any]:
-    """Every setting of a config by its dotted name."""
-    return dict(_leaves(asdict(config), ""))
-
-
-def get(config: Any, name: str) -> Any:
-    """A setting by its dotted name."""
-    for part in name.split("."):
-        config = config[part] if isinstance(config, dict) else getattr(config, part)
-    return config
-
-
-def put(config: Any, name: str, value: Any) -> None:
-    """Set a setting by its dotted name."""
-    *path, last = name.split(".")
-    for part in path:
-        config = config[part] if isinstance(config, dict) else getattr(config, part)
-    if isinstance(config, dict):
-        config[last] = value
-    else:
-        setattr(config, last, value)
 
 
 def to_yaml(config: Any) -> str:
