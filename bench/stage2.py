@@ -215,10 +215,8 @@ def slices(shards: ShardSet, config: CorrespondConfig) -> Iterator[Slice]:
     """The order of a run, without end."""
     order = Order(len(shards), config.seed, config.optim.global_batch_size)
     for number in count():
-        for part in order.slices(
-            number % (config.views * len(shards) // order.global_batch_size), 0, 1, 1
-        ):
-            yield part
+        step = number % (config.views * len(shards) // order.global_batch_size)
+        yield from order.slices(step, 0, 1, 1)
 
 
 def source_of_views(

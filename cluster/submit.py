@@ -158,11 +158,12 @@ def run_here(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[l
     """Run the stages, and the commands of an array, one after the other on this machine; stop at the first that fails."""
     run_dir = Path(config.run_dir).absolute()
     jobs = chain.make_jobs(run_dir)
-    for i, stage, words in (
+    commands = [
         (i, stage, words)
         for i, stage in enumerate(stages)
         for words in arrays.get(stage.name) or [command(config, stage)]
-    ):
+    ]
+    for i, stage, words in commands:
         job = _executor(config, stages, i).submit(run_stage, words)
         stage.job_id = job.job_id
         chain.write(run_dir, "local", stages)

@@ -118,5 +118,5 @@ def paint_mouth(canvas: Canvas, face: Face, person: Person) -> None:
         canvas.stroke([roof], person.lips * 0.5, 0.5)
     else:
         canvas.stroke([roof], person.lips * 0.42, 1.0)
-    for corner, side in ((outer[0], -1), (outer[6], 1)):
+    for corner in (outer[0], outer[6]):
         canvas.tint(ellipse(corner, (1.8, 1.6)), 0.74, 1.0)

@@ -16,7 +16,7 @@ def make_importable() -> None:
     """Import torchvision, declaring its missing operators first if that is what it takes."""
     global _library
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

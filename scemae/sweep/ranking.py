@@ -122,6 +122,6 @@ def agreement(records: list[Record], first: str, second: str) -> Agreement | Non
         ranks = rankdata(drawn, axis=1)
         ranks -= ranks.mean(axis=1, keepdims=True)
         spread = np.sqrt((ranks**2).sum(axis=1).prod(axis=1))
-        found.append((ranks.prod(axis=2).sum(axis=1) / np.where(spread > 0, spread, np.nan)))
+        found.append(ranks.prod(axis=2).sum(axis=1) / np.where(spread > 0, spread, np.nan))
     low, high = np.nanpercentile(np.concatenate(found), (2.5, 97.5))
     return Agreement(len(pairs), float(spearmanr(*pairs.T).statistic), float(low), float(high))
