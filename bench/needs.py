@@ -15,7 +15,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 OPTIONAL = {
-    "webdataset": "shards at a URL",
+    "webdataset": "scemae shards build",
     "lightly": "method=moco and byol",
     "ray": "sweeps",
     "optuna": "sweeps",

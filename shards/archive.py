@@ -1,6 +1,7 @@
 """Zips and tars of others: which files they hold, without trusting a size or an offset that they say.
 
-Tars are walked here because tarfile of Python 3.11 goes round for ever on a pax header whose size is negative.
+Tars are walked here, and not by webdataset, because webdataset walks them with tarfile, which in
+Python 3.11 never ends on a pax header whose size is negative.
 """
 
 import functools
@@ -12,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scemae.data.picture import MOST_BYTES, UnusablePicture
+from scemae.data.storage.manifest import BLOCK, in_blocks
 from scemae.errors import DataError, FileError
 from scemae.files import disk
 
-BLOCK = 512
 MOST_HEADER = disk.MIB  # bytes of a pax header or a long name
 MOST_EXPANSION = 100  # times: pictures are compressed already
 REGULAR, BODILESS = (
@@ -117,7 +118,7 @@ def _walk(file: int, end: int) -> Iterator[Member]:
             if kind in REGULAR and not name.endswith("/"):
                 yield Member(name, size, body)
             said = said if kind in (b"K", b"g") else {}
-        at = body + (size + BLOCK - 1) // BLOCK * BLOCK
+        at = body + in_blocks(size)
 
 
 def _parse(header: bytes) -> tuple[str, int, bytes]:

@@ -7,14 +7,12 @@ last, so that a folder without one is known to be unfinished.
 
 import fcntl
 import hashlib
-import io
 import json
 import multiprocessing
 import multiprocessing.connection
 import os
 import re
 import signal
-import tarfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,18 +20,21 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from scemae.data.picture import UnusablePicture
 from scemae.data.storage.manifest import (
+    BLOCK,
     FORMAT_VERSION,
     MANIFEST,
     Index,
+    LeftOut,
     Manifest,
     Shard,
+    in_blocks,
     write_manifest,
 )
-from scemae.errors import DataError, FileError, ShardError
+from scemae.errors import ConfigError, DataError, FileError, ShardError
 from scemae.files import disk, documents
 from scemae.process.progress import progress_bar
 from scemae.shards.image import check_annotation, to_jpeg
@@ -47,6 +48,9 @@ from scemae.shards.record import (
     stamp_of,
 )
 from scemae.shards.source import Split
+
+if TYPE_CHECKING:
+    from webdataset import TarWriter
 
 PLAN = "plan.json"
 
@@ -222,7 +226,7 @@ def _check_bad(finished: dict[int, Written], split: Split, max_bad_fraction: flo
         )
 
 
-def _first(left_out: list[dict[str, str]]) -> str:
+def _first(left_out: list[LeftOut]) -> str:
     return f"first {left_out[0]['file']}: {left_out[0]['reason']}"
 
 
@@ -289,9 +293,9 @@ def write_shard(task: Task) -> Written:
     return written
 
 
-def _fill_tar(file: BinaryIO, task: Task) -> tuple[Index, list[dict[str, str]], int, str]:
+def _fill_tar(file: BinaryIO, task: Task) -> tuple[Index, list[LeftOut], int, str]:
     index, left_out, encoded, content = Index(), [], 0, hashlib.sha256()
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with _open_tar(file) as tar:
         for sample in task.samples:
             try:
                 stored = to_jpeg(
@@ -305,20 +309,25 @@ def _fill_tar(file: BinaryIO, task: Task) -> tuple[Index, list[dict[str, str]], 
                 left_out.append({"file": sample.annotation["file"], "reason": str(reason)})
                 continue
             encoded += stored.anew
+            annotation = json.dumps(sample.annotation).encode()
+            start = tar.tarstream.offset
+            tar.write({"__key__": sample.key, "jpg": stored.jpeg, "json": annotation})
             index.keys.append(sample.key)
-            index.jpg.append(_add(tar, f"{sample.key}.jpg", stored.jpeg))
-            index.json.append(
-                _add(tar, f"{sample.key}.json", json.dumps(sample.annotation).encode())
-            )
+            index.jpg.append([start + BLOCK, len(stored.jpeg)])
+            index.json.append([tar.tarstream.offset - in_blocks(len(annotation)), len(annotation)])
     return index, left_out, encoded, content.hexdigest()
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> list[int]:
-    """Add one member without a date or an owner; return where its bytes start, and how many they are."""
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = len(data), 0o444
-    start = (
-        tar.offset + tarfile.BLOCKSIZE
-    )  # USTAR: one block of header; keys are short enough for it
-    tar.addfile(member, io.BytesIO(data))
-    return [start, len(data)]
+def _open_tar(file: BinaryIO) -> "TarWriter":
+    """webdataset's writer without dates or owners, so that the same samples give the same bytes.
+
+    Imported here, because reading shards must work without webdataset. Raises ConfigError.
+    """
+    try:
+        from webdataset import TarWriter
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "shards build: found no package webdataset, which writes the tars; "
+            "`pip install webdataset`"
+        ) from error
+    return TarWriter(file, user="", group="", mode=0o444, mtime=0, encoder=False)

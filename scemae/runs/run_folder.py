@@ -215,7 +215,7 @@ def is_mine(folder: Path) -> bool:
 
 def versions() -> dict[str, str]:
     """The version of this code and of each package that changes its numbers; "absent" where one is not installed, as scemae
-    itself need not be, and webdataset, which only shards at a URL need."""
+    itself need not be, and webdataset, which only building shards needs."""
     return {"scemae": __version__, **{name: _version(name) for name in PACKAGES}}
 
 

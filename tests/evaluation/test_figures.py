@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_tps import smooth_frames
 
 from scemae.errors import ConfigError, DataError
 from scemae.evaluation.landmarks.embedding import Embeddings, spread
@@ -22,6 +21,7 @@ from scemae.evaluation.tables.figures import (
     figure5,
     median_couple,
 )
+from tests.data.test_tps_warps import smooth_frames
 
 COUPLES = 16
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_tps import smooth_frames
 
 from scemae.data import tps_warps
 from scemae.data.geometry import CROP, UNIT
@@ -13,6 +12,7 @@ from scemae.evaluation.landmarks import matching
 from scemae.evaluation.landmarks.matching import match, matching_errors, no_motion, patches, pixels
 from scemae.evaluation.landmarks.pairs import build_pairs
 from scemae.evaluation.landmarks.scores import compare_matching, score_matching
+from tests.data.test_tps_warps import smooth_frames
 
 
 def slow_match(source, target, points):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import xxhash
-from test_tps import smooth_frames
 
 from scemae.data import tps_warps
 from scemae.data.geometry import CROP, UNIT
@@ -32,6 +31,7 @@ from scemae.evaluation.landmarks.probe import (
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
 from scemae.runs.metrics_log import read_metrics
+from tests.data.test_tps_warps import smooth_frames
 from tests.support import TINY, scemae, small_disk, write_shards
 
 CPU, COUPLES, BACKBONE = torch.device("cpu"), 3, "b" * 64

@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from tests.support import REPO, TINY, write_shards
+from tests.support import REPO, TINY, picture, write_shards
 
 RUN = """
 import json, runpy, sys
@@ -32,9 +33,9 @@ def checkout(tmp_path_factory):
         check=True,
     ).stdout.split(b"\0")
     for name in sorted({os.fsdecode(name) for name in names if name}):
-        if (REPO / name).is_file():
+        if (REPO / name).is_symlink() or (REPO / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((REPO / name).read_bytes())
+            shutil.copy(REPO / name, folder / name, follow_symlinks=False)
     return folder
 
 
@@ -74,7 +75,7 @@ def test_the_stand_in_hides_what_a_borrowed_machine_lacks(checkout):
     )
     assert done.stdout.split() == [
         str(checkout / "scemae/__init__.py"),
-        str(checkout / "shards/__init__.py"),
+        str(checkout / "scemae/shards/__init__.py"),
     ], done.stderr
 
 
@@ -93,6 +94,7 @@ def test_all_stages_run_in_a_bare_checkout(checkout, tmp_path):
     ]
     done = run(
         checkout,
+        ["scemae", "shards", "verify", shards],
         [
             "scemae",
             "pretrain",
@@ -125,6 +127,13 @@ def test_all_stages_run_in_a_bare_checkout(checkout, tmp_path):
     assert (
         made["scemae"] == "0.1.0" and made["webdataset"] == "absent" and made["torch"][0].isdigit()
     )
+
+
+def test_building_shards_says_that_it_needs_webdataset(checkout, tmp_path):
+    (tmp_path / "photographs").mkdir()
+    picture(0).save(tmp_path / "photographs" / "a.jpg")
+    done = run(checkout, ["scemae", "shards", "build", "folder", tmp_path, tmp_path / "out"])
+    assert done.returncode == 1 and "found no package webdataset" in done.stderr
 
 
 def test_gpu_tests_are_collected_in_a_bare_checkout(checkout):

@@ -4,6 +4,7 @@ import fcntl
 import functools
 import hashlib
 import http.server
+import io
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from dataclasses import replace
@@ -75,6 +77,21 @@ def test_shards_hold_the_bytes_of_the_source(photographs, tmp_path):
     assert [shard.samples for shard in manifest.shards] == [10, 10, 5] and len(shards) == 25
     assert shards.keys[12] == "012" and shards.annotation(12) == {"file": "012.jpg"}
     assert all(shards.jpeg(i) == (photographs / f"{i:03d}.jpg").read_bytes() for i in range(25))
+
+
+def test_a_tar_has_the_bytes_that_tarfile_gives_members_without_a_date_or_an_owner(
+    photographs, tmp_path
+):
+    write_split(strict_split(photographs), tmp_path / "out")
+    with tarfile.open(tmp_path / "slow.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for path in sorted(photographs.iterdir()):
+            annotation = json.dumps({"file": path.name}).encode()
+            for name, data in ((path.name, path.read_bytes()), (f"{path.stem}.json", annotation)):
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(data), 0o444
+                tar.addfile(member, io.BytesIO(data))
+    slow = (tmp_path / "slow.tar").read_bytes()
+    assert (tmp_path / "out" / "train-000000.tar").read_bytes() == slow
 
 
 def test_same_source_gives_same_bytes_with_one_worker_or_two(photographs, tmp_path):

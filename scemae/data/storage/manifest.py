@@ -192,9 +192,7 @@ def _check_layout(path: Path, index: Index, shard: Shard) -> None:
         raise ShardError(
             f"{path}: found a member of {members[:, 1].max():,} bytes, at most {LARGEST:,} were expected; {REBUILD}"
         )
-    ends = np.cumsum(
-        BLOCK - (-members[:, 1] // BLOCK) * BLOCK
-    )  # each is a header and whole blocks of data
+    ends = np.cumsum(BLOCK + in_blocks(members[:, 1]))  # each is a header and whole blocks of data
     needed = np.concatenate([[0], ends])[:-1] + BLOCK
     if len(wrong := np.flatnonzero(members[:, 0] != needed)):
         row = int(wrong[0])
@@ -207,6 +205,11 @@ def _check_layout(path: Path, index: Index, shard: Shard) -> None:
         raise ShardError(
             f"{path}: names members that end at byte {length:,} of a tar of {shard.bytes:,}; {REBUILD}"
         )
+
+
+def in_blocks(size: Any) -> Any:
+    """`size` bytes (a number or an array of them) rounded up to whole blocks of a tar."""
+    return -(-size // BLOCK) * BLOCK
 
 
 def member_name(key: str, is_annotation: int | bool) -> str:
