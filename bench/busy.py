@@ -24,7 +24,7 @@ from pathlib import Path
 
 from bench import faces, machine
 from bench.repeat import interleave, ratio, summary
-from scemae.sweep.processes.fork_server import hear_of_parent
+from scemae.sweep.processes.fork_server import signal_at_parent_death
 
 SETTINGS = (
     "experiment=demo_pretrain",
@@ -98,7 +98,9 @@ def main(argv: list[str]) -> int:
 @contextmanager
 def stopped(command: list[str], **options: object) -> Iterator[subprocess.Popen]:
     """A process that is stopped until somebody continues it, and killed at the end."""
-    die_with_us = partial(hear_of_parent, signal.SIGKILL)  # a stopped process would stay for ever
+    die_with_us = partial(
+        signal_at_parent_death, signal.SIGKILL
+    )  # a stopped process would stay for ever
     process = subprocess.Popen(command, preexec_fn=die_with_us, **options)
     process.send_signal(signal.SIGSTOP)
     try:

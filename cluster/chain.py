@@ -35,7 +35,7 @@ class Stage:
 
 
 @dataclass
-class Record:
+class ChainRecord:
     """chain.json."""
 
     kind: Literal["batch", "local"]
@@ -142,7 +142,7 @@ def snapshot(config: SubmitConfig, stages: list[Stage]) -> None:
 
 
 def write(run_dir: Path, kind: str, stages: list[Stage]) -> None:
-    """Record the chain in run_dir/chain.json."""
+    """ChainRecord the chain in run_dir/chain.json."""
     listed = masked_all([asdict(stage) for stage in stages])
     disk.write_text(run_dir / CHAIN, json.dumps({"kind": kind, "stages": listed}, indent=1) + "\n")
 
@@ -155,6 +155,9 @@ def read(run_dir: Path) -> tuple[str, list[Stage]]:
             f"{run_dir}: found no {CHAIN}; give the run_dir of an earlier `scemae submit`"
         )
     record = documents.read_json(
-        path, Record, error=ConfigError, remedy="give the run_dir of an earlier `scemae submit`"
+        path,
+        ChainRecord,
+        error=ConfigError,
+        remedy="give the run_dir of an earlier `scemae submit`",
     )
     return record.kind, record.stages

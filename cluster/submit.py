@@ -201,12 +201,12 @@ def _executor(config: SubmitConfig, stages: list[Stage], i: int, *, is_array: bo
         )
         return executor
 
-    class Batch(submitit.SlurmExecutor):
+    class SlurmWithoutSrun(submitit.SlurmExecutor):
         @classmethod
         def affinity(cls) -> int:  # a dry run works where there is no srun
             return 1
 
-    executor = Batch(folder)
+    executor = SlurmWithoutSrun(folder)
     more = {
         "ntasks-per-node": stage.ranks,
         "requeue": True,

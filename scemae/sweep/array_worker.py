@@ -14,15 +14,15 @@ from scemae.files import disk
 from scemae.process.stop_signals import StopRequest
 from scemae.runs.generations import Generation
 from scemae.runs.run_folder import own
-from scemae.sweep.processes.rank_processes import Nursery
-from scemae.sweep.processes.trial_process import ASKED, KILLED, Order, Work, clear
+from scemae.sweep.processes.rank_processes import ForkServerClient
+from scemae.sweep.processes.trial_process import ASKED, KILLED, TrialCommand, TrialProcess, clear
 from scemae.sweep.spec import Sweep
 from scemae.sweep.trials import (
     FAILED,
     FINISHED,
     RUNNING,
-    Record,
     Trial,
+    TrialRecord,
     end_trial,
     read_record,
     refuse_links,
@@ -30,7 +30,7 @@ from scemae.sweep.trials import (
 )
 
 
-def run_alone(sweep: Sweep, part: int, of: int, start: Generation) -> None:
+def run_array_element(sweep: Sweep, part: int, of: int, start: Generation) -> None:
     """Run trials part, part + of, ... of a random or grid search, but those that have ended; one that had begun goes on.
 
     start: of the sweep, which these trials are a part of. Raises Preempted once asked to stop and saved, RunFolderError once
@@ -49,7 +49,7 @@ def run_alone(sweep: Sweep, part: int, of: int, start: Generation) -> None:
             for one in (start, mine):
                 sweep.refuse_superseded(one)
 
-        nurseries = _Nurseries(sweep, stop)
+        nurseries = _RestartingForkServer(sweep, stop)
         try:
             for trial in (trial for trial, record in zip(trials, records) if not record.has_ended):
                 check()
@@ -65,17 +65,17 @@ def run_alone(sweep: Sweep, part: int, of: int, start: Generation) -> None:
             nurseries.close()
 
 
-class _Nurseries:
+class _RestartingForkServer:
     """One warm process after the other, each started when it is needed and the one before is gone."""
 
     def __init__(self, sweep: Sweep, stop: StopRequest) -> None:
         self._sweep, self._stop, self._living = sweep, stop, None
 
-    def get(self) -> Nursery:
+    def get(self) -> ForkServerClient:
         """The one that lives."""
         if self._living is None or not self._living.is_alive:
             try:
-                self._living = Nursery(
+                self._living = ForkServerClient(
                     spawns=self._sweep.spawns, threads=self._sweep.config.trial.cpus
                 )
             except LaunchError:
@@ -89,8 +89,12 @@ class _Nurseries:
 
 
 def _to_its_end(
-    sweep: Sweep, trial: Trial, nurseries: _Nurseries, stop: StopRequest, check: Callable[[], None]
-) -> tuple[Record, str]:
+    sweep: Sweep,
+    trial: Trial,
+    nurseries: _RestartingForkServer,
+    stop: StopRequest,
+    check: Callable[[], None],
+) -> tuple[TrialRecord, str]:
     """Start a trial until it has ended, at most `retries` times more where its processes are lost."""
     for _ in range(sweep.config.retries + 1):
         stop.check("starting trials")
@@ -112,10 +116,12 @@ def _to_its_end(
     return record, FAILED
 
 
-def _work(sweep: Sweep, trial: Trial, nursery: Nursery, stop: StopRequest) -> tuple[Record, str]:
+def _work(
+    sweep: Sweep, trial: Trial, nursery: ForkServerClient, stop: StopRequest
+) -> tuple[TrialRecord, str]:
     """One start of a trial: its record and FINISHED, FAILED, ASKED or KILLED."""
-    work = Work(
-        Order(
+    work = TrialProcess(
+        TrialCommand(
             sweep.folder, trial, sweep.arguments(trial), sweep.config.trial.ranks, sweep.environment
         ),
         nursery,

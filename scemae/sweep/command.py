@@ -87,10 +87,10 @@ def _start(sweep: Sweep, words: list[str]) -> None:
         _wait_for(sweep.folder / sweeps.FILE)
         coordinator.join(sweep.folder, sweep.config.trial.gpus > 0)
         return
-    coordinator.lead(sweep, words)
-    from scemae.sweep.page.results import refuse_fruitless, told
+    coordinator.coordinate(sweep, words)
+    from scemae.sweep.page.results import closing_lines, refuse_fruitless
 
-    print(told(sweep))
+    print(closing_lines(sweep))
     refuse_fruitless(sweep)
 
 
@@ -125,7 +125,7 @@ def _join(folder: Path) -> None:
 def _alone(words: list[str]) -> None:
     """SWEEP part=K of=N start=G: an element of an array (cluster/array.py), which is start G of this sweep, runs every N-th
     trial from K on."""
-    from scemae.sweep.array_worker import run_alone
+    from scemae.sweep.array_worker import run_array_element
 
     folder, options = (
         Path(words[0] if words else "").absolute(),
@@ -143,7 +143,7 @@ def _alone(words: list[str]) -> None:
         raise ConfigError(
             f"--alone: found {' '.join(words) or 'nothing'}; SWEEP part=K of=N start=G was needed, as --array writes it"
         )
-    run_alone(
+    run_array_element(
         sweeps.reopen(folder), part, of, Generation(start, generations.path_of(folder, start))
     )
 
@@ -151,7 +151,7 @@ def _alone(words: list[str]) -> None:
 def _page(folder: Path, out: Path | None) -> None:
     """Raises RunFolderError for a sweep of another user without `out`: nothing is written or removed there."""
     from scemae.sweep.page.results import refuse_fruitless, show
-    from scemae.sweep.queue import sweep_up
+    from scemae.sweep.queue import remove_leftovers
 
     if out is None and not run_folder.is_mine(folder):
         raise RunFolderError(
@@ -160,7 +160,7 @@ def _page(folder: Path, out: Path | None) -> None:
         )
     sweep = sweeps.reopen(folder)
     if out is None:
-        sweep_up(sweep)
+        remove_leftovers(sweep)
     else:
         out.mkdir(parents=True, exist_ok=True)
     print(show(sweep, out))

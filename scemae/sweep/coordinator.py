@@ -39,7 +39,7 @@ SAVE_SECONDS = 600.0  # that trials have to save once asked; what ends a job soo
 SILENT_SECONDS = 60.0  # without a beat of the leader: it is gone
 
 
-def lead(sweep: Sweep, words: list[str]) -> None:
+def coordinate(sweep: Sweep, words: list[str]) -> None:
     """Run the sweep to its end on this node and those that join. Raises Preempted once asked to stop and saved, LaunchError."""
     stop = StopRequest()
     sweep.check()
@@ -202,7 +202,7 @@ def _beats_on(current: Path, beats: dict) -> bool:
 
 
 @dataclass
-class Address:
+class RayAddress:
     """ray.json: host:port."""
 
     address: HostPort
@@ -211,7 +211,7 @@ class Address:
 def address_of(current: Path) -> str | None:
     """Where the Ray of a start is reached; None while it is not there yet."""
     try:
-        return documents.read_json(current / "ray.json", Address, error=RunFolderError).address
+        return documents.read_json(current / "ray.json", RayAddress, error=RunFolderError).address
     except OSError:
         return None
 

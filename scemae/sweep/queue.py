@@ -14,16 +14,16 @@ from scemae.sweep.spec import Sweep
 from scemae.sweep.trials import (
     FAILED,
     STOPPED,
-    Record,
-    Table,
+    ResultsTable,
     Trial,
+    TrialRecord,
     drop_checkpoints,
     end_trial,
     write_trial,
 )
 
 
-class Book:
+class TrialQueue:
     """Hands out trials, and writes down how they end."""
 
     def __init__(
@@ -39,11 +39,11 @@ class Book:
         self._new = iter([number for number in range(sweep.size) if number not in known])
         self._search = Search(sweep, records)
         self._losses: dict[int, int] = {}
-        self._best = best_of(sweep)
+        self._best = no_best_yet(sweep)
         self._leavings: set[int] = set()  # of ended trials, to be removed
         for record in self.ended.values():
             self._sort_in(record)
-        self._table = Table(sweep.folder, sweep.names)
+        self._table = ResultsTable(sweep.folder, sweep.names)
         self._table.rewrite(iter(records))
         self._began, self._ended_before, self._shown = (
             time.monotonic(),
@@ -85,7 +85,7 @@ class Book:
         _go_on(lambda: self._table.append(record))
         self._search.tell(record)
         self._tell(record)
-        self.sweep_up(but=trial.number)
+        self.remove_leftovers(but=trial.number)
         if time.monotonic() - self._shown > 60 + len(self.ended) / 10:
             _go_on(self._show)
             self._shown = time.monotonic()
@@ -103,7 +103,7 @@ class Book:
         """A trial that was asked to stop, and saved: it comes first when the sweep goes on."""
         self._again.append(trial)
 
-    def sweep_up(self, but: int | None = None) -> None:
+    def remove_leftovers(self, but: int | None = None) -> None:
         """Remove what ended trials no longer need: tokens of their own, and checkpoints of all but the best. `but`: its
         processes may live for a moment yet."""
         for number in [number for number in self._leavings if number != but]:
@@ -112,7 +112,7 @@ class Book:
             if self.sweep.config.keep and number not in self._best.kept:
                 drop_checkpoints(self.sweep.folder, self.ended[number].trial)
 
-    def _sort_in(self, record: Record) -> None:
+    def _sort_in(self, record: TrialRecord) -> None:
         """Who is not among the best, or falls out of them, is swept up."""
         before = self._best.kept
         self._best.add(record)
@@ -120,14 +120,14 @@ class Book:
 
     def close(self) -> None:
         """The last look at everything."""
-        self.sweep_up()
+        self.remove_leftovers()
         self._bar.close()
         self._show()
 
     def _check(self) -> None:
         self.sweep.refuse_superseded(self._generation)
 
-    def _tell(self, record: Record) -> None:
+    def _tell(self, record: TrialRecord) -> None:
         found = " ".join(
             f"{name} {record.scores[name]:.3f}"
             for name in self.sweep.config.objectives
@@ -162,14 +162,14 @@ def _go_on(write: Callable[[], object]) -> None:
         )
 
 
-def best_of(sweep: Sweep) -> ranking.Best:
+def no_best_yet(sweep: Sweep) -> ranking.BestTrials:
     """None yet, by this sweep's objectives; at least one is asked for, to be told of."""
-    return ranking.Best(list(sweep.config.objectives), max(sweep.config.keep, 1))
+    return ranking.BestTrials(list(sweep.config.objectives), max(sweep.config.keep, 1))
 
 
-def sweep_up(sweep: Sweep) -> None:
+def remove_leftovers(sweep: Sweep) -> None:
     """Remove what ended trials no longer need, as a book does on its way: after jobs of an array, which have none."""
-    ended, best = [record for record in sweep.records() if record.has_ended], best_of(sweep)
+    ended, best = [record for record in sweep.records() if record.has_ended], no_best_yet(sweep)
     for record in ended:
         best.add(record)
     for record in ended:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scemae.sweep.trials import FINISHED, Record
+from scemae.sweep.trials import FINISHED, TrialRecord
 
 RESAMPLES = 1000  # of trials, for an interval (ours)
 AT_ONCE = 50  # resamples ranked in one array: 10,000 trials take 8 MB
@@ -25,13 +25,13 @@ class Agreement:
     high: float
 
 
-def score(record: Record, objective: str) -> float:
+def score(record: TrialRecord, objective: str) -> float:
     """A trial's last score; not a number where it has none, or where it diverged."""
     value = float(record.scores.get(objective, math.nan))
     return value if math.isfinite(value) else math.nan
 
 
-def ranked(records: list[Record], objective: str) -> list[Record]:
+def ranked(records: list[TrialRecord], objective: str) -> list[TrialRecord]:
     """The finished trials that have a score, best first, ties by number."""
     scored = [
         one for one in records if one.outcome == FINISHED and not math.isnan(score(one, objective))
@@ -39,12 +39,12 @@ def ranked(records: list[Record], objective: str) -> list[Record]:
     return sorted(scored, key=lambda one: (score(one, objective), one.number))
 
 
-def best(records: list[Record], objective: str) -> Record | None:
+def best(records: list[TrialRecord], objective: str) -> TrialRecord | None:
     """The finished trial with the lowest score, of equal ones the first; None where none has a score."""
     return next(iter(ranked(records, objective)), None)
 
 
-def pareto_front(records: list[Record], objectives: list[str]) -> list[Record]:
+def pareto_front(records: list[TrialRecord], objectives: list[str]) -> list[TrialRecord]:
     """The finished trials that no other beats: as good in every objective and better in one. Ordered by the first objective.
 
     Trials with the same scores do not beat each other. A trial without one of the scores takes no part.
@@ -57,7 +57,7 @@ def pareto_front(records: list[Record], objectives: list[str]) -> list[Record]:
         (pair for pair in found if not any(map(math.isnan, pair[0]))),
         key=lambda pair: (pair[0], pair[1].number),
     )
-    front: list[Record] = []
+    front: list[TrialRecord] = []
     scores = np.empty((len(found), len(objectives)))  # of the front, in its first rows
     for (
         point,
@@ -72,16 +72,16 @@ def pareto_front(records: list[Record], objectives: list[str]) -> list[Record]:
     return front
 
 
-class Best:
+class BestTrials:
     """The best trials so far, without a look at all others: by the first objective, and of several the Pareto front."""
 
     def __init__(self, objectives: list[str], most: int) -> None:
         """`most`: how many, beside the front."""
         self._objectives, self._most = objectives, most
         self.ordered: list[tuple[float, int]] = []  # score and number, best first
-        self._front: list[Record] = []
+        self._front: list[TrialRecord] = []
 
-    def add(self, record: Record) -> None:
+    def add(self, record: TrialRecord) -> None:
         """A trial has ended."""
         own = score(record, self._objectives[0])
         if record.outcome != FINISHED or math.isnan(own):
@@ -101,7 +101,7 @@ class Best:
         }
 
 
-def agreement(records: list[Record], first: str, second: str) -> Agreement | None:
+def agreement(records: list[TrialRecord], first: str, second: str) -> Agreement | None:
     """How alike two scores rank the finished trials that have both; None where one of them is constant.
 
     The interval is the 2.5th to 97.5th percentile over resampled trials (ours); of a list of trials it is always the same.

@@ -9,7 +9,7 @@ from typing import Any
 
 from scemae.sweep.space import Parameter, rounded
 from scemae.sweep.spec import Sweep
-from scemae.sweep.trials import FINISHED, STOPPED, TPE, Record, Trial
+from scemae.sweep.trials import FINISHED, STOPPED, TPE, Trial, TrialRecord
 
 STARTUP = 10  # trials before TPE begins to model: random ones (Optuna's default)
 ATTEMPTS = 100  # draws of TPE that may break a constraint, before one is drawn at random
@@ -18,7 +18,7 @@ ATTEMPTS = 100  # draws of TPE that may break a constraint, before one is drawn 
 class Search:
     """Proposes trials, and is told how they end."""
 
-    def __init__(self, sweep: Sweep, records: list[Record]) -> None:
+    def __init__(self, sweep: Sweep, records: list[TrialRecord]) -> None:
         self._sweep, self._tpe = sweep, Tpe(sweep) if sweep.config.search == TPE else None
         for record in records:
             if record.has_ended:
@@ -35,7 +35,7 @@ class Search:
             return trial
         return self._tpe.propose(number)
 
-    def tell(self, record: Record) -> None:
+    def tell(self, record: TrialRecord) -> None:
         """A trial has ended."""
         if self._tpe:
             self._tpe.tell(record)
@@ -79,7 +79,7 @@ class Tpe:
             self._study.enqueue_trial(trial.values)
             self._asked[trial.number] = self._study.ask(self._ranges)
 
-    def tell(self, record: Record) -> None:
+    def tell(self, record: TrialRecord) -> None:
         """Its scores; of one that was stopped early those of its last look. A failed one says nothing."""
         state = self._optuna.trial.TrialState
         objectives = self._sweep.config.objectives

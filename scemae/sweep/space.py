@@ -22,7 +22,7 @@ import numpy as np
 from scemae.config import checks
 from scemae.config.dotted import setting_names
 from scemae.config.schema import SCHEMAS
-from scemae.config.schema.jobs import Space as Settings
+from scemae.config.schema.jobs import SpaceConfig
 from scemae.errors import ConfigError
 
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -163,7 +163,7 @@ class Space:
         ) and self.fits(values)
 
 
-def read(found: Settings) -> Space:
+def read(found: SpaceConfig) -> Space:
     """Check a space as configs/space has it. Raises ConfigError in one sentence."""
     checks.one_of("space.stage", found.stage, ("pretrain", "correspond"))
     schema = SCHEMAS[found.stage]

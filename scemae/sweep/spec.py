@@ -28,7 +28,7 @@ from scemae.runs.checkpoints import checkpoint
 from scemae.runs.generations import Generation
 from scemae.sweep import space as spaces
 from scemae.sweep.space import Space, Values
-from scemae.sweep.trials import GRID, PAPER, RANDOM, Record, Trial, read_records, refuse_links
+from scemae.sweep.trials import GRID, PAPER, RANDOM, Trial, TrialRecord, read_records, refuse_links
 from scemae.training.token_store import choose_home
 
 SELECTION = (
@@ -53,7 +53,7 @@ PLACES = (
 
 
 @dataclass
-class Known:
+class SweepIdentity:
     """What every sweep.json has: the identity of its sweep."""
 
     identity: str
@@ -300,7 +300,7 @@ class Sweep:
         """sweep.yaml, from which `reopen` takes what may change from start to start: trials, retries, paths."""
         disk.write_text(self.folder / "sweep.yaml", to_yaml(self.config))
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[TrialRecord]:
         """Its trials so far, in order."""
         return list(read_records(self.folder))
 
@@ -369,7 +369,7 @@ def read_file(path: Path) -> dict:
         )
     except OSError as error:
         raise RunFolderError(f"{path}: cannot be read ({error}); {remedy}") from error
-    documents.convert(found, Known, path, error=RunFolderError, remedy=remedy)
+    documents.convert(found, SweepIdentity, path, error=RunFolderError, remedy=remedy)
     return found
 
 

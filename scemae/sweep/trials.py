@@ -47,8 +47,8 @@ class Trial:
 
 
 @dataclass
-class End:
-    """end.json: what became of a trial (see Record)."""
+class TrialEnd:
+    """end.json: what became of a trial (see TrialRecord)."""
 
     outcome: Literal["waiting", "running", "finished", "stopped", "failed"]
     step: Count = 0
@@ -62,14 +62,14 @@ class End:
 
 
 @dataclass
-class Length:
+class RunLength:
     """How long a run is to be, in its provenance.json."""
 
     total_steps: Count = 0
 
 
 @dataclass
-class Record:
+class TrialRecord:
     """A trial and what became of it."""
 
     number: int
@@ -102,7 +102,7 @@ def write_trial(sweep: Path, trial: Trial) -> None:
 
 def end_trial(
     sweep: Path, trial: Trial, outcome: str, reason: str = "", progress: float | None = None
-) -> Record:
+) -> TrialRecord:
     """Say how a trial ended; what it scored is read from its run. `progress`: the share of its training at whose look it was
     stopped: what it did until it was gone depends on the clock, so it does not count."""
     record = read_run(sweep, trial)
@@ -122,7 +122,7 @@ def end_trial(
     return record
 
 
-def read_records(sweep: Path) -> Iterator[Record]:
+def read_records(sweep: Path) -> Iterator[TrialRecord]:
     """Every trial of a sweep, in order."""
     root = sweep / "trials"
     for name in sorted(os.listdir(root)) if root.is_dir() else []:
@@ -149,7 +149,7 @@ def _whole(path: Path) -> bytes | None:
     return text if documents.is_whole(text) else None
 
 
-def read_record(sweep: Path, trial: Trial) -> Record:
+def read_record(sweep: Path, trial: Trial) -> TrialRecord:
     """What is known of a trial."""
     path = trial.folder(sweep) / "end.json"
     text = _whole(path)
@@ -157,18 +157,18 @@ def read_record(sweep: Path, trial: Trial) -> Record:
         return read_run(sweep, trial)
     found = documents.parse_json(
         text,
-        End,
+        TrialEnd,
         path,
         error=RunFolderError,
         finite=False,
         remedy="remove it, and the trial goes on from its newest checkpoint",
     )
-    return Record(trial.number, trial.values, trial.origin, **vars(found))
+    return TrialRecord(trial.number, trial.values, trial.origin, **vars(found))
 
 
-def read_run(sweep: Path, trial: Trial) -> Record:
+def read_run(sweep: Path, trial: Trial) -> TrialRecord:
     """How far a trial's run has come, from the run folder."""
-    run, record = trial.folder(sweep) / "run", Record(trial.number, trial.values, trial.origin)
+    run, record = trial.folder(sweep) / "run", TrialRecord(trial.number, trial.values, trial.origin)
     reached: dict[int, int] = {}
     for row, counts in generations.all_rows(run, METRICS):
         reached[row["generation"]] = max(reached.get(row["generation"], 0), row["step"])
@@ -200,7 +200,7 @@ def scores_of(row: dict[str, Any]) -> dict[str, float]:
 def _total(run: Path) -> int:
     try:
         return documents.read_json(
-            run / "provenance.json", Length, error=RunFolderError
+            run / "provenance.json", RunLength, error=RunFolderError
         ).total_steps
     except OSError:
         return 0
@@ -231,7 +231,7 @@ def refuse_links(sweep: Path) -> None:
         disk.refuse_link(path)
 
 
-class Table:
+class ResultsTable:
     """results.csv: written anew when a sweep begins, then a row is appended whenever a trial ends."""
 
     def __init__(self, sweep: Path, names: list[str]) -> None:
@@ -250,7 +250,7 @@ class Table:
             "reason",
         ]
 
-    def rewrite(self, records: Iterator[Record]) -> None:
+    def rewrite(self, records: Iterator[TrialRecord]) -> None:
         """All rows that there are, in the order of trials."""
         head = io.StringIO()
         csv.writer(head, lineterminator="\n").writerow(self._head)
@@ -259,12 +259,12 @@ class Table:
             head.getvalue() + "".join(self._row(record) for record in records if record.has_ended),
         )
 
-    def append(self, record: Record) -> None:
+    def append(self, record: TrialRecord) -> None:
         """One row more, in one write."""
         with os.fdopen(disk.open_to_append(self._path), "a", encoding="utf8", newline="") as file:
             file.write(self._row(record))
 
-    def _row(self, record: Record) -> str:
+    def _row(self, record: TrialRecord) -> str:
         line = io.StringIO()
         scores = (
             f"{record.scores[name]:.6g}" if name in record.scores else "" for name in OBJECTIVES

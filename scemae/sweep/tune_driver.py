@@ -24,18 +24,18 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from scemae.config.schema.jobs import TrialShare
+from scemae.config.schema.jobs import TrialResources
 from scemae.errors import ScemaeError
 from scemae.process import streams
 from scemae.runs.generations import Generation
 from scemae.sweep import spec as sweeps
 from scemae.sweep.coordinator import BROKEN, MORE, address_of
 from scemae.sweep.page.results import show
-from scemae.sweep.processes.trial_process import ASKED, KILLED, Order
-from scemae.sweep.processes.tune_worker import Worker
-from scemae.sweep.queue import Book
+from scemae.sweep.processes.trial_process import ASKED, KILLED, TrialCommand
+from scemae.sweep.processes.tune_worker import TrialWorker
+from scemae.sweep.queue import TrialQueue
 from scemae.sweep.spec import Sweep
-from scemae.sweep.trials import FAILED, FINISHED, RUNNING, STOPPED, Record, Trial, read_run
+from scemae.sweep.trials import FAILED, FINISHED, RUNNING, STOPPED, Trial, TrialRecord, read_run
 
 WAVE = 500  # trials that one driver handles: Tune keeps what it has seen in memory
 SETTINGS = {
@@ -51,11 +51,11 @@ SETTINGS = {
 }
 
 
-class Feeder(Searcher):
+class QueueSearcher(Searcher):
     """Tune's view of the book: hands it trials, as many at once as fit, and writes down what it says of them."""
 
     def __init__(
-        self, book: Book, capacity: Callable[[], int], is_asked: Callable[[], bool]
+        self, book: TrialQueue, capacity: Callable[[], int], is_asked: Callable[[], bool]
     ) -> None:
         super().__init__(
             metric="progress", mode="max"
@@ -75,7 +75,9 @@ class Feeder(Searcher):
             )  # one that lives may be lost, and come again
         self._live[trial_id], self._given = trial, self._given + 1
         sweep, share = self._book.sweep, self._book.sweep.config.trial
-        order = Order(sweep.folder, trial, sweep.arguments(trial), share.ranks, sweep.environment)
+        order = TrialCommand(
+            sweep.folder, trial, sweep.arguments(trial), share.ranks, sweep.environment
+        )
         return {"order": order, "threads": share.cpus, "spawns": sweep.spawns}
 
     def on_trial_complete(
@@ -99,10 +101,10 @@ class Feeder(Searcher):
         """Nothing."""
 
 
-class Halving(ASHAScheduler):
+class ResumedAsha(ASHAScheduler):
     """ASHA that knows the past: the rungs of trials that ended before, and of those that go on."""
 
-    def __init__(self, sweep: Sweep, ended: list[Record]) -> None:
+    def __init__(self, sweep: Sweep, ended: list[TrialRecord]) -> None:
         halving, objective = sweep.config.halving, sweep.config.objectives[0]
         super().__init__(
             time_attr="progress",
@@ -127,7 +129,7 @@ class Halving(ASHAScheduler):
         self._replay(trial, record, record.curve[:-1])
 
     def _replay(
-        self, trial: Any, record: Record, looks: list[tuple[int, dict[str, float]]]
+        self, trial: Any, record: TrialRecord, looks: list[tuple[int, dict[str, float]]]
     ) -> None:
         for step, scores in looks:
             super().on_trial_result(
@@ -142,7 +144,7 @@ def _name(trial: Any) -> str:
 class Capacity:
     """How many trials fit on the nodes that are there now."""
 
-    def __init__(self, asked: int | str, share: TrialShare) -> None:
+    def __init__(self, asked: int | str, share: TrialResources) -> None:
         self._asked, self._share, self._found, self._until = asked, share, 0, 0.0
 
     def __call__(self) -> int:
@@ -161,7 +163,7 @@ class Capacity:
 
 
 def run(
-    sweep: Sweep, generation: Generation, address: str, worker: type[tune.Trainable] = Worker
+    sweep: Sweep, generation: Generation, address: str, worker: type[tune.Trainable] = TrialWorker
 ) -> int:
     """Run trials until all have ended (0), WAVE have (MORE), or SIGTERM or SIGUSR2 asks it to stop (75)."""
     asked: list[int] = []
@@ -179,15 +181,15 @@ def run(
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     for number in (signal.SIGTERM, signal.SIGUSR2):  # now: Ray has set its own
         signal.signal(number, lambda received, _: asked.append(received))
-    book = Book(sweep, generation, lambda: show(sweep))
+    book = TrialQueue(sweep, generation, lambda: show(sweep))
     share = sweep.config.trial
     resources = tune.PlacementGroupFactory([{"CPU": share.ranks * share.cpus, "GPU": share.gpus}])
     scheduler = (
-        Halving(sweep, list(book.ended.values()))
+        ResumedAsha(sweep, list(book.ended.values()))
         if sweep.config.halving.enabled
         else FIFOScheduler()
     )
-    feeder = Feeder(book, Capacity(sweep.config.concurrency, share), lambda: bool(asked))
+    feeder = QueueSearcher(book, Capacity(sweep.config.concurrency, share), lambda: bool(asked))
     try:
         with tempfile.TemporaryDirectory(
             prefix="tune-", dir=os.environ.get("SCEMAE_SWEEP_TEMP")

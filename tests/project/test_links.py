@@ -31,7 +31,7 @@ from scemae.runs.generations import Generation
 from scemae.shards import write
 from scemae.sweep import coordinator, trials
 from scemae.sweep.processes import trial_process
-from scemae.sweep.trials import FINISHED, Record, Table, Trial
+from scemae.sweep.trials import FINISHED, ResultsTable, Trial, TrialRecord
 
 KEPT = b"mine"
 TRIAL = Trial(7, {}, "paper")
@@ -119,7 +119,7 @@ def swept(run: Path) -> None:
     """A trial of a sweep is put on disk, ends, and is swept up; the table and the token are made."""
     trials.refuse_links(run)
     trials.write_trial(run, TRIAL)
-    Table(run, []).rewrite(iter([]))
+    ResultsTable(run, []).rewrite(iter([]))
 
 
 def ended(run: Path) -> None:
@@ -216,9 +216,13 @@ CASES: list[tuple[str, str, Callable[[Path], object]]] = [
     ("trials/000007/run/checkpoints", "folder", ended),
     ("trials/000007/tokens", "folder", ended),
     ("trials/000007/end.json", "file", ended),
-    ("results.csv", "file", lambda run: Table(run, []).rewrite(iter([]))),
-    ("results.partial", "file", lambda run: Table(run, []).rewrite(iter([]))),
-    ("results.csv", "new", lambda run: Table(run, []).append(Record(7, {}, "paper", FINISHED))),
+    ("results.csv", "file", lambda run: ResultsTable(run, []).rewrite(iter([]))),
+    ("results.partial", "file", lambda run: ResultsTable(run, []).rewrite(iter([]))),
+    (
+        "results.csv",
+        "new",
+        lambda run: ResultsTable(run, []).append(TrialRecord(7, {}, "paper", FINISHED)),
+    ),
     ("token", "file", coordinator._token),
     ("token", "new", coordinator._token),
     ("token.partial", "file", coordinator._token),

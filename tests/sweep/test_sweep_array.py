@@ -21,13 +21,13 @@ from scemae.runs import generations
 from scemae.runs.checkpoints import checkpoint
 from scemae.sweep import command, ranking
 from scemae.sweep import spec as sweeps
-from scemae.sweep.array_worker import run_alone
+from scemae.sweep.array_worker import run_array_element
 from scemae.sweep.trials import (
     FAILED,
     FINISHED,
     STOPPED,
-    Record,
     Trial,
+    TrialRecord,
     end_trial,
     read_records,
     write_trial,
@@ -249,7 +249,9 @@ def test_an_id_that_is_no_number_is_no_word_of_a_command(tmp_path):
 
 
 def score_of(number, outcome, *scores):
-    return Record(number, {}, "random", outcome, 30, 30, dict(zip(("different", "cycle"), scores)))
+    return TrialRecord(
+        number, {}, "random", outcome, 30, 30, dict(zip(("different", "cycle"), scores))
+    )
 
 
 @pytest.mark.parametrize("objectives", [["different"], ["different", "cycle"]])
@@ -266,7 +268,7 @@ def test_the_best_found_one_by_one_are_the_best_of_all(objectives, most):
         )
     ]
     ended += [score_of(60, FINISHED, math.nan, 1.0), score_of(61, FINISHED, math.inf, 0.0)]
-    best = ranking.Best(objectives, most)
+    best = ranking.BestTrials(objectives, most)
     for i in generator.permutation(len(ended)):
         best.add(ended[i])
     slow = {0, *(one.number for one in ranking.ranked(ended, "different")[:most])}
@@ -460,7 +462,9 @@ def test_an_element_refuses_to_start_beside_itself(made, tmp_path):
         generations.claim(tmp_path / "generations" / "0001" / "parts" / "0000", None, None)
     ):
         with pytest.raises(RunFolderError, match="in use by process"):
-            run_alone(sweep, 0, 1, generations.Generation(1, generations.path_of(tmp_path, 1)))
+            run_array_element(
+                sweep, 0, 1, generations.Generation(1, generations.path_of(tmp_path, 1))
+            )
     assert not (tmp_path / "trials").exists()
 
 

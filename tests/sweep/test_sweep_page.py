@@ -26,7 +26,7 @@ from scemae.sweep.page.page import (
 )
 from scemae.sweep.page.results import refuse_fruitless
 from scemae.sweep.ranking import agreement, best, pareto_front, ranked
-from scemae.sweep.trials import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Record
+from scemae.sweep.trials import FAILED, FINISHED, RUNNING, STOPPED, WAITING, TrialRecord
 
 PARAMETERS = {
     "carb.eta": {"low": 0.05, "high": 0.5, "step": 0.05},
@@ -39,9 +39,9 @@ BOTH = ["different", "same"]
 
 def record(
     number: int, different: float = math.nan, outcome: str = FINISHED, **scores: float
-) -> Record:
+) -> TrialRecord:
     """A trial with a score and no settings."""
-    return Record(
+    return TrialRecord(
         number,
         {},
         "paper" if number == 0 else "random",
@@ -52,7 +52,7 @@ def record(
     )
 
 
-def sweep(count: int, seed: int = 0) -> list[Record]:
+def sweep(count: int, seed: int = 0) -> list[TrialRecord]:
     """A search in which eta alone decides, a little blurred: some trials stopped, failed, diverged, running or waiting."""
     draw, found = np.random.default_rng(seed), []
     for number in range(count):
@@ -81,7 +81,7 @@ def sweep(count: int, seed: int = 0) -> list[Record]:
         if number == 7:
             curve[-1] = (90, {"different": math.nan, "same": math.inf})
         found.append(
-            Record(
+            TrialRecord(
                 number,
                 values,
                 "paper" if number == 0 else "tpe",
@@ -98,7 +98,7 @@ def sweep(count: int, seed: int = 0) -> list[Record]:
     return found
 
 
-def written(folder, records: list[Record], objectives: list[str] = BOTH, **others) -> str:
+def written(folder, records: list[TrialRecord], objectives: list[str] = BOTH, **others) -> str:
     others = {"facts": {}, "parameters": PARAMETERS, "best_yaml": None} | others
     return write_page(folder, "A search", records, objectives, **others).read_text(encoding="utf8")
 
@@ -181,20 +181,23 @@ def test_importance_says_why_there_is_none():
 
 
 def test_an_axis_places_numbers_logarithms_and_words():
-    tried = [Record(i, {"x": value}, "random") for i, value in enumerate((1, 4, 30))]
+    tried = [TrialRecord(i, {"x": value}, "random") for i, value in enumerate((1, 4, 30))]
     axis = axis_of("x", "x", tried, {"low": 1, "high": 16, "log": True})
     assert [axis.place(value) for value in (1, 30)] == [0, 1] and axis.place(4) == pytest.approx(
         math.log(4) / math.log(30)
     )
     words = axis_of(
-        "x", "x", [Record(0, {"x": True}, "random"), Record(1, {"x": False}, "random")], {}
+        "x",
+        "x",
+        [TrialRecord(0, {"x": True}, "random"), TrialRecord(1, {"x": False}, "random")],
+        {},
     )
     assert (
         words.words == ["false", "true"]
         and words.place(True) == 0.75
         and math.isnan(words.place("else"))
     )
-    mixed = axis_of("x", "x", [Record(0, {"x": None}, "random"), *tried], {})
+    mixed = axis_of("x", "x", [TrialRecord(0, {"x": None}, "random"), *tried], {})
     assert not mixed.words and math.isnan(mixed.place(None))
 
 
@@ -280,7 +283,7 @@ def test_the_table_has_finished_trials_first_and_failures_are_grouped():
     ]
     assert [one.number for one in by_rank(records, "different")] == [4, 3, 2, 1, 0]
     failed = [
-        Record(i, {}, "random", FAILED, reason="out of memory" if i else "") for i in range(3)
+        TrialRecord(i, {}, "random", FAILED, reason="out of memory" if i else "") for i in range(3)
     ]
     assert [(one.reason, one.numbers) for one in causes(failed)] == [
         ("out of memory", [1, 2]),
@@ -296,7 +299,7 @@ def test_the_command_spells_values_as_settings_do():
         "optim.betas": [0.5, 0.9],
         "x": True,
     }
-    words = command_of(Record(1, values, "random"))
+    words = command_of(TrialRecord(1, values, "random"))
     assert words.endswith(
         "carb.eta=0.123456789 carb.clusters=4 carb.projector=linear 'optim.betas=[0.5,0.9]' x=true"
     )
@@ -384,7 +387,7 @@ def test_what_others_wrote_is_escaped_and_the_paper_is_marked(tmp_path):
 
 def test_of_many_trials_the_table_has_the_best_and_the_papers_and_says_so(tmp_path):
     records = [
-        Record(
+        TrialRecord(
             i,
             {"carb.eta": 0.001 * i},
             "random" if i else "paper",

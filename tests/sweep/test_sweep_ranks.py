@@ -14,8 +14,14 @@ from scemae.errors import LaunchError
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.metrics_log import read_metrics
 from scemae.sweep.processes import rank_processes as ranks_room
-from scemae.sweep.processes.rank_processes import Nursery, Ranks
-from scemae.sweep.processes.trial_process import ASKED, KILLED, STOP_FILE, Order, Work
+from scemae.sweep.processes.rank_processes import ForkServerClient, Ranks
+from scemae.sweep.processes.trial_process import (
+    ASKED,
+    KILLED,
+    STOP_FILE,
+    TrialCommand,
+    TrialProcess,
+)
 from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Trial, read_run, write_trial
 from tests.support import write_backbone, write_shards
 
@@ -38,7 +44,7 @@ def nurseries():
         patch.setenv("RANK", "7")
         patch.setenv("MASTER_PORT", "1")
         patch.setenv("SCEMAE_TEST", "inherited")
-        found = {spawns: Nursery(spawns=spawns, threads=1) for spawns in (True, False)}
+        found = {spawns: ForkServerClient(spawns=spawns, threads=1) for spawns in (True, False)}
     yield found
     for nursery in found.values():
         nursery.close()
@@ -209,7 +215,7 @@ def test_ranks_that_do_not_stop_in_time_are_killed(warm, tmp_path):
 
 @pytest.mark.parametrize("spawns", [True, False], ids=["spawned", "forked"])
 def test_ranks_die_with_a_nursery_that_is_shot(tmp_path, spawns):
-    nursery = Nursery(spawns=spawns, threads=1)
+    nursery = ForkServerClient(spawns=spawns, threads=1)
     ranks = Ranks(nursery, LONG, 2, tmp_path / "log.txt", HELD)
     pids = ranks._pids
     assert all(map(lives, pids)) and ranks.poll() is None and nursery.is_alive
@@ -221,7 +227,7 @@ def test_ranks_die_with_a_nursery_that_is_shot(tmp_path, spawns):
 
 
 def test_a_nursery_that_is_closed_asks_its_ranks_to_end_first(tmp_path):
-    nursery = Nursery(spawns=True, threads=1)
+    nursery = ForkServerClient(spawns=True, threads=1)
     ranks = Ranks(nursery, LONG, 2, tmp_path / "log.txt", HELD)
     nursery.close()
     assert not any(map(lives, ranks._pids)) and status_of(ranks) == -signal.SIGTERM
@@ -230,8 +236,8 @@ def test_a_nursery_that_is_closed_asks_its_ranks_to_end_first(tmp_path):
 def test_a_nursery_whose_worker_is_shot_has_its_ranks_save_and_ends(made, tmp_path):
     run = tmp_path / "run"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom scemae.sweep.processes.rank_processes import Nursery\n"
-        "nursery = Nursery(spawns=False, threads=1)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom scemae.sweep.processes.rank_processes import ForkServerClient\n"
+        "nursery = ForkServerClient(spawns=False, threads=1)\n"
         "print(nursery._process.pid, nursery.start(sys.argv[2:], {}, Path(sys.argv[1])), flush=True)\ntime.sleep(600)"
     )
     command = arguments(made, run, "optim.epochs=100000", "loop.save_every=100000")
@@ -261,7 +267,7 @@ def test_a_nursery_that_does_not_start_says_why(monkeypatch, tmp_path):
     with pytest.raises(
         LaunchError, match="the process that starts trials ended with 3: no such library"
     ):
-        Nursery(spawns=False, threads=1)
+        ForkServerClient(spawns=False, threads=1)
 
 
 # One trial at work.
@@ -270,7 +276,7 @@ def test_a_nursery_that_does_not_start_says_why(monkeypatch, tmp_path):
 def order(made, sweep, *others, number=1):
     trial = Trial(number, {"carb.eta": 0.1}, "random")
     write_trial(sweep, trial)
-    return Order(
+    return TrialCommand(
         sweep,
         trial,
         arguments(made, trial.folder(sweep) / "run", *others),
@@ -292,7 +298,9 @@ def looks(work):
 @pytest.fixture(scope="module")
 def undisturbed(nurseries, made, tmp_path_factory):
     """Of a trial that nothing happens to: what it told, and its record."""
-    return looks(Work(order(made, tmp_path_factory.mktemp("undisturbed")), nurseries[False]))
+    return looks(
+        TrialProcess(order(made, tmp_path_factory.mktemp("undisturbed")), nurseries[False])
+    )
 
 
 def first_look(work):
@@ -318,7 +326,7 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint_to_the_same_scores(
     undisturbed, warm, made, tmp_path
 ):
     asked = order(made, tmp_path)
-    work = Work(asked, warm)
+    work = TrialProcess(asked, warm)
     first_look(work)
     owner = json.loads((asked.folder / "run" / "generations" / "0001" / "owner.json").read_text())
     os.kill(owner["pid"], signal.SIGKILL)
@@ -328,7 +336,7 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint_to_the_same_scores(
         and work.look()[1] == KILLED
         and 0 < record.step < STEPS
     )
-    told, again = looks(Work(asked, warm))
+    told, again = looks(TrialProcess(asked, warm))
     assert (
         told[-1] == (STEPS, FINISHED) and told[0][0] >= record.curve[-1][0]
     )  # its last look is told again
@@ -348,7 +356,7 @@ def test_a_trial_that_was_asked_to_stop_saves_and_loses_nothing(
         tmp_path / "stop",
     )  # it stops where it logs
     monkeypatch.setenv(STOP_FILE, str(stop))
-    work = Work(asked, warm)
+    work = TrialProcess(asked, warm)
     first_look(work)
     stop.touch()
     told, record = looks(work)
@@ -358,33 +366,34 @@ def test_a_trial_that_was_asked_to_stop_saves_and_loses_nothing(
         and checkpoint.read_state(checkpoint.committed(run)[-1]).global_step == record.step < STEPS
     )
     assert (
-        looks(Work(asked, warm))[0][-1][1] == ASKED and read_run(tmp_path, asked.trial).starts == 1
+        looks(TrialProcess(asked, warm))[0][-1][1] == ASKED
+        and read_run(tmp_path, asked.trial).starts == 1
     )  # none is started
     stop.unlink()
-    told, again = looks(Work(asked, warm))
+    told, again = looks(TrialProcess(asked, warm))
     assert told[-1] == (STEPS, FINISHED) and (again.starts, again.trained) == (2, STEPS)
     assert again.curve == undisturbed[1].curve
 
 
 def test_a_trial_that_was_closed_is_gone_and_can_go_on(warm, made, tmp_path):
     asked = order(made, tmp_path)
-    work = Work(asked, warm)
+    work = TrialProcess(asked, warm)
     first_look(work)
     pid = json.loads((asked.folder / "run" / "generations" / "0001" / "owner.json").read_text())[
         "pid"
     ]
     work.close()
-    assert not lives(pid) and looks(Work(asked, warm))[0][-1] == (STEPS, FINISHED)
+    assert not lives(pid) and looks(TrialProcess(asked, warm))[0][-1] == (STEPS, FINISHED)
 
 
 def test_a_trial_that_fails_gives_its_reason(warm, made, tmp_path):
-    _, record = looks(Work(order(made, tmp_path, "carb.clusters=500"), warm))
+    _, record = looks(TrialProcess(order(made, tmp_path, "carb.clusters=500"), warm))
     assert (
         record.reason.startswith("scemae correspond: carb:")
         and "at least 1 and 500 (carb.clusters)" in record.reason
     )
     told, record = looks(
-        Work(order(made, tmp_path, "probe_shards=null", "optim.epochs=2", number=2), warm)
+        TrialProcess(order(made, tmp_path, "probe_shards=null", "optim.epochs=2", number=2), warm)
     )
     assert (
         told[-1][1] == FAILED and record.reason == "it has no score at its last step; see log.txt"

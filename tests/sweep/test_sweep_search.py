@@ -16,7 +16,7 @@ from scemae.sweep.trials import (
     RANDOM,
     STOPPED,
     TPE,
-    Record,
+    TrialRecord,
     read_records,
     write_trial,
 )
@@ -60,7 +60,7 @@ def ended(trial, score, outcome=FINISHED):
     curve = (
         [(9, {name: value + 1 for name, value in scores.items()}), (27, scores)] if scores else []
     )
-    return Record(trial.number, trial.values, trial.origin, outcome, 27, 27, scores, curve)
+    return TrialRecord(trial.number, trial.values, trial.origin, outcome, 27, 27, scores, curve)
 
 
 def play(search, first, last, score=lambda trial: ended(trial, loss(trial.values))):
@@ -138,7 +138,7 @@ def test_a_trial_that_runs_when_the_sweep_is_stopped_is_waited_for_again(tmp_pat
     found = sweep(tmp_path)
     records = play(Search(found, []), 0, STARTUP + 3)
     running = Search(found, records[:-1]).propose(STARTUP + 2)
-    half = [*records[:-1], Record(running.number, running.values, running.origin)]
+    half = [*records[:-1], TrialRecord(running.number, running.values, running.origin)]
     again, following = Search(found, half), Search(found, records)
     again.tell(ended(running, loss(running.values)))
     assert running.values == records[-1].values
@@ -152,7 +152,7 @@ def test_trials_at_once_know_of_each_other_after_a_restart_too(tmp_path):
     first = [live.propose(number) for number in range(STARTUP + 2, STARTUP + 8)]
     following = live.propose(STARTUP + 8)
     again = Search(
-        found, [*records, *(Record(one.number, one.values, one.origin) for one in first)]
+        found, [*records, *(TrialRecord(one.number, one.values, one.origin) for one in first)]
     )
     assert again.propose(STARTUP + 8).values == following.values
     assert Search(found, records).propose(STARTUP + 8).values != following.values

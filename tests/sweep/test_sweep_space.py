@@ -12,7 +12,7 @@ from itertools import product
 import pytest
 
 from scemae.config.load import configs_dir, load_config
-from scemae.config.schema.jobs import Space as Settings
+from scemae.config.schema.jobs import SpaceConfig
 from scemae.errors import ConfigError
 from scemae.sweep import space as spaces
 from scemae.sweep import spec as sweeps
@@ -31,7 +31,7 @@ ORDERED = ["carb.r_att_att > carb.r_inatt_inatt", "carb.clusters <= 12"]
 
 
 def space(parameters, constraints=(), stage="correspond"):
-    return spaces.read(Settings(stage, parameters, list(constraints)))
+    return spaces.read(SpaceConfig(stage, parameters, list(constraints)))
 
 
 def draws(found, count, seed=0):
@@ -42,8 +42,8 @@ def test_a_point_is_the_same_in_any_order_and_any_process():
     forwards = draws(space(CARB, ORDERED), 40, seed=3)
     backwards = [space(CARB, ORDERED).draw(3, number) for number in reversed(range(40))]
     code = (
-        "import json, sys\nfrom scemae.config.schema.jobs import Space\nfrom scemae.sweep.space import read\n"
-        "space = read(Space(**json.load(sys.stdin)))\n"
+        "import json, sys\nfrom scemae.config.schema.jobs import SpaceConfig\nfrom scemae.sweep.space import read\n"
+        "space = read(SpaceConfig(**json.load(sys.stdin)))\n"
         "print(json.dumps([space.draw(3, number) for number in (39, 7)]))"
     )
     elsewhere = subprocess.run(

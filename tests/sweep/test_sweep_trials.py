@@ -10,7 +10,7 @@ from scemae.errors import RunFolderError
 from scemae.files import disk
 from scemae.runs.generations import METRICS, claim, path_of
 from scemae.sweep import spec as sweeps
-from scemae.sweep.queue import Book
+from scemae.sweep.queue import TrialQueue
 from scemae.sweep.trials import (
     FAILED,
     FINISHED,
@@ -19,9 +19,9 @@ from scemae.sweep.trials import (
     RUNNING,
     STOPPED,
     WAITING,
-    Record,
-    Table,
+    ResultsTable,
     Trial,
+    TrialRecord,
     drop_checkpoints,
     end_trial,
     read_record,
@@ -183,7 +183,7 @@ def test_a_moved_folder_holds_the_same_records(tmp_path):
 
 def test_a_table_written_anew_is_the_table_that_grew(tmp_path):
     records = [
-        Record(
+        TrialRecord(
             0,
             VALUES,
             PAPER,
@@ -195,13 +195,13 @@ def test_a_table_written_anew_is_the_table_that_grew(tmp_path):
             starts=1,
             trained=30,
         ),
-        Record(
+        TrialRecord(
             1, VALUES, RANDOM, STOPPED, 10, 30, {"different": float("nan")}, starts=2, trained=20
         ),
-        Record(2, VALUES, RANDOM, FAILED, reason='a "reason", with\na line'),
-        Record(3, VALUES, RANDOM, RUNNING),
+        TrialRecord(2, VALUES, RANDOM, FAILED, reason='a "reason", with\na line'),
+        TrialRecord(3, VALUES, RANDOM, RUNNING),
     ]
-    table = Table(tmp_path, list(VALUES))
+    table = ResultsTable(tmp_path, list(VALUES))
     table.rewrite(iter([]))
     for record in records[:3]:
         table.append(record)
@@ -250,7 +250,7 @@ def open_book(folder, *words):
             *words,
         ]
     )
-    return Book(sweep, claim(folder, "sweep", None))
+    return TrialQueue(sweep, claim(folder, "sweep", None))
 
 
 def run_to_its_end(book, one, score, outcome=FINISHED, total=30):
@@ -363,7 +363,7 @@ def test_a_book_reopened_sweeps_up_what_was_left(tmp_path):
         run_to_its_end(book, book.next(), score)
     assert with_checkpoints(book) == {0, 1, 2}  # of the last one they were still there
     again = open_book(tmp_path, "keep=1")
-    again.sweep_up()
+    again.remove_leftovers()
     assert with_checkpoints(again) == {0, 1}
 
 
@@ -385,7 +385,7 @@ def test_a_table_and_a_page_that_find_no_room_do_not_end_a_sweep(tmp_path, monke
         raise OSError(28, "No space left on device")
 
     book = open_book(tmp_path)
-    monkeypatch.setattr(Table, "append", full)
+    monkeypatch.setattr(ResultsTable, "append", full)
     monkeypatch.setattr(book, "_show", full)
     monkeypatch.setattr(book, "_shown", -1e9)
     run_to_its_end(book, book.next(), 5.0)

@@ -41,7 +41,7 @@ class SubmitConfig:
 
 
 @dataclass
-class Space:
+class SpaceConfig:
     """What a sweep searches: a file of configs/space, or your own (sweep/space.py reads it)."""
 
     stage: str  # whose settings: pretrain or correspond
@@ -60,7 +60,7 @@ class Halving:
 
 
 @dataclass
-class TrialShare:
+class TrialResources:
     """What each trial of a sweep gets."""
 
     ranks: int  # processes, all on one node
@@ -79,14 +79,14 @@ class SweepConfig:
     # of different, same, cycle (evaluation/landmarks/probe.py); two search for the Pareto front
     objectives: list[str]
     halving: Halving
-    trial: TrialShare
+    trial: TrialResources
     concurrency: int | str  # trials at once; auto: as many as fit on the nodes that are there
     retries: int  # of a trial whose processes were killed, or whose node is gone
     # one store of the third block's tokens for all trials; false: one for each, for comparison
     share_tokens: bool
     keep: int  # best trials whose checkpoints stay; 0: those of all
     jobs: int  # elements of the job array, with --array
-    space: Space
+    space: SpaceConfig
     pretrain: list[str]  # key=value settings of every trial of that stage
     correspond: list[str]  # key=value settings of every trial of that stage
     cluster: Cluster  # of the jobs of --array

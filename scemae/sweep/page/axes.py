@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from scemae.sweep.trials import Record
+from scemae.sweep.trials import TrialRecord
 
 WIDE = 50  # largest value over smallest from which an axis of positive numbers is logarithmic, if not told (ours)
 TICKS = 6  # values written at an axis, about
@@ -71,7 +71,7 @@ class Axis:
         )
         return (value - low) / (high - low)
 
-    def places(self, records: list[Record]) -> np.ndarray:
+    def places(self, records: list[TrialRecord]) -> np.ndarray:
         """Where each trial stands, (trials,)."""
         return np.array([self.place(one.values.get(self.name)) for one in records], float)
 
@@ -106,7 +106,7 @@ def _round_numbers(low: float, high: float, *, most: float) -> list[float]:
     return within if len(within) <= min(most, TICKS + 2) else coarse
 
 
-def axis_of(name: str, label: str, records: list[Record], given: dict[str, Any]) -> Axis:
+def axis_of(name: str, label: str, records: list[TrialRecord], given: dict[str, Any]) -> Axis:
     """The axis of a setting: every value tried, and all of its range where `given` (low, high, log, values) has one.
 
     What is not all numbers is written as words. The paper's setting may stand outside the range.
@@ -126,7 +126,7 @@ def axis_of(name: str, label: str, records: list[Record], given: dict[str, Any])
     )
 
 
-def axes_of(records: list[Record], parameters: dict[str, dict]) -> list[Axis]:
+def axes_of(records: list[TrialRecord], parameters: dict[str, dict]) -> list[Axis]:
     """The axes of all swept settings, labelled by the last part of their names where that is theirs alone."""
     lasts = [name.rpartition(".")[2] for name in parameters]
     labels = {

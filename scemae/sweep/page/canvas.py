@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from scemae.sweep.page.axes import Axis
-from scemae.sweep.trials import Record
+from scemae.sweep.trials import TrialRecord
 
 BLUE, SKY, RED, INK, PALE, RULE = "#0072b2", "#56b4e9", "#d55e00", "#1d2430", "#8a93a3", "#c9ced6"
 MAP = colormaps["viridis"]
@@ -147,14 +147,14 @@ def beyond(count: int, high: float) -> str:
     return f"{count} score{'s' * (count > 1)} above {high:.3g} px stand{'s' * (count == 1)} at the upper edge."
 
 
-def thin(records: list[Record], most: int) -> list[Record]:
+def thin(records: list[TrialRecord], most: int) -> list[TrialRecord]:
     """At most `most` of the trials, at equal distances in the list."""
     if len(records) <= most:
         return records
     return [records[i] for i in np.linspace(0, len(records) - 1, most).round().astype(int)]
 
 
-def spread(axis: Axis, records: list[Record]) -> np.ndarray:
+def spread(axis: Axis, records: list[TrialRecord]) -> np.ndarray:
     """How far to move each trial along an axis of few places, (trials,), so that equal values do not hide each other.
 
     The golden ratio moves trials of neighbouring numbers apart; a trial is moved alike in every figure.

@@ -36,7 +36,7 @@ from scemae.sweep.page.canvas import (
 )
 from scemae.sweep.page.importance import Importance
 from scemae.sweep.ranking import best, pareto_front, ranked, score
-from scemae.sweep.trials import FAILED, FINISHED, PAPER, RUNNING, STOPPED, Record
+from scemae.sweep.trials import FAILED, FINISHED, PAPER, RUNNING, STOPPED, TrialRecord
 
 LINES, POINTS = 300, 3000  # drawn at most, of curves and of points
 CELLS = 8  # of a heat map, along a setting with more values
@@ -44,7 +44,7 @@ WORDS = {FINISHED: "finished", STOPPED: "stopped early", RUNNING: "running", FAI
 FEW = "found {} finished with a score, needed two trials at least"
 
 
-def history(records: list[Record], objective: str) -> Picture | str:
+def history(records: list[TrialRecord], objective: str) -> Picture | str:
     """The last score of each trial by its number, and the best so far; a reason where no trial has a score."""
     scored = [one for one in records if not math.isnan(score(one, objective))]
     if not scored:
@@ -99,7 +99,7 @@ def history(records: list[Record], objective: str) -> Picture | str:
     )
 
 
-def parallel(records: list[Record], objective: str, axes_of: list[Axis]) -> Picture | str:
+def parallel(records: list[TrialRecord], objective: str, axes_of: list[Axis]) -> Picture | str:
     """A line for each finished trial through its values and its score; a reason where there are fewer than two."""
     order = ranked(records, objective)
     if len(order) < 2:
@@ -159,7 +159,7 @@ def parallel(records: list[Record], objective: str, axes_of: list[Axis]) -> Pict
     )
 
 
-def slices(records: list[Record], objective: str, axes_of: list[Axis]) -> Picture | str:
+def slices(records: list[TrialRecord], objective: str, axes_of: list[Axis]) -> Picture | str:
     """The score by each setting alone, and its median; a reason where fewer than two finished trials have a score."""
     order = ranked(records, objective)
     if len(order) < 2 or not axes_of:
@@ -201,7 +201,7 @@ def slices(records: list[Record], objective: str, axes_of: list[Axis]) -> Pictur
     )
 
 
-def span(records: list[Record], objective: str) -> tuple[float, float]:
+def span(records: list[TrialRecord], objective: str) -> tuple[float, float]:
     """The window of their scores; the paper's setting stands in it, whatever its score."""
     return window(
         [score(one, objective) for one in records],
@@ -209,7 +209,7 @@ def span(records: list[Record], objective: str) -> tuple[float, float]:
     )
 
 
-def capped(records: list[Record], objective: str, high: float) -> list[float]:
+def capped(records: list[TrialRecord], objective: str, high: float) -> list[float]:
     """Their scores, those above `high` put there."""
     return [min(score(one, objective), high) for one in records]
 
@@ -267,7 +267,7 @@ def bars(found: Importance, axes_of: list[Axis]) -> Picture | str:
     )
 
 
-def heat(records: list[Record], objective: str, across: Axis, up: Axis) -> Picture | str:
+def heat(records: list[TrialRecord], objective: str, across: Axis, up: Axis) -> Picture | str:
     """The mean score and the count of finished trials in each cell of two settings; a reason where no trial has both."""
     order = [
         one
@@ -323,7 +323,7 @@ def heat(records: list[Record], objective: str, across: Axis, up: Axis) -> Pictu
     )
 
 
-def bins(axis: Axis, records: list[Record]) -> tuple[list[str], np.ndarray]:
+def bins(axis: Axis, records: list[TrialRecord]) -> tuple[list[str], np.ndarray]:
     """The names of cells along an axis, and the cell of each trial: one for each word or known number, else up to `CELLS`
     of the same width, named by the lowest and highest value in it; those without a trial are left out."""
     places = axis.places(records)
@@ -343,7 +343,7 @@ def bins(axis: Axis, records: list[Record]) -> tuple[list[str], np.ndarray]:
     return [low if low == high else f"{low}–{high}" for low, high in ends], cells
 
 
-def learning(records: list[Record], objective: str) -> Picture | str:
+def learning(records: list[TrialRecord], objective: str) -> Picture | str:
     """The score of each trial by its share of training; a reason where none was looked at twice."""
     curves = {one.number: curve for one in records if len(curve := curve_of(one, objective)) > 1}
     if not curves:
@@ -412,7 +412,7 @@ def learning(records: list[Record], objective: str) -> Picture | str:
     )
 
 
-def curve_of(record: Record, objective: str) -> np.ndarray:
+def curve_of(record: TrialRecord, objective: str) -> np.ndarray:
     """A trial's looks that gave a number, (looks, 2): share of training in per cent, score."""
     points = [
         (100 * step / record.total, scores[objective])
@@ -422,7 +422,7 @@ def curve_of(record: Record, objective: str) -> np.ndarray:
     return np.array(points, float).reshape(-1, 2)
 
 
-def front(records: list[Record], objectives: list[str]) -> Picture | str:
+def front(records: list[TrialRecord], objectives: list[str]) -> Picture | str:
     """The finished trials by their first two scores, and those that no other beats; a reason where there are none."""
     found = pareto_front(records, objectives[:2])
     if not found:
@@ -458,7 +458,7 @@ def front(records: list[Record], objectives: list[str]) -> Picture | str:
     )
 
 
-def proxy(records: list[Record], first: str, second: str) -> Picture:
+def proxy(records: list[TrialRecord], first: str, second: str) -> Picture:
     """The finished trials by two scores, each of which may stand for the other."""
     points = [one for one in ranked(records, first) if not math.isnan(score(one, second))]
     figure, axes = pairs_of(thin(points, POINTS), first, second)
@@ -466,7 +466,7 @@ def proxy(records: list[Record], first: str, second: str) -> Picture:
     return picture(figure, f"{second} against {first} of {len(points)} finished trials")
 
 
-def pairs_of(points: list[Record], first: str, second: str) -> tuple[Figure, Axes]:
+def pairs_of(points: list[TrialRecord], first: str, second: str) -> tuple[Figure, Axes]:
     """Trials as dots, one score to the right, another up; those far out stand at the edge."""
     (left, right), (low, high) = span(points, first), span(points, second)
     figure, axes = blank(6.6, 4.2)

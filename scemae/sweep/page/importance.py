@@ -13,7 +13,7 @@ import numpy as np
 
 from scemae.sweep.page.axes import Axis, say
 from scemae.sweep.ranking import ranked, score
-from scemae.sweep.trials import Record
+from scemae.sweep.trials import TrialRecord
 
 FEWEST = 10  # finished trials
 QUARTER = 0.25  # Optuna's own 0.1 leaves one trial of ten to compare: all numbers then weigh the same (ours)
@@ -32,7 +32,7 @@ class Importance:
     missing: str = ""  # why there are no shares
 
 
-def importances(records: list[Record], objective: str, axes: list[Axis]) -> Importance:
+def importances(records: list[TrialRecord], objective: str, axes: list[Axis]) -> Importance:
     """How much each setting of `axes` decides whether a trial is among the best quarter by `objective`.
 
     Trials without a value or a score take no part. Settings whose value never changed have no share.
@@ -80,7 +80,7 @@ def importances(records: list[Record], objective: str, axes: list[Axis]) -> Impo
     return found
 
 
-def evaluate(rows: list[Record], scores: np.ndarray, axes: list[Axis]) -> dict[str, float]:
+def evaluate(rows: list[TrialRecord], scores: np.ndarray, axes: list[Axis]) -> dict[str, float]:
     """The share of each of two or more axes, by Optuna, over trials that have values on all.
 
     Numbers are given by their place on the axis, 0 to 1, so that logarithms are taken as the search took them.

@@ -17,7 +17,7 @@ from scemae.sweep.page.axes import Axis, axes_of, say
 from scemae.sweep.page.canvas import Picture
 from scemae.sweep.page.importance import FEWEST, Importance, importances
 from scemae.sweep.ranking import Agreement, agreement, best, pareto_front, ranked, score
-from scemae.sweep.trials import FAILED, FINISHED, PAPER, RUNNING, STOPPED, WAITING, Record
+from scemae.sweep.trials import FAILED, FINISHED, PAPER, RUNNING, STOPPED, WAITING, TrialRecord
 
 PAGE = "sweep.html"
 ROWS = 500  # of the table; ten thousand take a browser's breath
@@ -45,7 +45,7 @@ class Cause:
 def write_page(
     folder: Path,
     title: str,
-    records: list[Record],
+    records: list[TrialRecord],
     objectives: list[str],
     facts: dict[str, str],
     parameters: dict[str, dict],
@@ -86,7 +86,7 @@ def write_page(
 
 def render(
     title: str,
-    records: list[Record],
+    records: list[TrialRecord],
     objectives: list[str],
     *,
     facts: dict[str, str],
@@ -147,7 +147,7 @@ def render(
 
 
 def draw(
-    records: list[Record],
+    records: list[TrialRecord],
     objectives: list[str],
     axes: list[Axis],
     *,
@@ -183,7 +183,7 @@ def draw(
     return drawn
 
 
-def summary(records: list[Record], objective: str) -> list[str]:
+def summary(records: list[TrialRecord], objective: str) -> list[str]:
     """What came out, in sentences: the best trial against the paper's setting, then how trials ended."""
     winner, paper = best(records, objective), paper_of(records)
     if winner is None:
@@ -225,27 +225,27 @@ def summary(records: list[Record], objective: str) -> list[str]:
     return sentences
 
 
-def counts(records: list[Record]) -> dict[str, int]:
+def counts(records: list[TrialRecord]) -> dict[str, int]:
     """How many trials ended in which way, and how many have not."""
     found = Counter(one.outcome for one in records)
     return {words: found[outcome] for outcome, words in OUTCOMES.items()}
 
 
-def paper_of(records: list[Record]) -> Record | None:
+def paper_of(records: list[TrialRecord]) -> TrialRecord | None:
     """The trial of the paper's setting."""
     return next((one for one in records if one.origin == PAPER), None)
 
 
-def both_scored(records: list[Record]) -> int:
+def both_scored(records: list[TrialRecord]) -> int:
     """How many finished trials have the score without labels and the one it may stand for."""
     return sum(not math.isnan(score(one, TRUTH)) for one in ranked(records, PROXY))
 
 
-def by_rank(records: list[Record], objective: str) -> list[Record]:
+def by_rank(records: list[TrialRecord], objective: str) -> list[TrialRecord]:
     """All trials: the finished, best first; then the others by how they ended and by score; those without a score last."""
     order = list(OUTCOMES)
 
-    def key(one: Record) -> tuple:
+    def key(one: TrialRecord) -> tuple:
         value = score(one, objective)
         return (
             one.outcome != FINISHED or math.isnan(value),
@@ -258,12 +258,12 @@ def by_rank(records: list[Record], objective: str) -> list[Record]:
     return sorted(records, key=key)
 
 
-def share(record: Record) -> float:
+def share(record: TrialRecord) -> float:
     """How much of its training a trial has behind it, 0 to 1."""
     return record.step / record.total if record.total else 0.0
 
 
-def causes(records: list[Record]) -> list[Cause]:
+def causes(records: list[TrialRecord]) -> list[Cause]:
     """Why trials failed, the most frequent reason first."""
     found: dict[str, list[int]] = defaultdict(list)
     for one in records:
@@ -288,7 +288,7 @@ def command_in(best_yaml: str) -> str | None:
     )
 
 
-def command_of(record: Record) -> str:
+def command_of(record: TrialRecord) -> str:
     """The command that trains stage 2 with a trial's values; capitals are for the reader to fill in."""
     words = ["scemae correspond run_dir=RUN backbone=BACKBONE data.shards=SHARDS"]
     return " ".join(

@@ -16,7 +16,7 @@ from scemae.runs import run_folder
 from scemae.sweep import ranking
 from scemae.sweep.page.page import causes, write_page
 from scemae.sweep.spec import Sweep
-from scemae.sweep.trials import FINISHED, Record, Table
+from scemae.sweep.trials import FINISHED, ResultsTable, TrialRecord
 
 OWN = (
     "run_dir",
@@ -32,7 +32,7 @@ OWN = (
 def show(sweep: Sweep, out: Path | None = None) -> Path:
     """Write results.csv, best.yaml and sweep.html as far as it has come, into its folder or `out`; the page."""
     records, out = sweep.records(), out or sweep.folder
-    Table(out, sweep.names).rewrite(iter(records))
+    ResultsTable(out, sweep.names).rewrite(iter(records))
     best = write_best(sweep, ranking.best(records, sweep.config.objectives[0]), out)
     parameters = {
         one.name: {"values": one.values}
@@ -51,7 +51,7 @@ def show(sweep: Sweep, out: Path | None = None) -> Path:
     )
 
 
-def write_best(sweep: Sweep, record: Record | None, out: Path) -> str | None:
+def write_best(sweep: Sweep, record: TrialRecord | None, out: Path) -> str | None:
     """best.yaml in `out`: the values of the best trial with those that every trial got, for `experiment=`; None where none finished."""
     if record is None:
         return None
@@ -122,7 +122,7 @@ def _plant(tree: dict, name: str, value: object) -> None:
     tree[last] = value
 
 
-def _scores(sweep: Sweep, record: Record) -> str:
+def _scores(sweep: Sweep, record: TrialRecord) -> str:
     return ", ".join(
         f"{name} {record.scores[name]:.4f}"
         for name in sweep.config.objectives
@@ -130,7 +130,7 @@ def _scores(sweep: Sweep, record: Record) -> str:
     )
 
 
-def facts(sweep: Sweep, records: list[Record]) -> dict[str, str]:
+def facts(sweep: Sweep, records: list[TrialRecord]) -> dict[str, str]:
     """The facts of a sweep, in words."""
     config, halving, share = sweep.config, sweep.config.halving, sweep.config.trial
     stopping = (
@@ -156,7 +156,7 @@ def facts(sweep: Sweep, records: list[Record]) -> dict[str, str]:
     return {**found, "commit": run_folder.commit()}
 
 
-def told(sweep: Sweep) -> str:
+def closing_lines(sweep: Sweep) -> str:
     """The last words on the terminal: the best trial beside the paper's setting, and where to look."""
     records, first = sweep.records(), sweep.config.objectives[0]
     best, counts = ranking.best(records, first), {}

@@ -31,14 +31,14 @@ OWN = (
 )  # signals that mean something else to a nursery than to a rank
 
 
-def hear_of_parent(number: int) -> None:
+def signal_at_parent_death(number: int) -> None:
     """Have the kernel send signal `number` to this process when its parent dies (Linux)."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(DEATH, number)
 
 
-class Nursery:
+class ForkServer:
     """The ranks that live, and whether others may start."""
 
     def __init__(self, spawns: bool) -> None:
@@ -89,7 +89,7 @@ class Nursery:
 def main() -> None:
     """Serve until whoever started this is gone."""
     streams.guard()  # whoever started this may be gone, and the ranks are to save all the same
-    hear_of_parent(signal.SIGTERM)
+    signal_at_parent_death(signal.SIGTERM)
     spawns = "--spawn" in sys.argv
     if not spawns:
         # what every rank will need
@@ -98,7 +98,7 @@ def main() -> None:
         import torch.utils.tensorboard  # noqa: F401
 
         from scemae.training import correspond, pretrain  # noqa: F401
-    Nursery(spawns).serve()
+    ForkServer(spawns).serve()
 
 
 def tell(word: dict) -> None:
@@ -120,13 +120,13 @@ def start(asked: dict[str, Any], spawns: bool) -> int:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=leave_nursery,
+                preexec_fn=become_independent,
             )
         child.returncode = 0  # buried here, not by subprocess
         pid = child.pid
     elif not (pid := os.fork()):
         try:
-            be_rank(asked)
+            run_rank(asked)
         except Exception:
             traceback.print_exc()  # its log is stderr by now
         finally:
@@ -136,18 +136,18 @@ def start(asked: dict[str, Any], spawns: bool) -> int:
     return pid
 
 
-def leave_nursery() -> None:
+def become_independent() -> None:
     """In the child: die with the nursery, and hear signals as a process of its own."""
-    hear_of_parent(signal.SIGKILL)
+    signal_at_parent_death(signal.SIGKILL)
     signal.set_wakeup_fd(-1)
     for number in OWN:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, OWN)
 
 
-def be_rank(asked: dict[str, Any]) -> None:
+def run_rank(asked: dict[str, Any]) -> None:
     """In the child: run the command as if it had been typed."""
-    leave_nursery()
+    become_independent()
     os.setsid()
     os.environ.update(asked["env"])
     log = log_descriptor(Path(asked["log"]))

@@ -24,7 +24,7 @@ LAUNCHED = (
 )  # not meant for trials
 
 
-class Nursery:
+class ForkServerClient:
     """The warm process (fork_server.py) of a worker, and what it has told of its ranks."""
 
     def __init__(self, *, spawns: bool, threads: int) -> None:
@@ -109,7 +109,12 @@ class Ranks:
     """The ranks of one start of a trial."""
 
     def __init__(
-        self, nursery: Nursery, argv: list[str], count: int, log: Path, environment: dict[str, str]
+        self,
+        nursery: ForkServerClient,
+        argv: list[str],
+        count: int,
+        log: Path,
+        environment: dict[str, str],
     ) -> None:
         self._nursery, self._until = nursery, float("inf")
         places: list[dict[str, str]] = [{}]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from scemae.errors import LaunchError
 from scemae.files import disk
-from scemae.sweep.processes.fork_server import hear_of_parent
+from scemae.sweep.processes.fork_server import signal_at_parent_death
 from scemae.sweep.processes.rank_processes import LAUNCHED, free_port
 from scemae.sweep.processes.trial_process import STOP_FILE
 
@@ -194,7 +194,7 @@ class RayNode:
 
 def leave_with_parent() -> None:
     """In a child, before it becomes another program: be asked to end when whoever started it is shot."""
-    hear_of_parent(signal.SIGTERM)
+    signal_at_parent_death(signal.SIGTERM)
 
 
 def _kill(pid: int, number: int) -> None:

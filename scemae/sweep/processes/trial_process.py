@@ -9,8 +9,8 @@ from pathlib import Path
 
 from scemae.runs import generations
 from scemae.runs.generations import METRICS
-from scemae.sweep.processes.rank_processes import Nursery, Ranks
-from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Record, Trial, drop, read_run
+from scemae.sweep.processes.rank_processes import ForkServerClient, Ranks
+from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Trial, TrialRecord, drop, read_run
 
 ASKED, KILLED = "asked to stop", "killed"  # outcomes of a start, not of a trial: both go on
 POLL_SECONDS = 0.1
@@ -21,7 +21,7 @@ STOP_FILE = "SCEMAE_SWEEP_STOP"  # in the environment: the file whose presence a
 
 
 @dataclass
-class Order:
+class TrialCommand:
     """What a worker is told of a trial."""
 
     sweep: Path
@@ -35,11 +35,14 @@ class Order:
         return self.trial.folder(self.sweep)
 
 
-class Work:
+class TrialProcess:
     """One start of a trial. `look` waits for its next look; `close` ends it."""
 
     def __init__(
-        self, order: Order, nursery: Nursery, is_asked: Callable[[], bool] | None = None
+        self,
+        order: TrialCommand,
+        nursery: ForkServerClient,
+        is_asked: Callable[[], bool] | None = None,
     ) -> None:
         """is_asked: whether it is to save and stop; none: by the file that STOP_FILE names."""
         self.order, self._nursery, self._ranks = order, nursery, None
@@ -49,7 +52,7 @@ class Work:
             len(read_run(order.sweep, order.trial).curve) - 1, 0
         )  # its last look is told again, for a decision
 
-    def look(self) -> tuple[Record, str]:
+    def look(self) -> tuple[TrialRecord, str]:
         """Wait for the next look, or the end: the record, and RUNNING, FINISHED, FAILED, ASKED or KILLED. Each look is told,
         one after the other, however many there are by now: what is decided by them must not depend on the clock."""
         if self._ranks is None and not self._is_asked():
@@ -87,7 +90,7 @@ class Work:
         if self._ranks is not None:
             self._ranks.stop(patience)
 
-    def _ended(self, record: Record, status: int) -> tuple[Record, str]:
+    def _ended(self, record: TrialRecord, status: int) -> tuple[TrialRecord, str]:
         if status == 0 and record.scores and record.step == record.total:
             return record, FINISHED
         if status == 75:

@@ -5,12 +5,12 @@ from typing import Any
 from ray import tune
 
 from scemae.errors import LaunchError
-from scemae.sweep.processes.rank_processes import PATIENCE, Nursery
-from scemae.sweep.processes.trial_process import KILLED, Work
+from scemae.sweep.processes.rank_processes import PATIENCE, ForkServerClient
+from scemae.sweep.processes.trial_process import KILLED, TrialProcess
 from scemae.sweep.trials import RUNNING
 
 
-class Worker(tune.Trainable):
+class TrialWorker(tune.Trainable):
     """A slot on some node: works at one trial after the other, with one warm process to start their ranks from."""
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -26,10 +26,10 @@ class Worker(tune.Trainable):
         try:
             if self._work is None:
                 if self._nursery is None or not self._nursery.is_alive:
-                    self._nursery = Nursery(
+                    self._nursery = ForkServerClient(
                         spawns=self._config["spawns"], threads=self._config["threads"]
                     )
-                self._work = Work(self._config["order"], self._nursery)
+                self._work = TrialProcess(self._config["order"], self._nursery)
             record, outcome = self._work.look()
         except LaunchError as error:
             return {"progress": 0.0, "outcome": KILLED, "reason": str(error), "done": True}
