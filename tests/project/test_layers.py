@@ -45,7 +45,7 @@ OWNERS = {
     "cv2": {"faces"},
     "msgspec": {"files/documents"},
     "tqdm": {"process/progress"},
-    "jinja2": {"evaluation/report", "evaluation/tables", "sweep/page"},
+    "jinja2": {"evaluation/page", "sweep/page"},
     "matplotlib": {"evaluation", "sweep/page"},
     "simplejpeg": {"data/picture", "faces", "shards"},
     "scipy": {"shards", "faces/layouts", "sweep/ranking"},

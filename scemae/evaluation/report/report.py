@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from scemae.config.load import load_config
 from scemae.config.values import given_path
 from scemae.errors import RunFolderError, ScemaeError
 from scemae.evaluation import drawing
 from scemae.evaluation.landmarks.benchmarks import MATCHING_TARGETS, find_benchmark
+from scemae.evaluation.page import html_page
 from scemae.evaluation.report.examples import PICTURES, Source
 from scemae.files import disk
 from scemae.runs import goodput, run_folder
@@ -411,14 +410,8 @@ def differences(run: Run, default: dict[str, Any]) -> dict[str, list]:
 
 def render(report: dict, images: dict[str, str]) -> str:
     """The page of a report."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     drawn = {stage: drawing.curves(found) for stage, found in report["curves"].items() if found}
-    return environment.get_template("report.html").render(
-        report=report, images=images, curves=drawn, names=NAMES, clock=goodput.clock
+    page, clock = Path(__file__).with_name("report.html"), goodput.clock
+    return html_page.render(
+        page, report=report, images=images, curves=drawn, names=NAMES, clock=clock
     )

@@ -2,14 +2,11 @@
 
 import csv
 import io
-import re
 from dataclasses import replace
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
-
 from scemae.errors import RunFolderError
+from scemae.evaluation.page import html_page
 from scemae.evaluation.tables.cells import (
     SPECS,
     Cell,
@@ -95,16 +92,6 @@ def csv_text(tables: Tables) -> str:
 
 def html(tables: Tables) -> str:
     """One self-contained page: nothing fetched, no JavaScript, figures inside."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["code"] = lambda text: Markup(
-        re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text)))
-    )
     grids = {number: lay_out(tables, number) for number in SPECS}
     papers = {
         number: lay_out(
@@ -112,7 +99,8 @@ def html(tables: Tables) -> str:
         )
         for number in SPECS
     }
-    return environment.get_template("tables.html").render(
+    return html_page.render(
+        Path(__file__).with_name("tables.html"),
         tables=tables,
         grids=grids,
         papers=papers,

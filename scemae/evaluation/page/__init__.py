@@ -1,0 +1,1 @@
+"""The HTML pages that commands write: one frame, one style sheet, the numbers' format."""
