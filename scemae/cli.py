@@ -262,9 +262,9 @@ def _evaluate(argv: list[str]) -> None:
 
 def _tables(argv: list[str]) -> None:
     if config := _config("tables", TABLES, _with_runs(argv)):
-        from scemae.evaluation.tables import harness
+        from scemae.evaluation.tables import command
 
-        harness.main(config)
+        command.main(config)
 
 
 def _with_runs(argv: list[str]) -> list[str]:
@@ -419,7 +419,7 @@ ANSWERING = {
     "verify",
     "describe",
 }  # the same of any command
-RANKS = ("pretrain", "correspond", "tables")  # started as ranks of a process group
+RANKS = ("pretrain", "correspond", "evaluate", "tables")  # started as ranks of a process group
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo,
     "faces": _faces,

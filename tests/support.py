@@ -265,7 +265,7 @@ def _warm() -> Any:
             "scemae.training.correspond",
             "scemae.evaluation.evaluate",
             "scemae.evaluation.report.report",
-            "scemae.evaluation.tables.harness",
+            "scemae.evaluation.tables.command",
             "tests.support",
         ]
     )

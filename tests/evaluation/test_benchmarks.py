@@ -25,7 +25,7 @@ from scemae.evaluation.landmarks.benchmarks import (
     to_frame,
 )
 from scemae.evaluation.landmarks.regression import iod_errors
-from scemae.evaluation.landmarks.scores import bootstrap, compare, score_detection, to_json
+from scemae.evaluation.scores import bootstrap, compare, score_detection, to_json
 from scemae.files import disk
 from scemae.shards import aflw, celeba, w300
 from tests.support import FACES, needs_faces

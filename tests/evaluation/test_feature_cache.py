@@ -26,10 +26,10 @@ def trunk(maps=two_maps) -> Trunk:
 
 
 def test_maps_kept_in_parts_equal_those_computed_at_once():
-    told = []
-    kept = cache_maps(trunk(), IMAGES, 8, batch=3, device=CPU, progress=told.append)
+    reported = []
+    kept = cache_maps(trunk(), IMAGES, 8, batch=3, device=CPU, advance=reported.append)
     whole = two_maps(IMAGES.float() / 255, 8)
-    assert [part.dtype for part in kept] == [torch.float16] * 2 and told == [3, 3, 1]
+    assert [part.dtype for part in kept] == [torch.float16] * 2 and reported == [3, 3, 1]
     assert all(torch.equal(part, found.half()) for part, found in zip(kept, whole))
 
 

@@ -11,7 +11,7 @@ from scemae.errors import CheckpointError, ConfigError
 from scemae.evaluation.landmarks import matching
 from scemae.evaluation.landmarks.matching import match, matching_errors, no_motion, patches, pixels
 from scemae.evaluation.landmarks.pairs import build_pairs
-from scemae.evaluation.landmarks.scores import compare_matching, score_matching
+from scemae.evaluation.scores import compare_matching, score_matching
 from tests.data.test_tps_warps import smooth_frames
 
 
@@ -91,16 +91,14 @@ def test_patches_are_the_squares_around_each_pixel():
     assert torch.allclose(patches(frames)[0, :, 7, 90], square - square.mean(), atol=1e-6)
 
 
-def test_errors_do_not_depend_on_the_batch_and_progress_is_told():
-    pairs, told = build_pairs(smooth_frames(10), couples=None), []
-    one = matching_errors(pixels, pairs, batch=2, progress=lambda *done: told.append(done))[
-        "features"
-    ]
+def test_errors_do_not_depend_on_the_batch_and_each_batch_is_reported():
+    pairs, reported = build_pairs(smooth_frames(10), couples=None), []
+    one = matching_errors(pixels, pairs, batch=2, advance=reported.append)["features"]
     other = matching_errors(pixels, pairs, batch=5)["features"]
     assert np.array_equal(one.same, other.same) and np.array_equal(
         one.different_predicted, other.different_predicted
     )
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert reported == [2, 2, 1]
 
 
 def test_each_view_is_extracted_once_for_all_heads():

@@ -17,7 +17,6 @@ from scemae.distributed.process_group import process_group
 from scemae.errors import ConfigError
 from scemae.evaluation.landmarks.benchmarks import Frames, find_benchmark, load_frames
 from scemae.evaluation.landmarks.features import vit_trunk
-from scemae.evaluation.landmarks.mapped_arrays import read_arrays
 from scemae.evaluation.landmarks.matching import matching_errors
 from scemae.evaluation.landmarks.pairs import SAME, SOURCE, build_pairs, render_pairs
 from scemae.evaluation.landmarks.probe import (
@@ -28,6 +27,7 @@ from scemae.evaluation.landmarks.probe import (
     match_couples,
     score,
 )
+from scemae.files.mapped_arrays import read_arrays
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
 from scemae.runs.metrics_log import read_metrics

@@ -16,7 +16,7 @@ from scemae.evaluation import evaluate
 from scemae.evaluation.landmarks import features
 from scemae.evaluation.landmarks.matching import match
 from scemae.evaluation.landmarks.pairs import DIFFERENT, SOURCE, load_pairs
-from scemae.evaluation.report import examples, report
+from scemae.evaluation.report import pictures, report
 from scemae.files import disk
 from scemae.models.losses import reconstruction
 from scemae.models.vit import patchify
@@ -238,7 +238,7 @@ def test_a_similarity_map_peaks_where_the_matcher_answers(folder):
     source = source_of(folder)
     frames = source.frames(str(folder / "shards"), "mafl")
     pairs = load_pairs(folder / "eval" / "pairs.npz", frames)
-    maps = examples.similarity_maps(source.heads, source.autoencoder.encoder, pairs, 1, 8)["MAE"]
+    maps = pictures.similarity_maps(source.heads, source.autoencoder.encoder, pairs, 1, 8)["MAE"]
     with torch.no_grad():
         maps_of = features.backbone(source.autoencoder.encoder, 8)(pairs.views[1].float() / 255)
     found = match(
@@ -251,7 +251,7 @@ def test_a_similarity_map_peaks_where_the_matcher_answers(folder):
 def test_couples_warped_alone_are_those_of_the_evaluation(folder):
     source = source_of(folder)
     whole = load_pairs(folder / "eval" / "pairs.npz", source.frames(str(folder / "shards"), "mafl"))
-    chosen = examples._chosen_couples(source)
+    chosen = pictures._chosen_couples(source)
     assert torch.equal(source.pairs.views, whole.views[chosen])
     assert torch.equal(source.pairs.landmarks, whole.landmarks[chosen])
 
@@ -265,7 +265,7 @@ def source_of(folder):
 def test_the_error_of_a_reconstruction_is_the_loss(folder):
     source = source_of(folder)
     images, _ = source.faces
-    found = examples.reconstruct(source.autoencoder, images, seed=3)
+    found = pictures.reconstruct(source.autoencoder, images, seed=3)
     noise = torch.rand((len(images), 144), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         predicted, masked = source.autoencoder.reconstruct(normalise(images), noise)
@@ -282,7 +282,7 @@ def test_standardised_patches_are_given_back_their_mean(folder):
     with torch.no_grad():
         source.autoencoder.decoder.predict.weight.zero_()
         source.autoencoder.decoder.predict.bias.zero_()  # predicts each patch's mean, nothing else
-    found = patchify(examples.reconstruct(source.autoencoder, images).predicted, 8).unflatten(
+    found = patchify(pictures.reconstruct(source.autoencoder, images).predicted, 8).unflatten(
         2, (64, 3)
     )
     truth = patchify(normalise(images), 8).mean(-1, keepdim=True)[..., None]

@@ -14,10 +14,9 @@ from safetensors.torch import save_file
 
 from scemae.config.schema.training import Model
 from scemae.errors import DataError
-from scemae.evaluation.landmarks import mapped_arrays
 from scemae.evaluation.landmarks.regression import LandmarkRegressor, RegressionConfig
 from scemae.evaluation.landmarks.regressor_file import load_regressor, save_regressor
-from scemae.files import arrays
+from scemae.files import arrays, mapped_arrays
 from scemae.interop import adopt
 from scemae.interop.timm_names import Pixels, translate
 from scemae.runs import networks

@@ -20,12 +20,11 @@ from scemae.data.storage.manifest import read_manifest, write_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import CheckpointError, ConfigError, RunFolderError, ScemaeError, ShardError
 from scemae.evaluation import subjects
-from scemae.evaluation.landmarks import mapped_arrays
 from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.landmarks.pairs import load_pairs
 from scemae.evaluation.landmarks.regressor_file import load_regressor
 from scemae.evaluation.report import report
-from scemae.files import arrays, documents
+from scemae.files import arrays, documents, mapped_arrays
 from scemae.methods import registry
 from scemae.models.projector import Projector
 from scemae.runs import generations, goodput, lineage, networks, verify

@@ -15,14 +15,13 @@ from scemae.data.storage.manifest import Manifest, write_manifest
 from scemae.distributed import watchdog
 from scemae.distributed.process_group import Place
 from scemae.errors import ConfigError, FileError, ScemaeError
-from scemae.evaluation.landmarks import mapped_arrays
 from scemae.evaluation.landmarks.regression import LandmarkRegressor, RegressionConfig
 from scemae.evaluation.landmarks.regressor_file import save_regressor
+from scemae.evaluation.measuring import units
 from scemae.evaluation.photographs import marked
 from scemae.evaluation.photographs.photograph import Box
-from scemae.evaluation.tables import measure
 from scemae.faces.write import write_jpeg
-from scemae.files import disk
+from scemae.files import disk, mapped_arrays
 from scemae.files.json_lines import Rows
 from scemae.runs import generations, metrics_log, run_folder
 from scemae.runs.checkpoints import checkpoint
@@ -111,8 +110,8 @@ def evaluated(run: Path) -> None:
 
 
 def measured(run: Path) -> None:
-    unit = measure.Unit(run / "measured" / "a.npz", "a", lambda told: {"a": np.zeros(1)}, 0)
-    measure.do([unit], Generation(1, run), Place(0, 1, torch.device("cpu")))
+    unit = units.Unit(run / "measured" / "a.npz", "a", lambda advance: {"a": np.zeros(1)})
+    units.measure_units([unit], Generation(1, run), Place(0, 1, torch.device("cpu")))
 
 
 def swept(run: Path) -> None:
@@ -182,7 +181,7 @@ CASES: list[tuple[str, str, Callable[[Path], object]]] = [
         "claims/a.npz",
         "new",
         lambda run: list(
-            measure._takeable([measure.Unit(run / "a.npz", "", dict, 0)], run / "claims")
+            units._claim_units([units.Unit(run / "a.npz", "", dict, 0)], run / "claims")
         ),
     ),
     (

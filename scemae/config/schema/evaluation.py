@@ -1,25 +1,24 @@
-"""Settings of `scemae evaluate` and `scemae tables`."""
+"""Settings of `scemae evaluate` and `scemae tables`: both have the sections that this file begins with.
+
+The sections of a command inherit the fields that both have, so that each is described once.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass
-class Matching:
-    """The matching test (PROTOCOL 3.4)."""
+class MatchingTest:
+    """The matching test (PROTOCOL 3.4) on MAFL's test images."""
 
-    shards: str | None  # annotated faces; null: no matching test
     couples: int  # of images; each gives one pair of the same face and one of different faces
     seed: int  # of the choice of couples and of their warps
 
 
 @dataclass
-class Detection:
+class DetectionTest:
     """Landmark regression on all annotations (PROTOCOL 3.5, 3.6, 4.4)."""
 
-    train: str | None  # shards that the regressor learns from; null: no detection test
-    test: str | None  # shards that it is tested on
-    benchmark: str  # mafl, aflw_m, aflw_r, aflw_rc, 300w, or a .yaml file
-    epochs: int  # of the regressor
+    epochs: int  # of each regressor
     batch_size: int  # images per step
     lr: float  # learning rate
     kernel: int  # side of the convolution of the regressor's first block [U]
@@ -27,16 +26,33 @@ class Detection:
     # on short schedules
     init_std: float
     limit: int | None  # training images, for a declared, reduced schedule; null: all
-    stride: int  # of cover-and-stride, in pixels
+    stride: int  # of cover-and-stride, in pixels; of few shots and t-SNE too
 
 
 @dataclass
-class EvaluateRuntime:
-    """Where the evaluation runs: on one device."""
+class EvaluationRuntime:
+    """Where the tests are measured: ranks share the work, each on one device."""
 
     device: str  # auto, cpu or cuda
     precision: str  # fp32 unless set otherwise, since an error should not depend on the device
     batch_size: int  # images encoded together, times the shifts of cover-and-stride
+    hang_seconds: float  # how long ranks wait for each other at the start
+
+
+@dataclass
+class EvaluateMatching(MatchingTest):
+    """The matching test of one run."""
+
+    shards: str | None  # annotated faces; null: no matching test
+
+
+@dataclass
+class EvaluateDetection(DetectionTest):
+    """Landmark regression on one benchmark."""
+
+    train: str | None  # shards that the regressor learns from; null: no detection test
+    test: str | None  # shards that it is tested on
+    benchmark: str  # mafl, aflw_m, aflw_r, aflw_rc, 300w, or a .yaml file
 
 
 @dataclass
@@ -49,23 +65,23 @@ class EvaluateConfig:
     seed: int  # of the random encoder and the regressor
     stride: int  # of cover-and-stride, in pixels, for matching
     cache_dir: str | None  # where shards named by a URL are copied
-    matching: Matching
-    detection: Detection
-    runtime: EvaluateRuntime
+    matching: EvaluateMatching
+    detection: EvaluateDetection
+    runtime: EvaluationRuntime
 
 
 @dataclass
-class Regression:
-    """Table 2's regressor (PROTOCOL 3.5, 3.6, 4.4), and substitutes for data that are missing."""
+class TablesMatching(MatchingTest):
+    """The matching test of all runs."""
+
+    chunk: int  # couples that are measured, and saved, at a time
+
+
+@dataclass
+class TablesDetection(DetectionTest):
+    """Table 2's regressor, and substitutes for data that are missing."""
 
     benchmarks: list[str] | None  # null: every one whose shards are there
-    epochs: int  # of each regressor
-    batch_size: int  # images per step
-    lr: float  # learning rate
-    kernel: int  # side of the convolution of the regressor's first block [U]
-    init_std: float  # standard deviation of its initial weights: 1 is DVE's (PROTOCOL 3.5)
-    limit: int | None  # training images, for a declared, reduced schedule; null: all
-    stride: int  # of cover-and-stride, for detection, few shots and t-SNE
     train_on: dict[str, str]  # a data set without training shards learns from another one's
     # of a data set with a single split, every n-th image is tested on, the others are trained on
     hold_out: dict[str, int]
@@ -98,25 +114,6 @@ class Embedding:
 
 
 @dataclass
-class TableMatching:
-    """The matching test (PROTOCOL 3.4) on MAFL's test images."""
-
-    couples: int  # of images; each gives one pair of the same face and one of different faces
-    seed: int  # of the choice of couples and of their warps
-    chunk: int  # couples that are measured, and saved, at a time
-
-
-@dataclass
-class TableRuntime:
-    """Where the tables are measured: ranks share the work."""
-
-    device: str  # auto, cpu or cuda
-    precision: str  # fp32 unless set otherwise, since an error should not depend on the device
-    batch_size: int  # images encoded together, times the shifts of cover-and-stride
-    hang_seconds: float  # how long ranks wait for each other at the start
-
-
-@dataclass
 class TablesConfig:
     """`scemae tables`: the paper's tables and figures for trained runs."""
 
@@ -129,8 +126,8 @@ class TablesConfig:
     cache_dir: str | None  # where shards named by a URL are copied
     seed: int  # of the random encoder, the regressors and the t-SNE
     stride: int  # of cover-and-stride, in pixels, for matching
-    matching: TableMatching
-    detection: Regression
+    matching: TablesMatching
+    detection: TablesDetection
     few_shot: FewShot
     embedding: Embedding
-    runtime: TableRuntime
+    runtime: EvaluationRuntime

@@ -70,7 +70,7 @@ def tsne_silhouettes(
     seed: int,
     perplexity: float = 30,
     jobs: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    advance: Callable[[int], object] = lambda repeats: None,
 ) -> Embeddings:
     """t-SNE of vectors (n, d) `repeats` times, each from its own random start, and the Silhouette Coefficient of each.
 
@@ -100,8 +100,7 @@ def tsne_silhouettes(
         ):
             first = points if first is None else first
             coefficients.append(silhouette_score(points, labels))
-            if progress is not None:
-                progress(len(coefficients), repeats)
+            advance(1)
     if jobs > 1:
         get_reusable_executor().shutdown()  # else its processes outlive ours, and hold the pipe that we print into
     return Embeddings(

@@ -27,7 +27,7 @@ def cache_maps(
     *,
     batch: int,
     device: torch.device,
-    progress: Callable[[int], Any] = lambda count: None,
+    advance: Callable[[int], object] = lambda images: None,
 ) -> list[Tensor]:
     """What `trunk` makes of images (n, 3, 136, 136) uint8: its maps (n, d_i, h_i, w_i), fp16, on `device` where it has room.
 
@@ -51,7 +51,7 @@ def cache_maps(
             whole[start : start + batch] = part
         if is_first:  # a run that diverged shows at once; later batches are judged together, so that none waits for the device
             refuse_infinite(trunk, is_finite)
-        progress(min(batch, len(images) - start))
+        advance(min(batch, len(images) - start))
     refuse_infinite(trunk, is_finite)
     return kept
 

@@ -26,15 +26,23 @@ Extract = Callable[
 Head = Callable[[Any], Tensor]  # to what every one of some heads makes features (b, d, h, w) of
 
 
+ERROR_PARTS = ("same", "different", "same_predicted", "different_predicted")  # of MatchingErrors
+
+
 @dataclass
 class MatchingErrors:
-    """What a matcher did on the pairs with one hash; row `i` is couple `i`, column `j` landmark `j`."""
+    """A matcher's result on the pairs with one hash; row `i` is couple `i`, column `j` landmark `j`."""
 
     pairs_hash: str
     same: np.ndarray  # (c, l) Euclidean error in 70-px units
     different: np.ndarray  # (c, l)
     same_predicted: np.ndarray  # (c, l, 2) predicted x, y in pixels of the 96 crop
     different_predicted: np.ndarray  # (c, l, 2)
+
+    @classmethod
+    def of(cls, pairs_hash: str, arrays: dict[str, np.ndarray]) -> "MatchingErrors":
+        """From the arrays named in `ERROR_PARTS`."""
+        return cls(pairs_hash, *(arrays[part] for part in ERROR_PARTS))
 
     @property
     def same_96(self) -> np.ndarray:
@@ -97,7 +105,7 @@ def matching_errors(
     heads: dict[str, Head] | None = None,
     batch: int = 16,
     device: str | torch.device = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    advance: Callable[[int], object] = lambda couples: None,
 ) -> dict[str, MatchingErrors]:
     """Match all pairs with the features of `extract`, `batch` couples (three views each) at a time.
 
@@ -117,8 +125,7 @@ def matching_errors(
                 match(maps[:, SOURCE], maps[:, target], points) for target in (SAME, DIFFERENT)
             ]
             answers[name].append(torch.stack(found).cpu())
-        if progress is not None:
-            progress(min(start + batch, len(pairs)), len(pairs))
+        advance(len(views))
     return {name: _errors(torch.cat(parts, dim=1), pairs) for name, parts in answers.items()}
 
 

@@ -20,6 +20,7 @@ from scemae.evaluation.landmarks.benchmarks import Frames
 from scemae.files import arrays, disk
 
 SOURCE, SAME, DIFFERENT = 0, 1, 2  # the views of a couple: v1(A), v2(A), v2(B)
+KINDS = ("same", "different")  # the pairs of a couple: source with same, source with different
 GIVE = "give a pairs.npz that `scemae evaluate` wrote"
 CHUNK = 64  # images warped at a time
 

@@ -34,9 +34,9 @@ from scemae.evaluation.landmarks import matching
 from scemae.evaluation.landmarks.benchmarks import Benchmark, Frames, find_benchmark, load_frames
 from scemae.evaluation.landmarks.feature_cache import cache_maps
 from scemae.evaluation.landmarks.features import Head, Trunk
-from scemae.evaluation.landmarks.mapped_arrays import Arrays, path_of, read_arrays, write_arrays
 from scemae.evaluation.landmarks.matching import enlarge, look_up, nearest
 from scemae.evaluation.landmarks.pairs import DIFFERENT, SAME, SOURCE, Pairs, render_pairs
+from scemae.files.mapped_arrays import Arrays, path_of, read_arrays, write_arrays
 
 STRIDE = 4  # of cover-and-stride: a quarter of the passes of the real test
 BATCH = 16  # couples, three views each, that go through the trunk and the head together
@@ -182,7 +182,7 @@ class Probe:
             STRIDE,
             batch=3 * BATCH,
             device=device,
-            progress=lambda _: note(),
+            advance=lambda _: note(),
         )
         trunk.network.train(mode)
         return {

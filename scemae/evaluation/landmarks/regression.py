@@ -96,7 +96,7 @@ def train_regressor(
     cfg: RegressionConfig,
     *,
     device: str | torch.device = "cpu",
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[int, float], object] | None = None,
 ) -> LandmarkRegressor:
     """Fit a regressor to features (n, d, h, w) and landmarks (n, l, 2), normalised; return it after the last epoch.
 
@@ -115,11 +115,10 @@ def train_regressor(
         order = torch.from_numpy(
             np.random.default_rng([cfg.seed, epoch]).permutation(len(features))
         )
-        order, losses = (
-            order[: len(order) // batch * batch],
-            [],
-        )  # the rest of an epoch is dropped, as DVE
-        for chosen, truth in zip(order.split(batch), truths[order.to(device)].split(batch)):
+        order = order[: len(order) // batch * batch]  # the rest of an epoch is dropped, as in DVE
+        losses = []
+        marks = truths[order.to(device)].split(batch)
+        for chosen, truth in zip(order.split(batch), marks, strict=True):
             predicted = regressor(features[chosen].to(device).float())
             loss = F.smooth_l1_loss(predicted * cfg.coordinate_scale, truth * cfg.coordinate_scale)
             optimizer.zero_grad()

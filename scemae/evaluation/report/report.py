@@ -13,10 +13,10 @@ from typing import Any
 from scemae.config.load import load_config
 from scemae.config.values import given_path
 from scemae.errors import RunFolderError, ScemaeError
-from scemae.evaluation import drawing
+from scemae.evaluation import drawing, protocol
 from scemae.evaluation.landmarks.benchmarks import MATCHING_TARGETS, find_benchmark
 from scemae.evaluation.page import html_page
-from scemae.evaluation.report.examples import PICTURES, Source
+from scemae.evaluation.report.pictures import PICTURES, Source
 from scemae.files import disk
 from scemae.runs import goodput, run_folder
 from scemae.runs.checkpoints import checkpoint
@@ -75,6 +75,18 @@ FULL = {  # the settings of the full recipe that decide most; its values are the
         ("detection.stride", "stride of detection, px", "our choice, PROTOCOL 5.2"),
     ),
 }
+
+
+@dataclass
+class RecipeRow:
+    """A setting or an amount beside the full recipe's; verdict: same, reduced, differs or unknown."""
+
+    stage: str
+    what: str
+    here: Any
+    full: Any
+    source: str
+    verdict: str
 
 
 @dataclass
@@ -174,8 +186,8 @@ def gather(run_dir: Path, *, with_pictures: bool = True) -> tuple[dict, dict[str
         "results": results,
         "comparisons": comparisons(results.get("matching")),
         "paper": paper_numbers(runs, results),
-        "recipe": rows,
-        "reduced": any(row["verdict"] == "reduced" for row in rows),
+        "recipe": [asdict(row) for row in rows],
+        "reduced": any(row.verdict == "reduced" for row in rows),
         "curves": curves,
         "goodput": spent,
         "data": data_of(runs),
@@ -281,71 +293,46 @@ def source_of(run: Run, runs: dict[str, Run], results: dict, absent: dict[str, s
     )
 
 
-def recipe(runs: dict[str, Run], results: dict, defaults: dict[str, dict]) -> list[dict]:
-    """How each run stands to the full recipe: rows of stage, what, here, full, source and verdict."""
-    rows, counts = (
-        [],
-        ("epochs", "images", "couples", "faces"),
-    )  # less of one of these is a reduced schedule
-
-    def add(stage: str, what: str, here: Any, full: Any, source: str) -> None:
-        equal = (
-            here == full
-            or isinstance(full, int)
-            and here is not None
-            and abs(here - full) < 1e-3 * full
-        )
-        less = any(word in what for word in counts) and here is not None and here < full
-        verdict = (
-            "unknown" if here is None else "same" if equal else "reduced" if less else "differs"
-        )
-        rows.append(
-            {
-                "stage": stage,
-                "what": what,
-                "here": here,
-                "full": full,
-                "source": source,
-                "verdict": verdict,
-            }
-        )
-
+def recipe(runs: dict[str, Run], results: dict, defaults: dict[str, dict]) -> list[RecipeRow]:
+    """How each run compares with the full recipe, a row per setting or amount."""
+    rows = []
     for stage, one in runs.items():
         full = defaults[stage] | ({"carb.eta": 0.25} if size_of(runs) == "B" else {})
         if stage == "pretrain":
-            add(
-                stage,
-                "images in the training set",
-                one.provenance.get("images"),
-                FULL_IMAGES,
-                "PROTOCOL 1.4; the paper prints 162,770, with MAFL's faces",
-            )
-            add(
-                stage,
-                "images seen in all steps",
-                one.images_seen,
-                int(FULL_IMAGES * full["optim.epochs"]),
-                PAPER,
-            )
+            rows += amounts_of_pretraining(one, full["optim.epochs"])
         for key, what, source in FULL[stage]:
-            if (
-                stage != "evaluate"
-                or key.split(".")[0] in results
-                or key == "stride"
-                and "matching" in results
-            ):
-                add(stage, what, one.config.get(key), full[key], source)
+            test = "matching" if key == "stride" else key.split(".")[0]
+            if stage != "evaluate" or test in results:
+                rows.append(compare(stage, key, what, one.config.get(key), full[key], source))
     if found := results.get("detection"):
         official = find_benchmark(found["benchmark"]).official
         for split in ("train", "test"):
-            add(
-                "evaluate",
-                f"annotated faces, {split}",
-                found[f"{split}_images"],
-                official[split],
-                PAPER,
-            )
+            what, here = f"annotated faces, {split}", found[f"{split}_images"]
+            rows.append(compare("evaluate", "faces", what, here, official[split], PAPER))
     return rows
+
+
+def amounts_of_pretraining(run: Run, epochs: float) -> list[RecipeRow]:
+    """The rows of the training set's size and of the images seen."""
+    source = "PROTOCOL 1.4; the paper prints 162,770, with MAFL's faces"
+    images, seen = run.provenance.get("images"), int(FULL_IMAGES * epochs)
+    return [
+        compare("pretrain", "images", "images in the training set", images, FULL_IMAGES, source),
+        compare(
+            "pretrain", "images_seen", "images seen in all steps", run.images_seen, seen, PAPER
+        ),
+    ]
+
+
+def compare(stage: str, key: str, what: str, here: Any, full: Any, source: str) -> RecipeRow:
+    """One row; counts that differ by less than a thousandth are the same."""
+    if here is None:
+        verdict = "unknown"
+    elif here == full or isinstance(full, int) and abs(here - full) < 1e-3 * full:
+        verdict = "same"
+    else:
+        verdict = "reduced" if protocol.is_reduced(key, here, full) else "differs"
+    return RecipeRow(stage, what, here, full, source, verdict)
 
 
 def size_of(runs: dict[str, Run]) -> str | None:

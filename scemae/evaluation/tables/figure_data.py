@@ -12,15 +12,15 @@ from scemae.errors import RunFolderError, ScemaeError
 from scemae.evaluation.landmarks.embedding import Embeddings, similarity_maps
 from scemae.evaluation.landmarks.matching import MatchingErrors
 from scemae.evaluation.landmarks.pairs import DIFFERENT, SOURCE
+from scemae.evaluation.measuring.plan import Measured, MeasuringPlan
 from scemae.evaluation.subjects import EMBEDDING, FLOOR, MATCHING, OURS
 from scemae.evaluation.tables import figures
 from scemae.evaluation.tables.cells import Tables
-from scemae.evaluation.tables.plan import Found, Plan
 
 PARTS = ("same", "different", "same_predicted", "different_predicted")
 
 
-def add(tables: Tables, plan: Plan, found: dict[str, list[Found]]) -> None:
+def add(tables: Tables, plan: MeasuringPlan, found: dict[str, list[Measured]]) -> None:
     """Draw every figure that can be drawn; `found` are the measured lines by test (rows.py)."""
     for name, draw in FIGURES.items():
         try:
@@ -29,21 +29,21 @@ def add(tables: Tables, plan: Plan, found: dict[str, list[Found]]) -> None:
             tables.missing_figures[name] = str(error)
 
 
-def shown(found: list[Found]) -> list[Found]:
+def shown(found: list[Measured]) -> list[Measured]:
     """The lines that figures show: of each trained trunk the one with most dimensions, rivals first and ours last."""
-    best: dict[str, Found] = {}
+    best: dict[str, Measured] = {}
     for one in sorted(found, key=lambda one: one.line.dim):
         if one.subject.role != FLOOR and one.line.table in (1, 5):
             best[one.subject.digest] = one
     return sorted(best.values(), key=lambda one: one.subject.role == OURS)
 
 
-def _named(lines: list[Found]) -> Iterator[tuple[str, Found]]:
+def _named(lines: list[Measured]) -> Iterator[tuple[str, Measured]]:
     for one in lines:
         yield f"{one.subject.title}, {one.line.dim}-d {one.line.variant}".strip(), one
 
 
-def _errors(plan: Plan, found: dict[str, list[Found]]) -> dict[str, MatchingErrors]:
+def _errors(plan: MeasuringPlan, found: dict[str, list[Measured]]) -> dict[str, MatchingErrors]:
     lines = shown(found[MATCHING])
     if not lines:
         raise RunFolderError(
@@ -56,32 +56,30 @@ def _errors(plan: Plan, found: dict[str, list[Found]]) -> dict[str, MatchingErro
 
 
 @torch.no_grad()
-def _figure1(plan: Plan, found: dict[str, list[Found]]) -> tuple[str, dict]:
+def _figure1(plan: MeasuringPlan, found: dict[str, list[Measured]]) -> tuple[str, dict]:
     """Similarity maps of the couple with our median error."""
     couple, pairs, stride = (
         figures.median_couple(_errors(plan, found)),
         plan.pairs,
         plan.config.stride,
     )
-    views = pairs.views[couple][[SOURCE, DIFFERENT]].to(plan.place.device).float() / 255
-    queries = (pairs.landmarks[couple, SOURCE] - CROP)[list(figures.QUERIES)][None].to(
-        plan.place.device
-    )
+    views = pairs.views[couple][[SOURCE, DIFFERENT]].to(plan.device).float() / 255
+    queries = (pairs.landmarks[couple, SOURCE] - CROP)[list(figures.QUERIES)][None].to(plan.device)
     maps = {}
     for name, one in _named(shown(found[MATCHING])):
-        one.subject.to(plan.measure.device, plan.measure.dtype)
+        one.subject.to(plan.device, plan.dtype)
         trunk = one.subject.trunk
         features = one.line.head(trunk.maps(views, stride), trunk.side(stride, matching=True))
         maps[name] = similarity_maps(features[:1], features[1:], queries)[0].float().cpu()
     return figures.figure1(pairs, maps, couple)
 
 
-def _figure4(plan: Plan, found: dict[str, list[Found]]) -> tuple[str, dict]:
+def _figure4(plan: MeasuringPlan, found: dict[str, list[Measured]]) -> tuple[str, dict]:
     """Matches on different persons, by the rule that figures.py states."""
     return figures.figure4(plan.pairs, _errors(plan, found))
 
 
-def _figure5(plan: Plan, found: dict[str, list[Found]]) -> tuple[str, dict]:
+def _figure5(plan: MeasuringPlan, found: dict[str, list[Measured]]) -> tuple[str, dict]:
     """t-SNE of the landmarks' features."""
     lines = {
         name: one.arrays for name, one in _named(shown(found[EMBEDDING])) if "points" in one.arrays
@@ -104,7 +102,7 @@ def _figure5(plan: Plan, found: dict[str, list[Found]]) -> tuple[str, dict]:
     )
 
 
-FIGURES: dict[str, Callable[[Plan, dict[str, list[Found]]], tuple[str, dict]]] = {
+FIGURES: dict[str, Callable[[MeasuringPlan, dict[str, list[Measured]]], tuple[str, dict]]] = {
     "figure1": _figure1,
     "figure4": _figure4,
     "figure5": _figure5,

@@ -9,18 +9,24 @@ import numpy as np
 
 from scemae.config.load import load_config
 from scemae.distributed import tf32
-from scemae.evaluation.landmarks import matching, regression, scores
+from scemae.evaluation import protocol, scores
+from scemae.evaluation.landmarks import matching, regression
 from scemae.evaluation.landmarks.benchmarks import benchmark_names, find_benchmark
+from scemae.evaluation.landmarks.pairs import KINDS
+from scemae.evaluation.measuring.plan import Measured, MeasuringPlan, read_measured
 from scemae.evaluation.subjects import DETECTION, EMBEDDING, FEW_SHOT, FLOOR, MATCHING, OURS
 from scemae.evaluation.tables import figure_data
 from scemae.evaluation.tables.cells import Cell, Difference, Row, Tables, label
-from scemae.evaluation.tables.plan import KINDS, Found, Plan, find
 from scemae.runs import lineage, run_folder
 
+COUPLES = "matching.couples"
 
-def gather(plan: Plan) -> Tables:
+
+def make_tables(plan: MeasuringPlan) -> Tables:
     """Every number that was measured, as rows, and the figures."""
-    found = {test: list(find(plan, test)) for test in (MATCHING, DETECTION, FEW_SHOT, EMBEDDING)}
+    found = {
+        test: list(read_measured(plan, test)) for test in (MATCHING, DETECTION, FEW_SHOT, EMBEDDING)
+    }
     measured = [
         (_row(plan, one), one) for test in (MATCHING, DETECTION, FEW_SHOT) for one in found[test]
     ]
@@ -28,7 +34,7 @@ def gather(plan: Plan) -> Tables:
     tables = Tables(
         [*_floor_rows(plan), *(row for row, _ in measured)],
         list(_differences(measured, plan.config.seed)),
-        reduced(plan),
+        departures(plan),
         _benchmarks(plan),
         _facts(plan),
     )
@@ -36,7 +42,7 @@ def gather(plan: Plan) -> Tables:
     return tables
 
 
-def _row(plan: Plan, one: Found, *, table: int | None = None) -> Row:
+def _row(plan: MeasuringPlan, one: Measured, *, table: int | None = None) -> Row:
     subject, line = one.subject, one.line
     table = table or line.table
     cells = {column: _cell(values, plan.config.seed) for column, values in one.values.items()}
@@ -76,7 +82,7 @@ def _cell(values: np.ndarray, seed: int) -> Cell:
     return Cell(estimate.mean, estimate.low, estimate.high, deviation, len(values))
 
 
-def columns(plan: Plan, table: int) -> list[str]:
+def columns(plan: MeasuringPlan, table: int) -> list[str]:
     """The columns of one of the paper's tables."""
     return {
         1: list(KINDS),
@@ -86,7 +92,7 @@ def columns(plan: Plan, table: int) -> list[str]:
     }[table]
 
 
-def _why(plan: Plan, table: int, column: str) -> str:
+def _why(plan: MeasuringPlan, table: int, column: str) -> str:
     """Why a cell is empty, and what would fill it."""
     name = {1: "mafl", 4: "mafl", 2: column, 3: plan.config.few_shot.benchmark}[table]
     if name in plan.missing:
@@ -101,7 +107,7 @@ def _why(plan: Plan, table: int, column: str) -> str:
     )
 
 
-def _floor_rows(plan: Plan) -> Iterator[Row]:
+def _floor_rows(plan: MeasuringPlan) -> Iterator[Row]:
     if not plan.config.floors:
         return
     if plan.pairs is not None:
@@ -111,7 +117,7 @@ def _floor_rows(plan: Plan) -> Iterator[Row]:
     cells = {}
     for name in benchmark_names():
         data = plan.data.get(name)
-        if data is None or data.train is None or not plan.measure.asked(name):
+        if data is None or data.train is None or not plan.measure.is_asked_for(name):
             cells[name] = Cell(missing=_why(plan, 2, name))
         else:
             train = data.frames("train", plan.config.detection.limit)
@@ -124,7 +130,7 @@ def _floor_rows(plan: Plan) -> Iterator[Row]:
     yield Row(2, "mean face", "", FLOOR, None, None, cells)
 
 
-def _whole_method(found: list[Found]) -> list[Found]:
+def _whole_method(found: list[Measured]) -> list[Measured]:
     """Table 4's last row: of each trunk of ours, the projector with most dimensions."""
     whole = [one for one in found if one.subject.role == OURS and one.line.lcr]
     return list(
@@ -132,7 +138,7 @@ def _whole_method(found: list[Found]) -> list[Found]:
     )
 
 
-def _differences(measured: list[tuple[Row, Found]], seed: int) -> Iterator[Difference]:
+def _differences(measured: list[tuple[Row, Measured]], seed: int) -> Iterator[Difference]:
     """Each row of ours against each other row of its table, on the same pairs or images (PROTOCOL 8)."""
     for i, (mine, one) in enumerate(measured):
         for j, (theirs, other) in enumerate(measured):
@@ -161,36 +167,22 @@ def _differences(measured: list[tuple[Row, Found]], seed: int) -> Iterator[Diffe
                 )
 
 
-def reduced(plan: Plan) -> list[str]:
-    """What is smaller than, or other than, the full protocol of configs/tables.yaml, a phrase each."""
+def departures(plan: MeasuringPlan) -> list[str]:
+    """What is other than the full protocol of configs/tables.yaml, a phrase each."""
     full, here = (
         lineage.flatten(asdict(one)) for one in (load_config("tables", ["run_dir=-"]), plan.config)
     )
-    watched = (
-        "stride",
-        "detection.stride",
-        "detection.epochs",
-        "detection.init_std",
-        "detection.limit",
-        "detection.kernel",
-        "few_shot.images_per_epoch",
-        "few_shot.epochs",
-        "few_shot.init_std",
-        "few_shot.views",
-        "few_shot.counts",
-        "few_shot.seeds",
-        "embedding.images",
-        "embedding.repeats",
-    )
     found = [
-        f"{key} {here[key]} instead of {full[key]}" for key in watched if here[key] != full[key]
+        f"{key} {here[key]} instead of {full[key]}"
+        for key in protocol.EVALUATION
+        if key != COUPLES and protocol.is_reduced(key, here[key], full[key])
     ]
-    if plan.pairs is not None and len(plan.pairs) < full["matching.couples"]:
-        found.insert(0, f"{len(plan.pairs)} of {full['matching.couples']} couples")
+    if plan.pairs is not None and len(plan.pairs) < full[COUPLES]:  # measured, not asked for
+        found.insert(0, f"{len(plan.pairs)} of {full[COUPLES]} couples")
     return found
 
 
-def _benchmarks(plan: Plan) -> dict[str, dict]:
+def _benchmarks(plan: MeasuringPlan) -> dict[str, dict]:
     found = {}
     for name in benchmark_names():
         benchmark, data = find_benchmark(name), plan.data.get(name)
@@ -206,7 +198,7 @@ def _benchmarks(plan: Plan) -> dict[str, dict]:
     return found
 
 
-def _facts(plan: Plan) -> dict[str, Any]:
+def _facts(plan: MeasuringPlan) -> dict[str, Any]:
     known = run_folder.provenance(Path(plan.config.run_dir))
     score = scores.MatchingScore.__dataclass_fields__
     return {
@@ -217,7 +209,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "warping": score["warping"].default,
         "stride": plan.config.stride,
         "detection_stride": plan.config.detection.stride,
-        "precision": str(plan.measure.dtype).removeprefix("torch."),
+        "precision": str(plan.dtype).removeprefix("torch."),
         "tf32": tf32.state(),
         "exclusions": [
             f"{name}: {reason} ({count:,})"
