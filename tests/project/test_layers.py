@@ -1,6 +1,7 @@
 """Imports go down the layers only, never in a circle, and each heavy dependency has one owner."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,13 @@ def modules(root: Path) -> dict[str, Path]:
 
 def imports(path: Path) -> set[str]:
     """Dotted names of all that a file imports, wherever in it."""
+    return imports_of(path.read_text())
+
+
+@cache
+def imports_of(source: str) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
