@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench import machine, step
+from bench import machine, training_step
 from bench.repeat import interleave, ratio, summary
 from scemae.distributed.process_group import Place, process_group
 
@@ -95,7 +95,7 @@ def back_end(name: str) -> AbstractContextManager:
 
 def shapes(options: argparse.Namespace) -> list[Shape]:
     """Of the encoder, which sees CLS and what is not hidden, and the decoder, which sees all."""
-    config = step.settings(options)
+    config = training_step.settings(options)
     patches = (config.model.image_size // config.model.patch_size) ** 2
     seen = round(patches * (1 - config.mask_ratio))
     return [
@@ -127,7 +127,9 @@ def alone(options: argparse.Namespace, place: Place) -> None:
     write("alone", options, rows, reasons)
 
 
-def attention(name: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> step.Step:
+def attention(
+    name: str, shape: Shape, dtype: torch.dtype, device: torch.device
+) -> training_step.Step:
     """One forward and backward pass."""
     size = shape.b, shape.h, shape.n, shape.d
     q, k, v = (torch.randn(size, dtype=dtype, device=device, requires_grad=True) for _ in range(3))
@@ -159,7 +161,7 @@ def in_a_step(options: argparse.Namespace, place: Place) -> None:
     write("step", options, rows, reasons)
 
 
-def training(name: str, kind: str, options: argparse.Namespace, place: Place) -> step.Step:
+def training(name: str, kind: str, options: argparse.Namespace, place: Place) -> training_step.Step:
     """One training step with this attention."""
 
     def make_plain(module: nn.Module) -> None:
@@ -167,7 +169,7 @@ def training(name: str, kind: str, options: argparse.Namespace, place: Place) ->
             for block in getattr(module, part).blocks:
                 block.attn.fused_attn = False
 
-    one = step.build_ours(f"ours-{kind}", options, place, make_plain)
+    one = training_step.build_ours(f"ours-{kind}", options, place, make_plain)
 
     def run() -> None:
         with back_end(name):
@@ -177,7 +179,7 @@ def training(name: str, kind: str, options: argparse.Namespace, place: Place) ->
 
 
 def measure(
-    cases: dict[str, step.Step],
+    cases: dict[str, training_step.Step],
     reasons: dict[str, str],
     options: argparse.Namespace,
     place: Place,
@@ -191,8 +193,8 @@ def measure(
 
 
 def usable_of(
-    cases: dict[str, step.Step], reasons: dict[str, str], where: str = ""
-) -> dict[str, step.Step]:
+    cases: dict[str, training_step.Step], reasons: dict[str, str], where: str = ""
+) -> dict[str, training_step.Step]:
     """Warm each case up; those that cannot run go to `reasons`."""
     usable = {}
     for name, case in cases.items():
@@ -206,16 +208,16 @@ def usable_of(
 
 
 def timed(
-    case: step.Step, options: argparse.Namespace, device: torch.device
+    case: training_step.Step, options: argparse.Namespace, device: torch.device
 ) -> Callable[[], float]:
     """Images per second of one block of it."""
 
     def block() -> float:
-        step.wait_for(device)
+        training_step.wait_for(device)
         began = time.perf_counter()
         for _ in range(options.steps):
             case()
-        step.wait_for(device)
+        training_step.wait_for(device)
         return options.steps * options.batch / (time.perf_counter() - began)
 
     return block

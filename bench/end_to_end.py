@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from bench import runs, step
+from bench import runs, training_step
 from bench.peers import mae_plain
 from bench.repeat import interleave
 from scemae.config.schema.training import Data
@@ -33,7 +33,7 @@ BEATS = 2  # measured heartbeats of a run, after one that warms up
 
 def measure(options: argparse.Namespace) -> tuple[list[dict], dict]:
     """One row for ours and one for plain, and the facts beside the table; each repeat of ours is a run of its own."""
-    config = step.settings(options)
+    config = training_step.settings(options)
     device = choose_device(options.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -44,7 +44,7 @@ def measure(options: argparse.Namespace) -> tuple[list[dict], dict]:
     found = interleave(
         {"ours": lambda: run_ours(options, waits), "plain": plain.block}, options.repeats
     )
-    rows = step.table(found, gflop, peak)
+    rows = training_step.table(found, gflop, peak)
     rows[0]["% waiting for data"], rows[1]["% waiting for data"] = 100 * max(waits), None
     return rows, {
         "batch": options.batch,
@@ -128,7 +128,7 @@ class PlainLoop:
     """The plain network, a DataLoader with processes that decode and crop, and torch's AdamW."""
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
-        config = step.settings(options)
+        config = training_step.settings(options)
         self.options, self.device = options, device
         faces = Faces(options.end_to_end, config.data, config.model.image_size)
         self.loader = DataLoader(
@@ -152,7 +152,7 @@ class PlainLoop:
         """Images per second of the same steps as a run of ours measures, after the same to warm up; the loader's
         processes live for this block alone."""
         feed = self.batches()
-        one = step.peer_step(
+        one = training_step.peer_step(
             self.module,
             self.optimizer,
             feed,
@@ -162,11 +162,11 @@ class PlainLoop:
         )
         for _ in range(self.options.steps):
             one()
-        step.wait_for(self.device)
+        training_step.wait_for(self.device)
         started = time.perf_counter()
         for _ in range(BEATS * self.options.steps):
             one()
-        step.wait_for(self.device)
+        training_step.wait_for(self.device)
         elapsed = time.perf_counter() - started
         feed.close()
         return BEATS * self.options.steps * self.options.batch / elapsed

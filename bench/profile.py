@@ -10,7 +10,7 @@ import argparse
 import torch
 from torch.profiler import ProfilerActivity
 
-from bench import machine, step
+from bench import machine, training_step
 from scemae.distributed.process_group import process_group
 
 KINDS = {  # the first whose word is in an operator's name; a fused kernel's name holds those of all that it fuses, so it is first
@@ -67,15 +67,15 @@ def main(argv: list[str]) -> int:
         ]
     )
     with process_group("auto") as place:
-        one = step.build(name, given, place)
+        one = training_step.build(name, given, place)
         for _ in range(3):
             one()
-        step.wait_for(place.device)
+        training_step.wait_for(place.device)
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
         with torch.profiler.profile(activities=activities) as profiler:
             for _ in range(options.steps):
                 one()
-            step.wait_for(place.device)
+            training_step.wait_for(place.device)
     rows = table(profiler.key_averages(), on_gpu, options.steps)
     machine.write(
         f"profile-{options.model}-{'compiled' if options.compile else 'eager'}-{'cuda' if on_gpu else 'cpu'}",

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench import faces, machine, step
+from bench import faces, machine, training_step
 from bench.peers import contrast_landmark
 from bench.repeat import interleave, ratio, summary
 from scemae.config.load import load_config
@@ -139,7 +139,7 @@ def filling(
             order=order,
             stop=stop,
         )
-        step.wait_for(place.device)
+        training_step.wait_for(place.device)
         return store, stop * config.optim.global_batch_size / (time.perf_counter() - started)
 
     eta, clusters = config.carb.eta, config.carb.clusters
@@ -260,12 +260,12 @@ def ours(
     )
 
     def block() -> float:
-        step.wait_for(place.device)
+        training_step.wait_for(place.device)
         started = time.perf_counter()
         for _ in range(steps):
             engine.backward(engine(*next(feed)))
             engine.step()
-        step.wait_for(place.device)
+        training_step.wait_for(place.device)
         return steps * config.optim.global_batch_size / (time.perf_counter() - started)
 
     return block
@@ -281,13 +281,13 @@ def hypercolumn(
     )
 
     def block() -> float:
-        step.wait_for(place.device)
+        training_step.wait_for(place.device)
         started = time.perf_counter()
         for _ in range(steps):
             optimizer.zero_grad()
             module(next(views)[0]).backward()
             optimizer.step()
-        step.wait_for(place.device)
+        training_step.wait_for(place.device)
         return steps * config.optim.global_batch_size / (time.perf_counter() - started)
 
     return block
@@ -323,11 +323,11 @@ def expanding(encoder: Encoder, place: Place) -> dict:
     """Cover-and-stride at stride 2: images per second, and its share of the measured peak."""
     extract, frames = features.backbone(encoder, 2), torch.rand(8, 3, 136, 136, device=place.device)
     extract(frames)
-    step.wait_for(place.device)
+    training_step.wait_for(place.device)
     started = time.perf_counter()
     for _ in range(3):
         extract(frames)
-    step.wait_for(place.device)
+    training_step.wait_for(place.device)
     rate = 24 / (time.perf_counter() - started)
     blocks = flops.blocks(1 + encoder.grid**2, encoder.width, len(encoder.blocks))
     peak = flops.peak_flops(place.device, encoder.patch_embed.weight.dtype)
