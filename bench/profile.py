@@ -10,7 +10,7 @@ import argparse
 import torch
 from torch.profiler import ProfilerActivity
 
-from bench import machine, training_step
+from bench import machine, step, training_step
 from scemae.distributed.process_group import process_group
 
 KINDS = {  # the first whose word is in an operator's name; a fused kernel's name holds those of all that it fuses, so it is first

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from bench import attention, machine, step
+from bench import attention, machine, step, training_step
 from bench.peers import mae_plain
 from bench.repeat import interleave, ratio, summary
 from scemae.config.load import load_config
@@ -96,7 +96,7 @@ def copy_weights(ours, plain):
 
 
 def test_a_run_writes_a_row_for_each_case(tmp_path, monkeypatch, config):
-    monkeypatch.setattr(step, "settings", lambda options, *overrides: config)
+    monkeypatch.setattr(training_step, "settings", lambda options, *overrides: config)
     cases = ["ours", "plain"]
     step.main(
         [
