@@ -36,7 +36,7 @@ How it measures: all cases of one table run in this process or start from it, in
 tensors' shapes, threads and allocator; a number is the median of its repeats, with the range beside it, and a ratio is
 the median of the ratios within each round, so that a machine that is slower for a minute slows both sides. Do not
 compare numbers of two machines, or of two runs: compare the ratios. Each command writes NAME.json (every repeat) and
-NAME.md (the table) to --out, docs/results/speed unless said otherwise.
+NAME.md (the table) to --out, bench/results unless said otherwise.
 """
 
 

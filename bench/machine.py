@@ -14,7 +14,7 @@ import torch
 from scemae.distributed import tf32
 from scemae.files import disk
 
-OUT = Path("docs/results/speed")
+OUT = Path("bench/results")
 PACKAGES = ("torch", "deepspeed", "timm", "torchvision", "lightly", "numpy")
 
 
