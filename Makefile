@@ -1,40 +1,61 @@
-# make demo   set up, then the main job on generated faces, to a report (about ten minutes on two cores)
-# make test   set up, then all tests
-# make test-cluster   set up, then the long tests on a real Slurm: time limits, preemption, dying nodes (an hour, root)
-# make chaos          set up, then kill -9 of random ranks and in every phase of a save (30 minutes or so)
-# make fuzz           set up, then changed manifests, lists, weights and pictures through what reads them (about ten minutes)
-# make bench          set up, then speed against peers on this machine, into docs/results/speed (an hour or so, idle)
-# All install what they need: into .venv, and the tests Debian's slurm and strace, where root and apt-get are.
-# With a GPU, see "On GPUs" in the README instead.
+# make demo           draw faces, run both stages and measure, to a report (about ten minutes on two cores)
+# make test           all tests
+# make check          ruff, format and mypy
+# make docs           the documentation site, into site/index.html; warnings are errors
+# make test-cluster   the long tests on a real Slurm: time limits, preemption, dying nodes (an hour, root)
+# make chaos          kill -9 of random ranks and in every phase of a save (half an hour)
+# make fuzz           changed manifests, lists, weights and pictures through what reads them (ten minutes)
+# make bench          speed against peers on this machine, into bench/results (an hour, idle)
+# make develop        set up for working on the code: tests, checks and documentation
+# Each sets up what it needs first: into .venv, and the tests Debian's slurm and strace, where root and
+# apt-get are there. With a GPU, see docs/guides/gpus.md instead.
 
 PYTHON ?= python3
 VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints-cpu.txt
 STAMP := $(VENV)/.installed
+DEVELOP := $(VENV)/.develop
 
-.PHONY: demo test test-cluster chaos fuzz bench setup
+.PHONY: demo test check docs test-cluster chaos fuzz bench setup develop
 
 demo: setup
-	$(VENV)/bin/scemae demo runs/demo
+	$(BIN)/scemae demo runs/demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: develop
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+docs: develop
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test-cluster: setup
-	$(VENV)/bin/python -m pytest -v -m rig_long tests/cluster/test_cluster.py tests/cluster/test_sweep_rig.py tests/cluster/test_sweep_array_rig.py
+	$(BIN)/python -m pytest -v -m rig_long tests/cluster/test_cluster.py \
+	    tests/cluster/test_sweep_rig.py tests/cluster/test_sweep_array_rig.py
 
 chaos: setup
-	$(VENV)/bin/python -m tests.chaos runs/chaos
+	$(BIN)/python -m tests.chaos runs/chaos
 
 fuzz: setup
-	$(VENV)/bin/python -m tests.fuzz
+	$(BIN)/python -m tests.fuzz
 
 bench: setup
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints-cpu.txt -e '.[bench]'
-	$(VENV)/bin/python -m bench all
+	$(INSTALL) -e '.[bench]'
+	$(BIN)/python -m bench all
 
 setup: $(STAMP)
 
+develop: $(DEVELOP)
+
 $(STAMP): pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints-cpu.txt -e '.[test]'
+	$(INSTALL) -e '.[test]'
 	touch $(STAMP)
+
+$(DEVELOP): $(STAMP)
+	$(INSTALL) -e '.[develop]'
+	touch $(DEVELOP)
