@@ -1,6 +1,5 @@
 """The stages of a run as a chain of jobs: what each runs, the snapshot it runs from, and chain.json, its record."""
 
-import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -144,7 +143,7 @@ def snapshot(config: SubmitConfig, stages: list[Stage]) -> None:
 def write(run_dir: Path, kind: str, stages: list[Stage]) -> None:
     """ChainRecord the chain in run_dir/chain.json."""
     listed = masked_all([asdict(stage) for stage in stages])
-    disk.write_text(run_dir / CHAIN, json.dumps({"kind": kind, "stages": listed}, indent=1) + "\n")
+    disk.write_json(run_dir / CHAIN, {"kind": kind, "stages": listed})
 
 
 def read(run_dir: Path) -> tuple[str, list[Stage]]:

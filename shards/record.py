@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -62,10 +61,7 @@ def read_finished(task: Task) -> Written | None:
         DataError,
     ):  # a record that is damaged is written anew, with its shard
         return None
-    same = (
-        size == written.shard.bytes
-        and hashlib.sha256(index).hexdigest() == written.shard.index_sha256
-    )
+    same = size == written.shard.bytes and disk.digest(index) == written.shard.index_sha256
     return _with_sources_as_now(task, written) if same else None
 
 
@@ -101,7 +97,7 @@ def stamp_of(samples: list[Sample]) -> str:
         [place.size, place.member, place.offset, *place.stamp]
         for place in (sample.place for sample in samples)
     ]
-    return hashlib.sha256(json.dumps(places).encode()).hexdigest()
+    return disk.json_digest(places)
 
 
 def read_image(sample: Sample, content: Any) -> bytes:

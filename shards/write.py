@@ -285,9 +285,9 @@ def write_shard(task: Task) -> Written:
     with errors_named(tar):
         with disk.replacing(tar) as file:
             index, left_out, encoded, content = _fill_tar(file, task)
-        shard = Shard(tar.name, len(index.keys), tar.stat().st_size, disk.sha256(tar), "")
+        shard = Shard(tar.name, len(index.keys), tar.stat().st_size, disk.file_digest(tar), "")
         disk.write_json(task.folder / shard.index_file, asdict(index))
-        shard.index_sha256 = disk.sha256(task.folder / shard.index_file)
+        shard.index_sha256 = disk.file_digest(task.folder / shard.index_file)
         written = Written(shard, left_out, encoded, stamp_of(task.samples), content)
         disk.write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
     return written

@@ -4,12 +4,12 @@ A location that the user typed on this command line is a `Typed`; every other on
 may have written. A command runs for a `Typed` alone. What is written or printed goes through `masked` first.
 """
 
-import hashlib
 import re
 from typing import Any
 from urllib.parse import quote
 
 from scemae.errors import ConfigError
+from scemae.files import disk
 
 FROM_FILES = (
     "file",
@@ -62,7 +62,7 @@ def _masked_command(command: str) -> str:
     shown = (
         program if re.fullmatch(r"[\w./-]+", program) else ""
     )  # TOKEN=... may stand before the program
-    return f"{shown} {HIDDEN}{hashlib.sha256(command.encode('utf8', 'surrogateescape')).hexdigest()[:16]}"
+    return f"{shown} {HIDDEN}{disk.digest(command)[:16]}"
 
 
 def _masked_url(found: re.Match) -> str:
@@ -101,11 +101,7 @@ def is_masked(location: str) -> bool:
 def cache_name(location: str) -> str:
     """The name of the folder that what lies at a URL is copied into: without secrets, the same for the masked location."""
     name = quote(masked(location.rstrip("/")), safe="", errors="surrogateescape")
-    return (
-        name
-        if len(name) <= 200
-        else f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    )
+    return name if len(name) <= 200 else f"{name[:180]}-{disk.digest(name)[:16]}"
 
 
 def below(location: str, name: str) -> str:

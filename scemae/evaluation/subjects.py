@@ -15,6 +15,7 @@ from scemae.errors import CheckpointError
 from scemae.evaluation.landmarks import features, matching
 from scemae.evaluation.landmarks.features import Head, Trunk
 from scemae.evaluation.landmarks.regression import join_stages
+from scemae.files import disk
 from scemae.files.documents import Count
 from scemae.methods import registry
 from scemae.models import hypercolumn
@@ -22,7 +23,6 @@ from scemae.models.timm_vit import TimmVit
 from scemae.models.vit import Encoder
 from scemae.runs import networks
 from scemae.runs.checkpoints import checkpoint
-from scemae.runs.checkpoints.tensor_file import digest_of
 from scemae.runs.lineage import locate, read_run
 
 MATCHING, DETECTION, FEW_SHOT, EMBEDDING = "matching", "detection", "few-shot", "t-SNE"  # the tests
@@ -246,7 +246,7 @@ def from_backbone(backbone: Path, projectors: list[Path]) -> list[Subject]:
             method,
             role,
             trunk,
-            checkpoint.hash_of({"weights": digests}),
+            disk.json_digest({"weights": digests}),
             digests[0],
             lines,
             seen,
@@ -329,7 +329,7 @@ def _clustered(trunk: Trunk, carb: Carb, digest: str, seen: int | None, runs: li
         "SCE-MAE",
         OURS,
         changed,
-        checkpoint.hash_of({"weights": [digest], "clustered": options}),
+        disk.json_digest({"weights": [digest], "clustered": options}),
         digest,
         [line],
         seen,
@@ -341,7 +341,7 @@ def of_timm(name: str, seed: int = 0) -> Subject:
     """A backbone of timm, "NAME" with random weights or "NAME:FILE" with local ones (models/timm_vit.py)."""
     model, _, weights = name.partition(":")
     network = TimmVit(model, Path(weights) if weights else None, seed)
-    digest = digest_of(Path(weights)) if weights else "random"
+    digest = disk.file_digest(Path(weights)) if weights else "random"
     trunk = features.timm_trunk(network, model)
     method = model if weights else f"{model}, random weights"
     trunk.model = ""
@@ -349,7 +349,7 @@ def of_timm(name: str, seed: int = 0) -> Subject:
         method,
         REFERENCE,
         trunk,
-        checkpoint.hash_of({"timm": model, "weights": digest, "seed": seed}),
+        disk.json_digest({"timm": model, "weights": digest, "seed": seed}),
         lines=_of_descriptor(trunk, []),
         runs=[name],
     )
@@ -386,7 +386,7 @@ def floors(encoder: Encoder | None, seed: int) -> list[Subject]:
                 "random encoder",
                 FLOOR,
                 trunk,
-                checkpoint.hash_of({"random": [encoder.width, len(encoder.blocks)], "seed": seed}),
+                disk.json_digest({"random": [encoder.width, len(encoder.blocks)], "seed": seed}),
                 lines=lines,
             )
         )

@@ -217,9 +217,8 @@ def building(path: Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        sync_folder(aside)
         refuse_link(path)
-        os.rename(aside, path)  # an empty folder may be there, nothing else
+        rename_folder(aside, path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -232,6 +231,20 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written to a file so far durable. Does nothing where there is no such file."""
+    if path.exists():
+        with open_regular(path) as file:
+            os.fsync(file.fileno())
+
+
+def rename_folder(aside: Path, target: Path) -> None:
+    """Give a folder that is complete its final name, durably. `target` may be an empty folder."""
+    sync_folder(aside)
+    os.rename(aside, target)
+    sync_folder(target.parent)
 
 
 def remove_tree(path: Path, inside: Path, *, best_effort: bool = False) -> None:
@@ -251,7 +264,19 @@ def remove_tree(path: Path, inside: Path, *, best_effort: bool = False) -> None:
         pass
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a regular file, in hexadecimal."""
+def digest(data: bytes | str) -> str:
+    """SHA-256 of bytes, or of a text in UTF-8, in hexadecimal."""
+    if isinstance(data, str):
+        data = data.encode("utf8", "surrogateescape")
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a regular file, in hexadecimal. Raises FileError for any other file, or OSError."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_digest(value: object) -> str:
+    """SHA-256 of a value as JSON. The order of a dict's keys does not matter."""
+    return digest(json.dumps(value, sort_keys=True))

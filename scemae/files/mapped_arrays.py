@@ -9,7 +9,6 @@ It is written aside and renamed, so a file under its name is whole unless the di
 Processes that compute the same file at once write the same bytes, and the last one stays.
 """
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -45,10 +44,7 @@ class _Header:
 
 def path_of(folder: Path, kind: str, facts: dict[str, Any]) -> Path:
     """The file in `folder` of what depends on `facts` alone: other facts, another file, so that none is ever stale."""
-    return (
-        folder
-        / f"{kind}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
-    )
+    return folder / f"{kind}-{disk.json_digest(facts)[:16]}"
 
 
 def write_arrays(path: Path, facts: dict[str, Any], arrays: Arrays) -> None:

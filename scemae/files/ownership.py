@@ -10,6 +10,7 @@ from pathlib import Path
 from scemae.errors import FileError
 from scemae.files import disk
 
+RUN_FILES = ("config.yaml", "provenance.json", "sweep.json", "sweep.yaml")
 MARK = ".made-by-scemae"  # in a folder that this program made: its inode
 
 
@@ -24,6 +25,13 @@ def is_private(path: Path) -> bool:
         found.st_mode & stat.S_IWGRP and not _is_own_group(found.st_gid)
     )
     return found.st_uid == os.geteuid() and not stat.S_ISLNK(found.st_mode) and not is_shared
+
+
+def is_private_run(folder: Path) -> bool:
+    """True where `is_private` holds for the folder of a run or a sweep and the files that describe it."""
+    folder = folder.resolve()
+    present = [folder / name for name in RUN_FILES if os.path.lexists(folder / name)]
+    return all(is_private(path) for path in (folder, *present))
 
 
 def _is_own_group(number: int) -> bool:

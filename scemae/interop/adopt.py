@@ -21,7 +21,7 @@ from scemae.interop.timm_names import Pixels, translate
 from scemae.runs import networks, run_folder
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.checkpoint import TrainState
-from scemae.runs.checkpoints.tensor_file import digest_of, write_tensors
+from scemae.runs.checkpoints.tensor_file import write_tensors
 
 HELP = """\
 Public weights of a Vision Transformer as a run folder of stage 1, for backbone= of `scemae correspond` and `evaluate`.
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
         )
     tensors, changes = translate(read_tensors(given.weights), model, pixels, path=given.weights)
     settings = Adopted(str(given.out), str(given.weights), list(given.mean), list(given.std), model)
-    folder = write_run(settings, tensors, digest_of(given.weights), changes=changes)
+    folder = write_run(settings, tensors, disk.file_digest(given.weights), changes=changes)
     encoder, _ = networks.load_encoder(folder)
     print(
         f"{given.out}: {given.model}, {encoder.count_parameters() / 1e6:.3f} M parameters of {given.weights.name}; "
@@ -150,6 +150,6 @@ def write_run(
                 files=[asdict(written)],
             ),
         )
-        checkpoint.commit(aside, final)
+        disk.rename_folder(aside, final)
         run_folder.describe(out, "pretrain", settings, adopted=source)
     return final

@@ -8,7 +8,7 @@ from scemae.config.locations import masked_all
 from scemae.config.schema import SCHEMAS
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.errors import RunFolderError, ScemaeError
-from scemae.files import documents
+from scemae.files import documents, ownership
 from scemae.files.documents import Count, Seconds
 from scemae.runs import run_folder
 from scemae.runs.checkpoints import checkpoint
@@ -113,7 +113,7 @@ class Run:
 
     def open(self, location: str) -> ShardSet:
         """Shards that it names. What a URL of another user's run names is not copied. Raises ShardError."""
-        return open_shards(location, self.cache_dir, may_copy=run_folder.is_mine(self.folder))
+        return open_shards(location, self.cache_dir, may_copy=ownership.is_private_run(self.folder))
 
     @property
     def images_seen(self) -> int | None:

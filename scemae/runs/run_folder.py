@@ -22,7 +22,7 @@ from scemae.config.locations import masked, masked_all, without_secrets
 from scemae.distributed import tf32
 from scemae.distributed.process_group import Place, agree, is_lost_rank
 from scemae.errors import LaunchError, LostRankError, RunFolderError, ScemaeError
-from scemae.files import disk, documents, ownership
+from scemae.files import disk, documents
 from scemae.files.documents import Count
 from scemae.runs.generations import Generation, beating, claim, path_of
 
@@ -202,15 +202,6 @@ def provenance(run_dir: Path) -> dict:
         found, Provenance, path, error=RunFolderError, remedy="restore it, or remove it"
     )
     return masked_all(found)  # earlier versions hid nothing
-
-
-def is_mine(folder: Path) -> bool:
-    """True for a folder of a run or a sweep that is this user's alone to write to, with the files that say what it is."""
-    folder = folder.resolve()
-    told = [
-        folder / name for name in ("config.yaml", "provenance.json", "sweep.json", "sweep.yaml")
-    ]
-    return all(ownership.is_private(path) for path in (folder, *filter(os.path.lexists, told)))
 
 
 def versions() -> dict[str, str]:

@@ -23,10 +23,10 @@ from scemae.data.decode import Streaming, consumed_frames, digests
 from scemae.data.order import Order
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import LedgerError, RunFolderError
-from scemae.files import documents
+from scemae.files import documents, ownership
 from scemae.files.documents import Count, Small
 from scemae.process.progress import progress_bar
-from scemae.runs import generations, run_folder
+from scemae.runs import generations
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.ledger import FILE, LIMBS, sample_digest, to_text
 
@@ -160,7 +160,7 @@ def read_plan(run: Path, location: str | None, cache_dir: Path | None = None) ->
     shards = open_shards(
         location or data.shards,
         cache_dir or data.cache_dir,
-        may_copy=bool(cache_dir) or run_folder.is_mine(run),
+        may_copy=bool(cache_dir) or ownership.is_private_run(run),
     )
     kept = checkpoint.committed(run)
     if kept and (needed := checkpoint.read_state(kept[-1]).data_digest) != shards.manifest.digest():

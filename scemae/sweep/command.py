@@ -12,7 +12,8 @@ from pathlib import Path
 from scemae.config.load import compose_yaml
 from scemae.distributed.launchers import number
 from scemae.errors import ConfigError, LaunchError, RunFolderError
-from scemae.runs import generations, run_folder
+from scemae.files import ownership
+from scemae.runs import generations
 from scemae.runs.generations import Generation
 from scemae.sweep import spec as sweeps
 from scemae.sweep.spec import Sweep
@@ -153,7 +154,7 @@ def _page(folder: Path, out: Path | None) -> None:
     from scemae.sweep.page.results import refuse_fruitless, show
     from scemae.sweep.queue import remove_leftovers
 
-    if out is None and not run_folder.is_mine(folder):
+    if out is None and not ownership.is_private_run(folder):
         raise RunFolderError(
             f"{folder}: found a sweep of another user, or one that others may write to; say where its page is to go: "
             "--page SWEEP --out FOLDER"

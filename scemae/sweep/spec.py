@@ -21,9 +21,9 @@ from scemae.distributed.process_group import choose_device
 from scemae.errors import ConfigError, RunFolderError
 from scemae.evaluation.landmarks.probe import Probe
 from scemae.evaluation.subjects import load_trunk
-from scemae.files import disk, documents
+from scemae.files import disk, documents, ownership
 from scemae.models.vit import Encoder
-from scemae.runs import networks, run_folder
+from scemae.runs import networks
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.generations import Generation
 from scemae.sweep import space as spaces
@@ -105,7 +105,7 @@ class Sweep:
         return open_shards(
             location,
             self.settings.data.cache_dir,
-            may_copy=self.is_typed or run_folder.is_mine(self.folder),
+            may_copy=self.is_typed or ownership.is_private_run(self.folder),
         )
 
     def __getstate__(self) -> dict[str, Any]:

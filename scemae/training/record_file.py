@@ -30,7 +30,6 @@ from scemae.distributed.process_group import Place, agree, barrier
 from scemae.errors import ConfigError, FileError
 from scemae.files import disk
 from scemae.process.progress import progress_bar
-from scemae.runs.checkpoints.checkpoint import hash_of
 
 DIGEST = 16  # bytes
 LOOK_SECONDS = 1.0  # between two tries for a lock that another run holds
@@ -52,7 +51,11 @@ class Records:
         self, parent: Path, kind: str, facts: dict, fields: list[tuple], rows: int
     ) -> None:
         """fields: (name, dtype, shape) of a record, as numpy takes them. Nothing is touched yet."""
-        self.folder, self.facts, self.rows = parent / f"{kind}-{hash_of(facts)[:16]}", facts, rows
+        self.folder, self.facts, self.rows = (
+            parent / f"{kind}-{disk.json_digest(facts)[:16]}",
+            facts,
+            rows,
+        )
         self.type = np.dtype([*fields, ("digest", "<u8", DIGEST // 8)], align=True)
         self.path = self.folder / "records"
 

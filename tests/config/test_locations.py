@@ -19,6 +19,7 @@ from scemae.data.storage import url_program
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ConfigError, RunFolderError, ShardError
 from scemae.evaluation.report import report
+from scemae.files import ownership
 from scemae.runs import lineage, run_folder, verify
 from scemae.sweep import command
 from scemae.sweep import spec as sweeps
@@ -322,9 +323,9 @@ def test_a_report_on_another_users_run_goes_elsewhere(stranger, monkeypatch, cap
 @pytest.mark.parametrize("name", ["", "config.yaml"])
 def test_a_run_that_others_may_write_to_is_nobodys(tmp_path, name):
     (tmp_path / "config.yaml").write_text("x: 1\n")
-    assert run_folder.is_mine(tmp_path) and report.place_for(tmp_path) == tmp_path
+    assert ownership.is_private_run(tmp_path) and report.place_for(tmp_path) == tmp_path
     (tmp_path / name).chmod(0o777)
-    assert not run_folder.is_mine(tmp_path)
+    assert not ownership.is_private_run(tmp_path)
 
 
 def test_nothing_is_written_or_removed_in_another_users_sweep(stranger):

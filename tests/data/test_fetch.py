@@ -39,7 +39,7 @@ def test_an_old_copy_is_not_used_under_a_new_digest(remote, tmp_path):
     other = write_shards(tmp_path / "other", 4)
     replace_bytes(other / "train-000001.tar", b"105, 152", b"105, 153")
     manifest = json.loads((other / "manifest.json").read_text())
-    manifest["shards"][1]["sha256"] = fetch.disk.sha256(other / "train-000001.tar")
+    manifest["shards"][1]["sha256"] = fetch.disk.file_digest(other / "train-000001.tar")
     (other / "manifest.json").write_text(json.dumps(manifest))
     os.rename(remote, tmp_path / "gone")
     os.rename(other, remote)

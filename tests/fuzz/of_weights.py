@@ -16,7 +16,7 @@ from scemae.config.schema.training import Model
 from scemae.errors import DataError
 from scemae.evaluation.landmarks.regression import LandmarkRegressor, RegressionConfig
 from scemae.evaluation.landmarks.regressor_file import load_regressor, save_regressor
-from scemae.files import arrays, mapped_arrays
+from scemae.files import arrays, disk, mapped_arrays
 from scemae.interop import adopt
 from scemae.interop.timm_names import Pixels, translate
 from scemae.runs import networks
@@ -70,7 +70,7 @@ def mend_digest(folder: Path) -> None:
         "sha256": digest(folder / WEIGHTS),
     }
     path.write_text(
-        json.dumps({**raw, "manifest_hash": checkpoint.hash_of({**raw, "manifest_hash": ""})})
+        json.dumps({**raw, "manifest_hash": disk.json_digest({**raw, "manifest_hash": ""})})
     )
 
 
@@ -83,11 +83,11 @@ def mend_hash(folder: Path) -> None:
             json.dumps(
                 {
                     **raw,
-                    "config_hash": checkpoint.hash_of(raw["settings"]),
-                    "manifest_hash": checkpoint.hash_of(
+                    "config_hash": disk.json_digest(raw["settings"]),
+                    "manifest_hash": disk.json_digest(
                         {
                             **raw,
-                            "config_hash": checkpoint.hash_of(raw["settings"]),
+                            "config_hash": disk.json_digest(raw["settings"]),
                             "manifest_hash": "",
                         }
                     ),

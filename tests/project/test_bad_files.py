@@ -24,7 +24,7 @@ from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.landmarks.pairs import load_pairs
 from scemae.evaluation.landmarks.regressor_file import load_regressor
 from scemae.evaluation.report import report
-from scemae.files import arrays, documents, mapped_arrays
+from scemae.files import arrays, disk, documents, mapped_arrays
 from scemae.methods import registry
 from scemae.models.projector import Projector
 from scemae.runs import generations, goodput, lineage, networks, verify
@@ -261,7 +261,7 @@ def forged(run, target, place, new):
     path = next(target.glob("checkpoints/*/manifest.json"))
     raw = put(json.loads(path.read_text()), place, new)
     if isinstance(raw, dict):
-        raw["manifest_hash"] = checkpoint.hash_of({**raw, "manifest_hash": ""})
+        raw["manifest_hash"] = disk.json_digest({**raw, "manifest_hash": ""})
     path.write_text(json.dumps(raw))
     return target
 

@@ -18,10 +18,11 @@ from scemae.distributed import zero_state
 from scemae.distributed.launchers import NAMES
 from scemae.distributed.process_group import process_group
 from scemae.errors import CheckpointError
+from scemae.files import disk
 from scemae.runs.checkpoints import checkpoint, resume
 from scemae.runs.checkpoints.checkpoint import TrainState, committed, place_of
 from scemae.runs.checkpoints.save import Saver, save_now
-from scemae.runs.checkpoints.tensor_file import digest_of, write_tensors
+from scemae.runs.checkpoints.tensor_file import write_tensors
 from scemae.runs.generations import claim
 from tests.support import REPO, program, small_disk
 
@@ -189,7 +190,9 @@ def test_a_checkpoint_is_what_its_manifest_says_and_holds_no_pickle(first, tmp_p
     assert {entry["file"] for entry in manifest["files"]} == {p.name for p in folder.iterdir()} - {
         "manifest.json"
     }
-    assert all(digest_of(folder / entry["file"]) == entry["sha256"] for entry in manifest["files"])
+    assert all(
+        disk.file_digest(folder / entry["file"]) == entry["sha256"] for entry in manifest["files"]
+    )
     assert {
         "global_step",
         "world_size",
@@ -217,7 +220,7 @@ def test_what_write_tensors_writes_safetensors_reads(tmp_path):
     )
     assert (written.bytes, written.sha256) == (
         (tmp_path / "x.safetensors").stat().st_size,
-        digest_of(tmp_path / "x.safetensors"),
+        disk.file_digest(tmp_path / "x.safetensors"),
     )
 
 

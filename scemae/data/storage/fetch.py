@@ -85,7 +85,7 @@ def fetch(location: str, cache_dir: Path, *, may_copy: bool = True) -> Path:
         missing = [
             (path, size, digest)
             for path, size, digest in wanted
-            if not (_is_there(path, size) and (trusted or disk.sha256(path) == digest))
+            if not (_is_there(path, size) and (trusted or disk.file_digest(path) == digest))
         ]
         _check_room(folder, sum(size or 0 for _, size, _ in missing))
         for path, size, digest in missing:
@@ -97,7 +97,7 @@ def fetch(location: str, cache_dir: Path, *, may_copy: bool = True) -> Path:
 
 def _digest(manifest: Manifest) -> str:
     parts = [f"{shard.file} {shard.sha256} {shard.index_sha256}" for shard in manifest.shards]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return disk.digest("\n".join(parts))
 
 
 def _is_there(path: Path, size: int | None) -> bool:
@@ -117,7 +117,7 @@ def _link_copy(path: Path, size: int | None, digest: str) -> bool:
     """Take the file from what was copied of this URL before, under other digests, where its content is the same."""
     for other in (path.parent.parent / path.name, *path.parent.parent.glob(f"*/{path.name}")):
         try:
-            if other != path and _is_there(other, size) and disk.sha256(other) == digest:
+            if other != path and _is_there(other, size) and disk.file_digest(other) == digest:
                 path.unlink(missing_ok=True)
                 os.link(other, path)
                 return True

@@ -10,7 +10,6 @@ A tar holds nothing else: the JPEG and the JSON of the first sample, then those 
 its index. So the sizes alone say where each member must lie, and an index that skips, repeats or moves one is refused.
 """
 
-import hashlib
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -93,7 +92,7 @@ class Manifest:
 
     def digest(self) -> str:
         """SHA-256 over the digests of all shards in order: equal if and only if the samples are equal."""
-        return hashlib.sha256("\n".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+        return disk.digest("\n".join(shard.sha256 for shard in self.shards))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -165,7 +164,7 @@ def read_index(folder: Path, shard: Shard) -> Index:
             f"{path}: missing, the manifest lists it; re-copy the folder or rebuild it "
             "with `scemae shards build`"
         ) from error
-    if hashlib.sha256(text).hexdigest() != shard.index_sha256:
+    if disk.digest(text) != shard.index_sha256:
         raise ShardError(
             f"{path}: its SHA-256 is not the manifest's; re-copy it or run `scemae shards verify`"
         )

@@ -13,7 +13,6 @@ be judged by what it is for. The trunk of stage 2 is frozen, so what it makes of
     BACKBONE_RUN/tokens/pairs-0123456789abcdef     maps of all views in fp16, and where their points lie (mapped_arrays.py)
 """
 
-import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -36,6 +35,7 @@ from scemae.evaluation.landmarks.feature_cache import cache_maps
 from scemae.evaluation.landmarks.features import Head, Trunk
 from scemae.evaluation.landmarks.matching import enlarge, look_up, nearest
 from scemae.evaluation.landmarks.pairs import DIFFERENT, SAME, SOURCE, Pairs, render_pairs
+from scemae.files import disk
 from scemae.files.mapped_arrays import Arrays, path_of, read_arrays, write_arrays
 
 STRIDE = 4  # of cover-and-stride: a quarter of the passes of the real test
@@ -123,7 +123,7 @@ class Probe:
             "backbone": backbone,
             "data": self._shards.manifest.digest(),
             "keys": keys,
-            "warps": hashlib.sha256(warps).hexdigest(),
+            "warps": disk.digest(warps),
             "grid": grid_points().flatten().tolist(),
             "stride": STRIDE,
             "benchmark": [self._benchmark.frame, self._benchmark.offset],

@@ -26,9 +26,8 @@ from scemae.evaluation.landmarks.regressor_file import save_regressor
 from scemae.evaluation.landmarks.testsets import TestSet
 from scemae.evaluation.measuring.units import Advance, Arrays, Unit
 from scemae.evaluation.subjects import DETECTION, EMBEDDING, FEW_SHOT, MATCHING, Line, Subject
-from scemae.files import arrays
+from scemae.files import arrays, disk
 from scemae.process.progress import progress_bar
-from scemae.runs.checkpoints import checkpoint
 
 VERSION = 1  # to be raised when the same facts give other numbers
 NameRegressor = Callable[[Subject, Line, str], str]  # subject, line, benchmark -> file name
@@ -114,7 +113,7 @@ class Measure:
             "precision": str(self.dtype),
             **facts,
         }
-        return self.folder / f"{checkpoint.hash_of(known)[:20]}.npz"
+        return self.folder / f"{disk.json_digest(known)[:20]}.npz"
 
     def _match(
         self, subject: Subject, lines: list[Line], pairs: Pairs, couples: range, advance: Advance

@@ -17,8 +17,8 @@ from scemae.evaluation import drawing, protocol
 from scemae.evaluation.landmarks.benchmarks import MATCHING_TARGETS, find_benchmark
 from scemae.evaluation.page import html_page
 from scemae.evaluation.report.pictures import PICTURES, Source
-from scemae.files import disk
-from scemae.runs import goodput, run_folder
+from scemae.files import disk, ownership
+from scemae.runs import goodput
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.lineage import Run, data_of, flatten, locate, read_results, read_run, related
 from scemae.runs.metrics_log import read_metrics
@@ -135,13 +135,13 @@ def place_for(run_dir: Path) -> Path:
 
     Raises RunFolderError where the current folder is in that run, or the name is taken by another user.
     """
-    if run_folder.is_mine(run_dir):
+    if ownership.is_private_run(run_dir):
         return run_dir
     out = Path(f"report-{run_dir.resolve().name}")
     if (
         Path.cwd().resolve().is_relative_to(run_dir.resolve())
         or out.exists()
-        and not run_folder.is_mine(out)
+        and not ownership.is_private_run(out)
     ):
         raise RunFolderError(
             f"{run_dir}: found a run of another user, or one that others may write to; say where its report is to go: "
@@ -289,7 +289,7 @@ def source_of(run: Run, runs: dict[str, Run], results: dict, absent: dict[str, s
         next(run.config[name] for name in names if run.config.get(name)),
         run.cache_dir,
         run.config.get("stride", 2),
-        run_folder.is_mine(run.folder),
+        ownership.is_private_run(run.folder),
     )
 
 

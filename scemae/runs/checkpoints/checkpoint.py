@@ -9,8 +9,6 @@ No file is a pickle. Any number of ranks and any ZeRO stage can go on from it (d
 resume.py gives them back to an engine.
 """
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -26,7 +24,7 @@ from scemae.errors import CheckpointError, FileError
 from scemae.files import disk, documents
 from scemae.files.documents import Count, Digest, FileName, Step
 from scemae.runs import faults, generations
-from scemae.runs.checkpoints.tensor_file import Written, digest_of
+from scemae.runs.checkpoints.tensor_file import Written
 from scemae.runs.generations import Generation
 
 FORMAT_VERSION = 2
@@ -69,15 +67,10 @@ class TrainState:
         return self.global_step - sum(int(step) <= self.global_step for step in self.skips)
 
 
-def hash_of(values: dict) -> str:
-    """SHA-256 of settings and the like, the same for the same values in any order."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
 def write_state(folder: Path, state: TrainState) -> None:
     """Write the manifest of a checkpoint, with the hashes of its settings and of itself."""
-    raw = {**asdict(state), "config_hash": hash_of(state.settings), "manifest_hash": ""}
-    disk.write_json(folder / MANIFEST, {**raw, "manifest_hash": hash_of(raw)})
+    raw = {**asdict(state), "config_hash": disk.json_digest(state.settings), "manifest_hash": ""}
+    disk.write_json(folder / MANIFEST, {**raw, "manifest_hash": disk.json_digest(raw)})
 
 
 def path_of(run_dir: Path, step: int, generation: int) -> Path:
@@ -153,7 +146,7 @@ def read_state(folder: Path) -> TrainState:
             f"{folder}: found checkpoint format {str(found)[:40]}, this version reads {FORMAT_VERSION}; use the "
             "version of scemae that wrote it"
         )
-    if hash_of({**raw, "manifest_hash": ""}) != raw.get("manifest_hash"):
+    if disk.json_digest({**raw, "manifest_hash": ""}) != raw.get("manifest_hash"):
         raise CheckpointError(
             f"{path}: its own SHA-256 is another, it was altered; give an older checkpoint"
         )
@@ -173,10 +166,12 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
         try:
             if (size := path.stat().st_size) != entry.bytes:
                 return f"{path}: found {size:,} bytes, its manifest says {entry.bytes:,}"
-            if digest_of(path) != entry.sha256:
+            if disk.file_digest(path) != entry.sha256:
                 return f"{path}: its SHA-256 is not its manifest's"
         except OSError as error:
             return f"{path}: {error.strerror}"
+        except FileError as error:
+            return str(error)
     return None
 
 
@@ -208,7 +203,7 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 of a checkpoint's weights: which backbone a projector belongs to."""
-    return digest_of(folder / WEIGHTS)
+    return disk.file_digest(folder / WEIGHTS)
 
 
 def adopt(folder: Path, run_dir: Path, generation: Generation) -> Path:
@@ -239,19 +234,12 @@ def copy_by_links(folder: Path, target: Path, run_dir: Path) -> None:
             except OSError:
                 with disk.open_regular(path) as source, disk.create(aside / path.name) as copy:
                     shutil.copyfileobj(source, copy)
-        commit(aside, target)
+        disk.rename_folder(aside, target)
     except (OSError, FileError) as error:
         why = getattr(error, "strerror", None) or error
         raise CheckpointError(
             f"{folder}: cannot be made this run's own ({why}); start again"
         ) from error
-
-
-def commit(aside: Path, target: Path) -> None:
-    """Give a folder that is written whole its name, durably."""
-    disk.sync_folder(aside)
-    os.replace(aside, target)
-    disk.sync_folder(target.parent)
 
 
 def remove(folder: Path) -> None:

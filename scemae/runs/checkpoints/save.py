@@ -9,7 +9,6 @@ A failure on any rank costs this save alone.
 """
 
 import json
-import os
 import shutil
 import sys
 import threading
@@ -29,7 +28,7 @@ from scemae.files import disk
 from scemae.runs import faults
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.checkpoint import WEIGHTS, TrainState
-from scemae.runs.checkpoints.tensor_file import Written, sync_file, write_tensors
+from scemae.runs.checkpoints.tensor_file import Written, write_tensors
 from scemae.runs.generations import Generation
 from scemae.runs.ledger import FILE as LEDGER
 from scemae.runs.metrics_log import METRICS
@@ -162,7 +161,7 @@ class Saver:
                     LEDGER,
                     METRICS,
                 ):  # no less durable than the checkpoint that they lead to
-                    sync_file(self.generation.folder / rows)
+                    disk.sync_file(self.generation.folder / rows)
             disk.sync_folder(pending.aside)
             pending.files = written
         except Exception as error:  # whatever it is, all ranks hear of it at the commit
@@ -209,10 +208,8 @@ class Saver:
                 pending.aside, replace(pending.state, files=[asdict(file) for file in written])
             )
             faults.at("manifest", step=step)
-            disk.sync_folder(pending.aside)
-            os.replace(pending.aside, final)
+            disk.rename_folder(pending.aside, final)
             faults.at("rename", step=step)
-            disk.sync_folder(final.parent)
         except OSError as error:
             return f"{final}: {error.strerror}"
         if not self.generation.is_superseded:

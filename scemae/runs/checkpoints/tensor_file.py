@@ -69,19 +69,6 @@ def fill(
     return 8 + len(text) + offset, digest.hexdigest()
 
 
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_file(path: Path) -> None:
-    """Make what was written to a file so far durable, if it is there."""
-    if path.exists():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-
-
 def _write(file, digest, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while len(view):
