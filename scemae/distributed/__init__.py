@@ -1,1 +1,1 @@
-"""Processes that train together: launchers, process group, DeepSpeed engine, ZeRO state, watchdog."""
+"""Ranks that train together: launcher, process group, DeepSpeed engine, ZeRO state, watchdog."""

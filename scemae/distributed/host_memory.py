@@ -1,32 +1,31 @@
 """How much memory this process may use: the machine's, within the limits of its control groups."""
 
-import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+import psutil
+import torch
 
 
 def limit() -> int:
-    """Bytes of host memory that processes like this one may use together."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([whole, *(most for most, _ in _groups())])
+    """Bytes of host memory that this process and its neighbours may use together."""
+    return min([psutil.virtual_memory().total, *(most for most, _ in _group_limits())])
 
 
 def available() -> int:
     """Bytes of host memory that are free now."""
-    lines = _read(Path("/proc/meminfo")).splitlines()
-    fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-    free = fields.get("MemAvailable", limit())
-    return max(min([free, *(most - used for most, used in _groups())]), 0)
+    free_in_groups = [most - used for most, used in _group_limits()]
+    return max(min([psutil.virtual_memory().available, *free_in_groups]), 0)
 
 
-def free(device: Any) -> int:
-    """Bytes that can be had now on a torch.device: a GPU's with those that torch keeps for what comes next, else the host's."""
+def free(device: torch.device) -> int:
+    """Bytes that can be allocated now on a device: the host's for a CPU.
+
+    Of a GPU, the blocks that torch's allocator has freed and kept count as free.
+    """
     if device.type != "cuda":
         return available()
-    import torch
-
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + kept
 
@@ -36,19 +35,22 @@ def most_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _groups() -> Iterator[tuple[int, int]]:
-    """Limit and use of each control group above this process that has a limit; a scheduler may set it on any."""
+def _group_limits() -> Iterator[tuple[int, int]]:
+    """Limit and use of each control group above this process that has a limit, in bytes.
+
+    psutil does not know control groups. A scheduler may set the limit on any of them.
+    """
     for line in _read(Path("/proc/self/cgroup")).splitlines():
         number, kind, path = line.split(":", 2)
-        if number != "0" and kind != "memory":
+        if number == "0":  # version 2
+            root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current")
+        elif kind == "memory":
+            root = Path("/sys/fs/cgroup/memory")
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
             continue
-        root, names = (
-            (Path("/sys/fs/cgroup"), ("memory.max", "memory.current"))
-            if number == "0"
-            else (Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
-        )
-        mine = root / path.lstrip("/")
-        for folder in (mine, *mine.parents):
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
             most, used = (_read(folder / name).strip() for name in names)
             if most.isdigit() and used.isdigit():
                 yield int(most), int(used)

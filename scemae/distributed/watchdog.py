@@ -1,11 +1,13 @@
-"""A watchdog per rank: where a step does not end in time, it says which rank stopped and where, and ends the process.
+"""A watchdog for each rank: where a step does not end in time, it finds the rank that stopped,
+writes where that was, and ends the process.
 
-Every rank notes what it is about to do. A rank that hangs makes the others wait in a collective, so all watchdogs bark
-at about the same time; each leaves its last note in the generation's folder, and the one that got least far, or left no
-note at all, is the one to blame. Exit status 75: the job script starts the job again.
+Every rank notes what it is about to do. A rank that hangs makes the others wait in a collective, so
+all watchdogs run out of time together. Each leaves its rank's last note in the generation's folder.
+The rank whose note is of the earliest step and phase has stopped, or the one that left no note. The
+exit status is 75, so the job script starts the job again.
 
-Compilation by torch.compile may take minutes and is no hang: neither of the rank that compiles, which leaves a file
-compiling-NNNN in that folder meanwhile, nor of those that wait for it.
+Compilation by torch.compile may take minutes and is not a hang, neither of the rank that compiles
+nor of those that wait for it. A rank that compiles keeps a file compiling-NNNN in that folder.
 """
 
 import faulthandler
@@ -14,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +28,14 @@ from scemae.files import disk, documents
 from scemae.files.documents import Count
 from scemae.process.streams import log_file
 
-LOOK_SECONDS = 8.0
-COMPILING_SECONDS = 60.0  # a compiling-NNNN older than this is of a process that is gone
+CHECK_SECONDS = 8.0  # between two looks at the other ranks' files
+COMPILING_SECONDS = 60.0  # the process of an older compiling-NNNN has died
 PHASES = ("start", "data", "forward", "heartbeat", "save", "probe", "end")
 
 
 @dataclass
 class Note:
-    """What a rank's watchdog leaves when it ends its process."""
+    """What a rank's watchdog writes before it ends its process."""
 
     rank: Count
     host: str
@@ -42,101 +44,100 @@ class Note:
 
 
 class Watchdog:
-    """Ends this process when `note` has not been called for `seconds`. Writes rank-NNNN.log in `folder`."""
+    """Ends this process when `note` is not called for `seconds`. Writes rank-NNNN.log in `folder`."""
 
     def __init__(self, folder: Path, rank: int, world_size: int, seconds: float) -> None:
         self.folder, self.rank, self.world_size, self.seconds = folder, rank, world_size, seconds
         self._log = log_file(folder / f"rank-{rank:04d}.log")
         self._last = (0, "start", time.monotonic())
         self._over = threading.Event()
-        self._is_compiling, self._has_told, self._excused = False, False, 0.0
-        self._compiling_file, self._forget_compilation = (
-            folder / f"compiling-{rank:04d}",
-            lambda: None,
-        )
+        self._is_compiling = self._is_announced = False
+        self._compiled_until = 0.0  # when this or another rank was last seen compiling
+        self._compiling_file = folder / f"compiling-{rank:04d}"
+        self._stop_following: Callable[[], None] | None = None
         self.log(f"process {os.getpid()} on {socket.gethostname()}, rank {rank} of {world_size}")
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def note(self, step: int, phase: str) -> None:
-        """Say what this rank is about to do: one of PHASES. Cheap: no system call but the clock."""
+        """Record what this rank is about to do: one of PHASES. Costs one read of the clock."""
         self._last = (step, phase, time.monotonic())
 
     def log(self, text: str) -> None:
-        """A line in this rank's log."""
+        """Write a line to this rank's log."""
         self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def close(self) -> None:
         """Stop watching."""
         self._over.set()
-        self._forget_compilation()
+        if self._stop_following is not None:
+            self._stop_following()
 
     def follow_compilation(self) -> None:
-        """From now on, hear of every compilation by torch.compile: that of the first step, and any later one."""
-        from torch._dynamo.callback import (
-            callback_handler,  # takes seconds to import, and few runs need it
-        )
+        """Do not count the time of any later compilation by torch.compile as a hang."""
+        # inside the function: the import takes seconds, and few runs compile
+        from torch._dynamo.callback import callback_handler
 
         def begin(*_: object) -> None:
             self._is_compiling = True
 
         def end(*_: object) -> None:
-            self._is_compiling, self._excused = False, time.monotonic()
+            self._is_compiling, self._compiled_until = False, time.monotonic()
 
-        def forget() -> None:
+        def stop() -> None:
             callback_handler.remove_start_callback(begin)
             callback_handler.remove_end_callback(end)
-            self._forget_compilation = lambda: None
+            self._stop_following = None
 
         callback_handler.register_start_callback(begin)
         callback_handler.register_end_callback(end)
-        self._forget_compilation = forget
+        self._stop_following = stop
 
     def _watch(self) -> None:
-        looked = time.monotonic()
+        checked = time.monotonic()
         while not self._over.wait(min(self.seconds / 10, 1.0)):
-            step, phase, since = self._last
             if self._is_compiling:
-                self._excused = time.monotonic()
-            if self._is_compiling != self._has_told:
-                self._tell_of_compilation()
-            if time.monotonic() - max(since, self._excused) > self.seconds:
+                self._compiled_until = time.monotonic()
+            if self._is_compiling != self._is_announced:
+                self._announce_compilation()
+            step, phase, since = self._last
+            if time.monotonic() - max(since, self._compiled_until) > self.seconds:
                 if self._another_compiles():
-                    self._excused = time.monotonic()
+                    self._compiled_until = time.monotonic()
                     continue
-                threading.Timer(
-                    30.0, os._exit, (LostRankError.exit_status,)
-                ).start()  # should the folder hang too
-                try:
-                    self._bark(step, phase)
-                finally:
-                    os._exit(
-                        LostRankError.exit_status
-                    )  # no clean-up: a collective would wait for ever
-            if time.monotonic() - looked > LOOK_SECONDS:
-                looked = time.monotonic()
-                self._follow_a_failure()
-                self._tell_of_compilation()
+                self._end_process(step, phase)
+            if time.monotonic() - checked > CHECK_SECONDS:
+                checked = time.monotonic()
+                self._end_after_failure()
+                self._announce_compilation()
 
-    def _follow_a_failure(self) -> None:
-        """End where another rank failed for good a while ago and this one still waits for it (NCCL does not notice)."""
+    def _end_process(self, step: int, phase: str) -> None:
+        """Report the hang and end without clean-up, which would wait for a collective for ever."""
+        # The report hangs too where the folder's file system does.
+        threading.Timer(30.0, os._exit, (LostRankError.exit_status,)).start()
         try:
-            old = [
-                path
-                for path in self.folder.glob("failed-*.txt")
-                if time.time() - path.stat().st_mtime > LOOK_SECONDS
-            ]
-            words = [f"{path.stem}: {path.read_text(encoding='utf8')}" for path in old]
-        except (
-            OSError
-        ):  # a shared folder that is away for a moment: look again later, and go on watching
+            self._report_hang(step, phase)
+        finally:
+            os._exit(LostRankError.exit_status)
+
+    def _end_after_failure(self) -> None:
+        """End this process where another rank has failed for good a while ago.
+
+        This rank still waits for it then: NCCL does not notice.
+        """
+        try:
+            reasons = []
+            for path in self.folder.glob("failed-*.txt"):
+                if time.time() - path.stat().st_mtime > CHECK_SECONDS:
+                    reasons.append(f"{path.stem}: {path.read_text(encoding='utf8')}")
+        except OSError:  # a shared folder that is not reachable now: the next check reads it again
             return
-        if words and not self._over.is_set():
-            self.log("; ".join(words))
+        if reasons and not self._over.is_set():
+            self.log("; ".join(reasons))
             os._exit(LaunchError.exit_status)
 
-    def _tell_of_compilation(self) -> None:
-        """Keep compiling-NNNN young while this rank compiles, and remove it afterwards."""
-        self._has_told = self._is_compiling
+    def _announce_compilation(self) -> None:
+        """Renew the time of compiling-NNNN while this rank compiles, and remove it afterwards."""
+        self._is_announced = self._is_compiling
         try:
             if self._is_compiling:
                 disk.touch(self._compiling_file)
@@ -152,25 +153,24 @@ class Watchdog:
             return False
         return bool(ages) and min(ages) < COMPILING_SECONDS
 
-    def _bark(self, step: int, phase: str) -> None:
-        self.log(
-            f"no progress for {self.seconds:.0f} s at step {step}, {phase}; where every thread stands:"
-        )
+    def _report_hang(self, step: int, phase: str) -> None:
+        self.log(f"no progress for {self.seconds:.0f} s at step {step}, {phase}; all threads:")
         faulthandler.dump_traceback(self._log, all_threads=True)
         note = {"rank": self.rank, "host": socket.gethostname(), "step": step, "phase": phase}
         try:
             disk.write_json(self.folder / f"hang-{self.rank:04d}.json", note)
         except (OSError, FileError) as error:
             self.log(f"{error}; this rank leaves no note for the others")
-        time.sleep(min(self.seconds / 4, 5.0) + 1.2)  # the others' watchdogs look once a second
-        text = blame(self.folder, self.world_size, self.seconds)
+        # The other watchdogs check the time once a second: wait for their notes.
+        time.sleep(min(self.seconds / 4, 5.0) + 1.2)
+        text = find_stopped_rank(self.folder, self.world_size, self.seconds)
         self.log(text)
         print(f"scemae: rank {self.rank}: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def watch(folder: Path, place: Place, seconds: float) -> Iterator[Watchdog]:
-    """A watchdog for this rank while the block runs; what ends the block is its last line."""
+    """A watchdog for this rank while the block runs. Its log ends with what ended the block."""
     dog = Watchdog(folder, place.rank, place.world_size, seconds)
     try:
         yield dog
@@ -183,24 +183,25 @@ def watch(folder: Path, place: Place, seconds: float) -> Iterator[Watchdog]:
         dog.close()
 
 
-def blame(folder: Path, world_size: int, seconds: float) -> str:
-    """Which rank holds the others up, from the notes that the watchdogs left."""
+def find_stopped_rank(folder: Path, world_size: int, seconds: float) -> str:
+    """A sentence on the rank that the others wait for, from the notes that the watchdogs left."""
     notes = {}
     for path in folder.glob("hang-*.json"):
         try:
             note = documents.read_json(path, Note)
-        except (OSError, DataError):  # half written, or of somebody else
+        except (OSError, DataError):  # half written, or not one of ours
             continue
         notes[note.rank] = note
-    silent = [rank for rank in range(world_size) if rank not in notes]
+    silent = [str(rank) for rank in range(world_size) if rank not in notes]
     if silent:
         return (
-            f"no progress for {seconds:.0f} s, and of rank {', '.join(map(str, silent))} there is no sign: it died or "
-            f"is cut off; its last words, if any, are in {folder}; the job ends and goes on from its last checkpoint"
+            f"no progress for {seconds:.0f} s, and rank {', '.join(silent)} left no note: it died "
+            f"or is cut off; its log, if any, is in {folder}; the job ends and goes on from its "
+            "last checkpoint"
         )
     last = min(notes.values(), key=lambda note: (note.step, PHASES.index(note.phase)))
     return (
-        f"no progress for {seconds:.0f} s: rank {last.rank} on {last.host} got no further than step "
-        f"{last.step}, {last.phase}, the others wait for it; stack dumps are in {folder}; the job ends and goes "
-        "on from its last checkpoint"
+        f"no progress for {seconds:.0f} s: rank {last.rank} on {last.host} got no further than "
+        f"step {last.step}, {last.phase}, the others wait for it; stack dumps are in {folder}; "
+        "the job ends and goes on from its last checkpoint"
     )

@@ -103,7 +103,7 @@ def check_runtime(name: str, module: nn.Module, dtype: torch.dtype, zero_stage: 
             f"method={name}: found bf16, in which the small steps of a momentum encoder vanish and BatchNorm's "
             "statistics do not fit the weights; give runtime.precision=fp32"
         )
-    if zero_state.still(module) and zero_stage == 3:
+    if zero_state.not_optimized(module) and zero_stage == 3:
         raise ConfigError(
             f"method={name}: found runtime.zero_stage=3, under which what no optimizer moves (a momentum "
             "encoder, BatchNorm's statistics) is not kept whole; give runtime.zero_stage 0, 1 or 2"

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime import utils
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scemae.config.load import load_config
+from scemae.distributed import deepspeed_internals as internals
 from scemae.distributed import engine as engines
 from scemae.distributed.process_group import Place, process_group
 from scemae.methods import registry
@@ -306,10 +308,8 @@ def test_fewer_kernels_leave_deepspeeds_numbers(place, monkeypatch, options):
     found = []
     for mended in (True, False):
         if not mended:
-            monkeypatch.setattr(engines, "leave_out_the_needless", lambda *_: None)
-            monkeypatch.setattr(
-                engines.master_weights, "norm", engines.utils.get_global_norm_of_tensors
-            )
+            monkeypatch.setattr(internals, "skip_needless_kernels", lambda *_, **__: None)
+            monkeypatch.setattr(internals, "norm", utils.get_global_norm_of_tensors)
         engine, meter = start(place, "runtime.precision=bf16", *options), Meter(place, 10, 6)
         train(engine, meter, batches(place), [1, 2, 3])
         beat = heartbeat(meter)

@@ -1,4 +1,4 @@
-"""Who is to blame for a hang, and that nobody waits for a rank that has failed for good."""
+"""The rank that stopped is named, and no rank waits for one that failed for good."""
 
 import json
 import os
@@ -10,36 +10,38 @@ import pytest
 import torch
 
 from scemae.distributed import watchdog
-from scemae.distributed.watchdog import Watchdog, blame
+from scemae.distributed.watchdog import Watchdog, find_stopped_rank
 
 
-def bark(folder, rank, step, phase):
+def leave_note(folder, rank, step, phase):
     (folder / f"hang-{rank:04d}.json").write_text(
         json.dumps({"rank": rank, "host": f"n{rank}", "step": step, "phase": phase})
     )
 
 
 def test_the_rank_that_got_least_far_is_named(tmp_path):
-    bark(tmp_path, 0, 8, "heartbeat")
-    bark(tmp_path, 1, 8, "data")
-    bark(tmp_path, 2, 8, "forward")
-    assert "rank 1 on n1 got no further than step 8, data" in blame(tmp_path, 3, 20)
-    bark(tmp_path, 2, 7, "heartbeat")
-    assert "rank 2 on n2 got no further than step 7, heartbeat" in blame(tmp_path, 3, 20)
+    leave_note(tmp_path, 0, 8, "heartbeat")
+    leave_note(tmp_path, 1, 8, "data")
+    leave_note(tmp_path, 2, 8, "forward")
+    assert "rank 1 on n1 got no further than step 8, data" in find_stopped_rank(tmp_path, 3, 20)
+    leave_note(tmp_path, 2, 7, "heartbeat")
+    assert "rank 2 on n2 got no further than step 7, heartbeat" in find_stopped_rank(
+        tmp_path, 3, 20
+    )
 
 
-def test_a_rank_that_leaves_no_note_is_the_one(tmp_path):
-    bark(tmp_path, 0, 8, "forward")
-    assert "of rank 1 there is no sign" in blame(tmp_path, 2, 20)
+def test_a_rank_that_leaves_no_note_is_named(tmp_path):
+    leave_note(tmp_path, 0, 8, "forward")
+    assert "rank 1 left no note" in find_stopped_rank(tmp_path, 2, 20)
 
 
-def test_a_rank_follows_one_that_failed_for_good(tmp_path):
+def test_a_rank_ends_after_another_has_failed_for_good(tmp_path):
     failed = tmp_path / "failed-0001.txt"
     failed.write_text("out of memory")
     os.utime(failed, (time.time() - 60, time.time() - 60))
     code = (
         "import sys, time; from pathlib import Path; from scemae.distributed import watchdog\n"
-        "watchdog.LOOK_SECONDS = 0.1\n"
+        "watchdog.CHECK_SECONDS = 0.1\n"
         "watchdog.Watchdog(Path(sys.argv[1]), 0, 2, 600)\n"
         "time.sleep(60)  # in a collective that will never end\n"
     )
@@ -62,10 +64,8 @@ def dogs(tmp_path, monkeypatch):
         ended.append(dog.rank)
         dog._over.set()
 
-    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(Watchdog, "_bark", end)
-    monkeypatch.setattr(watchdog.threading, "Timer", lambda *_: watchdog.threading.Thread())
-    monkeypatch.setattr(watchdog.os, "_exit", lambda status: None)
+    monkeypatch.setattr(watchdog, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(Watchdog, "_end_process", end)
     yield make
     for dog in made:
         dog.close()
@@ -76,18 +76,17 @@ def test_compilation_is_no_hang_however_long_it_takes(dogs):
         time.sleep(1)
         return graph.forward
 
-    torch.compile(lambda x: 3 * x, backend="eager")(
-        torch.ones(2)
-    )  # what is imported then takes a while too
+    # The first compilation imports modules, which takes a while too.
+    torch.compile(lambda x: 3 * x, backend="eager")(torch.ones(2))
     double = torch.compile(lambda x: 2 * x, backend=compile_slowly, dynamic=False)
     dog, ended = dogs(0)
     dog.follow_compilation()
-    for shape in (2, 3):  # the second compiles anew
+    for shape in (2, 3):  # the second shape is compiled again
         dog.note(shape, "forward")
         assert len(double(torch.ones(shape))) == shape
     assert not ended
     time.sleep(0.6)
-    assert ended == [0], "what is no compilation is watched as before"
+    assert ended == [0], "after compilation a hang ends the process as before"
 
 
 def test_a_rank_that_compiles_is_waited_for(dogs, tmp_path):

@@ -35,7 +35,12 @@ PARTS = {
     "training": ["", "doctor"],
 }
 OWNERS = {
-    "deepspeed": {"distributed", "sweep/processes/fork_server"},
+    "deepspeed": {
+        "distributed/deepspeed_internals",
+        "distributed/engine",
+        "distributed/process_group",
+        "sweep/processes/fork_server",
+    },
     "hydra": {"config", "sweep/processes/fork_server"},
     "omegaconf": {"config"},
     "timm": {"models", "interop/timm_names"},

@@ -140,7 +140,7 @@ def resume(engine: Any, folder: Path, wanted: TrainState, place: Place) -> Train
                 part.weights.copy_(
                     file.get_tensor(part.name).view(-1)[part.start : part.start + len(part)]
                 )
-            for name, value in zero_state.still(engine.module).items():
+            for name, value in zero_state.not_optimized(engine.module).items():
                 value.copy_(file.get_tensor(name))
         _load_moments(folder, mine, place)
     except (

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, distributed
 
-from scemae.distributed import zero_state
+from scemae.distributed import deepspeed_internals, zero_state
 from scemae.distributed.process_group import Place, agree
 from scemae.errors import CheckpointError, FileError
 from scemae.files import disk
@@ -111,7 +111,7 @@ class Saver:
         return None
 
     def _prepare(self, aside: Path, engine: Any) -> str | None:
-        count = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
+        count = sum(deepspeed_internals.numel(p) for p in engine.module.parameters())
         needed = 12 * count + (1 << 20)  # fp32 weights and two moments
         try:
             disk.make_folders(aside.parent, self.run_dir)

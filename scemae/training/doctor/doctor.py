@@ -25,7 +25,7 @@ from torch import distributed
 from scemae.config.locations import masked
 from scemae.data.decode import decode
 from scemae.data.storage.shard_set import ShardSet, open_shards
-from scemae.distributed import host_memory
+from scemae.distributed import deepspeed_internals, host_memory
 from scemae.distributed.process_group import agree, process_group
 from scemae.distributed.watchdog import watch
 from scemae.errors import CheckpointError, LostRankError, Preempted, RunFolderError, ScemaeError
@@ -284,7 +284,7 @@ def check_parts(report: Report, config: Any, run: Run, folder: Path, resumed: Pa
     """What the built parts tell: room for checkpoints, whether the one there fits, an all-reduce as large as a step's."""
     parameters = list(run.engine.module.parameters())
     count, trained = (
-        sum(getattr(p, "ds_numel", p.numel()) for p in some)
+        sum(deepspeed_internals.numel(p) for p in some)
         for some in (parameters, [p for p in parameters if p.requires_grad])
     )
     if report.place.is_first:
