@@ -44,7 +44,7 @@ class Note:
 
 
 class Watchdog:
-    """Ends this process when `note` is not called for `seconds`. Writes rank-NNNN.log in `folder`."""
+    """Ends this process if `note` is not called for `seconds`. Writes rank-NNNN.log to `folder`."""
 
     def __init__(self, folder: Path, rank: int, world_size: int, seconds: float) -> None:
         self.folder, self.rank, self.world_size, self.seconds = folder, rank, world_size, seconds

@@ -1,1 +1,1 @@
-"""Files that may come from somebody else: opened, replaced and parsed with checks."""
+"""Files that somebody else may have written: opened, replaced and parsed with checks."""

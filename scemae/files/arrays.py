@@ -1,4 +1,4 @@
-"""The arrays of an .npz file, read with limits: what its members say of themselves is checked before memory is taken."""
+"""The arrays of an .npz file, read with limits: sizes are checked before memory is allocated."""
 
 import math
 import re
@@ -13,13 +13,15 @@ import numpy as np
 from scemae.errors import FileError, ScemaeError
 from scemae.files import disk
 
-MOST = (
-    2**29
-)  # bytes of all arrays of a file: those of an evaluation or a table's unit have 50 MB at most
-LONGEST = 1000  # bytes of a header
+# Bytes of all arrays of a file. An evaluation, or a unit of the tables, has 50 MB at most.
+MOST = 2**29
+LONGEST_HEADER = 1000  # bytes
+# Arrays of numbers or text alone: an array of Python objects would be a pickle.
 HEADER = re.compile(
-    rb"\{'descr': '([<|][biufcU][0-9]{1,6})', 'fortran_order': (True|False), 'shape': \(([0-9, ]*)\), \}\s*"
-)  # no pickles
+    rb"\{'descr': '([<|][biufcU][0-9]{1,6})', 'fortran_order': (True|False), "
+    rb"'shape': \(([0-9, ]*)\), \}\s*"
+)
+# What zipfile and numpy raise for bytes that are not an .npz file.
 DAMAGES = (
     OSError,
     FileError,
@@ -33,13 +35,17 @@ DAMAGES = (
     OverflowError,
     SyntaxError,
     TypeError,
-)  # what zipfile and numpy raise for bytes that are no .npz
+)
 
 
 def read(
     path: Path, wanted: Iterable[str] | None = None, *, error: type[ScemaeError], remedy: str
 ) -> dict[str, np.ndarray]:
-    """The wanted (or all) arrays of `path` by name. Raises `error` where they are not there, too large or no plain arrays."""
+    """The arrays of `path` by name: the wanted ones, or all.
+
+    Raises `error` where an array is missing, too large, or not of plain numbers or text. `remedy`
+    ends its message.
+    """
     try:
         with disk.open_regular(path) as file, zipfile.ZipFile(file) as archive:
             sizes = {
@@ -50,38 +56,36 @@ def read(
                 raise KeyError(f"no array {missing[0]!r}")
             if sum(sizes[name] for name in names) > MOST:
                 raise ValueError(f"arrays of more than {MOST:,} bytes")
-            return {name: _member(archive, name, sizes[name]) for name in names}
+            return {name: _array(archive, name, sizes[name]) for name in names}
     except DAMAGES as problem:
-        what = " ".join(str(problem).split())[:200]
-        raise error(
-            f"{path}: cannot be read as arrays ({what or type(problem).__name__}); {remedy}"
-        ) from problem
+        what = " ".join(str(problem).split())[:200] or type(problem).__name__
+        raise error(f"{path}: cannot be read as arrays ({what}); {remedy}") from problem
 
 
 def _header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and type. The text is not parsed as Python, which numpy does: nested brackets can take its parser's memory."""
+    """Shape, whether columns come first, and type.
+
+    numpy parses this text as Python, and nested brackets can exhaust the parser's memory.
+    """
     start = member.read(10)
-    size = int.from_bytes(start[8:10] + (member.read(2) if start[6:7] != b"\1" else b""), "little")
-    found = (
-        HEADER.fullmatch(member.read(size))
-        if start[:6] == b"\x93NUMPY" and size <= LONGEST
-        else None
-    )
+    # Version 1 of the format has 2 bytes for the header's size, later ones 4.
+    more = b"" if start[6:7] == b"\1" else member.read(2)
+    size = int.from_bytes(start[8:10] + more, "little")
+    found = None
+    if start[:6] == b"\x93NUMPY" and size <= LONGEST_HEADER:
+        found = HEADER.fullmatch(member.read(size))
     if found is None:
         raise ValueError(f"{name} is no array of plain numbers or text")
     kind, order, shape = (part.decode() for part in found.groups())
-    return (
-        tuple(int(side) for side in shape.replace(" ", "").split(",") if side),
-        order == "True",
-        np.dtype(kind),
-    )
+    sides = tuple(int(side) for side in shape.replace(" ", "").split(",") if side)
+    return sides, order == "True", np.dtype(kind)
 
 
-def _member(archive: zipfile.ZipFile, name: str, size: int) -> np.ndarray:
+def _array(archive: zipfile.ZipFile, name: str, size: int) -> np.ndarray:
     with archive.open(f"{name}.npy") as member:
-        shape, is_fortran, kind = _header(member, name)
-        if is_fortran and len(shape) > 1:
-            raise ValueError(f"{name} has its columns first")
+        shape, is_column_first, kind = _header(member, name)
+        if is_column_first and len(shape) > 1:
+            raise ValueError(f"{name} is stored column by column")
         needed = math.prod(shape) * kind.itemsize
         if needed != size - member.tell():
             raise ValueError(f"{name} has the shape {shape} in {size} bytes")

@@ -1,8 +1,9 @@
-"""The one way to open, lock, replace and remove files: what lies on a disk may come from somebody else.
+"""The one way to open, lock, replace, remove and hash files, some of which others may have written.
 
-Reading opens regular files alone (no device, no pipe) and checks the size before it allocates. Writing never follows a
-link: a new file gets a name of its own that nobody else can have prepared, and takes its place in one rename, so that
-a name holds either the old content or the whole new one. Removing never leaves the folder it was told to stay in.
+Reading opens only regular files (no device, no pipe) and checks the size before it allocates.
+Writing never follows a link: a new file first gets a random name that nobody can have prepared, and
+then its final name by one rename, so a name stands for the old content or the complete new one.
+Removing never leaves the folder that the caller names.
 """
 
 import errno
@@ -26,19 +27,19 @@ MIB = 2**20
 def open_regular(path: Path | str, most: int | None = None) -> BinaryIO:
     """Open a regular file of at most `most` bytes for reading. Links are followed.
 
-    Raises FileError where it is anything else (a device, a pipe, a folder) or larger, and OSError where it cannot be opened.
+    Raises FileError where it is anything else (a device, a pipe, a folder) or larger, and OSError
+    where it cannot be opened.
     """
-    descriptor = os.open(
-        path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    )  # a pipe without a writer must not block
+    # O_NONBLOCK: opening a pipe that nobody writes to must not wait
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise FileError(f"{path}: found no regular file; only regular files are read")
         if most is not None and found.st_size > most:
             raise FileError(
-                f"{path}: found {found.st_size:,} bytes, at most {most:,} were expected of such a file; it is "
-                "damaged or not what its name says"
+                f"{path}: found {found.st_size:,} bytes, at most {most:,} were expected of such a "
+                "file; it is damaged or not what its name says"
             )
         return os.fdopen(descriptor, "rb")
     except BaseException:
@@ -47,37 +48,38 @@ def open_regular(path: Path | str, most: int | None = None) -> BinaryIO:
 
 
 def read_bytes(path: Path | str, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes. Raises FileError, or OSError where it cannot be read."""
+    """The content of a regular file of at most `most` bytes.
+
+    Raises FileError as `open_regular` does, and OSError where it cannot be read.
+    """
     with open_regular(path, most) as file:
-        return file.read(most + 1)[:most]  # a file that grows meanwhile is cut
+        return file.read(most + 1)[:most]  # cut where the file grows meanwhile
 
 
 def plain_name(name: str) -> str:
-    """`name`, if it names an entry of a folder and nothing outside of it. Raises ValueError otherwise."""
-    if (
-        not name
-        or name in (".", "..")
-        or "/" in name
-        or "\0" in name
-        or len(os.fsencode(name)) > 255
-    ):
+    """`name`, where it names an entry of a folder, not of another. Raises ValueError otherwise."""
+    is_odd = name in ("", ".", "..") or "/" in name or "\0" in name
+    if is_odd or len(os.fsencode(name)) > 255:
         raise ValueError(f"{name[:80]!r} is no plain file name")
     return name
 
 
 def create(path: Path | str, mode: int = 0o666, buffering: int = -1) -> BinaryIO:
-    """A new file to write to, with `mode` less the umask. Raises FileExistsError where the name is taken, also by a link."""
-    descriptor = os.open(
-        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode
-    )
+    """A new file to write to, with `mode` less the umask.
+
+    Raises FileExistsError where the name is taken, even by a link.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, mode)
     return os.fdopen(descriptor, "wb", buffering)
 
 
 @contextmanager
 def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """A file to write to that becomes `path` when the block ends, and vanishes where the block raises.
+    """A file to write to, renamed to `path` at the end of the block, or removed where it raises.
 
-    The data are synced before the rename, so that after a crash `path` is the old file or the whole new one.
+    The data are synced before the rename, so after a crash `path` is the old file or the complete
+    new one.
     """
     aside = path.with_name(f"{path.name[:200]}.partial-{secrets.token_hex(4)}")
     try:
@@ -92,23 +94,23 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Make `path` hold `data`, whatever happens: the old content or the whole new one."""
+    """Replace the content of `path` by `data`, all or nothing (`replacing`)."""
     with replacing(path, mode) as file:
         file.write(data)
 
 
 def write_text(path: Path, text: str, mode: int = 0o666) -> None:
-    """Make `path` hold `text` in UTF-8, in one step (`write_bytes`)."""
+    """Replace the content of `path` by `text` in UTF-8, all or nothing (`replacing`)."""
     write_bytes(path, text.encode("utf8", "surrogateescape"), mode)
 
 
 def write_json(path: Path, value: object, mode: int = 0o666) -> None:
-    """Make `path` hold `value` as JSON, in one step (`write_bytes`)."""
+    """Replace the content of `path` by `value` as JSON, all or nothing (`replacing`)."""
     write_text(path, json.dumps(value, indent=1), mode)
 
 
 def open_to_append(path: Path, mode: int = 0o666) -> int:
-    """A descriptor that appends to the regular file `path`, which is made where there is none.
+    """A descriptor that appends to the regular file `path`, which is created if missing.
 
     Raises FileError where it is a link or no regular file.
     """
@@ -116,39 +118,49 @@ def open_to_append(path: Path, mode: int = 0o666) -> int:
 
 
 def open_to_change(path: Path) -> BinaryIO:
-    """A regular file that is there, to be changed in place. Raises FileError where it is a link or no regular file."""
+    """An existing regular file, to be changed in place.
+
+    Raises FileError where it is a link or no regular file.
+    """
     return os.fdopen(_open_own(path, os.O_RDWR, 0), "r+b")
 
 
 def overwrite(path: Path, text: str) -> None:
-    """Put `text` in the place of what is in the file: not in one step and not synced, for what is written every few seconds.
-    Raises FileError where `path` is a link or no regular file."""
+    """Replace the content of a file by `text`, not atomically and not synced.
+
+    It is for what is written every few seconds. Raises FileError where `path` is a link or no
+    regular file.
+    """
     with os.fdopen(_open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), "wb") as file:
         file.write(text.encode())
 
 
 def touch(path: Path) -> None:
-    """Make an empty file where there is none, and let it be of now. Raises FileError where `path` is a link or no regular
-    file."""
+    """Create an empty file if there is none, and set its times to now.
+
+    Raises FileError where `path` is a link or no regular file.
+    """
     with os.fdopen(_open_own(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
         os.utime(file.fileno())
 
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
-    """Hold the exclusive lock of the file `path`, which is made where there is none and never changed.
+    """Hold the exclusive lock of the file `path`, which is created if missing and never changed.
 
-    Raises BlockingIOError where another process holds it and wait is False, FileError where it is a link or no file.
+    Raises BlockingIOError where another process holds it and wait is False, FileError where it is a
+    link or no regular file.
     """
     descriptor = _open_own(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield descriptor
     finally:
-        os.close(descriptor)  # a child that inherited it would keep the lock: it is close-on-exec
+        os.close(descriptor)  # releases the lock: close-on-exec kept it from child processes
 
 
 def _open_own(path: Path, flags: int, mode: int) -> int:
+    """Open a regular file and no link. Raises FileError."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
     except OSError as error:
@@ -176,11 +188,20 @@ def is_inside(path: Path, folder: Path) -> bool:
     return True
 
 
-def make_folders(path: Path, inside: Path) -> Path:
-    """Make the folder `path`, which lies below `inside`, with those on the way; returns it.
+def refuse_links_between(path: Path, inside: Path) -> None:
+    """Raise FileError where `path` is not below `inside`, or only through a link."""
+    if path == inside or not is_inside(path, inside):
+        raise FileError(
+            f"{path}: found a link on the way from {inside}; it was not removed, because what it "
+            "leads to may be another's"
+        )
 
-    `inside` itself may be a link: its user named it. Raises FileError where a folder below it is one, because what is then
-    written would land elsewhere, and NotADirectoryError where it is a file.
+
+def make_folders(path: Path, inside: Path) -> Path:
+    """Make the folder `path` below `inside`, with all folders between them; returns it.
+
+    `inside` itself may be a link, because the user named it. Raises FileError where a folder below
+    it is a link, which would lead what is written elsewhere, and NotADirectoryError for a file.
     """
     inside.mkdir(parents=True, exist_ok=True)
     here = inside
@@ -191,9 +212,8 @@ def make_folders(path: Path, inside: Path) -> Path:
         except FileExistsError:
             refuse_link(here)
             if not here.is_dir():
-                raise NotADirectoryError(
-                    errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(here)
-                ) from None
+                why = os.strerror(errno.ENOTDIR)
+                raise NotADirectoryError(errno.ENOTDIR, why, str(here)) from None
     return path
 
 
@@ -201,16 +221,16 @@ def refuse_link(path: Path) -> None:
     """Raise FileError where `path` is a link."""
     if path.is_symlink():
         raise FileError(
-            f"{path}: found a link where a folder or file of ours was needed, so what is written would land "
-            "elsewhere; remove the link"
+            f"{path}: found a link where a folder or file of ours was needed, so what is written "
+            "would land elsewhere; remove the link"
         )
 
 
 @contextmanager
 def building(path: Path) -> Iterator[Path]:
-    """A new folder to fill that becomes `path` when the block ends, and vanishes where the block raises.
+    """A new folder to fill, renamed to `path` at the end of the block, or removed if it raises.
 
-    Raises FileExistsError, or what the disk says, where `path` is taken by then.
+    Raises OSError (FileExistsError, say) where `path` is taken by then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name[:200]}.partial-{secrets.token_hex(4)}")
@@ -225,7 +245,7 @@ def building(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: a file's own fsync says nothing of its name."""
+    """Make the names in a folder durable. The fsync of a file does not cover its name."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -248,16 +268,12 @@ def rename_folder(aside: Path, target: Path) -> None:
 
 
 def remove_tree(path: Path, inside: Path, *, best_effort: bool = False) -> None:
-    """Remove the folder `path`, which lies below `inside`, with all that is in it; nothing where there is none.
+    """Remove the folder `path` below `inside` with all that is in it, if it exists.
 
-    No link is followed, on the way to it or in it. Raises FileError where a link leads out of `inside`. best_effort: what
-    the disk refuses to remove stays, without an error.
+    Links are removed, not followed. Raises FileError where a folder between `inside` and `path` is
+    a link. best_effort: what cannot be removed stays, without an error.
     """
-    if path == inside or not is_inside(path, inside):
-        raise FileError(
-            f"{path}: found a link on the way from {inside}; it was not removed, because what it leads to may be "
-            "another's"
-        )
+    refuse_links_between(path, inside)
     try:
         shutil.rmtree(path, ignore_errors=best_effort)
     except FileNotFoundError:
@@ -272,7 +288,7 @@ def digest(data: bytes | str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a regular file, in hexadecimal. Raises FileError for any other file, or OSError."""
+    """SHA-256 of a regular file, in hexadecimal. Raises FileError for any other, or OSError."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,7 +1,8 @@
 """JSON and YAML from a disk, read into types: `documents.read_json(path, Manifest, ...)`.
 
-Nothing that is read here is executed, resolved or allocated by its own word. Sizes are checked first, YAML may not
-repeat itself by aliases, and what does not fit the type is refused in a sentence that names the file and the field.
+Sizes are checked before memory is allocated, nothing in a file is executed, and YAML aliases are
+refused, since they can make a small file huge. What does not fit the type is refused in a sentence
+that names the file and the field.
 """
 
 import json
@@ -21,33 +22,26 @@ T = TypeVar("T")
 MOST_JSON, MOST_YAML = 64 * disk.MIB, disk.MIB
 MOST_ROW = 16 * disk.MIB  # of a file of rows
 DEEPEST = 40  # levels of a YAML file
-Count = Annotated[
-    int, msgspec.Meta(ge=0, le=2**53)
-]  # of bytes, samples, steps: a plain int may be of any size
-Small = Annotated[
-    int, msgspec.Meta(ge=1, le=2**24)
-]  # of images, pixels, epochs: what memory is taken for
+# Bytes, samples, steps. A plain int may be of any size.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+# Images, pixels, epochs: numbers by which memory is allocated.
+Small = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
 Whole = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
-Finite = Annotated[
-    float, msgspec.Meta(ge=-1e9, le=1e9)
-]  # of pixels: what float32 can still hold and square
+# Pixels: float32 can hold the squares.
+Finite = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
 Seconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]  # unix time, or how long something took
 HostPort = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:\[\]-]{1,255}:[0-9]{1,5}$")]
-Job = Annotated[
-    str, msgspec.Meta(pattern=r"^([0-9]{1,15}(_[0-9]{1,9})?)?$")
-]  # a scheduler's number, or none yet
+# A scheduler's number of a job, or nothing.
+Job = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,15}(_[0-9]{1,9})?)?$")]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256
 Point = Annotated[list[Finite], msgspec.Meta(min_length=2, max_length=2)]  # x, y
-Key = Annotated[
-    str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,95}$")
-]  # of a sample: its members' names fit a tar's header
-FileName = Annotated[
-    str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$")
-]  # no way out of its folder
+# The key of a sample: the names of its members fit the header of a tar.
+Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,95}$")]
+# An entry of a folder, not a path.
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$")]
 Step = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,15}$")]  # a count as the key of an object
-Extent = Annotated[
-    list[Count], msgspec.Meta(min_length=2, max_length=2)
-]  # where it begins in a file, and its bytes
+# Offset in a file, and length, in bytes.
+Extent = Annotated[list[Count], msgspec.Meta(min_length=2, max_length=2)]
 
 
 def parse_json(
@@ -59,16 +53,16 @@ def parse_json(
     remedy: str = "restore it",
     finite: bool = True,
 ) -> T:
-    """JSON text as a `kind`: a dataclass, TypedDict, dict[str, int] and so on, with everything in it checked.
+    """JSON text as a `kind` (a dataclass, TypedDict, dict[str, int], ...), with all of it checked.
 
-    name: what the sentence calls the text, a path say. remedy: what it advises. finite: False takes NaN and Infinity too,
-    which Python writes into the rows of a run that went wrong. Names of files that are not UTF-8 come back as Python has
-    them. Raises `error`.
+    Raises `error`. name: how the message calls the text, a path say; remedy: the advice that ends
+    it. finite: False also accepts NaN and Infinity, which Python writes into the rows of a run that
+    failed. Names of files that are not UTF-8 come back as Python has them.
     """
     try:
         try:
             found = msgspec.json.decode(text, type=kind)
-            _refuse_nul(text)  # last: a pattern that it breaks names the field
+            _refuse_nul(text)  # last: a pattern that fails names the field
             return found
         except msgspec.ValidationError:
             raise
@@ -90,20 +84,19 @@ def read_json(
     most: int = MOST_JSON,
     finite: bool = True,
 ) -> T:
-    """A JSON file as a `kind` (see parse_json). Raises `error`; OSError where it cannot be read, so also
-    FileNotFoundError."""
-    return parse_json(
-        read_bytes(path, most=most, error=error, remedy=remedy),
-        kind,
-        path,
-        error=error,
-        remedy=remedy,
-        finite=finite,
-    )
+    """A JSON file as a `kind` (see parse_json).
+
+    Raises `error`, and OSError where it cannot be read, such as FileNotFoundError.
+    """
+    text = read_bytes(path, most=most, error=error, remedy=remedy)
+    return parse_json(text, kind, path, error=error, remedy=remedy, finite=finite)
 
 
 def is_whole(text: bytes) -> bool:
-    """True where `text` is JSON, of whatever kind: False for a file that was being written when its process was killed."""
+    """True where `text` is JSON of any kind.
+
+    False for a file whose process was killed while it wrote.
+    """
     try:
         json.loads(text)
     except (ValueError, RecursionError):
@@ -119,8 +112,10 @@ def convert(
     error: type[ScemaeError] = DataError,
     remedy: str = "restore it",
 ) -> T:
-    """Plain values (dicts, lists, numbers) as a `kind`, checked as parse_json does; no whole number needs more than 64
-    bits. Raises `error`."""
+    """Plain values (dicts, lists, numbers) as a `kind`, checked as by parse_json.
+
+    Raises `error`, also for a whole number of more than 64 bits.
+    """
     try:
         _refuse_huge(value)
         return msgspec.convert(value, kind)
@@ -136,14 +131,12 @@ def read_yaml(
     remedy: str = "restore it",
     most: int = MOST_YAML,
 ) -> T:
-    """A YAML file as a `kind`. Numbers are read as Hydra reads them (1e-4 is one). Raises `error`, or OSError."""
-    return parse_yaml(
-        read_bytes(path, most=most, error=error, remedy=remedy),
-        kind,
-        path,
-        error=error,
-        remedy=remedy,
-    )
+    """A YAML file as a `kind`. Raises `error`, and OSError where it cannot be read.
+
+    Numbers are read as by Hydra: 1e-4 is one.
+    """
+    text = read_bytes(path, most=most, error=error, remedy=remedy)
+    return parse_yaml(text, kind, path, error=error, remedy=remedy)
 
 
 def parse_yaml(
@@ -164,9 +157,10 @@ def parse_yaml(
 def read_rows(
     path: Path, kind: type[T], *, error: type[ScemaeError] = DataError, remedy: str = "restore it"
 ) -> Iterator[T]:
-    """The rows of a file of JSON lines, each as a `kind`; NaN is a number. A line that was cut, by a full disk say, is left out.
+    """The rows of a file of JSON lines, each as a `kind`; NaN is accepted.
 
-    Raises `error` for a row that is no `kind`, OSError where the file cannot be read.
+    A line that was cut, by a full disk say, is left out. Raises `error` for a row that is no
+    `kind`, and OSError where the file cannot be read.
     """
     decoder = msgspec.json.Decoder(kind)
     try:
@@ -193,7 +187,10 @@ def read_bytes(
     error: type[ScemaeError] = DataError,
     remedy: str = "restore it",
 ) -> bytes:
-    """The content of a regular file of at most `most` bytes. Raises `error`, or OSError where it cannot be read."""
+    """The content of a regular file of at most `most` bytes.
+
+    Raises `error`, and OSError where it cannot be read.
+    """
     try:
         return disk.read_bytes(path, most)
     except FileError as problem:
@@ -201,24 +198,30 @@ def read_bytes(
 
 
 def _refuse_nul(text: bytes | str) -> None:
-    """Raises ValueError where a text in JSON holds the character NUL: no path and no name can."""
+    """Raise ValueError for the character NUL in a text: no path and no name may hold it."""
     data = text.encode("utf8", "surrogatepass") if isinstance(text, str) else text
     if b"\\u0000" in data and re.search(rb"(?<!\\)(?:\\\\)*\\u0000", data):
         raise ValueError("a text with the character NUL")
 
 
 def _refuse_huge(value: Any) -> None:
-    """Raises ValueError for a whole number of more than 64 bits anywhere in a tree: later it would be turned into a float."""
+    """Raise ValueError for a whole number of more than 64 bits anywhere in `value`.
+
+    A conversion to float would fail later.
+    """
     if isinstance(value, int) and abs(value) >= 2**64:
         raise ValueError("a whole number of more than 64 bits")
-    for part in (
-        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    ):
-        _refuse_huge(part)
+    parts = value.values() if isinstance(value, dict) else value
+    if isinstance(value, dict | list):
+        for part in parts:
+            _refuse_huge(part)
 
 
 def _as_python_wrote(text: bytes | str, finite: bool) -> Any:
-    """JSON with what Python writes and JSON does not have: half a surrogate pair, and where not `finite` NaN. ValueError."""
+    """JSON with two additions of Python's: half a surrogate pair, and unless `finite`, NaN.
+
+    Raises ValueError.
+    """
 
     def number(digits: str) -> float:
         if finite and not math.isfinite(float(digits)):
@@ -233,22 +236,25 @@ def _sentence(name: object, problem: Exception, remedy: str, form: str = "") -> 
     return f"{name}: cannot be read{form}, found what does not belong there ({what}); {remedy}"
 
 
+def _refusal(why: str, where: Any) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, why, where.start_mark)
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2's numbers, and without aliases, repeated keys, depth beyond DEEPEST, the character
-    NUL and whole numbers of more than 64 bits."""
+    """PyYAML's safe loader with the numbers of YAML 1.2.
+
+    It refuses aliases, repeated keys, more than DEEPEST levels, the character NUL, and whole
+    numbers of more than 64 bits.
+    """
 
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.constructor.ConstructorError(
-                None, None, "found an alias, which is not allowed", self.peek_event().start_mark
-            )
+            raise _refusal("found an alias, which is not allowed", self.peek_event())
         self.depth += 1
         if self.depth > DEEPEST:
-            raise yaml.constructor.ConstructorError(
-                None, None, "nested too deeply", self.peek_event().start_mark
-            )
+            raise _refusal("nested too deeply", self.peek_event())
         try:
             return super().compose_node(parent, index)
         finally:
@@ -257,17 +263,13 @@ class _Loader(yaml.SafeLoader):
     def construct_scalar(self, node: Any) -> Any:
         found = super().construct_scalar(node)
         if isinstance(found, str) and "\0" in found:
-            raise yaml.constructor.ConstructorError(
-                None, None, "a text with the character NUL", node.start_mark
-            )
+            raise _refusal("a text with the character NUL", node)
         return found
 
     def construct_yaml_int(self, node: Any) -> int:
         found = super().construct_yaml_int(node)
         if abs(found) >= 2**64:
-            raise yaml.constructor.ConstructorError(
-                None, None, "a whole number of more than 64 bits", node.start_mark
-            )
+            raise _refusal("a whole number of more than 64 bits", node)
         return found
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
@@ -275,9 +277,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
             if not isinstance(name, (str, int, float, bool, type(None))) or name in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"found the key {name!r} twice, or no plain key", key.start_mark
-                )
+                raise _refusal(f"found the key {name!r} twice, or no plain key", key)
             seen.add(name)
         return super().construct_mapping(node, deep=deep)
 
@@ -285,7 +285,8 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
+        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
+        r"|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
         r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
     ),
     list("-+0123456789."),

@@ -1,22 +1,24 @@
-"""Whose a file or a folder is: this user's alone, and made here by this program, or possibly another's."""
+"""Whether a file or a folder can be trusted: this user's alone, or made here by this program."""
 
 import grp
-import json
 import os
 import pwd
 import stat
 from pathlib import Path
 
-from scemae.errors import FileError
-from scemae.files import disk
+from scemae.errors import DataError, FileError
+from scemae.files import disk, documents
 
+# they say what a run or a sweep is
 RUN_FILES = ("config.yaml", "provenance.json", "sweep.json", "sweep.yaml")
-MARK = ".made-by-scemae"  # in a folder that this program made: its inode
+MARK = ".made-by-scemae"  # a file in a folder that this program made; it holds the folder's inode
 
 
 def is_private(path: Path) -> bool:
-    """True where `path` is this user's and no other user can write to it: a group counts as others, but for the user's own
-    group, which has no other member."""
+    """True where `path` is no link, this user owns it, and no other user can write to it.
+
+    A group counts as other users, except the user's own group without another member.
+    """
     try:
         found = os.lstat(path)
     except OSError:
@@ -28,7 +30,7 @@ def is_private(path: Path) -> bool:
 
 
 def is_private_run(folder: Path) -> bool:
-    """True where `is_private` holds for the folder of a run or a sweep and the files that describe it."""
+    """True where `is_private` holds for a folder of a run or a sweep, and for its RUN_FILES."""
     folder = folder.resolve()
     present = [folder / name for name in RUN_FILES if os.path.lexists(folder / name)]
     return all(is_private(path) for path in (folder, *present))
@@ -47,30 +49,33 @@ def _is_own_group(number: int) -> bool:
 
 
 def make_marked(folder: Path) -> None:
-    """Make a new folder that `is_marked` knows as made here, in one step. Raises OSError or FileError where the name is taken."""
+    """Make a new folder that `is_marked` accepts, in one step.
+
+    Raises OSError or FileError where the name is taken.
+    """
     with disk.building(folder) as aside:
         disk.write_json(aside / MARK, {"inode": os.stat(aside).st_ino})  # a rename keeps it
 
 
 def is_marked(folder: Path) -> bool:
-    """True where `make_marked` made the folder on this disk: one that was copied or unpacked here has another inode, and
-    one made by somebody else is not this user's."""
+    """True where `make_marked` made the folder on this disk for this user.
+
+    A folder that was copied or unpacked has another inode, and another user's is not private.
+    """
     try:
-        found = json.loads(disk.read_bytes(folder / MARK, 1000))
-    except (OSError, ValueError, FileError):
+        found = documents.read_json(folder / MARK, dict[str, int], most=1000)
+    except (OSError, DataError):
         return False
-    return (
-        is_private(folder)
-        and is_private(folder / MARK)
-        and found == {"inode": os.lstat(folder).st_ino}
-    )
+    is_ours = is_private(folder) and is_private(folder / MARK)
+    return is_ours and found == {"inode": os.lstat(folder).st_ino}
 
 
 def refuse_known(path: Path) -> None:
-    """Raise FileError for the file of a secret that another user may have written, or can read."""
+    """Raise FileError for a file with a secret that another user may have written or can read."""
     found = os.lstat(path)
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise FileError(
-            f"{path}: found a secret that another user may know (owner {found.st_uid}, mode {found.st_mode & 0o7777:o}); "
-            "needed a file of yours with mode 600; remove it, and another one is made"
+            f"{path}: found a secret that another user may know (owner {found.st_uid}, mode "
+            f"{found.st_mode & 0o7777:o}), needed a file of yours with mode 600; remove it, and "
+            "another one is made"
         )

@@ -1,4 +1,4 @@
-"""A place for the caches of the libraries, where the user has no home folder (in a container, as a service)."""
+"""Folders for the caches of libraries, where the user has no home (a container, a service)."""
 
 import os
 import pwd
@@ -6,17 +6,15 @@ import stat
 import tempfile
 from pathlib import Path
 
-CACHES = (
-    "XDG_CACHE_HOME",
-    "MPLCONFIGDIR",
-    "TRITON_HOME",
-)  # of torch, matplotlib and Triton, unless the user has set them
+# Of torch, matplotlib and Triton; what the user has set stays.
+CACHES = ("XDG_CACHE_HOME", "MPLCONFIGDIR", "TRITON_HOME")
 
 
 def settle() -> None:
-    """Give this process, and all that it starts, a name for its user and folders for caches, where the system has none.
+    """Set a user name and cache folders in the environment, where the system has none.
 
-    A home that is there and cannot be written to stays HOME, for what is to be read in it. Changes the environment.
+    Processes that this one starts inherit them. A home that exists but cannot be written to stays
+    HOME, because programs read files in it.
     """
     try:
         pwd.getpwuid(os.getuid())
@@ -27,7 +25,7 @@ def settle() -> None:
         return
     try:
         folder = str(_private_folder(Path(tempfile.gettempdir()) / f"scemae-home-{os.getuid()}"))
-    except OSError:  # nothing can be written at all: each command says so where it has to write
+    except OSError:  # nothing can be written: each command reports that where it has to write
         return
     for name in CACHES if os.path.isdir(home) else ("HOME", *CACHES):
         if name == "HOME" or name not in os.environ:
@@ -35,15 +33,15 @@ def settle() -> None:
 
 
 def _private_folder(path: Path) -> Path:
-    """`path`, a folder that this user alone can enter; a new one of another name where `path` is somebody else's."""
+    """`path`, as a folder that this user alone can enter.
+
+    Where somebody else made `path`, a new folder of another name.
+    """
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
         found = path.lstat()
-        if (
-            not stat.S_ISDIR(found.st_mode)
-            or found.st_uid != os.getuid()
-            or stat.S_IMODE(found.st_mode) != 0o700
-        ):
+        is_private = found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) == 0o700
+        if not stat.S_ISDIR(found.st_mode) or not is_private:
             return Path(tempfile.mkdtemp(prefix="scemae-home-"))
     return path

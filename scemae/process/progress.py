@@ -1,4 +1,4 @@
-"""Progress bars for somebody who watches: on a terminal alone, so that no log is filled with them."""
+"""Progress bars on a terminal; nowhere else, so that they do not fill logs."""
 
 import sys
 from collections.abc import Iterable
@@ -8,7 +8,10 @@ from tqdm import tqdm
 
 
 def progress_bar(items: Iterable | None = None, *, show: bool = True, **settings: Any) -> tqdm:
-    """tqdm's bar over `items`, or of `total`; where stderr is no terminal, or without `show`, it prints nothing."""
+    """tqdm's bar over `items`, or of `total`.
+
+    It prints nothing without `show`, and where stderr is no terminal.
+    """
     return tqdm(
         items,
         dynamic_ncols=True,
@@ -18,7 +21,7 @@ def progress_bar(items: Iterable | None = None, *, show: bool = True, **settings
 
 
 def say(text: str, file: TextIO | None) -> None:
-    """A line at once, above the bars where there are any."""
+    """Print a line at once, above any bars."""
     if file is not None:
         tqdm.write(text, file=file)
         file.flush()

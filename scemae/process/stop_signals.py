@@ -1,8 +1,9 @@
-"""Being asked to stop: a flag, which all ranks act on at a heartbeat; and before training, the end within a second.
+"""Signals that ask a run to stop. During training they set a flag, on which all ranks act at a
+heartbeat; before it they end the process within a second.
 
-Python runs a signal handler in the main thread alone, between two of its own instructions: a process that waits for other
-ranks inside torch would hear nothing for minutes. So a thread listens as well: the kernel's part of a handler writes each
-signal's number into a pipe (`signal.set_wakeup_fd`), whatever the main thread is doing.
+Python runs a signal handler in the main thread alone, between two of its own instructions. While
+that thread waits for other ranks inside torch, no handler runs for minutes. So another thread reads
+a pipe into which Python's C code writes each signal's number at once (`signal.set_wakeup_fd`).
 """
 
 import os
@@ -13,36 +14,41 @@ import time
 
 from scemae.errors import Preempted
 
-PATIENCE = 1.0  # seconds that the main thread has to end by itself, where the process is to end
-AGAIN = 3.0  # a Ctrl-C this long after the first is meant; a launcher repeats the first one within a moment
+PATIENCE = 1.0  # seconds for the main thread to end by itself, before the process is ended
+# Seconds after which a second Ctrl-C is the user's: a launcher repeats the first one at once.
+AGAIN = 3.0
 
 
 class StopRequest:
-    """True once SIGTERM, SIGINT or SIGUSR2 has come. NCCL's SIGUSR1 is left alone.
+    """`requested` is True once SIGTERM, SIGINT or SIGUSR2 has come. SIGUSR1 is NCCL's.
 
-    A process that this one forks gets the default handlers back: only ranks save.
+    A process that this one forks gets the default handlers back, because only ranks save.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
     def __init__(self, doing: str | None = None) -> None:
-        """doing: what goes on, nothing of which has to be saved; until `begin` a signal then ends the process within a second,
-        with status 75. Without it a signal sets the flag and no more, until Ctrl-C is repeated, which ends it with 130."""
+        """doing: what the process does before there is anything to save.
+
+        With it, a signal ends the process within a second, with status 75, until `begin` is called.
+        Without it, and from then on, a signal only sets the flag; a repeated Ctrl-C ends the
+        process with status 130.
+        """
         self.requested, self._asked, self._doing = False, 0.0, doing
-        ears, mouth = os.pipe()
-        os.set_blocking(mouth, False)
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
         for number in self.SIGNALS:
             signal.signal(number, self._set)
-        signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=self.forget)
-        threading.Thread(target=self._listen, args=(ears,), name="signals", daemon=True).start()
+        threading.Thread(target=self._listen, args=(reading,), name="signals", daemon=True).start()
 
     def begin(self) -> None:
-        """From now on there is something to save: a signal only sets the flag."""
+        """From now on there is something to save, so a signal only sets the flag."""
         self._doing = None
 
     def check(self, doing: str) -> None:
-        """Raise Preempted once asked to stop: what is done before the first step can be done again."""
+        """Raise Preempted once asked to stop. `doing`: what follows; the command can repeat it."""
         if self.requested:
             self._doing = None  # this thread ends the process
             raise Preempted(f"asked to stop while {doing}; the same command goes on")
@@ -51,7 +57,7 @@ class StopRequest:
 
     @classmethod
     def forget(cls) -> None:
-        """Give the signals their default meaning."""
+        """Give the signals their default handlers back."""
         signal.set_wakeup_fd(-1)
         for number in cls.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -68,28 +74,27 @@ class StopRequest:
     def _is_repeated(self) -> bool:
         return self.requested and time.monotonic() - self._asked > AGAIN
 
-    def _listen(self, ears: int) -> None:
-        while told := os.read(ears, 64):
-            is_final = signal.SIGINT in told and self._is_repeated()
-            if not is_final and not set(told) & set(self.SIGNALS):
+    def _listen(self, reading: int) -> None:
+        while numbers := os.read(reading, 64):
+            is_final = signal.SIGINT in numbers and self._is_repeated()
+            if not is_final and not set(numbers) & set(self.SIGNALS):
                 continue
             self._note()
             if is_final or self._doing is not None:
                 time.sleep(PATIENCE)
             if is_final:
                 _end(
-                    "asked to stop again; it ends without saving, the same command goes on from the last checkpoint",
+                    "asked to stop again; it ends without saving, the same command goes on from "
+                    "the last checkpoint",
                     130,
                 )
             if self._doing is not None:
-                _end(
-                    f"asked to stop while {self._doing}; the same command goes on",
-                    Preempted.exit_status,
-                )
+                why = f"asked to stop while {self._doing}; the same command goes on"
+                _end(why, Preempted.exit_status)
 
 
 def _end(why: str, status: int) -> None:
-    """End this process here and now: its main thread may be inside torch for a long time."""
+    """End this process at once. Its main thread may be inside torch for a long time."""
     print(f"scemae: {why}", file=sys.stderr, flush=True)
     if sys.stdout is not None:
         sys.stdout.flush()

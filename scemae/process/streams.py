@@ -1,8 +1,8 @@
-"""What a program says: stdout, stderr and log files. Messages may be lost, the work that they tell of is not.
+"""stdout, stderr and log files whose failures do not end the program.
 
-A full disk under a log, a stream that the caller has closed, a reader that has left (`| true`): each makes a write fail.
-`guard` puts streams in place that drop what cannot be written, count it, and say so once they can be written again. A
-character that the terminal cannot show comes out as an escape code.
+Writing fails on a full disk, to a stream that the caller has closed, and to a reader that has left
+(`| true`). `guard` installs streams that drop what cannot be written, count it, and report the loss
+once they can write again. A character that the terminal cannot show is printed as an escape code.
 """
 
 import errno
@@ -17,25 +17,24 @@ from scemae.files.disk import open_to_append
 
 
 class Forgiving(io.FileIO):
-    """A file whose writes never raise: what cannot be written is dropped, and counted in `lost`, in bytes."""
+    """A file whose writes never raise. `lost` counts the bytes that could not be written."""
 
     def __init__(self, descriptor: int, *, closefd: bool) -> None:
         super().__init__(descriptor, "w", closefd=closefd)
         self.lost, self.reason, self._unsaid, self._is_read = 0, "", 0, True
 
     def write(self, data: bytes) -> int:
-        """Write all of `data`, or as much as can be written."""
+        """Write as much of `data` as possible; returns its size."""
         left = memoryview(data).cast("B")
         size = len(left)
         try:
             if self._unsaid:
-                super().write(
-                    f"\n[{self._unsaid:,} bytes of messages were lost here: {self.reason}]\n".encode()
-                )
+                note = f"\n[{self._unsaid:,} bytes of messages were lost here: {self.reason}]\n"
+                super().write(note.encode())
                 self._unsaid = 0
             while left:
                 written = super().write(left)
-                if written is None:  # a pipe that is full, and was opened not to wait
+                if written is None:  # a full pipe that was opened not to wait
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 left = left[written:]
         except OSError as error:
@@ -43,7 +42,7 @@ class Forgiving(io.FileIO):
         return size
 
     def close(self) -> None:
-        """Close it. A network disk may refuse only now what was written."""
+        """Close the file. A network disk may refuse only now what was written."""
         try:
             super().close()
         except OSError as error:
@@ -51,7 +50,7 @@ class Forgiving(io.FileIO):
 
     @property
     def is_incomplete(self) -> bool:
-        """True where somebody who still reads did not get all: on a full disk, say; not where the reader has left."""
+        """True where output was lost that somebody wants: on a full disk, say, not a closed pipe."""
         return self.lost > 0 and self._is_read
 
     def _lose(self, count: int, error: OSError) -> None:
@@ -60,8 +59,11 @@ class Forgiving(io.FileIO):
 
 
 def guard() -> None:
-    """Give this process a stdin, stdout and stderr, of which the last two never raise. A second call changes nothing."""
-    if sys.stdin is None:  # it was closed: else the next file that is opened would take its number
+    """Give this process a stdin, and a stdout and stderr that never raise.
+
+    A second call changes nothing.
+    """
+    if sys.stdin is None:  # it was closed, and the next file opened would take its number
         sys.stdin = open(_nowhere(os.O_RDONLY), encoding="utf8")
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
@@ -71,7 +73,7 @@ def guard() -> None:
             try:
                 stream.flush()
             except OSError:
-                pass  # what was said before this call
+                pass  # of output before this call
             setattr(
                 sys,
                 name,
@@ -85,7 +87,7 @@ def guard() -> None:
 
 
 def incomplete(stream: TextIO | None) -> str:
-    """Why not all that was printed to a guarded stream is there, or nothing."""
+    """Why output to a guarded stream was lost; empty where none was."""
     if stream is not None:
         stream.flush()
     file = getattr(stream, "buffer", None)
@@ -93,12 +95,12 @@ def incomplete(stream: TextIO | None) -> str:
 
 
 def log_file(path: Path) -> TextIO:
-    """A text file that lines are appended to, each at once; what cannot be written is lost, and nothing raises."""
+    """A text file to append lines to, each at once. Lines that cannot be written are lost."""
     return _text(Forgiving(log_descriptor(path), closefd=True), line_buffering=True)
 
 
 def log_descriptor(path: Path) -> int:
-    """A descriptor that appends to `path`; where that cannot be opened, one that leads nowhere, which stderr is told."""
+    """A descriptor that appends to `path`, or to /dev/null, with a message, where it cannot."""
     try:
         return open_to_append(path)
     except (OSError, FileError) as error:
@@ -127,7 +129,7 @@ def _text(
 
 
 def _nowhere(mode: int) -> int:
-    """A descriptor of /dev/null, the lowest that is free, which children inherit."""
+    """A descriptor of /dev/null, the lowest free one, which child processes inherit."""
     descriptor = os.open(os.devnull, mode)
     os.set_inheritable(descriptor, True)
     return descriptor
