@@ -11,7 +11,8 @@ from ray import tune
 
 from bench.sweep import peak_mib
 from scemae.files import disk
-from scemae.runs.generations import METRICS, claim
+from scemae.runs.generation_files import METRICS
+from scemae.runs.generations import claim
 from scemae.sweep import spec as sweeps
 from scemae.sweep import tune_driver
 from scemae.sweep.trials import FINISHED

@@ -19,8 +19,8 @@ from scemae.errors import RunFolderError
 from scemae.files import documents
 from scemae.files.documents import Seconds
 from scemae.runs import generations
+from scemae.runs.generation_files import DAMAGED, moment, owner_of, text_of
 from scemae.runs.metrics_log import METRICS
-from scemae.runs.start_files import DAMAGED, moment, owner_of, text_of
 
 HELP = """\
 Where the wall time of a training run went, over all its starts, and its goodput: the share spent on steps that count.

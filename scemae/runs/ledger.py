@@ -18,7 +18,7 @@ from torch import distributed
 from scemae.data.order import Slice
 from scemae.errors import ShardError
 from scemae.files.json_lines import Rows
-from scemae.runs.start_files import LEDGER
+from scemae.runs.generation_files import LEDGER
 
 LIMBS, FILE = 8, LEDGER
 

@@ -15,9 +15,9 @@ from scemae.errors import FileError
 from scemae.files import disk
 from scemae.files.json_lines import Rows
 from scemae.runs import generations
+from scemae.runs.generation_files import METRICS
 from scemae.runs.generations import Generation
 from scemae.runs.ledger import to_text
-from scemae.runs.start_files import METRICS
 
 NO_NORM = -1.0  # of a step whose gradient norm the engine does not tell
 

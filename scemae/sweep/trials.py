@@ -24,7 +24,7 @@ from scemae.errors import FileError, RunFolderError
 from scemae.files import disk, documents
 from scemae.files.documents import Count, Seconds
 from scemae.runs import generations
-from scemae.runs.start_files import METRICS
+from scemae.runs.generation_files import METRICS
 from scemae.sweep.space import Values
 
 PAPER, RANDOM, GRID, TPE = "paper", "random", "grid", "tpe"

@@ -87,7 +87,7 @@ def test_a_start_that_never_trained_takes_nothing_back(tmp_path):
 
 def test_a_living_process_of_this_machine_keeps_its_folder_and_a_dead_one_does_not(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    born = generations._born(other.pid)
+    born = generations._start_ticks(other.pid)
     pretend(start(tmp_path).folder, pid=other.pid, born=born)
     with pytest.raises(RunFolderError, match=f"in use by process {other.pid}"):
         claim(tmp_path, None, None)

@@ -17,7 +17,7 @@ import pytest
 
 from scemae.cluster import array, chain, status
 from scemae.errors import ConfigError, LaunchError, RunFolderError
-from scemae.runs import generations
+from scemae.runs import generation_files, generations
 from scemae.runs.checkpoints import checkpoint
 from scemae.sweep import command, ranking
 from scemae.sweep import spec as sweeps
@@ -301,7 +301,9 @@ def add_look(run, score):
     """A start of a run that was trained by nobody, with one look at its last step."""
     start = generations.claim(run, None, None)
     start.record_base(0)
-    (start.folder / generations.METRICS).write_text(f'{{"step": 30, "probe_different": {score}}}\n')
+    (start.folder / generation_files.METRICS).write_text(
+        f'{{"step": 30, "probe_different": {score}}}\n'
+    )
 
 
 # Elements at work.
@@ -515,7 +517,7 @@ def test_trials_of_an_array_are_what_their_commands_give_alone(whole, tmp_path):
         )
         shown = [
             row
-            for row in generations.rows(tmp_path / str(number), generations.METRICS)
+            for row in generations.rows(tmp_path / str(number), generation_files.METRICS)
             if "probe_different" in row
         ][-1]
         assert records(run)[number].values == values

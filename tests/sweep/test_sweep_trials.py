@@ -8,7 +8,8 @@ import pytest
 
 from scemae.errors import RunFolderError
 from scemae.files import disk
-from scemae.runs.generations import METRICS, claim, path_of
+from scemae.runs.generation_files import METRICS
+from scemae.runs.generations import claim, path_of
 from scemae.sweep import spec as sweeps
 from scemae.sweep.queue import TrialQueue
 from scemae.sweep.trials import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scemae.runs import generations
-from scemae.runs.generations import METRICS
+from scemae.runs.generation_files import METRICS
 from scemae.sweep.processes.rank_processes import ForkServerClient, Ranks
 from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Trial, TrialRecord, drop, read_run
 

@@ -1,4 +1,7 @@
-"""What a start of a run leaves in its folder, read again: owner.json, base.json, beat, ended, and the rows (generations.py)."""
+"""The files of a generation's folder, read again: owner.json, base.json, beat, ended, and the rows.
+
+generations.py writes them, and says what each of them is.
+"""
 
 import re
 from collections.abc import Iterator
@@ -17,12 +20,12 @@ MOST_STEPS = 2**53
 
 @dataclass
 class Owner:
-    """owner.json: the process that made a start, as another one of the same machine can look for it."""
+    """owner.json: the process of a generation, for other processes to see whether it lives."""
 
     host: str | None = None
     pid: Count | None = None
-    born: str | None = None
-    namespace: str | None = None
+    born: str | None = None  # clock ticks from boot to its start
+    namespace: str | None = None  # of process numbers
     job: str | None = None
     queued: Seconds | None = None
     started: Seconds | None = None
@@ -31,7 +34,7 @@ class Owner:
 
 @dataclass
 class Base:
-    """base.json: the step that a start went on from."""
+    """base.json: the step that a generation went on from."""
 
     step: Count
 
@@ -48,7 +51,7 @@ class LedgerRow(TypedDict, total=False):
 
 
 MetricsRow = dict[str, float | int | bool | None]  # "step", "time", and numbers by name
-KINDS = {METRICS: MetricsRow, LEDGER: LedgerRow}
+KINDS: dict[str, Any] = {METRICS: MetricsRow, LEDGER: LedgerRow}
 
 
 def moment(text: str) -> float | None:
@@ -57,17 +60,16 @@ def moment(text: str) -> float | None:
 
 
 def base_of(folder: Path) -> int | None:
-    """The step that the start in `folder` went on from; None where it did not come so far. Raises RunFolderError."""
+    """The step that a generation went on from; None before it has begun. Raises RunFolderError."""
+    path = folder / "base.json"
     try:
-        return documents.read_json(
-            folder / "base.json", Base, error=RunFolderError, remedy=DAMAGED
-        ).step
+        return documents.read_json(path, Base, error=RunFolderError, remedy=DAMAGED).step
     except OSError:
         return None
 
 
 def owner_of(folder: Path) -> Owner:
-    """The process that made the start in `folder`; nothing is known of one that died while it claimed the folder."""
+    """The process of a generation; without values where it died while it claimed the folder."""
     try:
         return documents.read_json(folder / "owner.json", Owner, error=RunFolderError)
     except (OSError, RunFolderError):
@@ -75,14 +77,16 @@ def owner_of(folder: Path) -> Owner:
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of metrics.jsonl or ledger.jsonl, each with its "step"; a torn line is left out. Raises RunFolderError."""
-    for row in documents.read_rows(
-        path, KINDS.get(path.name, dict[str, Any]), error=RunFolderError, remedy=DAMAGED
-    ):
+    """The rows of metrics.jsonl or ledger.jsonl, each with its "step".
+
+    A line that was cut is left out. Raises RunFolderError.
+    """
+    kind = KINDS.get(path.name, dict[str, Any])
+    row: dict[str, Any]
+    for row in documents.read_rows(path, kind, error=RunFolderError, remedy=DAMAGED):
         if type(row.get("step")) is not int or not 0 <= row["step"] <= MOST_STEPS:
-            raise RunFolderError(
-                f"{path}: found a row whose step is {str(row.get('step'))[:40]}; {DAMAGED}"
-            )
+            found = str(row.get("step"))[:40]
+            raise RunFolderError(f"{path}: found a row whose step is {found}; {DAMAGED}")
         yield row
 
 
