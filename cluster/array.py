@@ -5,6 +5,7 @@ folders: either can go on where the other stopped. The array is one start of the
 over from it. A last job writes the table and the page.
 """
 
+import argparse
 import math
 import shlex
 from dataclasses import replace
@@ -15,20 +16,16 @@ from scemae.config import checks
 from scemae.config.schema.jobs import SubmitConfig
 from scemae.errors import ConfigError
 from scemae.runs.run_folder import own
-from scemae.sweep import command
 from scemae.sweep import spec as sweeps
 from scemae.sweep.spec import Sweep
 
 
-def main(words: list[str]) -> None:
-    """Submit the array of `scemae sweep WORDS --array`, or with --dry-run print it. Raises ConfigError, LaunchError."""
-    if {"-h", "--help"} & set(words):
-        print(command.HELP)
-        return
-    flags = {word for word in words if word.startswith("-")}
-    if unknown := sorted(flags - {"--array", "--dry-run"}):
-        raise ConfigError(f"found {unknown[0]}, which does not go with --array; --dry-run does")
-    sweep = sweeps.load([word for word in words if word not in flags])
+def main(options: argparse.Namespace) -> None:
+    """Submit the array of a sweep, or with --dry-run print it. Raises ConfigError, LaunchError."""
+    for name in ("join", "page", "alone", "cfg", "out"):
+        if getattr(options, name):
+            raise ConfigError(f"found --{name}, which does not go with --array; --dry-run does")
+    sweep = sweeps.load(options.settings)
     check(sweep)
     sweep.check()
     share, cluster = sweep.config.trial, sweep.config.cluster
@@ -71,7 +68,7 @@ def main(words: list[str]) -> None:
     ]
     checks.check(config)
     submit.check_place(sweep.folder)
-    if "--dry-run" in flags:
+    if options.dry_run:
         print(*(submit.script(config, stages, i) for i in range(len(stages))), sep="\n")
         print(
             f"# as an array of {elements}: element k runs trials k, k + {elements}, ... below {sweep.size}"

@@ -1,5 +1,6 @@
 """`scemae submit`: the stages as one chain of dependent jobs, through submitit, from a snapshot in the run folder."""
 
+import argparse
 import os
 import shlex
 import shutil
@@ -17,50 +18,19 @@ from scemae.config.schema.jobs import SubmitConfig
 from scemae.config.values import as_list
 from scemae.errors import ConfigError, LaunchError, Preempted
 
-HELP = """\
-scemae submit run_dir=RUN [KEY=VALUE ...] [--dry-run | --cfg]: shards, pretrain, correspond, evaluate as a chain of jobs
-scemae submit --status RUN                                     what became of it
 
-  scemae submit run_dir=runs/small cluster.nodes=2 cluster.ranks_per_node=8 cluster.gpus_per_node=8 --dry-run
-  scemae submit run_dir=runs/small stages=[pretrain,correspond] pretrain.optim.epochs=200 correspond.carb.dim=64
-  scemae submit run_dir=runs/all stages=[shards,pretrain,correspond,evaluate] shards=[celeba,/data/CelebA,data/celeba]
-  scemae submit run_dir=runs/here cluster=local                  (on a workstation: one after the other)
-
-Each job starts when the one before it has succeeded, from a copy of code and configs in RUN/code; results go to
-RUN/pretrain, RUN/correspond and RUN/evaluate. A job that reaches its time limit, is preempted or loses a node queues
-again under its own id and goes on at its newest checkpoint; one that fails for good ends the chain. Once the chain has
-ended, the same command submits it again, and each stage goes on where it stood.
-
-  stages               which of shards, pretrain, correspond, evaluate
-  STAGE.KEY=VALUE      a setting of that stage: pretrain.model=deit_tiny
-  cluster              a named set of values in configs/cluster: default, local
-  cluster.account, partition, qos, time (minutes), nodes, ranks_per_node, gpus_per_node, cpus_per_task, mem
-  cluster.container    what comes before the program: "apptainer exec --nv image.sif"
-  cluster.setup        shell lines for each job: ["module load cuda"]
-  cluster.options      anything else that the scheduler takes: ["exclusive","constraint=a100"]
-  --dry-run            print the job scripts, submit and write nothing
-"""
-
-
-def main(argv: list[str]) -> None:
-    """Run `scemae submit` with the words after it. Raises ConfigError, LaunchError, Preempted."""
-    if not argv or "-h" in argv or "--help" in argv:
-        print(HELP)
-        return
-    if argv[0] == "--status":
-        if len(argv) != 2 or not argv[1]:
-            raise ConfigError(
-                "--status: one run folder was needed; give `scemae submit --status RUN`"
-            )
-        print(status.describe(Path(argv[1])))
-        return
-    flags = {"--dry-run", "--cfg"}
-    overrides = gather([word for word in argv if word not in flags])
-    if "--cfg" in argv:
-        print(compose_yaml("submit", overrides))
-        return
-    config = load_config("submit", overrides, typed=True)
-    submit(config, chain.plan(config), dry_run="--dry-run" in argv)
+def main(options: argparse.Namespace) -> None:
+    """Submit a chain, or show its state. Raises ConfigError, LaunchError, Preempted."""
+    settings = gather(options.settings)
+    if options.status:
+        if settings:
+            raise ConfigError(f"--status: found {settings[0]} too; give the run folder alone")
+        print(status.describe(options.status))
+    elif options.cfg:
+        print(compose_yaml("submit", settings))
+    else:
+        config = load_config("submit", settings, typed=True)
+        submit(config, chain.plan(config), dry_run=options.dry_run)
 
 
 def gather(words: list[str]) -> list[str]:
@@ -71,11 +41,6 @@ def gather(words: list[str]) -> list[str]:
         stage, dot, setting = word.partition(".")
         if stage in STAGES[1:] and dot and "=" not in stage:
             found.setdefault(stage, []).append(setting)
-        elif word.startswith("-"):
-            raise ConfigError(
-                f"found {word}, which is no option; give key=value pairs, --dry-run, --status, --cfg or "
-                "--help"
-            )
         else:
             rest.append(word)
     return rest + [f"{stage}={as_list(listed)}" for stage, listed in found.items()]

@@ -37,9 +37,8 @@ SOURCES = {
 }
 
 
-def main(argv: list[str]) -> None:
-    """Run `scemae shards` with the words after it; a wrong usage exits with 2. Raises ScemaeError."""
-    arguments = _parser().parse_args(argv)
+def main(arguments: argparse.Namespace) -> None:
+    """Build, verify or describe shards. Raises ScemaeError."""
     if arguments.command == "build":
         build(arguments)
     elif arguments.command == "verify":
@@ -110,11 +109,9 @@ def _chosen(splits: list[Split], names: list[str] | None) -> list[Split]:
     return [split for split in splits if not names or split.name in names]
 
 
-def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "scemae shards", description=__doc__, epilog=EXAMPLES, formatter_class=raw
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `scemae shards`."""
+    raw, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
     commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | info")
     sources = commands.add_parser(
         "build",
@@ -144,7 +141,6 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "folder", type=given_path, help="the folder of one split, or the one that holds several"
         )
-    return parser
 
 
 def _add_source(parser: argparse.ArgumentParser, name: str) -> None:

@@ -24,11 +24,8 @@ LAYOUTS = {
 }  # of `scemae faces`, and what reads them
 
 
-def main(argv: list[str]) -> None:
-    """Run faces, shards, pretrain, correspond, evaluate and report below one folder, and with --rivals tables."""
-    parser = argparse.ArgumentParser(
-        "scemae demo", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument(
         "out",
         nargs="?",
@@ -48,7 +45,10 @@ def main(argv: list[str]) -> None:
         action="store_true",
         help="the rivals too, and all tables; half an hour on two cores",
     )
-    options = parser.parse_args(argv)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Run faces, shards, pretrain, correspond, evaluate and report below one folder, and with --rivals tables."""
     everything = commands(options.out, options.faces, options.workers)
     if options.rivals:
         everything += rivals(

@@ -21,7 +21,7 @@ from scemae.files import disk
 from scemae.process.progress import progress_bar
 
 CHUNK = 32
-DESCRIPTION = """Draw faces with exact landmarks, in the own layout of CelebA or of another benchmark.
+HELP = """Draw faces with exact landmarks, in the own layout of CelebA or of another benchmark.
 
 Every picture follows from the seed, the layout and its number, so the same command gives the same
 files with any number of workers. People are split 80/10/10.
@@ -31,7 +31,13 @@ celeba   train, val and test; MAFL's testing list shows people of the test part 
 aflw_m   MTFL's crops of 150x150 pixels, training people 80 %, test people 20 %
 aflw_r   lmdis-rep's tighter crops of many sizes; some labels are wrong, as the paper finds AFLW_R's
          to be (AFLW_RO), and corrected.csv has the exact ones of the test set (AFLW_RC)
-300w     whole pictures of many sizes in 300-W's folders, 68 points and a box around each face"""
+300w     whole pictures of many sizes in 300-W's folders, 68 points and a box around each face
+
+  scemae faces faces/ --count 4000 --identities 400 --seed 0 --workers 8
+  scemae faces aflw/ --layout aflw_r --count 2000 --identities 400
+  scemae shards build aflw_r aflw/ data/aflw --corrected aflw/corrected.csv
+
+A picture takes about 10 ms of one core and 7 kB. Make shards of the folder as of the data set."""
 
 
 def identity_of(index: int, identities: int, seed: int) -> int:
@@ -236,17 +242,8 @@ def table(names: list[str], values: np.ndarray) -> list[str]:
     ]
 
 
-def main(argv: list[str]) -> None:
-    """Command line of the generator."""
-    parser = argparse.ArgumentParser(
-        prog="scemae faces",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=DESCRIPTION,
-        epilog="examples:\n  scemae faces faces/ --count 4000 --identities 400 --seed 0 --workers 8\n"
-        "  scemae faces aflw/ --layout aflw_r --count 2000 --identities 400\n"
-        "  scemae shards build aflw_r aflw/ data/aflw --corrected aflw/corrected.csv\n\n"
-        "A picture takes about 10 ms of one core and 7 kB. Make shards of the folder as of the data set itself.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument("out", type=given_path, metavar="OUT", help="folder to write; new or empty")
     parser.add_argument(
         "--layout",
@@ -266,7 +263,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)"
     )
-    args = parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Command line of the generator."""
     write_faces(
         args.out,
         count=args.count,

@@ -53,11 +53,8 @@ class Adopted:
     model: Model
 
 
-def main(argv: list[str]) -> None:
-    """Adopt a file of weights. Raises CheckpointError for one that does not fit, ConfigError or RunFolderError else."""
-    parser = argparse.ArgumentParser(
-        prog="scemae adopt", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument("weights", metavar="WEIGHTS", type=given_path, help="a local file")
     parser.add_argument("out", metavar="OUT", type=given_path, help="the run folder, which is made")
     parser.add_argument(
@@ -75,7 +72,10 @@ def main(argv: list[str]) -> None:
             metavar=("R", "G", "B"),
             help=f"of the pixels that the weights expect ({' '.join(map(str, value))}, ImageNet's)",
         )
-    given = parser.parse_args(argv)
+
+
+def main(given: argparse.Namespace) -> None:
+    """Adopt a file of weights. Raises CheckpointError for one that does not fit, ConfigError or RunFolderError else."""
     if not all(0 < value < 10 for value in given.std):
         raise ConfigError(
             f"--std: found {given.std}, three numbers above 0 were needed, for pixels in [0, 1]"

@@ -66,11 +66,8 @@ class Features(nn.Module):
         )
 
 
-def main(argv: list[str]) -> None:
-    """Export. Raises CheckpointError, RunFolderError or ConfigError; then OUT is not there."""
-    parser = argparse.ArgumentParser(
-        prog="scemae export", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument(
         "run", metavar="RUN", type=given_path, help="run folder or checkpoint of stage 1"
     )
@@ -85,7 +82,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--check", metavar="N", type=int, default=8, help="images that are compared (8)"
     )
-    given = parser.parse_args(argv)
+
+
+def main(given: argparse.Namespace) -> None:
+    """Export. Raises CheckpointError, RunFolderError or ConfigError; then OUT is not there."""
     if given.check < 1:
         raise ConfigError(f"--check: found {given.check}, a number of images above 0 was needed")
     if given.out.exists() or given.out.is_symlink():

@@ -295,17 +295,15 @@ def clock(seconds: float) -> str:
     )
 
 
-def main(argv: list[str]) -> None:
-    """Print where the time of a run went. Raises RunFolderError where nothing was trained in it."""
-    parser = argparse.ArgumentParser(
-        prog="scemae goodput",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument(
         "run", metavar="RUN", type=given_path, help="run_dir of pretrain or correspond"
     )
     parser.add_argument("--json", action="store_true", help="seconds by start and kind, as JSON")
-    arguments = parser.parse_args(argv)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Print where the time of a run went. Raises RunFolderError where nothing was trained in it."""
     found = read(arguments.run)
     print(json.dumps(asdict(found), indent=1) if arguments.json else table(found))

@@ -33,13 +33,8 @@ from scemae.runs.ledger import FILE, LIMBS, sample_digest, to_text
 MOST_PIXELS = 2**35  # bytes of one step's frames
 
 
-def main(argv: list[str]) -> None:
-    """Check, say what was found, and raise LedgerError at the first thing that does not hold."""
-    parser = argparse.ArgumentParser(
-        "scemae verify-resume",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument(
         "run", metavar="RUN", type=given_path, help="run_dir of pretrain or correspond"
     )
@@ -66,7 +61,10 @@ def main(argv: list[str]) -> None:
         metavar="FOLDER",
         help="where shards at a URL are copied, if not where config.yaml says",
     )
-    options = parser.parse_args(argv)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Check, say what was found, and raise LedgerError at the first thing that does not hold."""
     rows, starts = read_rows(options.run)
     plan = read_plan(options.run, options.shards, options.cache_dir)
     epochs = check_plan(plan, len(rows))

@@ -4,6 +4,7 @@
                  correspond.probe_shards=data/celeba/val
 """
 
+import argparse
 import os
 import sys
 import time
@@ -18,66 +19,33 @@ from scemae.runs.generations import Generation
 from scemae.sweep import spec as sweeps
 from scemae.sweep.spec import Sweep
 
-HELP = """\
-scemae sweep run_dir=SWEEP [KEY=VALUE ...]: search settings of a stage with Ray Tune
-scemae sweep --join SWEEP                   lend this node too, until the sweep is over
-scemae sweep --page SWEEP                   write its page and table as far as it has come, and remove checkpoints that `keep`
-                                            does not keep (at its end both are done); with --out FOLDER the page goes there,
-                                            and nothing is removed: for a sweep of another user
-scemae sweep ... --array                    random and grid search as an array of jobs, without Ray
 
-  scemae sweep run_dir=runs/sweep correspond.backbone=runs/mae correspond.data.shards=data/celeba/train \\
-               correspond.probe_shards=data/celeba/val
-  sbatch --nodes=4 cluster/sweep.sh run_dir=runs/sweep ...       the same on a cluster: first node leads, others join
-
-A trial is `scemae correspond` (or pretrain) with a list of settings, in a run folder of its own. Trial 0 is the paper's
-setting. What trials share (the tokens of the frozen backbone, the validation pairs) is computed once. The same command goes
-on where the sweep stood, whatever ended it: trials that ended stay, those that ran go on from their checkpoints.
-Ends with sweep.html (look at this one), results.csv, and best.yaml: scemae correspond experiment=SWEEP/best.yaml ...
-
-  space                carb (eta, K_c, the three repellence weights), carb_ordered, carb_more, eta_clusters, mae (stage 1), or
-                       FILE.yaml of your own; space.parameters.carb.eta.high=0.4 changes a range
-  search               tpe (Optuna), random or grid; trials: how many, seed
-  correspond.KEY=VALUE, pretrain.KEY=VALUE     a setting of every trial
-  objectives           [different]: the error on pairs of different people of probe_shards, never of the test set;
-                       [different,same]: two, and the Pareto front; cycle: a proxy that needs no landmarks
-  halving.enabled      ASHA: of the trials that are looked at after halving.grace of their training, one of
-                       halving.reduction goes on
-  trial.ranks, trial.cpus, trial.gpus     what each trial gets: processes, processors per process, GPUs (0.25 shares one)
-  concurrency          trials at once; auto: as many as fit. With 1, the same seed gives the same trials; random and grid
-                       search give them with any
-  --array              jobs: how many elements; cluster.time, cluster.partition and so on as for `scemae submit`; --dry-run prints
-                       them; what each job gets follows from trial.*; the last job writes the page
-  retries              of a trial whose processes or node are gone; keep: best trials that keep their checkpoints
-"""
-
-
-def main(words: list[str]) -> None:
-    """Run `scemae sweep` with the words after it. Raises ConfigError, LaunchError, Preempted and what a stage raises."""
-    if "-h" in words or "--help" in words or not words:
-        print(HELP)
-        return
-    flags = [word for word in words if word.startswith("-")]
-    rest = [word for word in words if not word.startswith("-")]
-    if "--cfg" in flags:
-        print(compose_yaml("sweep", [word for word in rest if not word.startswith(sweeps.STAGES)]))
-    elif flags in (["--join"], ["--page"], ["--page", "--out"]):
-        if len(rest) != len(flags) or not all(rest) or not (Path(rest[0]) / sweeps.FILE).is_file():
-            raise ConfigError(
-                f"{flags[0]}: found {' '.join(rest) or 'nothing'}; give the run_dir of a sweep that has begun"
-            )
-        folder = Path(rest[0]).absolute()
-        _join(folder) if flags == ["--join"] else _page(
-            folder, Path(rest[1]).absolute() if rest[1:] else None
-        )
-    elif flags == ["--alone"]:
-        _alone(rest)
-    elif flags:
-        raise ConfigError(
-            f"found {flags[0]}, which is no option; give key=value pairs, --join, --page, --array, --cfg or --help"
-        )
+def main(options: argparse.Namespace) -> None:
+    """Run a sweep, join one or write its page. Raises ConfigError, LaunchError, Preempted and what
+    a stage raises."""
+    words = options.settings
+    if options.dry_run or options.out and not options.page:
+        raise ConfigError("found --dry-run without --array, or --out without --page")
+    if options.cfg:
+        own = [word for word in words if not word.startswith(sweeps.STAGES)]
+        print(compose_yaml("sweep", own))
+    elif options.join:
+        _join(_begun("--join", options.join, words))
+    elif options.page:
+        out = options.out and options.out.absolute()
+        _page(_begun("--page", options.page, words), out)
+    elif options.alone:
+        _alone(words)
     else:
-        _start(sweeps.load(rest), rest)
+        _start(sweeps.load(words), words)
+
+
+def _begun(option: str, folder: Path, words: list[str]) -> Path:
+    """The absolute path of a sweep that has begun. Raises ConfigError."""
+    if words or not (folder / sweeps.FILE).is_file():
+        found = " ".join([str(folder), *words])
+        raise ConfigError(f"{option}: found {found}; give the run_dir of a sweep that has begun")
+    return folder.absolute()
 
 
 def _start(sweep: Sweep, words: list[str]) -> None:

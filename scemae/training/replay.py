@@ -78,13 +78,14 @@ class Replay:
     first_bad: str | None
 
 
-def main(argv: list[str]) -> None:
-    """Replay one capsule and print what happened."""
-    parser = argparse.ArgumentParser(
-        "scemae replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument("capsule", metavar="CAPSULE", type=given_path, help="RUN/capsules/step-*")
-    folder = parser.parse_args(argv).capsule
+
+
+def main(options: argparse.Namespace) -> None:
+    """Replay one capsule and print what happened."""
+    folder = options.capsule
     facts = read_facts(folder)
     found = replay(folder, facts)
     mean = sum(found.losses) / len(found.losses)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scemae.cli import run_command
 from scemae.cluster import chain, submit
 from scemae.config.load import load_config
 from scemae.errors import ConfigError
@@ -173,7 +174,7 @@ def test_the_local_chain_runs_one_stage_after_the_other(tmp_path):
 )
 def test_what_cannot_work_is_refused_before_anything_is_submitted(tmp_path, words, sentence):
     with pytest.raises(ConfigError, match=re.escape(sentence)):
-        submit.main([f"run_dir={tmp_path / 'run'}", *words])
+        run_command(["submit", f"run_dir={tmp_path / 'run'}", *words])
     assert not (tmp_path / "run").exists()
 
 

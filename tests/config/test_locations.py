@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from scemae import cli
+from scemae.cli import run_command
 from scemae.cluster import chain, submit
 from scemae.config.load import load_config, reload_config
 from scemae.config.locations import Typed, below, cache_name, is_masked, masked
@@ -21,7 +22,6 @@ from scemae.errors import ConfigError, RunFolderError, ShardError
 from scemae.evaluation.report import report
 from scemae.files import ownership
 from scemae.runs import lineage, run_folder, verify
-from scemae.sweep import command
 from scemae.sweep import spec as sweeps
 from scemae.sweep.trials import RANDOM, Trial
 from tests.support import write_shards
@@ -256,7 +256,7 @@ def test_a_chain_and_a_sweep_hold_no_secret(tmp_path, capsys):
         "stages=[pretrain]",
         *(f"pretrain.{word}" for word in WORDS),
     ]
-    submit.main([*words, "--dry-run"])
+    run_command(["submit", *words, "--dry-run"])
     loaded = load_config("submit", submit.gather(words), typed=True)
     stages = chain.plan(loaded)
     assert stages[0].arguments[2:] == WORDS  # what a job gets is what was typed
@@ -307,7 +307,7 @@ def stranger(tmp_path, monkeypatch):
 def test_a_report_on_another_users_run_goes_elsewhere(stranger, monkeypatch, capsys):
     monkeypatch.setattr(report, "gather", lambda run, with_pictures: ({"missing": {}}, {}))
     monkeypatch.setattr(report, "render", lambda *_: "page")
-    report.main([str(stranger / "run")])
+    run_command(["report", str(stranger / "run")])
     assert "is another user's" in capsys.readouterr().out and [
         path.name for path in (stranger / "run").iterdir()
     ] == ["config.yaml"]
@@ -317,7 +317,7 @@ def test_a_report_on_another_users_run_goes_elsewhere(stranger, monkeypatch, cap
     )
     monkeypatch.chdir(stranger / "run")
     with pytest.raises(RunFolderError, match="say where its report is to go: --out FOLDER"):
-        report.main(["."])
+        run_command(["report", "."])
 
 
 @pytest.mark.parametrize("name", ["", "config.yaml"])
@@ -330,7 +330,7 @@ def test_a_run_that_others_may_write_to_is_nobodys(tmp_path, name):
 
 def test_nothing_is_written_or_removed_in_another_users_sweep(stranger):
     with pytest.raises(RunFolderError, match="--page SWEEP --out FOLDER"):
-        command.main(["--page", str(stranger / "sweep")])
+        run_command(["sweep", "--page", str(stranger / "sweep")])
     assert [path.name for path in (stranger / "sweep").iterdir()] == ["sweep.json"]
 
 

@@ -10,17 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from scemae import cli
+from scemae.cli import run_command
 from scemae.cluster import chain, submit
+from scemae.commands.parse import parse, with_runs
 from scemae.config import load, values
 from scemae.config.dotted import get_setting, setting_names
 from scemae.config.load import _choice, _is_group, _settings, load_config, reload_config, to_yaml
 from scemae.config.schema import SCHEMAS
 from scemae.errors import ConfigError
-from scemae.evaluation.photographs import detect, match
 from scemae.faces import demo
-from scemae.faces import write as faces
-from scemae.shards import build
 from scemae.sweep import spec as sweeps
 from tests.support import REPO
 
@@ -117,21 +115,21 @@ def test_an_empty_value_is_refused_for_every_setting(name):
 @pytest.mark.parametrize(
     "parse",
     [
-        lambda: match.parse(["", "b", "--backbone", "x"]),
-        lambda: match.parse(["a", "b", "--backbone", ""]),
-        lambda: detect.parse(["a", "--backbone", "x", "--regressor", "y", "--out", ""]),
-        lambda: build.main(["build", "folder", "root", ""]),
-        lambda: build.main(["verify", ""]),
-        lambda: demo.main([""]),
-        lambda: faces.main([""]),
-        lambda: cli._with_runs(["", "run_dir=x"]),
-        lambda: submit.main(["--status", ""]),
-        lambda: cli.COMMANDS["report"]([""]),
-        lambda: cli.COMMANDS["adopt"](["", "x", "--model", "deit_tiny"]),
-        lambda: cli.COMMANDS["export"](["x", ""]),
-        lambda: cli.COMMANDS["goodput"]([""]),
-        lambda: cli.COMMANDS["verify-resume"]([""]),
-        lambda: cli.COMMANDS["sweep"](["--page", ""]),
+        lambda: parse("match", ["", "b", "--backbone", "x"]),
+        lambda: parse("match", ["a", "b", "--backbone", ""]),
+        lambda: parse("detect", ["a", "--backbone", "x", "--regressor", "y", "--out", ""]),
+        lambda: run_command(["shards", "build", "folder", "root", ""]),
+        lambda: run_command(["shards", "verify", ""]),
+        lambda: run_command(["demo", ""]),
+        lambda: run_command(["faces", ""]),
+        lambda: with_runs(["", "run_dir=x"]),
+        lambda: run_command(["submit", "--status", ""]),
+        lambda: run_command(["report", ""]),
+        lambda: run_command(["adopt", "", "x", "--model", "deit_tiny"]),
+        lambda: run_command(["export", "x", ""]),
+        lambda: run_command(["goodput", ""]),
+        lambda: run_command(["verify-resume", ""]),
+        lambda: run_command(["sweep", "--page", ""]),
     ],
 )
 def test_an_empty_path_is_refused_by_every_command(parse):
@@ -225,10 +223,7 @@ def test_the_commands_of_a_demo_keep_its_folder(name, monkeypatch, tmp_path):
         (out / stage).mkdir(parents=True)
     drawn, built, pretrain, correspond, evaluate, report = demo.commands(out, 10, 1)
     assert Path(faces_parser(drawn[1:])) == out / "faces"
-    assert (
-        build._parser().parse_args(built[1:]).out == out / "shards"
-        and Path(report[1]) == out / "evaluate"
-    )
+    assert parse("shards", built[1:]).out == out / "shards" and Path(report[1]) == out / "evaluate"
     assert (
         read(pretrain)["run_dir"]
         == str(out / "pretrain")
@@ -236,7 +231,7 @@ def test_the_commands_of_a_demo_keep_its_folder(name, monkeypatch, tmp_path):
         == read(evaluate)["backbone"]
     )
     tables = demo.rivals(out, 10, 1)[-1]
-    found = read(["tables", *cli._with_runs(tables[1:])])
+    found = read(["tables", *with_runs(tables[1:])])
     assert [Path(run) for run in found["runs"]] == [
         out / "correspond",
         out / "cl",
@@ -260,7 +255,7 @@ def test_a_demo_draws_in_a_folder_of_its_own(tmp_path, monkeypatch):
 
     monkeypatch.setattr(demo, "run", run)
     with pytest.raises(SystemExit):
-        demo.main([str(tmp_path)])
+        run_command(["demo", str(tmp_path)])
     assert (
         sorted(path.name for path in tmp_path.iterdir()) == ["faces", "faces.partial"]
         and not drawn[0].exists()
@@ -281,19 +276,17 @@ def test_a_run_for_the_tables_is_a_folder_with_any_name(name, monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir(parents=True)
     given = f"./{name}" if name.startswith("-") else name
-    assert read(["tables", *cli._with_runs([given, "run_dir=x"])])["runs"] == [given]
+    assert read(["tables", *with_runs([given, "run_dir=x"])])["runs"] == [given]
     with pytest.raises(ConfigError, match="no such folder"):
-        cli._with_runs(["gone"])
+        with_runs(["gone"])
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_doctor_checks_the_folder_that_was_typed(name, monkeypatch):
-    given = []
-    monkeypatch.setattr(
-        cli, "_config", lambda stage, text, argv: given.append(read([stage, *argv]))
-    )
-    cli._doctor(["pretrain", f"run_dir={name}", f"data.shards={name}", "--time-limit", "5"])
-    assert given == [{"run_dir": name, "data.shards": name}]
+def test_doctor_checks_the_folder_that_was_typed(name):
+    words = ["pretrain", f"run_dir={name}", f"data.shards={name}", "--time-limit", "5"]
+    found = parse("doctor", words)
+    assert (found.schema, found.time_limit) == ("pretrain", 5)
+    assert read(["pretrain", *found.settings]) == {"run_dir": name, "data.shards": name}
 
 
 @pytest.mark.parametrize("name", ["Mü (x)", 'a=b,[c]"', "$HOME'%"])
@@ -365,7 +358,7 @@ def test_a_job_script_says_what_was_typed(name, tmp_path, monkeypatch):
 def test_a_folder_that_a_job_script_cannot_express_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="which the job scripts cannot express"):
-        submit.main([f"run_dir={name}", "stages=[pretrain]", "--dry-run"])
+        run_command(["submit", f"run_dir={name}", "stages=[pretrain]", "--dry-run"])
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "correspond", "evaluate", "sweep", "tables"])

@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate, normalize
 
+from scemae.cli import run_command
 from scemae.data.picture import read_picture
 from scemae.errors import CheckpointError, ConfigError, DataError
 from scemae.evaluation.landmarks import matching
 from scemae.evaluation.landmarks.benchmarks import find_benchmark, to_frame
 from scemae.evaluation.landmarks.regression import LandmarkRegressor, RegressionConfig
 from scemae.evaluation.landmarks.regressor_file import load_regressor, save_regressor
-from scemae.evaluation.photographs import detect, marked, match, photograph_features
+from scemae.evaluation.photographs import marked, photograph_features
 from scemae.evaluation.photographs.photograph import (
     Box,
     check_points,
@@ -178,8 +179,9 @@ def test_cosines_are_those_of_the_upsampled_features():
 
 def test_match_writes_points_picture_and_provenance(runs, photo, tmp_path, capsys):
     picture(3, (200, 330)).save(tmp_path / "b.png")
-    match.main(
+    run_command(
         [
+            "match",
             str(photo),
             str(tmp_path / "b.png"),
             "--backbone",
@@ -214,8 +216,9 @@ def test_match_writes_points_picture_and_provenance(runs, photo, tmp_path, capsy
 
 def test_match_takes_the_landmarks_of_a_regressor(runs, photo, tmp_path):
     regressor_on(tmp_path / "r.safetensors", digests_of(runs))
-    match.main(
+    run_command(
         [
+            "match",
             str(photo),
             str(photo),
             "--backbone",
@@ -249,8 +252,9 @@ def test_a_regressor_comes_back_as_it_was_saved(tmp_path):
 
 def test_detect_gives_landmarks_in_pixels_of_the_photograph(runs, photo, tmp_path):
     regressor = regressor_on(tmp_path / "r.safetensors", digests_of(runs))
-    detect.main(
+    run_command(
         [
+            "detect",
             str(photo),
             "--backbone",
             str(runs[0]),
@@ -291,7 +295,7 @@ def test_a_bad_photograph_among_many_is_named_and_the_others_are_done(
         str(tmp_path / "out"),
     ]
     with pytest.raises(DataError, match="1 of 3 photographs were left out, the first .*bad.jpg"):
-        detect.main([str(photo), str(tmp_path / "bad.jpg"), str(photo), *arguments])
+        run_command(["detect", str(photo), str(tmp_path / "bad.jpg"), str(photo), *arguments])
     assert "bad.jpg: not an image" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"{name}.landmarks.{kind}" for name in ("a", "a-2") for kind in ("json", "png")
@@ -337,8 +341,9 @@ def test_many_points_get_colours_of_their_own():
 
 def test_a_missing_checkpoint_is_named_before_anything_is_written(photo, tmp_path):
     with pytest.raises(CheckpointError, match="no finished checkpoint"):
-        match.main(
+        run_command(
             [
+                "match",
                 str(photo),
                 str(photo),
                 "--backbone",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from scemae.cli import run_command
 from scemae.config.load import load_config
 from scemae.data.augment import MEAN, STD, normalise
 from scemae.errors import RunFolderError
@@ -111,7 +112,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(folder):
     """The report of the evaluation: its HTML and its JSON."""
-    report.main([str(folder / "eval"), "--out", str(folder / "page")])
+    run_command(["report", str(folder / "eval"), "--out", str(folder / "page")])
     return (folder / "page" / "report.html").read_text(), json.loads(
         (folder / "page" / "report.json").read_text()
     )
@@ -161,14 +162,14 @@ def test_a_short_run_is_called_a_reduced_schedule(page):
 
 
 def test_no_pictures_leaves_out_every_face(folder, tmp_path):
-    report.main([str(folder / "eval"), "--out", str(tmp_path), "--no-pictures"])
+    run_command(["report", str(folder / "eval"), "--out", str(tmp_path), "--no-pictures"])
     text = (tmp_path / "report.html").read_text()
     assert "<img" not in text and "data:image" not in text and "<svg" in text
     assert set(json.loads((tmp_path / "report.json").read_text())["missing"]) == set(FACES)
 
 
 def test_a_training_run_names_what_an_evaluation_would_add(folder, tmp_path):
-    report.main([str(folder / "mae"), "--out", str(tmp_path)])
+    run_command(["report", str(folder / "mae"), "--out", str(tmp_path)])
     missing = json.loads((tmp_path / "report.json").read_text())["missing"]
     assert set(missing) == {"matching", "detection", "similarity", "matches", "detections"}
     assert f"scemae evaluate run_dir=EVAL backbone={folder / 'mae'}" in missing["matching"]
@@ -207,7 +208,7 @@ def test_an_evaluation_without_a_model_still_has_its_page(folder, tmp_path):
             "evaluate", [f"run_dir={tmp_path}", f"matching.shards={folder / 'shards'}", "stride=8"]
         )
     )
-    report.main([str(tmp_path)])
+    run_command(["report", str(tmp_path)])
     found = json.loads((tmp_path / "report.json").read_text())
     assert "scemae pretrain" in found["missing"]["attention"] and list(found["pictures"]) == [
         "matches"
@@ -230,7 +231,7 @@ def test_what_is_no_run_of_ours_is_refused_in_a_sentence(folder, tmp_path, spoil
     run = shutil.copytree(folder / "eval", tmp_path / "eval")
     spoil(run)
     with pytest.raises(RunFolderError, match=words) as error:
-        report.main([str(run)])
+        run_command(["report", str(run)])
     assert "\n" not in str(error.value)
 
 

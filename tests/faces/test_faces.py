@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from scemae.cli import run_command
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ConfigError, DataError
 from scemae.evaluation.landmarks.benchmarks import Frames, check_counts, find_benchmark, load_frames
@@ -24,7 +25,6 @@ from scemae.faces.write import (
     split_identities,
     write_faces,
 )
-from scemae.shards import build
 
 GREEN = np.array([30.0, 240, 30])
 UNIT = 136 / 178 * 70 / 96  # from pixels of the 178 frame to the 70-pixel frame, PROTOCOL 3.4
@@ -268,8 +268,17 @@ def shards(tmp_path_factory) -> Path:
             progress=False,
         )
         extra = ["--corrected", str(base / layout / "corrected.csv")] if layout == "aflw_r" else []
-        build.main(
-            ["build", source, str(base / layout), str(base / "shards"), "--workers", "1", *extra]
+        run_command(
+            [
+                "shards",
+                "build",
+                source,
+                str(base / layout),
+                str(base / "shards"),
+                "--workers",
+                "1",
+                *extra,
+            ]
         )
     return base / "shards"
 

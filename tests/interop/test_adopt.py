@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
+from scemae.cli import run_command
 from scemae.config.schema.training import Decoder, Model
 from scemae.data.augment import MEAN, STD, normalise
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
@@ -305,10 +306,13 @@ def test_messages_show_no_escape_codes_of_a_file(tmp_path):
 def test_bad_arguments_are_refused_before_anything_is_written(tmp_path):
     torch.save(vit().state_dict(), tmp_path / "a.pth")
     with pytest.raises(ConfigError, match="--model: found 'deit_huge'"):
-        adopt.main([str(tmp_path / "a.pth"), str(tmp_path / "out"), "--model", "deit_huge"])
+        run_command(
+            ["adopt", str(tmp_path / "a.pth"), str(tmp_path / "out"), "--model", "deit_huge"]
+        )
     with pytest.raises(ConfigError, match="--std"):
-        adopt.main(
+        run_command(
             [
+                "adopt",
                 str(tmp_path / "a.pth"),
                 str(tmp_path / "out"),
                 "--model",
@@ -320,7 +324,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path):
             ]
         )
     with pytest.raises(RunFolderError, match="not empty"):
-        adopt.main([str(tmp_path / "a.pth"), str(tmp_path), "--model", "demo"])
+        run_command(["adopt", str(tmp_path / "a.pth"), str(tmp_path), "--model", "demo"])
     assert not (tmp_path / "out").exists()
 
 
@@ -328,7 +332,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path):
 def adopted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adopted")
     torch.save({"model": vit(DEMO, size=224, patch=16).state_dict()}, folder / "vit.pth")
-    adopt.main([str(folder / "vit.pth"), str(folder / "run"), "--model", "demo"])
+    run_command(["adopt", str(folder / "vit.pth"), str(folder / "run"), "--model", "demo"])
     return folder / "run"
 
 

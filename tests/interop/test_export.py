@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from scemae.cli import run_command
 from scemae.config.load import load_config
 from scemae.config.schema.training import Model
 from scemae.data.augment import MEAN, STD
@@ -65,7 +66,7 @@ def runs(tmp_path_factory):
 
 
 def run(*arguments: object) -> None:
-    export.main([str(word) for word in arguments])
+    run_command(["export", *map(str, arguments)])
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ def test_an_answer_that_cannot_be_written_is_a_failure_unless_nobody_reads_it():
     done = shell("$SCEMAE --help >/dev/full")
     assert (
         done.returncode == 1
-        and "stdout: No space left on device; what was asked for is not whole" in done.stderr
+        and "stdout: No space left on device; the output is incomplete" in done.stderr
     )
     done = shell("$SCEMAE pretrain --help | true; exit ${PIPESTATUS[0]}")
     assert (done.returncode, done.stderr) == (0, "")
@@ -97,7 +97,7 @@ def test_a_run_folder_whose_weights_could_not_be_read_again_is_refused(tmp_path)
 
 
 def test_a_name_that_cannot_be_written_is_named_in_a_sentence(capsys, monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "report", lambda words: words[0].encode())
+    monkeypatch.setattr(cli, "run_command", lambda words: words[1].encode())
     assert cli._status_of(["report", "a\udcff"]) == 1
     assert r"found 'a\udcff', which cannot be written as utf-8" in capsys.readouterr().err
 

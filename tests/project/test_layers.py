@@ -26,6 +26,7 @@ LAYERS = [
     "training",
     "sweep",
     "cluster",
+    "commands",
     "cli",
 ]
 # Inside these packages, lowest first; a folder of theirs stands for its files.

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import pytest
 
+from scemae.cli import run_command
 from scemae.config.load import load_config
 from scemae.errors import RunFolderError
 from scemae.evaluation.report import report
@@ -199,14 +200,14 @@ def test_a_beat_without_a_time_is_dated_by_its_file(tmp_path):
 
 def test_the_table_has_a_row_per_start_and_the_json_its_numbers(tmp_path, capsys):
     cut_off_at_step_7(tmp_path)
-    goodput.main([str(tmp_path)])
+    run_command(["goodput", str(tmp_path)])
     head, one, two, total, shares, words = capsys.readouterr().out.splitlines()
     assert one.split() == "1 0 1:10 10.0 5.0 3.0 3.0 10.0 25.0 10.0 0.0 4.0 16 8".split()
     assert total.split()[:3] == ["all", "2:25", "33.0"] and shares.split()[0] == "22.8%"
     assert words.startswith(
         "goodput 22.8% of all time, 27.5% without the queue; 32 images trained, 8 lost"
     )
-    goodput.main([str(tmp_path), "--json"])
+    run_command(["goodput", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["starts"][0]["spent"]["lost"] == 25 and found["total"]["queue"] == 25
 
@@ -223,7 +224,7 @@ def test_the_page_shows_where_the_time_went(tmp_path):
         "pretrain",
         load_config("pretrain", [*TINY, f"run_dir={tmp_path / 'run'}"]),
     )
-    report.main([str(tmp_path / "run"), "--no-pictures"])
+    run_command(["report", str(tmp_path / "run"), "--no-pictures"])
     page, found = (
         (tmp_path / "run" / "report.html").read_text(),
         json.loads((tmp_path / "run" / "report.json").read_text()),

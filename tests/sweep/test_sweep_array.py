@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scemae.cluster import array, chain, status
+from scemae.cli import run_command
+from scemae.cluster import chain, status
 from scemae.errors import ConfigError, LaunchError, RunFolderError
 from scemae.runs import generation_files, generations
 from scemae.runs.checkpoints import checkpoint
-from scemae.sweep import command, ranking
+from scemae.sweep import ranking
 from scemae.sweep import spec as sweeps
 from scemae.sweep.array_worker import run_array_element
 from scemae.sweep.trials import (
@@ -99,7 +100,7 @@ def table(run):
         ),
         (["halving.enabled=true"], "do not see each other's trials; give halving.enabled=false"),
         (["jobs=0"], "jobs: found 0"),
-        (["--page"], "found --page, which does not go with --array"),
+        (["--page", "x"], "found --page, which does not go with --array"),
         (["cluster.time=2"], "cluster: found time 2 minutes and signal 120 seconds"),
         (["correspond.probe_shards=null"], "found no correspond.probe_shards"),
         (["space.parameters.carb.eta.high=0.95"], "the space allows carb.eta=0.95"),
@@ -109,7 +110,7 @@ def test_what_an_array_cannot_do_is_one_sentence_before_anything_starts(
     made, tmp_path, others, sentence
 ):
     with pytest.raises(ConfigError) as told:
-        array.main(["--array", *words(made, tmp_path / "run", *others)])
+        run_command(["sweep", "--array", *words(made, tmp_path / "run", *others)])
     assert (
         sentence in str(told.value) and "\n" not in str(told.value) and not list(tmp_path.iterdir())
     )
@@ -117,8 +118,9 @@ def test_what_an_array_cannot_do_is_one_sentence_before_anything_starts(
 
 def test_a_dry_run_prints_both_jobs_and_writes_nothing(made, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))  # no sbatch here
-    array.main(
+    run_command(
         [
+            "sweep",
             "--array",
             "--dry-run",
             *words(
@@ -161,20 +163,21 @@ def test_without_a_cluster_or_with_a_sweep_that_lives_nothing_is_submitted(
 ):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match="found no sbatch on PATH; .* or give cluster=local"):
-        array.main(["--array", *words(made, tmp_path / "run")])
+        run_command(["sweep", "--array", *words(made, tmp_path / "run")])
     assert not (tmp_path / "run").exists()
     with generations.beating(
         generations.claim(tmp_path / "run", None, None)
     ):  # as `scemae sweep` with Ray does
         with pytest.raises(RunFolderError, match="in use by process"):
-            array.main(["--array", *words(made, tmp_path / "run", "cluster=local")])
+            run_command(["sweep", "--array", *words(made, tmp_path / "run", "cluster=local")])
     assert (
         not list((tmp_path / "run").glob("trials/*")) and not (tmp_path / "run" / "code").exists()
     )
 
 
 def test_help_and_wrong_words_of_an_element(made, tmp_path, capsys):
-    array.main(["--array", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        run_command(["sweep", "--array", "--help"])
     assert "random and grid search as an array of jobs" in capsys.readouterr().out
     begin(made, tmp_path)
     for wrong in (
@@ -186,7 +189,7 @@ def test_help_and_wrong_words_of_an_element(made, tmp_path, capsys):
         [str(tmp_path), "part=x", "of=1", "start=1"],
     ):
         with pytest.raises(ConfigError, match="SWEEP part=K of=N start=G was needed"):
-            command.main(["--alone", *wrong])
+            run_command(["sweep", "--alone", *wrong])
 
 
 def test_nothing_of_an_array_needs_ray_or_optuna(made):
@@ -290,7 +293,7 @@ def test_the_page_of_an_array_leaves_checkpoints_to_the_best_and_to_those_that_r
         if number != 5:  # it runs
             add_look(trial.folder(tmp_path) / "run", score)
             end_trial(tmp_path, trial, FAILED if score == 1.0 else FINISHED)
-    command.main(["--page", str(tmp_path)])
+    run_command(["sweep", "--page", str(tmp_path)])
     left = {int(path.parent.parent.name) for path in tmp_path.glob("trials/*/run/checkpoints")}
     assert left == ({0, 1, 4, 5} if keep else set(range(6)))
     assert [path.parent.name for path in tmp_path.glob("trials/*/tokens")] == ["000005"]

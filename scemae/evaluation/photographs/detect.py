@@ -45,10 +45,9 @@ NAME.landmarks.json (x, y in pixels of the photograph as it is shown, upright) a
 """
 
 
-def main(argv: list[str]) -> None:
+def main(given: argparse.Namespace) -> None:
     """Detect the landmarks of photographs. Raises CheckpointError or ConfigError before any work, DataError at the end
     where photographs were left out."""
-    given = parse(argv)
     corners = parse_boxes(given.box, given.images)
     if given.out.exists() and not given.out.is_dir():
         raise ConfigError(f"--out: {given.out} is a file; give a folder")
@@ -100,11 +99,8 @@ def detect_all(
     return failed
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="scemae detect", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument(
         "images", metavar="IMAGE", nargs="+", type=given_path, help="photographs, one face each"
     )
@@ -134,7 +130,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", required=True, metavar="DIR", type=given_path, help="where the results go"
     )
-    return parser.parse_args(argv)
 
 
 def output_names(paths: list[Path]) -> list[str]:

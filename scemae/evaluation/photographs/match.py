@@ -50,9 +50,8 @@ to trust). OUT gets match.json and match.png.
 ACROSS = 5  # points of the grid, each way
 
 
-def main(argv: list[str]) -> None:
+def main(given: argparse.Namespace) -> None:
     """Match two photographs. Raises ConfigError, DataError or CheckpointError, before anything is written."""
-    given = parse(argv)
     corners = parse_boxes(given.box, [given.first, given.second])
     points = parse_points(given.points) if given.points is not None else None
     if points is not None and given.regressor:
@@ -71,11 +70,8 @@ def main(argv: list[str]) -> None:
     print(f"{given.out / 'match.png'}, {given.out / 'match.json'}")
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="scemae match", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument(
         "first", metavar="A", type=given_path, help="the photograph that has the points"
     )
@@ -112,7 +108,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=Path("match"),
         help="where both files go (match)",
     )
-    return parser.parse_args(argv)
 
 
 def choose_points(sight: Sight, view: View, regressor: Path | None) -> np.ndarray:

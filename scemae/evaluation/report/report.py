@@ -98,11 +98,8 @@ class Shown:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def main(argv: list[str]) -> None:
-    """Write report.html and report.json. Raises RunFolderError where RUN is no run folder of this version."""
-    parser = argparse.ArgumentParser(
-        prog="scemae report", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument(
         "run", metavar="RUN", type=given_path, help="run_dir of evaluate, pretrain or correspond"
     )
@@ -115,7 +112,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--no-pictures", action="store_true", help="leave out everything that shows a face"
     )
-    arguments = parser.parse_args(argv)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Write report.html and report.json. Raises RunFolderError where RUN is no run folder of this version."""
     out = arguments.out or place_for(arguments.run)
     report, images = gather(arguments.run, with_pictures=not arguments.no_pictures)
     out.mkdir(

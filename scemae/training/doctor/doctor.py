@@ -8,6 +8,7 @@ inside the run's or beside it (rehearsal.py), which it removes. It claims no gen
 Only where it is killed, or hangs, does the folder (.doctor-*) stay, with each rank's log.
 """
 
+import argparse
 import os
 import shutil
 import sys
@@ -50,8 +51,10 @@ SAMPLES, SPARE, FULL = (
 STAGES = {"pretrain": pretrain.prepare, "correspond": correspond.prepare}
 
 
-def main(config: Any, stage: str, limits: Limits) -> None:
-    """Examine a run of `stage` and say what was found, one line each. All ranks call it; exits with 1 if refused."""
+def main(config: Any, options: argparse.Namespace) -> None:
+    """Examine a run of `options.schema` and say what was found, one line each. All ranks call it; exits with 1 if refused."""
+    stage = options.schema
+    limits = Limits(options.time_limit, options.signal_seconds, options.steps)
     stop, report = StopRequest("starting or waiting for other ranks"), Report()
     try:
         with ExitStack() as stack:
