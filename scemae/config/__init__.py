@@ -1,1 +1,1 @@
-"""Settings: their schema, how they are composed and checked, and the text of a command line as values."""
+"""Settings: their schema, how they are composed and checked, and key=value text as values."""

@@ -1,11 +1,31 @@
-"""Settings that contradict each other, or stand outside their range: `check` refuses them in one sentence."""
+"""`check` refuses settings that contradict each other or are out of range, in one sentence."""
 
 from typing import Any
 
+from scemae.config.dotted import get_setting
 from scemae.config.schema.evaluation import EvaluateConfig, TablesConfig
 from scemae.config.schema.jobs import SubmitConfig, SweepConfig
 from scemae.config.schema.training import CorrespondConfig, PretrainConfig
 from scemae.errors import ConfigError
+
+# Settings of a training stage that must be above 0, and at least 0.
+POSITIVE = (
+    *("optim.global_batch_size", "optim.epochs", "optim.lr"),
+    *("loop.log_every", "loop.save_every", "loop.keep", "loop.probe_pairs"),
+    *("runtime.micro_batch_size", "runtime.hang_seconds"),
+)
+NOT_NEGATIVE = (
+    *("optim.warmup_epochs", "optim.min_lr", "optim.weight_decay", "optim.clip_grad"),
+    *("loop.probe_every", "loop.keep_every", "loop.spike_factor", "loop.max_skips"),
+    "data.max_bad_fraction",
+)
+POSITIVE_IN_TABLES = (
+    *("matching.couples", "matching.chunk", "runtime.batch_size"),
+    *("detection.epochs", "detection.batch_size", "detection.lr", "detection.init_std"),
+    *("few_shot.images_per_epoch", "few_shot.epochs", "few_shot.batch_size", "few_shot.lr"),
+    *("few_shot.init_std", "few_shot.views"),
+    *("embedding.images", "embedding.repeats", "embedding.perplexity"),
+)
 
 
 def check(config: Any) -> None:
@@ -17,12 +37,9 @@ def check(config: Any) -> None:
         _check_sweep(config)
         return
     one_of("runtime.device", config.runtime.device, ("auto", "cpu", "cuda"))
-    measured = isinstance(config, EvaluateConfig | TablesConfig)
-    one_of(
-        "runtime.precision",
-        config.runtime.precision,
-        ("auto", "fp32", *([] if measured else ["tf32"]), "bf16"),
-    )
+    trains = isinstance(config, PretrainConfig | CorrespondConfig)
+    precisions = ("auto", "fp32", "bf16", *(["tf32"] if trains else []))
+    one_of("runtime.precision", config.runtime.precision, precisions)
     at_least("seed", config.seed, 0)
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config)
@@ -62,9 +79,9 @@ def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
     one_of("data.decoder", data.decoder, ("cpu", "nvjpeg"))
     if data.decoder == "nvjpeg" and (data.jpeg_noise or runtime.tier not in ("auto", "streaming")):
         raise ConfigError(
-            "data.decoder=nvjpeg: found data.jpeg_noise=true or a resident runtime.tier; it decodes what is "
-            "streamed and makes no noise, give data.jpeg_noise=false and runtime.tier=streaming, or "
-            "data.decoder=cpu"
+            "data.decoder=nvjpeg: found data.jpeg_noise=true or a resident runtime.tier; nvjpeg "
+            "decodes only streamed images without noise, give data.jpeg_noise=false and "
+            "runtime.tier=streaming, or data.decoder=cpu"
         )
     one_of("runtime.tier", runtime.tier, ("auto", "gpu", "host", "streaming"))
     if runtime.workers != "auto" and not (isinstance(runtime.workers, int) and runtime.workers > 0):
@@ -74,50 +91,31 @@ def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
     one_of("runtime.compile", runtime.compile, ("auto", True, False))
     if runtime.offload and runtime.zero_stage == 0:
         raise ConfigError(
-            "runtime: found offload=true with zero_stage=0, which keeps no state apart; give "
-            "zero_stage 1, 2 or 3, or offload=false"
+            "runtime: found offload=true with zero_stage=0, which does not partition the "
+            "optimizer's state; give zero_stage 1, 2 or 3, or offload=false"
         )
-    for key, value in {
-        "optim.global_batch_size": optim.global_batch_size,
-        "optim.epochs": optim.epochs,
-        "optim.lr": optim.lr,
-        "runtime.micro_batch_size": runtime.micro_batch_size,
-        "loop.log_every": loop.log_every,
-        "loop.save_every": loop.save_every,
-        "loop.keep": loop.keep,
-        "loop.probe_pairs": loop.probe_pairs,
-        "runtime.hang_seconds": runtime.hang_seconds,
-    }.items():
-        above_0(key, value)
-    for key, value in {
-        "optim.warmup_epochs": optim.warmup_epochs,
-        "optim.min_lr": optim.min_lr,
-        "optim.weight_decay": optim.weight_decay,
-        "optim.clip_grad": optim.clip_grad,
-        "loop.probe_every": loop.probe_every,
-        "loop.keep_every": loop.keep_every,
-        "loop.spike_factor": loop.spike_factor,
-        "loop.max_skips": loop.max_skips,
-        "data.max_bad_fraction": data.max_bad_fraction,
-    }.items():
-        at_least(key, value, 0)
+    for key in POSITIVE:
+        above_0(key, get_setting(config, key))
+    for key in NOT_NEGATIVE:
+        at_least(key, get_setting(config, key), 0)
     at_least("data.frame", data.frame, 96)
-    for key, found in (("data.scale", data.scale), ("optim.betas", optim.betas)):
-        if not all(type(one) in (int, float) for one in found):
-            raise ConfigError(f"{key}: found {str(list(found))[:80]}, two numbers were needed")
-    if len(data.scale) != 2 or not 0 < data.scale[0] <= data.scale[1] <= 1:
-        raise ConfigError(
-            f"data.scale: found {data.scale}, two shares 0 < low <= high <= 1 were needed"
-        )
-    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
-        raise ConfigError(
-            f"optim.betas: found {optim.betas}, two numbers from 0 to below 1 were needed"
-        )
+    _check_pairs(data.scale, optim.betas)
     if loop.save_every % loop.log_every or loop.probe_every % loop.log_every:
         raise ConfigError(
-            f"loop: save_every {loop.save_every} and probe_every {loop.probe_every} must be multiples of "
-            f"log_every {loop.log_every}, so that each save follows a checked loss"
+            f"loop: save_every {loop.save_every} and probe_every {loop.probe_every} must be "
+            f"multiples of log_every {loop.log_every}, so that each save follows a checked loss"
         )
+
+
+def _check_pairs(scale: list[float], betas: list[float]) -> None:
+    """Refuse a data.scale or optim.betas that is not two numbers in their range."""
+    for key, found in (("data.scale", scale), ("optim.betas", betas)):
+        if not all(type(one) in (int, float) for one in found):
+            raise ConfigError(f"{key}: found {str(list(found))[:80]}, two numbers were needed")
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        raise ConfigError(f"data.scale: found {scale}, two shares 0 < low <= high <= 1 were needed")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ConfigError(f"optim.betas: found {betas}, two numbers from 0 to below 1 were needed")
 
 
 def _check_submission(config: SubmitConfig) -> None:
@@ -129,31 +127,23 @@ def _check_submission(config: SubmitConfig) -> None:
         at_least(f"cluster.{name}", getattr(cluster, name), 0)
     if cluster.kind == "local" and cluster.nodes > 1:
         raise ConfigError(
-            f"cluster.nodes: found {cluster.nodes} with cluster=local, which has this machine alone; give 1"
+            f"cluster.nodes: found {cluster.nodes} with cluster=local, which uses this machine "
+            "only; give 1"
         )
     if 60 * cluster.time <= cluster.signal:
         raise ConfigError(
-            f"cluster: found time {cluster.time} minutes and signal {cluster.signal} seconds before its "
-            "end, so a job would be stopped at its start; give more time"
+            f"cluster: found time {cluster.time} minutes and signal {cluster.signal} seconds "
+            "before its end, so a job would be stopped at its start; give more time"
         )
 
 
 def _check_sweep(config: SweepConfig) -> None:
     one_of("search", config.search, ("random", "grid", "tpe"))
     at_least("seed", config.seed, 0)
-    for key, found in {
-        "trials": config.trials,
-        "jobs": config.jobs,
-        "trial.ranks": config.trial.ranks,
-        "trial.cpus": config.trial.cpus,
-    }.items():
-        above_0(key, found)
-    for key, found in {
-        "trial.gpus": config.trial.gpus,
-        "retries": config.retries,
-        "keep": config.keep,
-    }.items():
-        at_least(key, found, 0)
+    for key in ("trials", "jobs", "trial.ranks", "trial.cpus"):
+        above_0(key, get_setting(config, key))
+    for key in ("trial.gpus", "retries", "keep"):
+        at_least(key, get_setting(config, key), 0)
     if config.concurrency != "auto" and not (
         isinstance(config.concurrency, int) and config.concurrency > 0
     ):
@@ -168,8 +158,8 @@ def _check_sweep(config: SweepConfig) -> None:
         one_of("objectives", objective, ("different", "same", "cycle"))
     if not 0 < config.halving.grace <= 1 or config.halving.reduction < 2:
         raise ConfigError(
-            f"halving: found grace {config.halving.grace}, reduction {config.halving.reduction}; needed are "
-            "0 < grace <= 1 and a reduction of at least 2"
+            f"halving: found grace {config.halving.grace}, reduction {config.halving.reduction}; "
+            "needed are 0 < grace <= 1 and a reduction of at least 2"
         )
 
 
@@ -190,37 +180,21 @@ def _check_evaluation(config: EvaluateConfig) -> None:
         )
     if not config.matching.shards and not config.detection.train:
         raise ConfigError(
-            "found neither matching.shards nor detection.train and detection.test; give the shards of at "
-            "least one test"
+            "found neither matching.shards nor detection.train and detection.test; give the shards "
+            "of at least one test"
         )
 
 
 def _check_tables(config: TablesConfig) -> None:
     one_of("stride", config.stride, (1, 2, 4, 8))
     one_of("detection.stride", config.detection.stride, (1, 2, 4, 8))
-    detection, few_shot, embedding = config.detection, config.few_shot, config.embedding
-    for key, value in {
-        "matching.couples": config.matching.couples,
-        "matching.chunk": config.matching.chunk,
-        "detection.epochs": detection.epochs,
-        "detection.batch_size": detection.batch_size,
-        "detection.lr": detection.lr,
-        "detection.init_std": detection.init_std,
-        "few_shot.images_per_epoch": few_shot.images_per_epoch,
-        "few_shot.epochs": few_shot.epochs,
-        "few_shot.batch_size": few_shot.batch_size,
-        "few_shot.lr": few_shot.lr,
-        "few_shot.init_std": few_shot.init_std,
-        "few_shot.views": few_shot.views,
-        "embedding.images": embedding.images,
-        "embedding.repeats": embedding.repeats,
-        "embedding.perplexity": embedding.perplexity,
-        "runtime.batch_size": config.runtime.batch_size,
-    }.items():
-        above_0(key, value)
+    detection, few_shot = config.detection, config.few_shot
+    for key in POSITIVE_IN_TABLES:
+        above_0(key, get_setting(config, key))
     if detection.kernel % 2 == 0:
         raise ConfigError(
-            f"detection.kernel: found {detection.kernel}, needed an odd number so that maps keep their size"
+            f"detection.kernel: found {detection.kernel}, needed an odd number so that maps keep "
+            "their size"
         )
     for key, every in detection.hold_out.items():
         at_least(f"detection.hold_out.{key}", every, 2)
@@ -243,8 +217,8 @@ def _check_model(config: PretrainConfig) -> None:
             )
     if model.depth < 4:
         raise ConfigError(
-            f"model.depth: found {model.depth}; clustering follows the third block and reads the fourth, "
-            "so at least 4 are needed"
+            f"model.depth: found {model.depth}; clustering follows the third block and reads the "
+            "fourth, so at least 4 are needed"
         )
     if (model.patch_size, model.image_size) != (8, 96):
         raise ConfigError(
@@ -253,8 +227,8 @@ def _check_model(config: PretrainConfig) -> None:
         )
     if not 1 / 144 <= config.mask_ratio <= 143 / 144:
         raise ConfigError(
-            f"mask_ratio: found {config.mask_ratio}, a number between 0 and 1 that hides and keeps at "
-            "least one of 144 patches was needed"
+            f"mask_ratio: found {config.mask_ratio}, a number between 0 and 1 that hides "
+            "and keeps at least one of 144 patches was needed"
         )
 
 

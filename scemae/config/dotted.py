@@ -16,7 +16,7 @@ def setting_names(schema: Any, prefix: str = "") -> list[str]:
 
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts or a dataclass as one dict of dotted names; an empty dict stays as a value."""
-    found = {}
+    found: dict[str, Any] = {}
     tree = settings if isinstance(settings, dict) else asdict(settings)
     for key, value in tree.items():
         if isinstance(value, dict) and value:

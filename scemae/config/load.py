@@ -16,23 +16,21 @@ from scemae.config.schema import SCHEMAS
 from scemae.errors import ConfigError
 from scemae.files import documents
 
-PROGRAMS = (
-    "cluster.container",
-    "cluster.setup",
-    "cluster.options",
-)  # run by a job: never from a file that is given by its path
+# A job runs these as commands, so a file given by its path may not set them.
+PROGRAMS = ("cluster.container", "cluster.setup", "cluster.options")
 
 
 def configs_dir() -> Path:
-    """The folder of YAML files, scemae/configs: in a checkout a link to the folder at the top."""
+    """The folder of YAML files, scemae/configs: in a checkout a link to configs/."""
     return Path(scemae.__file__).parent / "configs"
 
 
 def load_config(name: str, overrides: list[str], *, typed: bool = False) -> Any:
-    """Compose configs/<name>.yaml with Hydra, set each `key=value` of `overrides`, check it; return the dataclass.
+    """The checked settings of a command, as the dataclass SCHEMAS[name].
 
-    typed: the user typed `overrides` on this command line, so that they may name a command (locations.py). Raises
-    ConfigError in one sentence for a misspelt key, a wrong type or settings that contradict each other.
+    configs/<name>.yaml, then the files that `experiment=` and `space=` name, then the other
+    overrides. typed: the user typed `overrides` on this command line, so they may name a program
+    (locations.py). Raises ConfigError.
     """
     from omegaconf import OmegaConf
 
@@ -43,81 +41,101 @@ def load_config(name: str, overrides: list[str], *, typed: bool = False) -> Any:
             f"found no value for {', '.join(missing)}; give {missing[0]}=... on the command line"
         )
     config = OmegaConf.to_object(merged)
-    for key, value in settings:
-        if (
-            isinstance(value, locations.Typed)
-            or isinstance(value, list)
-            and any(isinstance(one, locations.Typed) for one in value)
-        ):
+    for key, value in settings:  # OmegaConf turns Typed into str
+        if any(isinstance(one, locations.Typed) for one in _as_list(value)):
             set_setting(config, key, value)
     check(config)
     return config
 
 
 def compose_yaml(name: str, overrides: list[str]) -> str:
-    """The resolved config of a command as YAML, without secrets; what must still be given reads ???."""
+    """The settings of a command as YAML, without secrets; what must still be given is ???."""
     from omegaconf import OmegaConf
 
     found = OmegaConf.to_container(_merge(name, _settings(name, overrides, True)))
     return OmegaConf.to_yaml(OmegaConf.create(locations.masked_all(found)))
 
 
+def reload_config(name: str, path: Path) -> Any:
+    """The settings that `to_yaml` wrote. Raises ConfigError where they cannot be read."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), OmegaConf.create(_tree(path)))
+        )
+    except (OmegaConfBaseException, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{path}: cannot be read ({reason}); restore it") from error
+
+
+def to_yaml(config: Any) -> str:
+    """Settings as YAML, without the parts of locations that may be secret."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(locations.masked_all(asdict(config))))
+
+
 def _settings(name: str, overrides: list[str], typed: bool) -> list[tuple[str, Any]]:
-    """Key and value of every setting: of the files that experiment= and space= name, then the others, so that they win."""
-    first, rest = [], []
+    """Key and value of each setting, in the order in which they are applied."""
+    from_files: list[tuple[str, Any]] = []
+    from_overrides: list[tuple[str, Any]] = []
     for override in overrides:
         key, text = values.split(override)
         if key in ("experiment", "space") and text.endswith((".yaml", ".yml")):
-            first += _in_file(name, key, text)
+            from_files += _in_file(name, key, text)
             continue
         _check_key(name, key)
-        value = (
-            text
-            if _is_group(name, key)
-            else values.value_of(key, values.kind_of(SCHEMAS[name], key), text)
-        )
-        if not typed:
+        value: Any = text
+        if not _is_group(name, key):
+            value = values.value_of(key, values.kind_of(SCHEMAS[name], key), text)
+        if typed:
+            value = _as_typed(value)
+        else:
             locations.refuse_from_file(value, key, f"scemae {name}")
-        rest.append((key, _as_typed(value) if typed else value))
-    return first + rest
+        from_overrides.append((key, value))
+    return from_files + from_overrides
 
 
 def _as_typed(value: Any) -> Any:
+    """URLs and commands, alone or in lists, marked as typed by the user."""
     if isinstance(value, list):
         return [_as_typed(part) for part in value]
-    return (
-        locations.Typed(value) if isinstance(value, str) and locations.scheme_of(value) else value
-    )
+    is_url = isinstance(value, str) and locations.scheme_of(value)
+    return locations.Typed(value) if is_url else value
+
+
+def _as_list(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 def _in_file(name: str, group: str, path: str) -> list[tuple[str, Any]]:
-    """The settings in experiment=FILE.yaml, or space=FILE.yaml. Raises ConfigError."""
+    """The settings in the FILE of experiment=FILE.yaml or space=FILE.yaml. Raises ConfigError."""
     tree = _tree(Path(path))
     if "defaults" in tree:
         raise ConfigError(
-            f"{path}: found a defaults list; a file given by its path holds key: value settings alone"
+            f"{path}: found a defaults list; a file given by its path holds key: value only"
         )
-    found = [("space", "own")] if group == "space" else []
+    found: list[tuple[str, Any]] = [("space", "own")] if group == "space" else []
     for key, value in flatten(tree, "space." if group == "space" else "").items():
         _check_key(name, key, path)
         if key in PROGRAMS:
             raise ConfigError(
-                f"{path}: found {key}, which jobs run; type it on the command line, or keep it in configs/cluster"
+                f"{path}: found {key}, which jobs run; type it on the command line, or keep it in "
+                "configs/cluster"
             )
         found.append((key, value))
     return found
 
 
 def _tree(path: Path) -> dict[str, Any]:
-    """A YAML file of settings, in which nothing is filled in or run later. Raises ConfigError."""
+    """A YAML file of settings, in which nothing is interpolated or run. Raises ConfigError."""
+    remedy = "give a YAML file of key: value settings"
     try:
-        tree = documents.read_yaml(
-            path, error=ConfigError, remedy="give a YAML file of key: value settings"
-        )
+        tree: dict[str, Any] = documents.read_yaml(path, error=ConfigError, remedy=remedy)
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); give a YAML file of key: value settings"
-        ) from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     for key, value in flatten(tree).items():
         locations.refuse_from_file([key, value], key, path)
         if value == "":
@@ -128,6 +146,7 @@ def _tree(path: Path) -> dict[str, Any]:
 
 
 def _merge(name: str, settings: list[tuple[str, Any]]) -> Any:
+    """The schema with configs/<name>.yaml, the chosen files of groups, then the settings."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -149,60 +168,41 @@ def _merge(name: str, settings: list[tuple[str, Any]]) -> Any:
 
 
 def _is_group(name: str, key: str) -> bool:
-    """True for a setting that names a file of configs/KEY."""
-    return (
-        key == "experiment"
-        or is_dataclass(values.kind_of(SCHEMAS[name], key))
-        and (configs_dir() / key).is_dir()
-    )
+    """True for a setting whose value is the name of a file in configs/KEY."""
+    is_section = is_dataclass(values.kind_of(SCHEMAS[name], key))
+    return key == "experiment" or is_section and (configs_dir() / key).is_dir()
 
 
 def _choice(key: str, value: Any) -> str:
+    """The name of a file in configs/KEY. Raises ConfigError where there is none of that name."""
     known = sorted(path.stem for path in (configs_dir() / key).glob("*.yaml"))
-    if value not in (*known, *(("null", None) if key == "experiment" else ())):
+    if key == "experiment" and value in ("null", None):
+        return "null"
+    if value not in known:
         own = ", or FILE.yaml of your own," if key in ("experiment", "space") else ""
         raise ConfigError(f"{key}: found {value!r}, one of {'; '.join(known)}{own} was needed")
-    return "null" if value is None else value
+    return value
 
 
 def _check_key(name: str, key: str, where: str = "") -> None:
+    """Raise ConfigError, with the closest name, where a command has no such setting."""
     if key == "experiment" or values.kind_of(SCHEMAS[name], key) is not None:
         return
     close = difflib.get_close_matches(key, [*setting_names(SCHEMAS[name]), "experiment"], 1)
     raise ConfigError(
-        f"{where}: " * bool(where)
+        (f"{where}: " if where else "")
         + f"found no setting {key!r}"
         + (f", did you mean {close[0]!r}" if close else "")
         + f"; `scemae {name} --cfg` prints every one with its value"
     )
 
 
-def reload_config(name: str, path: Path) -> Any:
-    """A config that `to_yaml` wrote. Raises ConfigError where it cannot be read."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        return OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), OmegaConf.create(_tree(path)))
-        )
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({' '.join(str(error).split())[:300]}); restore it"
-        ) from error
-
-
-def to_yaml(config: Any) -> str:
-    """The resolved config as YAML, without what may be secret in a location."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(locations.masked_all(asdict(config))))
-
-
 def _explain(name: str, error: Exception) -> str:
+    """An error of Hydra or OmegaConf as one sentence."""
     cause = error.__cause__ or error
     lines = [" ".join(line.split()) for line in str(cause).splitlines() if line.strip()]
     noise = ("object_type", "full_key", "reference_type", "Config ", "provider=")
     text = "; ".join(line for line in lines if not line.startswith(noise))
-    where = f"{cause.full_key}: " if getattr(cause, "full_key", None) else ""
+    key = getattr(cause, "full_key", None)
+    where = f"{key}: " if key else ""
     return f"{where}{text.rstrip('.')}; `scemae {name} --cfg` prints every setting with its value"

@@ -1,7 +1,8 @@
-"""Where shards lie: a folder, a URL, or a command (pipe:); who may have it opened, and what of it may be kept in files.
+"""Where shards lie: a folder, a URL or a command (pipe:); what may be opened and shown of it.
 
-A location that the user typed on this command line is a `Typed`; every other one was read from a file, which somebody else
-may have written. A command runs for a `Typed` alone. What is written or printed goes through `masked` first.
+A location that the user typed on this command line is a `Typed`. Any other was read from a file,
+which somebody else may have written: it never runs a command. A location is `masked` before it is
+written or printed, because a URL or a command may contain secrets.
 """
 
 import re
@@ -11,24 +12,19 @@ from urllib.parse import quote
 from scemae.errors import ConfigError
 from scemae.files import disk
 
-FROM_FILES = (
-    "file",
-    "http",
-    "https",
-    "gs",
-)  # schemes that a file may name; the others hand what is in the URL to programs
+# Schemes that a file may name; any other passes the text of the URL to a program.
+FROM_FILES = ("file", "http", "https", "gs")
 HIDDEN = "***"
 SCHEME = re.compile(r"(pipe):|([A-Za-z][A-Za-z0-9+.-]*)://")
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^\s/?#]*@)?([^\s?#]*)(\?[^\s#]*)?(#\S*)?")
 COMMAND = re.compile(r"(?<![\w.-])pipe:(.*)", re.DOTALL)
 MASKED_COMMAND = re.compile(r"[\w./-]* \*\*\*[0-9a-f]{16}")
-MASKED_VALUE = re.compile(
-    r"\*\*\*['\"\]),.:;]*"
-)  # with what stands behind it in a sentence or a quoted word
+# A hidden value, with the punctuation that follows it in a sentence or a quoted word.
+MASKED_VALUE = re.compile(r"\*\*\*['\"\]),.:;]*")
 
 
 class Typed(str):
-    """A text that the user typed on this command line. It does not outlive a file: what is read back is a plain str."""
+    """Text that the user typed on this command line. Read back from a file it is a plain str."""
 
     __slots__ = ()
 
@@ -40,10 +36,10 @@ def scheme_of(location: str) -> str | None:
 
 
 def masked(text: str) -> str:
-    """A location, or a word of a command line, without what may be secret in it.
+    """A location, or an argument of a command line, without the parts that may be secret.
 
-    Of a URL the user, the password and the values of the query are hidden; of a command all but its program and a digest,
-    which tells it from others. Masking twice changes nothing.
+    A URL loses its user, password and query values. A command keeps its program and a digest of the
+    whole, which distinguishes it from others. Masking twice changes nothing.
     """
     if command := COMMAND.search(text):
         return text[: command.start()] + "pipe:" + _masked_command(command[1])
@@ -59,9 +55,8 @@ def _masked_command(command: str) -> str:
     if found := MASKED_COMMAND.match(command):
         return found[0] + without_secrets(command[found.end() :])
     program = next(iter(command.split()), "")
-    shown = (
-        program if re.fullmatch(r"[\w./-]+", program) else ""
-    )  # TOKEN=... may stand before the program
+    # TOKEN=... may stand before the program
+    shown = program if re.fullmatch(r"[\w./-]+", program) else ""
     return f"{shown} {HIDDEN}{disk.digest(command)[:16]}"
 
 
@@ -94,33 +89,36 @@ def masked_all(value: Any) -> Any:
 
 
 def is_masked(location: str) -> bool:
-    """True for a URL or command that was masked, and so can be looked up in a cache but not opened."""
+    """True for a masked URL or command: it can be found in a cache, but not opened."""
     return scheme_of(location) is not None and HIDDEN in location
 
 
 def cache_name(location: str) -> str:
-    """The name of the folder that what lies at a URL is copied into: without secrets, the same for the masked location."""
+    """The name of the folder that a URL is copied into: the same for it and for its masked form."""
     name = quote(masked(location.rstrip("/")), safe="", errors="surrogateescape")
-    return name if len(name) <= 200 else f"{name[:180]}-{disk.digest(name)[:16]}"
+    if len(name) <= 200:
+        return name
+    return f"{name[:180]}-{disk.digest(name)[:16]}"
 
 
 def below(location: str, name: str) -> str:
-    """The location of a file or folder in the one at `location`: a URL's query stays behind it."""
-    head, mark, query = (
-        location.partition("?") if scheme_of(location) in ("http", "https") else (location, "", "")
-    )
+    """The location of a file or folder inside `location`; the query of a URL stays at its end."""
+    head, mark, query = location, "", ""
+    if scheme_of(location) in ("http", "https"):
+        head, mark, query = location.partition("?")
     return type(location)(f"{head.rstrip('/')}/{name}{mark}{query}")
 
 
 def may_open(location: str) -> bool:
-    """True where the location is a folder, was typed, or has a scheme that a file may name."""
+    """True for a folder, for what was typed, and for a scheme that a file may name."""
     return isinstance(location, Typed) or scheme_of(location) in (None, *FROM_FILES)
 
 
 def refuse_from_file(value: Any, key: str, where: object) -> None:
-    """Raise ConfigError where a value that was not typed would run something or read the environment once it is used.
+    """Raise ConfigError where a value from a file would run a program or read the environment.
 
-    value: text, or nested lists and dicts; text may be a word KEY=VALUE of another command. where: the file's name.
+    value: text, or nested lists and dicts; a text may be KEY=VALUE of another command. where: the
+    name of the file.
     """
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
@@ -130,12 +128,12 @@ def refuse_from_file(value: Any, key: str, where: object) -> None:
         return
     if "${" in value:
         raise ConfigError(
-            f"{where}: {key}: found ${{...}}, which is not filled in; write the value itself"
+            f"{where}: {key}: found ${{...}}, which is not interpolated; write the value itself"
         )
     for location in (value, value.partition("=")[2]):
         location = location.strip()
         if not may_open(location) and not is_masked(location):
             raise ConfigError(
-                f"{where}: {key}: found {scheme_of(location)}:, which runs a program; from a file only "
-                f"{', '.join(FROM_FILES)} and folders are taken: type {key}=... on the command line"
+                f"{where}: {key}: found {scheme_of(location)}:, which runs a program; a file may "
+                f"name only {', '.join(FROM_FILES)} and folders: type {key}=... on the command line"
             )

@@ -1,8 +1,9 @@
-"""Settings as words: key=value of a command line as a value of the schema's type, and back.
+"""Turn key=value of a command line into a value of the schema's type, and back into text.
 
-Text (paths, names, lines of a shell) is taken exactly as it is typed, whatever characters are in it; null alone stands for
-nothing. A list of text is [a,b], or one item without brackets; an item with a comma, a bracket or a quote in it stands in
-quotes. Numbers, true and false, and lists and dicts of them are read by Hydra's grammar.
+Text (paths, names, shell lines) is taken exactly as typed, whatever its characters; only the word
+null stands for None. A list of text is [a,b], or one item without brackets; an item that contains a
+comma, a bracket or a quote must be quoted. Hydra's grammar reads numbers, true and false, and lists
+and dicts of them.
 """
 
 import json
@@ -41,24 +42,24 @@ def is_text_list(kind: Any) -> bool:
     return kind == list[str] or set(get_args(kind)) == {list[str], NoneType}
 
 
-def split(word: str) -> tuple[str, str]:
-    """Key and text of a word; + before the key, as Hydra has it, changes nothing. Raises ConfigError."""
-    key, equals, text = word.partition("=")
+def split(override: str) -> tuple[str, str]:
+    """Key and text of key=value; Hydra's + before the key is ignored. Raises ConfigError."""
+    key, equals, text = override.partition("=")
     if not equals:
-        raise ConfigError(f"found {word!r}, key=value was needed")
+        raise ConfigError(f"found {override!r}, key=value was needed")
     return key.lstrip("+"), text
 
 
 def value_of(key: str, kind: Any, text: str) -> Any:
-    """The value of a setting of type `kind`. Raises ConfigError."""
+    """Text as the value of a setting of type `kind`. Raises ConfigError."""
     if not text:
         raise ConfigError(
-            f"{key}: found nothing behind `=`, a value was needed; was it a variable of the shell that is not set? "
+            f"{key}: found nothing behind `=`, a value was needed; was it an unset shell variable? "
             "(null stands for none)"
         )
     if "${" in text:
         raise ConfigError(
-            f"{key}: found ${{...}} in {text!r}, which is not filled in; write the value itself"
+            f"{key}: found ${{...}} in {text!r}, which is not interpolated; write the value itself"
         )
     if is_text(kind):
         return None if text == "null" else text
@@ -74,12 +75,13 @@ def _by_grammar(key: str, text: str) -> Any:
         found = _parser().parse_override(f"key={text}")
     except HydraException as error:
         raise ConfigError(
-            f"{key}: found {text!r}, which is neither a number nor a word nor a list [a,b] of them; give one, in "
-            "quotes where it holds other characters"
+            f"{key}: found {text!r}, which is neither a number nor a word nor a list [a,b] of "
+            "them; give one, in quotes where it contains other characters"
         ) from error
     if found.is_sweep_override():
         raise ConfigError(
-            f"{key}: found several values, {text!r}, and one was needed; a list stands in brackets: {key}=[...]"
+            f"{key}: found several values, {text!r}, and one was needed; a list needs brackets: "
+            f"{key}=[...]"
         )
     return found.value()
 
@@ -103,7 +105,7 @@ def items(key: str, text: str) -> list[str]:
 
 
 def _item(key: str, inner: str, at: int) -> tuple[str, int]:
-    """The item that begins at `at`, and where the next one does."""
+    """The item that begins at position `at`, and the position of the next one."""
     while inner[at : at + 1] == " ":
         at += 1
     if inner[at : at + 1] and inner[at] in QUOTES:
@@ -120,38 +122,35 @@ def _item(key: str, inner: str, at: int) -> tuple[str, int]:
         end += 1
     item = inner[at:end].rstrip(" ")
     if depth or not item:
+        found = repr(item) if item else "no item"
         raise ConfigError(
-            f"{key}: found {'no item' if not item else repr(item)} between two commas of a list; put an item with "
-            "brackets or commas in it into quotes"
+            f"{key}: found {found} between two commas of a list; quote an item that contains "
+            "brackets or commas"
         )
     return item, end + 1
 
 
 def _quoted(key: str, inner: str, at: int) -> tuple[str, int]:
+    """The item in quotes that begins at position `at`, and the position behind its quote."""
     quote, end, found = inner[at], at + 1, ""
     while end < len(inner) and inner[end] != quote:
         if inner[end] == "\\" and inner[end + 1 : end + 2] in ("\\", quote):
             end += 1
         found, end = found + inner[end], end + 1
     if end >= len(inner) or not found:
-        raise ConfigError(
-            f"{key}: found {'an empty item' if end < len(inner) else 'a quote without its end'} in a list; give "
-            "each item, in whole quotes"
-        )
+        problem = "an empty item" if end < len(inner) else "a quote without its end"
+        raise ConfigError(f"{key}: found {problem} in a list; give each item in complete quotes")
     return found, end + 1
 
 
 def as_list(found: list[str]) -> str:
-    """A list of text as `items` reads it."""
-    return (
-        "["
-        + ",".join('"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"' for item in found)
-        + "]"
-    )
+    """The text of a list, which `items` reads back."""
+    escaped = (item.replace("\\", "\\\\").replace('"', '\\"') for item in found)
+    return "[" + ",".join(f'"{item}"' for item in escaped) + "]"
 
 
-def word(schema: Any, key: str, value: Any) -> str:
-    """key=value, which read again is the same setting."""
+def as_override(schema: Any, key: str, value: Any) -> str:
+    """A setting as key=value, which is read back as the same value."""
     kind = kind_of(schema, key)
     if is_text(kind) and isinstance(value, str):
         return f"{key}={value}"
@@ -161,24 +160,21 @@ def word(schema: Any, key: str, value: Any) -> str:
 
 
 def given_path(text: str) -> Path:
-    """A path as it was typed, for argparse. Raises ConfigError for an empty one, which would be the current folder."""
+    """A path as typed, for argparse. Raises ConfigError for "", which would mean this folder."""
     if not text:
         raise ConfigError(
-            "found an empty path among the arguments; was it a variable of the shell that is not set? (the current "
+            "found an empty path among the arguments; was it an unset shell variable? (the current "
             "folder is .)"
         )
     return Path(text)
 
 
 def given_location(text: str) -> Typed:
-    """A location of shards as it was typed, for argparse. Raises ConfigError for an empty one."""
+    """A location of shards as typed, for argparse. Raises ConfigError for an empty one."""
     return Typed(given_path(text) and text)
 
 
 def as_argument(path: Path) -> str:
-    """A path as an argument that no command takes for an option or a setting."""
-    return (
-        f"./{path}"
-        if str(path).startswith("-") or "=" in str(path) and not path.is_absolute()
-        else str(path)
-    )
+    """A path as an argument that no command reads as an option or a setting."""
+    is_ambiguous = str(path).startswith("-") or "=" in str(path) and not path.is_absolute()
+    return f"./{path}" if is_ambiguous else str(path)

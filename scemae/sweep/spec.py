@@ -181,7 +181,9 @@ class Sweep:
 
     def as_words(self, values: Values) -> list[str]:
         """key=value for each."""
-        return [spelling.word(SCHEMAS[self.stage], name, value) for name, value in values.items()]
+        return [
+            spelling.as_override(SCHEMAS[self.stage], name, value) for name, value in values.items()
+        ]
 
     @property
     def has_own_selection(self) -> bool:

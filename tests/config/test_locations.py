@@ -102,7 +102,7 @@ def test_nothing_is_filled_into_a_file_of_settings(value, tmp_path):
         lambda: reload_config("pretrain", path),
     ):
         with pytest.raises(
-            ConfigError, match=r"own.yaml: data.shards: found \$\{...\}, which is not filled in"
+            ConfigError, match=r"own.yaml: data.shards: found \$\{...\}, which is not interpolated"
         ):
             load()
 
