@@ -1,1 +1,3 @@
-"""What trained features are worth: landmark matching and detection, the tables of the paper, reports."""
+"""Landmark evaluation: tests (landmarks/), the runs they measure (measuring/), and what is written
+of them.
+"""

@@ -1,10 +1,12 @@
-"""`scemae evaluate`: landmark matching (paper 4.1) and detection (paper 4.2) of one run, from no features to both stages.
+"""`scemae evaluate`: landmark matching (paper 4.1) and detection (paper 4.2) of one run, from no
+features to both stages.
 
     scemae evaluate run_dir=runs/eval backbone=runs/mae projector=runs/carb matching.shards=data/celeba/mafl-test
 
-It is `scemae tables` for one subject: the same plan and units (evaluation/measuring). Methods in their order:
-no motion, raw pixels, a random encoder, MAE features, + CARB; all on the same pairs and images. Writes
-results.json, pairs.npz (the pairs and their hash), matches.npz and detections.npz (predictions, for figures).
+It is `scemae tables` for one subject: the same plan and units (evaluation/measuring). Methods in
+their order: no motion, raw pixels, a random encoder, MAE features, + CARB; all on the same pairs
+and images. Writes results.json, pairs.npz (the pairs and their hash), matches.npz and
+detections.npz (predictions, for figures).
 """
 
 from collections.abc import Callable
@@ -46,7 +48,9 @@ MAE, CARB = "MAE", "MAE + CARB"
 
 
 def main(config: EvaluateConfig) -> None:
-    """Evaluate what the config names; each test's results are in the run folder as soon as it is done."""
+    """Evaluate what the config names; each test's results are in the run folder as soon as it is
+    done.
+    """
     StopRequest("measuring; what is measured is kept")
     flush_denormals()
     run_dir = Path(config.run_dir)
@@ -202,7 +206,9 @@ def _comparisons(found: dict[str, MatchingErrors]) -> list[dict]:
 def gather_detection(
     config: EvaluateConfig, plan: MeasuringPlan, shards: dict[str, ShardSet]
 ) -> dict:
-    """Mean errors in % of the inter-ocular distance, by method; detections.npz gets all predictions."""
+    """Mean errors in % of the inter-ocular distance, by method; detections.npz gets all
+    predictions.
+    """
     asked, benchmark = config.detection, find_benchmark(config.detection.benchmark)
     data = plan.data[benchmark.name]
     train, test = data.frames("train", asked.limit), data.frames("test")

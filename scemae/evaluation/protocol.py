@@ -1,10 +1,11 @@
-"""Which settings make a run a reduced one, whose numbers must not be read as the method's: one rule for
-`scemae tables` and `scemae report`. The full protocol's values are the defaults in configs/.
+"""Which settings make a run a reduced one, whose numbers must not be read as the method's: one rule
+for `scemae tables` and `scemae report`. The full protocol's values are the defaults in configs/.
 """
 
 from typing import Any
 
-# Settings of the evaluation: every other value than the full protocol's makes the run a reduced one.
+# Settings of the evaluation: every other value than the full protocol's makes the run a reduced
+# one.
 EVALUATION = (
     "matching.couples",
     "stride",

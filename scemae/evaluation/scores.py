@@ -1,7 +1,6 @@
-"""Mean errors with bootstrap intervals, paired comparisons of methods, and the records that go into reports as JSON."""
+"""Mean errors with bootstrap intervals, and paired comparisons of methods."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +13,7 @@ CHUNK = 1 << 22  # resampled values held at a time
 
 @dataclass
 class Estimate:
-    """A mean over `n` pairs or images, and the interval in which the bootstrap finds it."""
+    """A mean over `n` pairs or images, and its bootstrap interval."""
 
     mean: float
     low: float
@@ -35,7 +34,7 @@ class Comparison:
 
     @property
     def is_decided(self) -> bool:
-        """The interval of the difference leaves zero out."""
+        """Whether the interval of the difference excludes zero."""
         return self.difference.low > 0 or self.difference.high < 0
 
 
@@ -66,21 +65,19 @@ class DetectionScore:
 def bootstrap(
     values: np.ndarray, *, seed: int = 0, draws: int = 10_000, level: float = 0.95
 ) -> Estimate:
-    """Mean of values (n,) and its percentile bootstrap interval. Raises ConfigError if there are no values."""
+    """Mean of values (n,) and its percentile bootstrap interval. Raises ConfigError without values."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not len(values):
         raise ConfigError(
-            f"scores: found errors of shape {values.shape}, needed at least one number per pair or image"
+            f"scores: found errors of shape {values.shape}, needed at least one number per pair or "
+            "image"
         )
     random, rows = np.random.default_rng(seed), max(1, CHUNK // len(values))
-    means = np.concatenate(
-        [
-            values[random.integers(len(values), size=(min(rows, draws - done), len(values)))].mean(
-                axis=1
-            )
-            for done in range(0, draws, rows)
-        ]
-    )
+    parts = []
+    for done in range(0, draws, rows):
+        size = min(rows, draws - done), len(values)
+        parts.append(values[random.integers(len(values), size=size)].mean(axis=1))
+    means = np.concatenate(parts)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(values.mean()), float(low), float(high), len(values), level)
 
@@ -93,12 +90,15 @@ def compare(
     draws: int = 10_000,
     level: float = 0.95,
 ) -> Comparison:
-    """Compare two methods by their errors (n,) on the same pairs or images, in the same order. Raises ConfigError."""
+    """Compare two methods by their errors (n,) on the same pairs or images, in the same order.
+
+    Raises ConfigError where the shapes differ.
+    """
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.shape != second.shape:
         raise ConfigError(
-            f"scores: found errors of shapes {first.shape} and {second.shape}, a comparison needs the "
-            "same pairs or images for both"
+            f"scores: found errors of shapes {first.shape} and {second.shape}, a comparison needs "
+            "the same pairs or images for both"
         )
     difference = bootstrap(first - second, seed=seed, draws=draws, level=level)
     return Comparison(
@@ -111,7 +111,7 @@ def compare(
 
 
 def score_matching(errors: MatchingErrors, *, seed: int = 0, draws: int = 10_000) -> MatchingScore:
-    """Mean over pairs and landmarks; pairs are what is resampled."""
+    """Mean over pairs and landmarks; the bootstrap draws pairs."""
     same, different = (
         bootstrap(part.mean(axis=1), seed=seed, draws=draws)
         for part in (errors.same, errors.different)
@@ -130,7 +130,9 @@ def score_matching(errors: MatchingErrors, *, seed: int = 0, draws: int = 10_000
 def compare_matching(
     first: MatchingErrors, second: MatchingErrors, *, seed: int = 0
 ) -> dict[str, Comparison]:
-    """Compare two matchers, {"same": ..., "different": ...}. Raises ConfigError if their pairs are not the same."""
+    """Compare two matchers on "same" and "different" pairs. Raises ConfigError if they had other
+    pairs.
+    """
     if first.pairs_hash != second.pairs_hash:
         raise ConfigError(
             f"scores: the methods saw pairs {first.pairs_hash[:12]} and {second.pairs_hash[:12]}; "
@@ -147,10 +149,5 @@ def compare_matching(
 def score_detection(
     errors: np.ndarray, benchmark: Benchmark, *, seed: int = 0, draws: int = 10_000
 ) -> DetectionScore:
-    """Mean over the images of errors (n,) in %IOD; images are what is resampled."""
+    """Mean over the images of errors (n,) in %IOD; the bootstrap draws images."""
     return DetectionScore(benchmark.name, bootstrap(errors, seed=seed, draws=draws))
-
-
-def to_json(score: Estimate | Comparison | MatchingScore | DetectionScore) -> str:
-    """A score as JSON text."""
-    return json.dumps(asdict(score), indent=1)

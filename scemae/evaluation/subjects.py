@@ -1,6 +1,8 @@
-"""From run folders to what the tables measure: frozen trunks, the heads on them, and the rows that each head stands for.
+"""From run folders to subjects: each is one frozen trunk with the lines (rows of tables) measured
+on it.
 
-Runs of one method on one trunk are one subject, so that its maps of an image are computed once for all rows.
+Runs that share a trunk make one subject, so that the trunk's maps of an image are computed once for
+all of its lines.
 """
 
 from dataclasses import dataclass, field
@@ -25,29 +27,25 @@ from scemae.runs import networks
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.lineage import locate, read_run
 
-MATCHING, DETECTION, FEW_SHOT, EMBEDDING = "matching", "detection", "few-shot", "t-SNE"  # the tests
-LARGEST = 1 << 29  # bytes of features that a batch of matching may make
+# The tests.
+MATCHING, DETECTION, FEW_SHOT, EMBEDDING = "matching", "detection", "few-shot", "t-SNE"
+LARGEST = 1 << 29  # bytes of features that one batch of the matching test may take
 OURS, RIVAL, REFERENCE, FLOOR = "ours", "rival", "reference", "floor"  # the roles of rows
-TITLES = {
-    "moco": "CL",
-    "byol": "LEAD",
-    "dve": "DVE",
-    "cl": "CL",
-    "lead": "LEAD",
-}  # the paper's names
+# The paper's names of the methods.
+TITLES = {"moco": "CL", "byol": "LEAD", "dve": "DVE", "cl": "CL", "lead": "LEAD"}
 
 
 @dataclass
 class Line:
-    """One row of a table: a head, and what is said of it."""
+    """One row of a table: its test, the head that makes its features, and its marks."""
 
     test: str
     table: int  # of the paper; 5 is figure 5
-    name: str  # within its subject: with the test it says which line it is
+    name: str  # unique within its subject and test
     dim: int
     head: Head
-    projector: str | None = None  # digest of its weights, where one takes part
-    variant: str = ""  # the run's name, where another run has a projector of as many dimensions
+    projector: str | None = None  # digest of the projector's weights, where one is used
+    variant: str = ""  # the run's name, where two runs have a projector of the same dimension
     hypercolumn: bool | None = None
     cluster: bool | None = None
     lcr: bool | None = None
@@ -64,13 +62,13 @@ class Subject:
     backbone: str | None = None  # digest of the trunk's weights
     lines: list[Line] = field(default_factory=list)
     images_seen: int | None = None
-    run: str = ""  # of stage 1, where another subject is alike
+    run: str = ""  # name of the stage-1 run, where two subjects would have the same title
     runs: list[str] = field(default_factory=list)
     heads: list[nn.Module] = field(default_factory=list)  # the projectors' networks
 
     @property
     def title(self) -> str:
-        """How the rows of this subject are called."""
+        """The name of this subject in tables and progress bars."""
         return " ".join(
             word for word in (self.method, self.trunk.model, self.run and f"({self.run})") if word
         )
@@ -84,23 +82,28 @@ class Subject:
         }
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Bring the networks to a device; the trunk works in `dtype`, projectors in fp32."""
+        """Move the networks to a device; the trunk computes in `dtype`, projectors in fp32."""
         self.trunk.network.to(device, dtype)
         for network in self.heads:
             network.to(device)
 
     def couples_at_once(self, images: int, side: int) -> int:
-        """How many couples of the matching test fit a batch of `images`, of which each takes three, and into LARGEST."""
+        """Couples per batch of the matching test, three images each: at most `images`, within
+        LARGEST.
+        """
         largest = 12 * max((line.dim for line in self.of(MATCHING)), default=1) * side**2
         return max(min(images // 3, LARGEST // largest), 1)
 
     def of(self, test: str) -> list[Line]:
-        """The lines that a test measures."""
+        """The lines of one test."""
         return [line for line in self.lines if line.test == test]
 
 
 def load_trunk(location: Path) -> tuple[Trunk, Path]:
-    """The frozen trunk of a stage-1 run folder or checkpoint, and the checkpoint. Raises CheckpointError."""
+    """The frozen trunk of a stage-1 run folder or checkpoint, and its checkpoint folder.
+
+    Raises CheckpointError.
+    """
     folder, settings = networks.stage_1(location)
     if settings.get("method") is None:
         return features.vit_trunk(networks.load_encoder(folder)[0]), folder
@@ -127,7 +130,7 @@ class Projection:
     method: str  # carb, cl, lead, ...
     carb: Carb | None  # of the method carb
     folder: Path
-    variant: str = ""  # the run's name, where another one is alike
+    variant: str = ""  # the run's name, where two runs have the same method and dimension
 
     @property
     def name(self) -> str:
@@ -139,7 +142,10 @@ class Projection:
 
 
 def load_projection(location: Path, backbone: Path, trunk: Trunk) -> Projection:
-    """The projector of a stage-2 run, trained on the checkpoint `backbone` of `trunk`. Raises CheckpointError."""
+    """The projector of a stage-2 run that was trained on the checkpoint `backbone` of `trunk`.
+
+    Raises CheckpointError, also where it was trained on another backbone.
+    """
     folder = checkpoint.newest(location)
     state = checkpoint.read_state(folder)
     if state.stage != "correspond" or state.settings.get("method") is None:
@@ -166,9 +172,10 @@ def load_projection(location: Path, backbone: Path, trunk: Trunk) -> Projection:
 
 
 def from_runs(runs: list[Path]) -> list[Subject]:
-    """The subjects of run folders of stage 1 and 2, in their order; a run of stage 2 brings its own backbone along.
+    """The subjects of run folders of stage 1 and 2, in the order given; a stage-2 run adds its own
+    backbone.
 
-    Raises ConfigError for a folder of another kind, CheckpointError for what cannot be loaded.
+    Raises ConfigError for a folder of another kind, CheckpointError for one that cannot be loaded.
     """
     groups: dict[str, tuple[Path, list[Path]]] = {}
     for run in runs:
@@ -188,12 +195,13 @@ def from_runs(runs: list[Path]) -> list[Subject]:
 
 
 def tell_apart(found: list[Subject]) -> None:
-    """Name the run of each subject that is called like another one with other weights."""
-    for one in [
+    """Add the run's name to the title of subjects that have one title and different weights."""
+    alike = [
         one
         for one in found
         if any(other.title == one.title and other.backbone != one.backbone for other in found)
-    ]:
+    ]
+    for one in alike:
         one.run = Path(one.runs[0]).name
 
 
@@ -213,14 +221,17 @@ class _Batch:
 
 @dataclass
 class _Trained:
-    """What a checkpoint's settings say of its training; adopted weights were trained elsewhere."""
+    """The part of a checkpoint's settings that is read; adopted weights have none of it."""
 
     optim: _Batch | None = None
     method: Method | None = None
 
 
 def from_backbone(backbone: Path, projectors: list[Path]) -> list[Subject]:
-    """What one trained trunk and the projectors on it stand for: of an MAE with CARB also Table 4's row with clusters alone."""
+    """The subject of one trunk and the projectors on it.
+
+    An MAE with a CARB projector gives a second one: Table 4's row with clusters alone.
+    """
     trunk, folder = load_trunk(backbone)
     found = [load_projection(place, folder, trunk) for place in projectors]
     for one in found:
@@ -232,13 +243,12 @@ def from_backbone(backbone: Path, projectors: list[Path]) -> list[Subject]:
     seen = state.global_step * trained.optim.global_batch_size if trained.optim else None
     kept = trained.method
     method = "SCE-MAE" if kept is None else TITLES.get(kept.name, kept.name)
-    lines = (
-        _of_tokens
-        if isinstance(trunk.network, Encoder)
-        else _of_hypercolumn
-        if trunk.is_resized
-        else _of_descriptor
-    )(trunk, found)
+    if isinstance(trunk.network, Encoder):
+        lines = _of_tokens(trunk, found)
+    elif trunk.is_resized:
+        lines = _of_hypercolumn(trunk, found)
+    else:
+        lines = _of_descriptor(trunk)
     role = OURS if kept is None else RIVAL
     runs = [str(place.parent.parent) for place in [folder, *(one.folder for one in found)]]
     subjects = [
@@ -260,33 +270,32 @@ def from_backbone(backbone: Path, projectors: list[Path]) -> list[Subject]:
 
 
 def _of_tokens(trunk: Trunk, found: list[Projection]) -> list[Line]:
-    """SCE-MAE (paper 4.1, 4.2): the projected features match, both stages joined detect, and few shots see the projected."""
+    """SCE-MAE (paper 4.1, 4.2): matching and few shots use the projected features, detection both
+    stages.
+    """
     lines = [
         Line(MATCHING, 4, "raw", trunk.width, trunk.join, cluster=False, lcr=False),
         Line(DETECTION, 2, "raw", trunk.width, _unit(trunk.join)),
     ]
     for one in found:
-        known = {"projector": one.digest, "variant": one.variant}
+        projector, variant = one.digest, one.variant
+        joined = _joined(trunk.join, one.head)
         lines += [
-            Line(MATCHING, 1, one.name, one.dim, one.head, cluster=True, lcr=True, **known),
-            Line(
-                DETECTION,
-                2,
-                one.name,
-                trunk.width + one.dim,
-                _joined(trunk.join, one.head),
-                hypercolumn=False,
-                **known,
-            ),
-            Line(FEW_SHOT, 3, one.name, one.dim, one.head, **known),
-            Line(EMBEDDING, 5, one.name, one.dim, one.head, **known),
+            Line(MATCHING, 1, one.name, one.dim, one.head, projector, variant, None, True, True),
+            Line(DETECTION, 2, one.name, trunk.width + one.dim, joined, projector, variant, False),
+            Line(FEW_SHOT, 3, one.name, one.dim, one.head, projector, variant),
+            Line(EMBEDDING, 5, one.name, one.dim, one.head, projector, variant),
         ]
     return lines
 
 
 def _of_hypercolumn(trunk: Trunk, found: list[Projection]) -> list[Line]:
-    """CL and LEAD: projected features match and see few shots, the raw hypercolumn detects (PROTOCOL 4.4) and, each block
-    of length one (PROTOCOL 4.5), stands in Table 4 and for LEAD in figure 5 (paper 4.3)."""
+    """CL and LEAD: matching and few shots use the projected features, detection the raw
+    hypercolumn.
+
+    (PROTOCOL 4.4.) With each block of length one (PROTOCOL 4.5) the hypercolumn is a row of Table 4
+    and, for LEAD, a panel of figure 5 (paper 4.3).
+    """
     lines = [
         Line(MATCHING, 4, "hypercolumn", trunk.width, hypercolumn.join_normalised),
         Line(DETECTION, 2, "hypercolumn", trunk.width, trunk.join, hypercolumn=True),
@@ -306,24 +315,21 @@ def _of_hypercolumn(trunk: Trunk, found: list[Projection]) -> list[Line]:
     return lines
 
 
-def _of_descriptor(trunk: Trunk, found: list[Projection]) -> list[Line]:
-    """DVE, or any backbone as it is: one kind of features for every test."""
-    return [
-        Line(
-            test,
-            table,
-            "features",
-            trunk.width,
-            trunk.join,
-            hypercolumn=False if table == 2 else None,
-        )
+def _of_descriptor(trunk: Trunk) -> list[Line]:
+    """DVE, or any other backbone: one kind of features for every test."""
+    lines = [
+        Line(test, table, "features", trunk.width, trunk.join)
         for test, table in ((MATCHING, 1), (DETECTION, 2), (FEW_SHOT, 3), (EMBEDDING, 5))
     ]
+    lines[1].hypercolumn = False
+    return lines
 
 
 def _clustered(trunk: Trunk, carb: Carb, digest: str, seen: int | None, runs: list[str]) -> Subject:
+    """Table 4's row with clusters alone: the trunk with CARB's substitution, and no projector."""
     options = networks.selection_options(carb)
-    changed = features.substituted(trunk.network, layer=carb.layer, heads=carb.heads, **options)
+    assert isinstance(trunk.network, Encoder)  # CARB projectors have no other trunk
+    changed = features.substituted(trunk.network, carb.layer, carb.heads, options)
     line = Line(MATCHING, 4, "clusters alone", trunk.width, changed.join, cluster=True, lcr=False)
     return Subject(
         "SCE-MAE",
@@ -338,7 +344,7 @@ def _clustered(trunk: Trunk, carb: Carb, digest: str, seen: int | None, runs: li
 
 
 def of_timm(name: str, seed: int = 0) -> Subject:
-    """A backbone of timm, "NAME" with random weights or "NAME:FILE" with local ones (models/timm_vit.py)."""
+    """A backbone of timm: "NAME" with random weights or "NAME:FILE" with local ones (timm_vit.py)."""
     model, _, weights = name.partition(":")
     network = TimmVit(model, Path(weights) if weights else None, seed)
     digest = disk.file_digest(Path(weights)) if weights else "random"
@@ -350,51 +356,42 @@ def of_timm(name: str, seed: int = 0) -> Subject:
         REFERENCE,
         trunk,
         disk.json_digest({"timm": model, "weights": digest, "seed": seed}),
-        lines=_of_descriptor(trunk, []),
+        lines=_of_descriptor(trunk),
         runs=[name],
     )
 
 
 def floors(encoder: Encoder | None, seed: int) -> list[Subject]:
-    """Raw pixels, raw patches, and a random encoder of the shape of `encoder`, where there is one."""
+    """Raw pixels, raw patches and, where an encoder is given, a random one of its shape."""
     raw = Trunk(
         "", 0, 3, nn.Identity(), lambda frames, stride: [frames], lambda maps, side: maps[0]
     )
+    width = 3 * matching.PATCH**2
     lines = [
         Line(MATCHING, 1, "raw pixels", 3, lambda maps, side: matching.pixels(maps[0])),
-        Line(
-            MATCHING,
-            1,
-            "raw 9x9 patches",
-            3 * matching.PATCH**2,
-            lambda maps, side: matching.patches(maps[0]),
-        ),
+        Line(MATCHING, 1, "raw 9x9 patches", width, lambda maps, side: matching.patches(maps[0])),
     ]
     found = [Subject("", FLOOR, raw, "none", lines=lines)]
     if encoder is not None:
-        trunk = features.vit_trunk(random_like(encoder, seed))
-        lines = [
-            Line(test, table, "random encoder", trunk.width, head)
-            for test, table, head in (
-                (MATCHING, 1, trunk.join),
-                (DETECTION, 2, _unit(trunk.join)),
-                (FEW_SHOT, 3, _unit(trunk.join)),
-            )
-        ]
-        found.append(
-            Subject(
-                "random encoder",
-                FLOOR,
-                trunk,
-                disk.json_digest({"random": [encoder.width, len(encoder.blocks)], "seed": seed}),
-                lines=lines,
-            )
-        )
+        found.append(_random_encoder(encoder, seed))
     return found
 
 
+def _random_encoder(encoder: Encoder, seed: int) -> Subject:
+    trunk = features.vit_trunk(random_like(encoder, seed))
+    name, unit = "random encoder", _unit(trunk.join)
+    lines = [
+        Line(MATCHING, 1, name, trunk.width, trunk.join),
+        Line(DETECTION, 2, name, trunk.width, unit),
+        Line(FEW_SHOT, 3, name, trunk.width, unit),
+    ]
+    shape = [encoder.width, len(encoder.blocks)]
+    digest = disk.json_digest({"random": shape, "seed": seed})
+    return Subject(name, FLOOR, trunk, digest, lines=lines)
+
+
 def random_like(encoder: Encoder, seed: int) -> Encoder:
-    """An encoder of the same shape, freshly initialised: what the architecture alone gives."""
+    """An encoder of the same shape with random weights: what the architecture alone gives."""
     torch.manual_seed(seed)
     fresh = Encoder(
         encoder.width,

@@ -161,7 +161,7 @@ def test_features_of_frames_stay_on_the_device(kind, stride):
     trunk = {
         "vit": lambda: features.vit_trunk(on_meta(Encoder(192, 4, 3))),
         "clusters": lambda: features.substituted(
-            on_meta(Encoder(192, 4, 3)), 0.1, 12, layer="after", heads="mean"
+            on_meta(Encoder(192, 4, 3)), "after", "mean", {"eta": 0.1, "clusters": 12}
         ),
         "resnet": lambda: features.resnet_trunk(on_meta(ResNetTrunk("resnet18"))),
         "hourglass": lambda: features.descriptor_trunk(rival("dve", 1, image_size=96)[1].trunk),
@@ -182,7 +182,7 @@ def test_regressors_train_on_the_device(kernel):
     few = few_shot.FewShotConfig(
         counts=(1, 5), seeds=(0,), images_per_epoch=10, epochs=2, batch=5, views=2, kernel=kernel
     )
-    cells = [few_shot.Cell(count, 0) for count in few.counts]
+    cells = [few_shot.FewShotCell(count, 0) for count in few.counts]
     seen = few_shot.Views(
         images(12, 12, 12, 64, dtype=torch.float16), images(12, 5, 2), {0: np.arange(0, 12, 2)}
     )

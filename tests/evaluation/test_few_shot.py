@@ -17,7 +17,7 @@ from scemae.evaluation.landmarks.benchmarks import (
 )
 from scemae.evaluation.landmarks.feature_cache import Cached
 from scemae.evaluation.landmarks.few_shot import (
-    Cell,
+    FewShotCell,
     FewShotConfig,
     FewShotErrors,
     RegressorStack,
@@ -297,11 +297,11 @@ def test_results_are_the_same_again_whatever_the_global_random_state():
 def test_an_epoch_sees_each_image_equally_often_and_a_fresh_view_each_time():
     config, first, seen = replace(TINY, views=100), np.array([0, 100, 200]), []
     for epoch in range(3):
-        rows = order_views(Cell(3, 7), epoch, first, config)
+        rows = order_views(FewShotCell(3, 7), epoch, first, config)
         assert len(rows) == 12 and np.bincount(rows // 100).tolist() == [4, 4, 4]
         seen += rows.tolist()
     assert sorted(seen) == [*range(12), *range(100, 112), *range(200, 212)]
-    assert set(order_views(Cell(3, 7), 2, first, replace(config, views=2))) == {
+    assert set(order_views(FewShotCell(3, 7), 2, first, replace(config, views=2))) == {
         0,
         1,
         100,
@@ -315,7 +315,7 @@ def test_as_many_views_are_made_of_an_image_as_are_used():
     config = replace(TINY, views=10**6, seeds=(7,), counts=(5, 1, 3))
     rows = np.concatenate(
         [
-            order_views(Cell(n, 7), e, np.arange(5) * 100, config)
+            order_views(FewShotCell(n, 7), e, np.arange(5) * 100, config)
             for n in (1, 3, 5)
             for e in range(3)
         ]
@@ -365,7 +365,9 @@ def test_features_that_are_not_finite_are_refused():
 
 def test_test_features_that_are_not_finite_are_refused():
     test = faces(2)
-    with pytest.raises(CheckpointError, match=r"Cell\(count=1, seed=0\) predicts is not finite"):
+    with pytest.raises(
+        CheckpointError, match=r"FewShotCell\(count=1, seed=0\) predicts is not finite"
+    ):
         errors_of(
             shrink, faces(8), torch.full((2, 3, 12, 12), torch.nan), test.landmarks, config=TINY
         )

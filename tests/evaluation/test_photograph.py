@@ -149,8 +149,8 @@ def test_a_grid_lies_within_what_the_network_sees():
 
 
 def test_a_photograph_matches_itself_in_place(runs, photo):
-    seen = photograph_features.load_sight(*runs, CPU)
-    view = photograph_features.open_view(photo, None)
+    seen = photograph_features.load_features(*runs, CPU)
+    view = photograph_features.open_photograph(photo, None)
     found = seen.match(view, view, grid_points(view.box, 4))
     assert abs(found.matches - found.points).max() <= 240 / 136 and (found.returns == 0).all()
     assert (found.cosines > 0.9999).all()
@@ -269,7 +269,7 @@ def test_detect_gives_landmarks_in_pixels_of_the_photograph(runs, photo, tmp_pat
     found = json.loads((tmp_path / "out" / "a.landmarks.json").read_text())
     encoder, folder = networks.load_encoder(runs[0])
     frame = frame_of(read_picture(photo), Box(30, 0, 240)).unsqueeze(0).float() / 255
-    maps = photograph_features.load_sight(*runs, CPU).subject.trunk.maps(frame, 8)
+    maps = photograph_features.load_features(*runs, CPU).subject.trunk.maps(frame, 8)
     first = normalize(maps[0], dim=1)
     features = torch.cat([first, networks.load_projector(runs[1], folder)[0](maps[0])], dim=1)
     crop = (regressor(features)[0].detach().double().numpy() + 1) / 2 * 95
@@ -311,20 +311,20 @@ def test_a_regressor_of_other_features_is_refused(runs, tmp_path):
     ):
         regressor_on(path, digests)
         with pytest.raises(CheckpointError, match=words):
-            photograph_features.load_detector(path, photograph_features.load_sight(*given, CPU))
+            photograph_features.load_detector(path, photograph_features.load_features(*given, CPU))
     regressor_on(path, {"backbone": full["backbone"]}, width=48)
     assert (
         photograph_features.load_detector(
-            path, photograph_features.load_sight(*runs, CPU)
+            path, photograph_features.load_features(*runs, CPU)
         ).line.name
         == "raw"
     )
     regressor_on(path, {}, width=48)
     with pytest.raises(CheckpointError, match="of no run"):
-        photograph_features.load_detector(path, photograph_features.load_sight(*runs, CPU))
+        photograph_features.load_detector(path, photograph_features.load_features(*runs, CPU))
     regressor_on(path, full, width=10)
     with pytest.raises(CheckpointError, match="reads 10 channels"):
-        photograph_features.load_detector(path, photograph_features.load_sight(*runs, CPU))
+        photograph_features.load_detector(path, photograph_features.load_features(*runs, CPU))
 
 
 def test_files_that_are_no_regressors_are_refused(runs, tmp_path):

@@ -93,7 +93,7 @@ def test_clusters_alone_put_each_inattentive_tokens_centre_in_its_place(encoder)
         "remaining": "selected",
         "aggregate": False,
     }
-    found = features.substituted(encoder, layer="after", heads="mean", **options).maps(FRAMES, 8)[0]
+    found = features.substituted(encoder, "after", "mean", options).maps(FRAMES, 8)[0]
     crops = normalise(FRAMES)[..., 20:116, 20:116]
     early = carb.third(encoder, crops)
     chosen = carb.select(encoder, early, **options)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from scemae.evaluation.photographs.photograph_features import open_view
+from scemae.evaluation.photographs.photograph_features import open_photograph
 from tests.fuzz.containers import mutate_picture
 from tests.fuzz.of_sources import jpeg, png
 from tests.fuzz.target import Target
@@ -25,7 +25,7 @@ def make(folder: Path) -> None:
 def open_all(folder: Path) -> None:
     """The one that was changed is among them; the others are small."""
     for name in ("a.jpg", "b.png", "c.jpg", "d.png", "e.tif"):
-        open_view(folder / name, None)
+        open_photograph(folder / name, None)
 
 
 TARGETS = (

@@ -269,7 +269,7 @@ def test_regressors_learn_as_on_a_cpu(device):
     few = few_shot.FewShotConfig(
         counts=(2,), seeds=(0, 1), images_per_epoch=6, epochs=2, batch=6, views=2, intermediate=4
     )
-    cells = [few_shot.Cell(2, seed) for seed in few.seeds]
+    cells = [few_shot.FewShotCell(2, seed) for seed in few.seeds]
     stacks = [
         few_shot._train(
             cells,

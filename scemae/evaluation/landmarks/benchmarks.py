@@ -1,7 +1,9 @@
-"""The facts of each benchmark, read from data files, and the one way from stored images to 136x136 evaluation frames.
+"""The facts of each benchmark, read from data files, and the conversion of stored images to
+evaluation frames.
 
-Paper section 4: resize to 136x136, centre crop 96x96 (`INPUT`), so 20 px (`CROP`) fall away on each side; what
-happens before the resize is DVE's and differs per data set (PROTOCOL 3.1, 3.2 [F]). All resizes are PIL bilinear.
+Paper section 4: resize to 136x136 (`FRAME`), centre crop 96x96 (`INPUT`), so 20 px (`CROP`) are cut
+off each side. What happens before the resize is DVE's and differs per data set (PROTOCOL 3.1, 3.2
+[F]). All resizes are PIL bilinear.
 """
 
 from collections.abc import Callable
@@ -25,35 +27,35 @@ from scemae.errors import ConfigError, ShardError
 from scemae.files import documents
 
 BOX, WINDOW = 52, 100  # 300W: the box becomes 52 px wide, the window around it is 100x100
-LARGEST = 2**13  # side of an image once its box is scaled
-RAISED = 2  # ... and sits 2 px above the centre of the box
+RAISED = 2  # 300W: the window's centre lies 2 px above the centre of the box
+LARGEST = 2**13  # 300W: allowed side of an image whose box has been scaled
 
-PARTS = {"train", "test"}  # of each benchmark
+SPLITS = {"train", "test"}  # of each benchmark
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is fixed of one data set: configs/benchmark/NAME.yaml, where each fact stands with its source.
+    """The facts of one data set, each with its source in configs/benchmark/NAME.yaml.
 
-    A data set whose frame rule is one of `RULES` is a file of these fields and nothing else.
+    A new data set whose frame rule is one of `RULES` needs such a file and no code.
     """
 
-    name: str  # as `find_benchmark` takes it
+    name: str  # the argument of `find_benchmark`
     title: str  # as the paper's Table 2 calls it
     landmarks: int  # points per face
     eyes: tuple[int, int]  # the two points whose distance is the inter-ocular distance (IOD)
-    frame: str  # rule from stored image to 136 frame, of `RULES`
+    frame: str  # name in `RULES` of the rule from stored image to 136 frame
     official: dict[str, int]  # images of "train" and "test"
     splits: dict[str, str]  # the folders of shards of "train" and "test"
     offset: float = 0.0  # added to raw landmarks: -1 where the files count pixels from 1 (Matlab)
     points: tuple[str, ...] = ()  # names of the landmarks, in their order
-    targets: dict[str, float] = field(
-        default_factory=dict
-    )  # paper's detection error, %IOD, by DeiT size
+    # the paper's detection error, %IOD, by DeiT size
+    targets: dict[str, float] = field(default_factory=dict)
     column: int | None = None  # of the paper's Table 2, from 1
 
 
-# Paper's matching error on MAFL, (same, different) identity in 70-px units, by DeiT size and projected width.
+# The paper's matching error on MAFL, (same, different) identity in 70-px units, by DeiT size and
+# projected width.
 MATCHING_TARGETS = {
     "T-64": (0.47, 1.99),
     "S-128": (0.31, 1.69),
@@ -67,7 +69,7 @@ class Frames:
     """Evaluation frames of one split, in the order of its shards."""
 
     images: Tensor  # (n, 3, 136, 136) uint8 RGB
-    landmarks: Tensor  # (n, l, 2) float32, x then y, pixels of the 136 frame, pixel centres at whole numbers
+    landmarks: Tensor  # (n, l, 2) float32, x then y in pixels of the 136 frame, centres at integers
     keys: list[str]  # of the n samples
     identities: Tensor  # (n,) int64, -1 where unknown
 
@@ -76,56 +78,53 @@ class Frames:
 
 
 def benchmark_names() -> list[str]:
-    """The benchmarks there are, in the order of the paper's Table 2, then by name. Raises ConfigError."""
+    """All benchmarks, in the order of the paper's Table 2, then by name. Raises ConfigError."""
     found = [find_benchmark(path.stem) for path in sorted(_folder().glob("*.yaml"))]
-    return [
-        benchmark.name
-        for benchmark in sorted(
-            found, key=lambda known: (known.column or len(found) + 1, known.name)
-        )
-    ]
+    found.sort(key=lambda one: (one.column or len(found) + 1, one.name))
+    return [one.name for one in found]
 
 
 @cache
 def find_benchmark(name: str) -> Benchmark:
-    """The benchmark of configs/benchmark/`name`.yaml, or of the file `name` where that ends in .yaml; read once.
+    """The benchmark of configs/benchmark/`name`.yaml, or of the file `name` where that ends in
+    .yaml.
 
-    Raises ConfigError in one sentence: an unknown name, with those there are; a field that is missing, unknown or wrong.
+    Each is read once. Raises ConfigError for an unknown name and for a missing, unknown or wrong
+    field.
     """
     if name.endswith(".yaml"):
         return _read_benchmark(Path(name), name)
     if not (_folder() / f"{name}.yaml").is_file():
         raise ConfigError(
-            f"benchmark: found {name!r}, needed one of {', '.join(benchmark_names())}, or a file that ends "
-            "in .yaml"
+            f"benchmark: found {name!r}, needed one of {', '.join(benchmark_names())}, or a file "
+            "that ends in .yaml"
         )
     return _read_benchmark(_folder() / f"{name}.yaml", name)
 
 
 def check_counts(manifest: Manifest, benchmark: Benchmark, split: str) -> str | None:
-    """None where the shards are the whole official `split` ("train" or "test"), else a sentence on what they are.
+    """None where the shards are the whole official `split` ("train" or "test"), else what they are
+    instead.
 
-    Raises ShardError where they say to be the whole set and have another number of samples, or are of another split.
+    Raises ShardError where their manifest claims the whole set with another number of samples, or
+    names another split.
     """
     where, official = f"{manifest.dataset}/{manifest.split}", benchmark.official[split]
     said = manifest.options.get("official_samples")
     if said is not None and (manifest.split, said) != (benchmark.splits[split], official):
         raise ShardError(
-            f"{where}: found shards of a split of {said:,} images, {benchmark.title}'s {split} set is "
-            f"{benchmark.splits[split]}, of {official:,}; give the shards of that one"
+            f"{where}: found shards of a split of {said:,} images, {benchmark.title}'s {split} "
+            f"set is {benchmark.splits[split]}, of {official:,}; give the shards of that one"
         )
     if manifest.options.get("subset") is not False:
-        same = manifest.samples == official
-        return (
-            f"subset: {manifest.samples:,} of {official:,}"
-            if not same
-            else f"{official:,} images, not the official ones"
-        )
+        if manifest.samples == official:
+            return f"{official:,} images, not the official ones"
+        return f"subset: {manifest.samples:,} of {official:,}"
     if manifest.samples != official:
         raise ShardError(
-            f"{where}: found {manifest.samples:,} samples, its manifest says that it is the whole {split} set "
-            f"of {benchmark.title}, {official:,} ({len(manifest.left_out):,} were left out as unusable); "
-            "repair the source and build it again"
+            f"{where}: found {manifest.samples:,} samples, its manifest says that it is the whole "
+            f"{split} set of {benchmark.title}, {official:,} ({len(manifest.left_out):,} were left "
+            "out as unusable); repair the source and build it again"
         )
     return None
 
@@ -133,10 +132,11 @@ def check_counts(manifest: Manifest, benchmark: Benchmark, split: str) -> str | 
 def load_frames(
     shards: ShardSet, benchmark: Benchmark, *, limit: int | None = None, threads: int = 4
 ) -> Frames:
-    """Decode the first `limit` samples of `shards` (default: all) into 136x136 frames with their landmarks.
+    """Decode the first `limit` samples of `shards` (None: all) into 136x136 frames with their
+    landmarks.
 
-    Raises ShardError naming the first sample that is no image, or lacks landmarks or (300W) a box, and ConfigError
-    where the shards hold another frame than the benchmark's.
+    Raises ShardError naming the first sample that is no image, or lacks landmarks or (300W) a box,
+    and ConfigError where the shards store another frame than the benchmark needs.
     """
     count = len(shards) if limit is None else min(limit, len(shards))
     cropped = _stored_cropped(shards.manifest, benchmark)
@@ -178,10 +178,12 @@ def to_frame(
     box: list[float] | None = None,
     cropped: bool = False,
 ) -> tuple[Image.Image, np.ndarray]:
-    """One stored RGB image and its raw landmarks (l, 2) to the 136x136 frame and pixels of that frame.
+    """One stored RGB image to its 136x136 frame, and its raw landmarks (l, 2) to pixels of that
+    frame.
 
-    box [x0, y0, x1, y1], counted from 1, is 300W's; `cropped` says that `image` already is CelebA's 178x178 frame,
-    resized, and that the landmarks are in it. Raises ValueError if image or box cannot be used.
+    box [x0, y0, x1, y1], counted from 1, is 300W's. cropped: `image` is already CelebA's 178x178
+    frame, resized, with the landmarks in it. Raises ValueError if the image or the box cannot be
+    used.
     """
     extra = {"celeba": cropped, "box": box}.get(benchmark.frame)
     return RULES[benchmark.frame](image, landmarks, benchmark.offset, extra)
@@ -197,9 +199,14 @@ def denormalise_landmarks(landmarks: Tensor) -> Tensor:
     return (landmarks + 1) / 2 * (INPUT - 1) + CROP
 
 
-def _celeba_frame(image: Image.Image, landmarks: np.ndarray, offset: float, cropped: bool):
+Framed = tuple[Image.Image, np.ndarray]
+
+
+def _celeba_frame(
+    image: Image.Image, landmarks: np.ndarray, offset: float, cropped: bool
+) -> Framed:
     side = CELEBA_SIZE[0]
-    if cropped:  # `scemae shards build celeba --resize N` moved the landmarks along
+    if cropped:  # `scemae shards build celeba --resize N` stored the landmarks in this frame
         return _resized(image), landmarks * (FRAME / image.width)
     if image.size != CELEBA_SIZE:
         raise ValueError(f"found an image of {image.size}, needed aligned CelebA's {CELEBA_SIZE}")
@@ -207,14 +214,17 @@ def _celeba_frame(image: Image.Image, landmarks: np.ndarray, offset: float, crop
     return _resized(image), (landmarks + offset - (0, CELEBA_TOP)) * (FRAME / side)
 
 
-def _stretched(image: Image.Image, landmarks: np.ndarray, offset: float, _):
+def _stretched(image: Image.Image, landmarks: np.ndarray, offset: float, _: object) -> Framed:
     return _resized(image), (landmarks + offset) * (FRAME / np.array(image.size))
 
 
-def _box_frame(image: Image.Image, landmarks: np.ndarray, offset: float, box: list[float] | None):
-    """300W (PROTOCOL 3.2 [F]), in its Matlab counting: pixels from 1, widths max - min + 1.
+def _box_frame(
+    image: Image.Image, landmarks: np.ndarray, offset: float, box: list[float] | None
+) -> Framed:
+    """300W (PROTOCOL 3.2 [F]), in Matlab's counting: pixels from 1, widths max - min + 1.
 
-    DVE leaves the filter of the first resize to PIL's default, which has changed over PIL's versions [U]: bilinear.
+    DVE leaves the filter of the first resize to PIL's default, which has changed with PIL's
+    versions: bilinear here [U].
     """
     if box is None or len(box) != 4 or not (box[2] > box[0] and box[3] > box[1]):
         raise ValueError(f"found the box {box}, needed [x0, y0, x1, y1]")
@@ -225,7 +235,8 @@ def _box_frame(image: Image.Image, landmarks: np.ndarray, offset: float, box: li
     left, top = (int(edge) for edge in centre - WINDOW // 2 - (0, RAISED))
     if scale * max(image.size) > LARGEST:
         raise ValueError(
-            f"found the box {box} in an image of {image.size}, which would be enlarged to more than {LARGEST} px"
+            f"found the box {box} in an image of {image.size}, which would be enlarged to more "
+            f"than {LARGEST} px"
         )
     scaled = image.resize(
         (max(1, int(image.width * scale)), max(1, int(image.height * scale))), Image.BILINEAR
@@ -253,8 +264,8 @@ def _stored_cropped(manifest: Manifest, benchmark: Benchmark) -> bool:
         stored == "celeba-178" and benchmark.frame != "celeba"
     ):
         raise ConfigError(
-            f"{manifest.dataset}/{manifest.split}: its images are stored as {stored!r}, {benchmark.name} "
-            "needs originals; build the shards without resizing"
+            f"{manifest.dataset}/{manifest.split}: its images are stored as {stored!r}, "
+            f"{benchmark.name} needs originals; build the shards without resizing"
         )
     return stored == "celeba-178"
 
@@ -267,35 +278,35 @@ def _folder() -> Path:
 
 
 def _read_benchmark(path: Path, name: str) -> Benchmark:
+    remedy = f"give a file like {_folder() / 'mafl.yaml'}"
     try:
-        raw = documents.read_yaml(
-            path, Any, error=ConfigError, remedy=f"give a file like {_folder() / 'mafl.yaml'}"
-        )
+        raw = documents.read_yaml(path, Any, error=ConfigError, remedy=remedy)
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read as YAML ({error}); give a file like {_folder() / 'mafl.yaml'}"
-        ) from error
-    known = {
-        part.name: part.default is MISSING and part.default_factory is MISSING
-        for part in fields(Benchmark)
-        if part.name != "name"
-    }
+        raise ConfigError(f"{path}: cannot be read as YAML ({error}); {remedy}") from error
     raw = raw if isinstance(raw, dict) else {}
-    missing = [key for key, needed in known.items() if needed and key not in raw]
-    unknown = sorted(raw.keys() - known, key=str)
-    if missing or unknown:
-        what = (
-            f"found no field {missing[0]}" if missing else f"found the unknown field {unknown[0]}"
-        )
-        raise ConfigError(
-            f"{path}: {what}; a benchmark has {', '.join(key for key, needed in known.items() if needed)}, "
-            f"and may have {', '.join(key for key, needed in known.items() if not needed)}"
-        )
+    _check_fields(path, raw)
     for key, (is_right, needed) in CHECKS.items():
         if key in raw and not is_right(raw[key], raw):
             raise ConfigError(f"{path}: {key}: found {raw[key]!r}, {needed} was needed")
-    return Benchmark(
-        name, **raw | {key: tuple(raw[key]) for key in ("eyes", "points") if key in raw}
+    tuples = {key: tuple(raw[key]) for key in ("eyes", "points") if key in raw}
+    return Benchmark(name, **raw | tuples)
+
+
+def _check_fields(path: Path, raw: dict) -> None:
+    """Raise ConfigError for the first field that is missing or unknown."""
+    known = [part for part in fields(Benchmark) if part.name != "name"]
+    has_default = [
+        part.default is not MISSING or part.default_factory is not MISSING for part in known
+    ]
+    needed = [part.name for part, has in zip(known, has_default, strict=True) if not has]
+    optional = [part.name for part, has in zip(known, has_default, strict=True) if has]
+    missing = [key for key in needed if key not in raw]
+    unknown = sorted(raw.keys() - {*needed, *optional}, key=str)
+    if not missing and not unknown:
+        return
+    what = f"found no field {missing[0]}" if missing else f"found the unknown field {unknown[0]}"
+    raise ConfigError(
+        f"{path}: {what}; a benchmark has {', '.join(needed)}, and may have {', '.join(optional)}"
     )
 
 
@@ -304,13 +315,12 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return (
-        type(value) in (int, float) and abs(value) <= 1e300
-    )  # NaN is not, nor an int that no float can hold
+    # not NaN, nor an int too large for a float
+    return type(value) in (int, float) and abs(value) <= 1e300
 
 
 def _has_parts(value: Any, is_right: Callable[[Any], bool]) -> bool:
-    return isinstance(value, dict) and value.keys() == PARTS and all(map(is_right, value.values()))
+    return isinstance(value, dict) and value.keys() == SPLITS and all(map(is_right, value.values()))
 
 
 def _is_text(value: Any) -> bool:
@@ -326,7 +336,7 @@ def _are_eyes(value: Any, landmarks: Any) -> bool:
     )
 
 
-# Of each field, in this order: whether (value, all fields) is right, and what was needed.
+# Of each field, in this order: a check of (value, all fields), and what is needed where it fails.
 CHECKS: dict[str, tuple[Callable[[Any, dict], bool], str]] = {
     "title": (lambda value, raw: _is_text(value), "a name"),
     "landmarks": (lambda value, raw: _is_count(value), "a number of points above 0"),

@@ -1,11 +1,13 @@
-"""What the tests of landmarks compare: a frozen trunk's maps of 136-px frames, and heads that make features of them.
+"""Features that the landmark tests compare: a frozen trunk's maps of 136-px frames, and heads on
+them.
 
-At inference nothing is clustered or substituted: the original features, expanded by cover-and-stride, go through the
-projector (paper 3.3).
+At inference nothing is clustered or substituted: the original features, expanded by
+cover-and-stride, go through the projector (paper 3.3).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -20,9 +22,8 @@ from scemae.models.cover_and_stride import expand
 from scemae.models.timm_vit import TimmVit
 from scemae.models.vit import Encoder
 
-Head = Callable[
-    [list[Tensor], int], Tensor
-]  # maps, side -> features (b, d, side, side): one row of a table
+# Maps and side to features (b, d, side, side): one row of a table.
+Head = Callable[[list[Tensor], int], Tensor]
 
 DEIT = {192: "DeiT-T", 384: "DeiT-S", 768: "DeiT-B"}  # by width, 12 deep
 
@@ -35,23 +36,23 @@ class Trunk:
     parameters: int  # of the trunk alone, as the paper counts (PROTOCOL 1.3)
     width: int  # channels of its joined features
     network: nn.Module
-    maps: Callable[
-        [Tensor, int], list[Tensor]
-    ]  # frames (b, 3, 136, 136) in [0, 1], stride in px -> [(b, d_i, h_i, w_i), ...]
+    # frames (b, 3, 136, 136) in [0, 1] and stride in px -> [(b, d_i, h_i, w_i), ...]
+    maps: Callable[[Tensor, int], list[Tensor]]
     join: Callable[[list[Tensor], int], Tensor]  # maps, side -> (b, width, side, side), raw
-    is_resized: bool = (
-        False  # a hypercolumn: its maps are brought to any side, and to the image's for matching
-    )
+    # a hypercolumn: its maps are resized to any side, and to the image's side for matching
+    is_resized: bool = False
 
     def side(self, stride: int, *, matching: bool = False) -> int:
-        """The side of the features at `stride`: CL matches with hypercolumns resized to the image (PROTOCOL 4.2, 4.5)."""
+        """Side of the features at `stride`; hypercolumns match at the image's side (PROTOCOL 4.2,
+        4.5).
+        """
         return INPUT if matching and self.is_resized else INPUT // stride
 
 
 def backbone(encoder: Encoder, stride: int) -> Extract:
-    """Stage-1 features: the patch tokens after the last block, one vector every `stride` pixels, (b, d, 96/stride, ..).
+    """Stage-1 features: patch tokens after the last block, one vector every `stride` pixels.
 
-    Values are those of the encoder's own precision, as fp32.
+    (b, d, 96/stride, 96/stride). The encoder computes in its own precision; the result is fp32.
     """
 
     def encode(crops: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ def backbone(encoder: Encoder, stride: int) -> Extract:
 
 
 def vit_trunk(encoder: Encoder) -> Trunk:
-    """A ViT of ours: cover-and-stride gives one map."""
+    """One of our ViTs: cover-and-stride gives one map."""
     model = DEIT.get(encoder.width, "") if len(encoder.blocks) == 12 else ""
     return Trunk(
         model or f"ViT {len(encoder.blocks)} x {encoder.width}",
@@ -77,18 +78,17 @@ def vit_trunk(encoder: Encoder) -> Trunk:
     )
 
 
-def substituted(encoder: Encoder, eta: float, clusters: int, **options: str | bool) -> Trunk:
-    """The same with CARB's selection and substitution at inference, and no projector: Table 4's row with clusters alone.
+def substituted(encoder: Encoder, layer: str, heads: str, options: dict[str, Any]) -> Trunk:
+    """The encoder with CARB's selection and substitution at inference: Table 4's row with clusters
+    alone.
 
-    What the paper trained there is not said [U]. With the LCR loss's weights at 1 the loss of Eq. 7 is a constant, since
-    Eq. 4 sums to 1 over j, so that nothing could be trained by it: we take the frozen map with its centres substituted.
+    options: those of `models.carb.select`. The paper does not say what was trained there [U]. With
+    λ = f_loc = 1 the loss of Eq. 7 is a constant, since Eq. 4 sums to 1 over j, so nothing can be
+    trained by it: we take the frozen map with its centres substituted.
     """
-    layer, heads = options.pop("layer"), options.pop("heads")
 
     def encode(crops: Tensor) -> Tensor:
-        chosen = select(
-            encoder, third(encoder, crops, layer, heads), eta=eta, clusters=clusters, **options
-        )
+        chosen = select(encoder, third(encoder, crops, layer, heads), **options)
         return substitute(chosen.tokens, chosen.slot)
 
     @torch.no_grad()
@@ -101,8 +101,10 @@ def substituted(encoder: Encoder, eta: float, clusters: int, **options: str | bo
     return Trunk(plain.model, plain.parameters, plain.width, encoder, maps, plain.join)
 
 
-def resnet_trunk(network: nn.Module) -> Trunk:
-    """A ResNet's hypercolumn (PROTOCOL 4.2): its four stages at their own resolution, deepest first; no stride."""
+def resnet_trunk(network: hypercolumn.ResNetTrunk) -> Trunk:
+    """A ResNet's hypercolumn (PROTOCOL 4.2): its four stages, deepest first; the stride has no
+    effect.
+    """
 
     @torch.no_grad()
     def maps(frames: Tensor, stride: int) -> list[Tensor]:
@@ -115,7 +117,9 @@ def resnet_trunk(network: nn.Module) -> Trunk:
 
 
 def descriptor_trunk(network: nn.Module) -> Trunk:
-    """A network with one map of the 96-px crop, `out` channels, at its own stride (DVE's hourglass: 2)."""
+    """A network with one map of the 96-px crop, `out` channels, at its own stride (DVE's hourglass:
+    2).
+    """
 
     @torch.no_grad()
     def maps(frames: Tensor, stride: int) -> list[Tensor]:
@@ -125,7 +129,7 @@ def descriptor_trunk(network: nn.Module) -> Trunk:
     return Trunk(
         type(network).__name__.lower(),
         sum(p.numel() for p in network.parameters()),
-        network.out,
+        cast(int, network.out),
         network,
         maps,
         hypercolumn.join,
@@ -133,18 +137,16 @@ def descriptor_trunk(network: nn.Module) -> Trunk:
 
 
 def trunk_of(network: nn.Module) -> Trunk:
-    """The trunk of a network that some method trained."""
+    """The trunk of a network that a method has trained."""
     if isinstance(network, Encoder):
         return vit_trunk(network)
-    return (
-        resnet_trunk(network)
-        if isinstance(network, hypercolumn.ResNetTrunk)
-        else descriptor_trunk(network)
-    )
+    if isinstance(network, hypercolumn.ResNetTrunk):
+        return resnet_trunk(network)
+    return descriptor_trunk(network)
 
 
 def timm_trunk(network: TimmVit, name: str) -> Trunk:
-    """A ViT of timm, by the same cover-and-stride."""
+    """A ViT of timm, expanded by cover-and-stride."""
 
     @torch.no_grad()
     def maps(frames: Tensor, stride: int) -> list[Tensor]:

@@ -1,10 +1,11 @@
-"""Landmark matching: where in the target image does each point of the source image find its like (paper 4.1).
+"""Landmark matching: find the points of a source image in a target image (paper 4.1).
 
-Both feature maps are bilinearly upsampled to the 96-px crop; the query is the feature at the point's pixel; the
-answer is the pixel with the highest cosine. This is CL's matcher, which the paper's words describe (PROTOCOL 3.4, 4.5).
+Both feature maps are bilinearly upsampled to the 96-px crop. The query is the feature at the
+point's pixel; the answer is the target's pixel with the highest cosine. This is CL's matcher, which
+the paper describes (PROTOCOL 3.4, 4.5).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,20 +19,19 @@ from scemae.errors import CheckpointError, ConfigError
 from scemae.evaluation.landmarks.pairs import DIFFERENT, SAME, SOURCE, Pairs
 
 BUDGET = 1 << 25  # bytes of upsampled target features at a time: more is slower on a CPU
-PATCH = 9  # side of the square that `patches` sees
+PATCH = 9  # side of the squares of `patches`
 
-Extract = Callable[
-    [Tensor], Any
-]  # frames (b, 3, 136, 136) in [0, 1] to features (b, d, h, w) of the 96 crop, or
-Head = Callable[[Any], Tensor]  # to what every one of some heads makes features (b, d, h, w) of
-
+# Frames (b, 3, 136, 136) in [0, 1] to features (b, d, h, w) of the 96 crop, or to the input of
+# heads.
+Extract = Callable[[Tensor], Any]
+Head = Callable[[Any], Tensor]  # the result of an `Extract` to features (b, d, h, w)
 
 ERROR_PARTS = ("same", "different", "same_predicted", "different_predicted")  # of MatchingErrors
 
 
 @dataclass
 class MatchingErrors:
-    """A matcher's result on the pairs with one hash; row `i` is couple `i`, column `j` landmark `j`."""
+    """A matcher's errors on all pairs; row i is couple i, column j is landmark j."""
 
     pairs_hash: str
     same: np.ndarray  # (c, l) Euclidean error in 70-px units
@@ -56,19 +56,27 @@ class MatchingErrors:
 
 
 def match(source_features: Tensor, target_features: Tensor, query_points: Tensor) -> Tensor:
-    """Find query points (b, l, 2), x and y in pixels of the source's 96 crop, in the target's: (b, l, 2) whole pixels.
+    """Find query points (b, l, 2), x and y in pixels of the source's 96 crop, in the target's crop.
 
-    source_features and target_features (b, d, h, w) cover the crop. Points are rounded and kept inside the crop.
+    source_features and target_features (b, d, h, w) cover the crop. Points are rounded and kept
+    inside the crop. Returns whole pixels (b, l, 2).
     """
     size = max(1, BUDGET // (4 * target_features.shape[1] * INPUT * INPUT))
-    parts = zip(source_features.split(size), target_features.split(size), query_points.split(size))
+    parts = zip(
+        source_features.split(size),
+        target_features.split(size),
+        query_points.split(size),
+        strict=True,
+    )
     return torch.cat([_match(*part) for part in parts])
 
 
 def look_up(features: Tensor, points: Tensor) -> Tensor:
-    """The feature (b, l, d) at each of points (b, l, 2), x and y in pixels of the 96 crop, in maps (b, d, h, w) of the crop.
+    """The features (b, l, d) at points (b, l, 2), x and y in pixels of the 96 crop, of maps (b, d,
+    h, w).
 
-    Points are rounded and kept inside the crop; a smaller map gives what upsampling would have put at the pixel.
+    The maps cover the crop. Points are rounded and kept inside it. On a smaller map the result is
+    what bilinear upsampling would put at the pixel.
     """
     places = ((2 * points.round().clamp(0, INPUT - 1) + 1) / INPUT - 1).unsqueeze(2)  # b l 1 2
     found = F.grid_sample(
@@ -90,8 +98,10 @@ def enlarge(features: Tensor) -> Tensor:
 
 
 def nearest(queries: Tensor, large: Tensor, lengths: Tensor) -> Tensor:
-    """The pixel of highest cosine to each of queries (b, l, d) in what `enlarge` made, whose lengths (b, 1, 96 * 96) are
-    given and not 0: (b, l, 2), x and y in pixels of the 96 crop."""
+    """The pixel (b, l, 2), x and y, with the highest cosine to each of queries (b, l, d).
+
+    large: what `enlarge` returned; lengths (b, 1, 96 * 96): the norms of its features, above 0.
+    """
     # The query's own length is left out: it changes no arg-max.
     best = (queries @ large / lengths).argmax(dim=2)  # b l
     return torch.stack([best % INPUT, best // INPUT], dim=2).float()
@@ -102,16 +112,17 @@ def matching_errors(
     extract: Extract,
     pairs: Pairs,
     *,
-    heads: dict[str, Head] | None = None,
+    heads: Mapping[str, Head] | None = None,
     batch: int = 16,
     device: str | torch.device = "cpu",
     advance: Callable[[int], object] = lambda couples: None,
 ) -> dict[str, MatchingErrors]:
     """Match all pairs with the features of `extract`, `batch` couples (three views each) at a time.
 
-    Each view's features are computed once and go through every one of `heads` (a projector, say; default: as they
-    are, named "features"). `progress(done, total)` is told the couples done. Raises ConfigError if `extract` returns
-    no feature maps, CheckpointError if they are not finite.
+    The features of each view are computed once and go through all `heads`, such as projectors
+    (None: the features as they are, under the name "features"). `advance(couples)` is called after
+    each batch. Raises ConfigError if `extract` returns no feature maps, CheckpointError if they are
+    not finite.
     """
     heads = heads or {"features": lambda features: features}
     answers: dict[str, list[Tensor]] = {name: [] for name in heads}
@@ -130,7 +141,7 @@ def matching_errors(
 
 
 def no_motion(pairs: Pairs) -> MatchingErrors:
-    """The errors of predicting each point's own place: a matcher this bad is not matching (PROTOCOL 3.4, 8)."""
+    """The errors of answering with each query's own position: a floor (PROTOCOL 3.4, 8)."""
     points = (pairs.landmarks[:, SOURCE] - CROP).round().clamp(0, INPUT - 1)
     return _errors(torch.stack([points, points]), pairs)
 
@@ -143,7 +154,8 @@ def pixels(frames: Tensor) -> Tensor:
 def patches(frames: Tensor) -> Tensor:
     """Raw 9x9 squares around each pixel, each less its mean, (b, 3, 136, 136) to (b, 243, 96, 96).
 
-    Their cosine is normalised cross-correlation, the classical baseline of what needs no learning. A choice of ours.
+    Their cosine is normalised cross-correlation, the classical baseline without learning. Our
+    choice.
     """
     margin = CROP - PATCH // 2
     squares = F.unfold(frames[..., margin:-margin, margin:-margin], PATCH)
@@ -160,7 +172,10 @@ def _errors(predicted: Tensor, pairs: Pairs) -> MatchingErrors:
 
 
 def checked(features: Tensor, images: int) -> Tensor:
-    """`features`, which must be maps (images, d, h, w). Raises ConfigError, or CheckpointError where they are not finite."""
+    """`features`, after a check that they are finite maps (images, d, h, w).
+
+    Raises ConfigError for another shape, CheckpointError where they are not finite.
+    """
     if features.dim() != 4 or len(features) != images:
         raise ConfigError(
             f"matching: the extractor returned {tuple(features.shape)}, needed ({images}, d, h, w)"

@@ -1,16 +1,20 @@
-"""A small matching test during training: the loss of MAE says little about landmarks, nor does CARB's about its settings.
+"""A small matching test during training: MAE's loss says little about landmarks, and CARB's little
+about its settings.
 
-    probe_same        landmarks of v1(A) found in v2(A), another warp of the same image; mean error in 70-px units
+    probe_same        landmarks of v1(A) found in v2(A), another warp of the same image
     probe_different   landmarks of v1(A) found in v2(B), of another person
-    probe_cycle       no labels (ours): a grid on v1(A), found in v2(B), and from there in v2(A), where the warps say it lies
+    probe_cycle       no labels (ours): a grid on v1(A), found in v2(B) and from there in v2(A), where
+                      the warps give the true place
 
-Features that are positions alone, which know nothing of a face, score the motion of the warps in probe_cycle: 3.7 on
-CelebA's val. A weak backbone's score more, so it can be bettered by forgetting the face: above that, it is no objective.
+All are mean errors in 70-px units. Features that depend on the position alone have a probe_cycle
+equal to the motion of the warps: 3.7 on CelebA's val. A weak backbone has a larger one, so there
+the score could improve by ignoring the face: above that value it is no objective.
 
-Couples are of different people, unlike the official test's (pairs.py), which takes neighbours as they come: a sweep is to
-be judged by what it is for. The trunk of stage 2 is frozen, so what it makes of the views is computed once, for all runs:
+Couples are of different people; the official test (pairs.py) takes neighbours in file order. The
+trunk of stage 2 is frozen, so its maps of the views are computed once, for all runs:
 
-    BACKBONE_RUN/tokens/pairs-0123456789abcdef     maps of all views in fp16, and where their points lie (mapped_arrays.py)
+    BACKBONE_RUN/tokens/pairs-0123456789abcdef    maps of all views in fp16 and their points
+                                                  (files/mapped_arrays.py)
 """
 
 import sys
@@ -40,24 +44,26 @@ from scemae.files.mapped_arrays import Arrays, path_of, read_arrays, write_array
 
 STRIDE = 4  # of cover-and-stride: a quarter of the passes of the real test
 BATCH = 16  # couples, three views each, that go through the trunk and the head together
-VERSION = 1  # of what the same facts give; another one is another file
+VERSION = 1  # to be raised when the same facts give other maps: they then go to another file
 BENCHMARK = "mafl"
-# The grid of probe_cycle, in pixels of the crop: from the brows to the chin of an aligned face. Ours.
+# The grid of probe_cycle, in pixels of the crop: brows to chin of an aligned face. Our choice.
 GRID_X, GRID_Y = range(24, 73, 12), range(30, 79, 12)
 
 
 class Probe:
-    """Some couples of different people; with no shards given it has nothing to say."""
+    """Couples of different people; without shards `errors` returns nothing."""
 
     def __init__(self, shards: str | None, couples: int, cache_dir: str | None = None) -> None:
-        """Choose the first couples of `shards`; no image is decoded yet. Raises ShardError, and ConfigError where there are
-        too few couples, or the shards are of a test set."""
+        """Choose the first couples of `shards`; no image is decoded yet.
+
+        Raises ShardError, and ConfigError where there are too few couples or the shards are a test
+        set.
+        """
         self._shards: ShardSet | None = None
         self._views: Pairs | None = None
-        self._maps: list[Tensor] | None = None  # of all views, once they are kept
-        self._points: Tensor | None = (
-            None  # (c, 3, l + g, 2) landmarks and grid, pixels of the 136 frame
-        )
+        self._maps: list[Tensor] | None = None  # of all views, once read from the file
+        # (c, 3, l + g, 2): landmarks and grid, in pixels of the 136 frame
+        self._points: Tensor | None = None
         if shards is None:
             return
         self._shards, self._benchmark = open_shards(shards, cache_dir), find_benchmark(BENCHMARK)
@@ -65,12 +71,15 @@ class Probe:
         self._chosen = choose_couples(map(self._identity, range(len(self._shards))), couples)
         if len(self._chosen) < 2 * couples:
             raise ConfigError(
-                f"{masked(shards)}: found {len(self._shards):,} images, which make {len(self._chosen) // 2} couples "
-                f"of different people, {couples} are needed; lower loop.probe_pairs or give more people"
+                f"{masked(shards)}: found {len(self._shards):,} images, which make "
+                f"{len(self._chosen) // 2} couples of different people, {couples} are needed; "
+                "lower loop.probe_pairs or give more people"
             )
 
     def load(self) -> None:
-        """Decode and warp now, so that an image that cannot be used shows at the start. Raises ShardError."""
+        """Decode and warp the images, so that an unusable one is reported at the start. Raises
+        ShardError.
+        """
         if self._shards is not None and self._points is None:
             self._views = render(self._shards, self._benchmark, self._chosen)
             self._points = self._views.landmarks
@@ -83,11 +92,12 @@ class Probe:
         backbone: str,
         note: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the maps of a frozen trunk from the file in `folder`, which is made where there is no whole one; from then on
-        `errors` runs a head alone. Any number of processes may do so at once.
+        """Read the maps of a frozen trunk from the file in `folder`, or compute and write them.
 
-        backbone: the digest of the trunk's weights. `note` is called while it works. Where the folder cannot be written,
-        this process alone has the maps, and says so. Raises ShardError, CheckpointError.
+        From then on `errors` runs only a head. Any number of processes may do this at once.
+        backbone: the digest of the trunk's weights. `note` is called while maps are computed. Where
+        the folder cannot be written, this process keeps the maps in memory and says so. Raises
+        ShardError, CheckpointError.
         """
         if self._shards is None:
             return
@@ -99,13 +109,14 @@ class Probe:
             try:
                 write_arrays(path, facts, made)
             except (OSError, FileError) as error:
-                problem = f"; not kept, so that each run does it again: {getattr(error, 'strerror', None) or error}"
+                why = getattr(error, "strerror", None) or error
+                problem = f"; not kept, so that each run does it again: {why}"
             if place.is_first:
+                seconds = time.perf_counter() - started
+                damaged = " (the file was damaged)" if was_there else ""
                 print(
                     f"probe: maps of {len(self._chosen) // 2} couples for {path} computed in "
-                    f"{time.perf_counter() - started:.1f} s"
-                    + (" (the file was damaged)" if was_there else "")
-                    + problem,
+                    f"{seconds:.1f} s{damaged}{problem}",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -115,7 +126,8 @@ class Probe:
         self._maps, self._views = list(held.values()), None
 
     def facts(self, trunk: Trunk, backbone: str) -> dict[str, Any]:
-        """All that kept maps depend on."""
+        """All facts that the kept maps depend on."""
+        assert self._shards is not None
         keys = [self._shards.keys[i] for i in self._chosen]
         warps = draw_warps(len(keys)).numpy().astype("<f8").tobytes()
         return {
@@ -134,46 +146,39 @@ class Probe:
     def errors(
         self, trunk: Trunk, device: torch.device, head: Head | None = None
     ) -> dict[str, float]:
-        """Mean same, different and cycle error in 70-px units, of the trunk's features, or a head's. All ranks call it: with
-        ZeRO 3 the weights are everyone's.
+        """Mean same, different and cycle error in 70-px units, of the trunk's features or a head's.
 
-        Maps go through fp16, kept or not, so that both give the same numbers. Raises CheckpointError where features are not
-        finite.
+        All ranks call it, as with ZeRO 3 each holds a part of the weights. Maps are rounded to fp16
+        whether they come from the file or not, so that both give the same numbers. Raises
+        CheckpointError where features are not finite.
         """
         if self._shards is None:
             return {}
         self.load()
-        head, side, mode, answers = (
-            head or trunk.join,
-            trunk.side(STRIDE),
-            trunk.network.training,
-            [],
-        )
+        assert self._points is not None
+        head, side, landmarks = head or trunk.join, trunk.side(STRIDE), self._benchmark.landmarks
+        mode, answers = trunk.network.training, []
         trunk.network.eval()
         with tf32.refused():
             for first in range(0, len(self._points), BATCH):
                 points = (self._points[first : first + BATCH] - CROP).to(device)
-                features = matching.checked(
-                    head(self._maps_of(trunk, device, first), side), 3 * len(points)
-                )
-                found = match_couples(
-                    features.unflatten(0, (-1, 3)), points[:, SOURCE], self._benchmark.landmarks
-                )
-                answers.append(found.cpu())
+                made = head(self._maps_of(trunk, device, first), side)
+                maps = matching.checked(made, 3 * len(points)).unflatten(0, (-1, 3))
+                answers.append(match_couples(maps, points[:, SOURCE], landmarks).cpu())
         trunk.network.train(mode)
-        return score(torch.cat(answers), self._points - CROP, self._benchmark.landmarks)
+        return score(torch.cat(answers), self._points - CROP, landmarks)
 
     def _maps_of(self, trunk: Trunk, device: torch.device, first: int) -> list[Tensor]:
         """The trunk's maps of the couples from `first` on, rounded to fp16."""
         if self._maps is not None:
             return [part[3 * first : 3 * (first + BATCH)].to(device).float() for part in self._maps]
-        views = self._views.views[first : first + BATCH].to(device)
-        return [
-            part.half().float() for part in trunk.maps(views.flatten(0, 1).float() / 255, STRIDE)
-        ]
+        assert self._views is not None
+        views = self._views.views[first : first + BATCH].to(device).flatten(0, 1).float() / 255
+        return [part.half().float() for part in trunk.maps(views, STRIDE)]
 
     def _make(self, trunk: Trunk, device: torch.device, note: Callable[[], None]) -> Arrays:
         self.load()
+        assert self._views is not None and self._points is not None
         mode = trunk.network.training
         trunk.network.eval()
         maps = cache_maps(
@@ -191,18 +196,21 @@ class Probe:
         }
 
     def _identity(self, i: int) -> int:
+        assert self._shards is not None
         found = self._shards.annotation(i).get("identity")
         return -1 if found is None else found
 
 
 def choose_couples(identities: Iterable[int], couples: int) -> list[int]:
-    """The first couples of images of different people, A and B of the first, A and B of the second, ..., while there are.
+    """The first couples of images of different people, as A and B of the first, A and B of the
+    second, ...
 
-    Consecutive images make a couple, as in the official test, but that an image waits for the next one of another person.
-    An identity of -1 is unknown and counts as another one.
+    Consecutive images make a couple, as in the official test, except that an image waits for the
+    next one of another person. An identity of -1 is unknown and counts as another person. Fewer
+    where images run out.
     """
     chosen: list[int] = []
-    waiting: list[tuple[int, int]] = []  # all of one person
+    waiting: list[tuple[int, int]] = []  # index and identity of images of one person
     for i, identity in enumerate(identities):
         if waiting and (identity < 0 or identity != waiting[0][1]):
             chosen += [waiting.pop(0)[0], i]
@@ -214,7 +222,9 @@ def choose_couples(identities: Iterable[int], couples: int) -> list[int]:
 
 
 def render(shards: ShardSet, benchmark: Benchmark, chosen: list[int]) -> Pairs:
-    """The views of the images `chosen` of `shards`, two by two a couple; the grid's points follow the landmarks."""
+    """The views of the images `chosen` of `shards`, two for each couple; grid points follow the
+    landmarks.
+    """
     frames = load_frames(shards, benchmark, limit=max(chosen) + 1)
     grid = (grid_points() + CROP).expand(len(frames), -1, -1)
     marked = Frames(
@@ -224,51 +234,46 @@ def render(shards: ShardSet, benchmark: Benchmark, chosen: list[int]) -> Pairs:
 
 
 def draw_warps(images: int) -> Tensor:
-    """Two warps of each of some images, (images, 2, 103, 2): those that `build_pairs` draws from seed 0."""
+    """Two warps for each image, (images, 2, 103, 2): those that `build_pairs` draws from seed 0."""
     return tps_warps.draw_warps(2 * images, seed=0).reshape(images, 2, tps_warps.COEFFICIENTS, 2)
 
 
 def grid_points() -> Tensor:
-    """The points (g, 2) of an image before it is warped from which probe_cycle starts, in pixels of the crop."""
+    """The points (g, 2) where probe_cycle starts, before warping, in pixels of the crop."""
     return torch.tensor([[x, y] for y in GRID_Y for x in GRID_X], dtype=torch.float32)
 
 
 def match_couples(maps: Tensor, points: Tensor, landmarks: int) -> Tensor:
-    """Where the points (c, l + g, 2) of v1(A), pixels of the crop, are found by maps (c, 3, d, h, w): (c, 2 l + g, 2).
+    """Find the points (c, l + g, 2) of v1(A), pixels of the crop, by maps (c, 3, d, h, w): (c, 2 l
+    + g, 2).
 
-    First come the `landmarks` in v2(A), then those in v2(B), then the grid in v2(A) by way of v2(B). The same matcher as the
-    official test's, but that targets are upsampled once for all points, and that lengths are roots of sums of squares, in
-    a fifth of the time of a norm: apart from rounding the answers are its own.
+    The result holds the `landmarks` in v2(A), then those in v2(B), then the grid in v2(A) by way of
+    v2(B). The official matcher, but faster: targets are upsampled once for all points, and lengths
+    are roots of sums of squares (a fifth of a norm's time). Only rounding differs.
     """
     size = max(1, matching.BUDGET // (8 * maps.shape[2] * INPUT * INPUT))
     found = []
-    for some, asked in zip(maps.split(size), points.split(size)):
-        queries = look_up(some[:, SOURCE], asked)
+    for some, queried in zip(maps.split(size), points.split(size), strict=True):
+        queries = look_up(some[:, SOURCE], queried)
         on_other = _nearest(queries, some[:, DIFFERENT])
         back = look_up(some[:, DIFFERENT], on_other[:, landmarks:])
         on_same = _nearest(torch.cat([queries[:, :landmarks], back], dim=1), some[:, SAME])
-        found.append(
-            torch.cat(
-                [on_same[:, :landmarks], on_other[:, :landmarks], on_same[:, landmarks:]], dim=1
-            )
-        )
+        parts = [on_same[:, :landmarks], on_other[:, :landmarks], on_same[:, landmarks:]]
+        found.append(torch.cat(parts, dim=1))
     return torch.cat(found)
 
 
 def score(found: Tensor, truth: Tensor, landmarks: int) -> dict[str, float]:
-    """Mean errors in 70-px units of what `match_couples` found; truth (c, 3, l + g, 2) in pixels of the crop.
+    """Mean errors in 70-px units of what `match_couples` found; truth (c, 3, l + g, 2) in pixels of
+    the crop.
 
-    A point of the grid counts where the crops of v1(A) and v2(A) show it.
+    A grid point counts only where it lies inside the crops of v1(A) and v2(A).
     """
-    same, different, cycle = found.split(
-        [landmarks, landmarks, found.shape[1] - 2 * landmarks], dim=1
-    )
+    parts = [landmarks, landmarks, found.shape[1] - 2 * landmarks]
+    same, different, cycle = found.split(parts, dim=1)
     grid = truth[:, :, landmarks:]
-    is_shown = (
-        ((grid[:, [SOURCE, SAME]] >= 0) & (grid[:, [SOURCE, SAME]] <= INPUT - 1))
-        .all(dim=3)
-        .all(dim=1)
-    )
+    ends = grid[:, [SOURCE, SAME]]
+    is_shown = ((ends >= 0) & (ends <= INPUT - 1)).all(dim=3).all(dim=1)
     errors = {
         "same": same - truth[:, SAME, :landmarks],
         "different": different - truth[:, DIFFERENT, :landmarks],
@@ -289,7 +294,7 @@ def _refuse_test_set(shards: ShardSet) -> None:
     if "test" in shards.manifest.split.lower():
         where = shards.folder.parent
         raise ConfigError(
-            f"probe_shards: found the split {shards.manifest.split} in {shards.folder}; the probe steers "
-            "training and sweeps, so it must not see the test set; give "
-            f"{where / 'val'} or {where / 'mafl-train'}"
+            f"probe_shards: found the split {shards.manifest.split} in {shards.folder}; the probe "
+            f"steers training and sweeps, so it must not see the test set; give {where / 'val'} "
+            f"or {where / 'mafl-train'}"
         )

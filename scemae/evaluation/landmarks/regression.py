@@ -1,7 +1,9 @@
-"""Landmark detection: a light regressor on frozen features (paper 4.2; PROTOCOL 3.5, 3.6, 4.4, 4.7).
+"""Landmark detection: a light regressor on frozen features (paper 4.2; PROTOCOL 3.5, 3.6, 4.4,
+4.7).
 
-Features -> convolution block -> I heat maps per landmark -> soft-argmax -> I points -> linear map -> the landmark.
-Features are computed once and kept in memory (feature_cache.py); the result is that of the last epoch, never of the best on test.
+Features -> convolution -> I heat maps per landmark -> soft-argmax -> I points -> linear map ->
+landmark. Features are computed once and kept in memory (feature_cache.py). The result is that of
+the last epoch, never of the best epoch on test images.
 """
 
 import math
@@ -15,15 +17,18 @@ from torch import Tensor, nn
 
 from scemae.errors import ConfigError, DataError
 from scemae.evaluation.landmarks.benchmarks import normalise_landmarks
+from scemae.evaluation.landmarks.feature_cache import Features
 
 
 @dataclass
 class RegressionConfig:
-    """Settings of the regressor. Only `intermediate` is printed in the paper; the rest is CL's or a choice of ours.
+    """Settings of the regressor. The paper prints only `intermediate`; the rest is CL's or a choice
+    of ours.
 
-    With init_std 1 the softmax of 100 times a 3x3 response starts as a hard arg-max and needs many steps to move:
-    MAFL has 594 per epoch. One trial, one seed, 1,000 images with 144-d gradient histograms, 930 steps: 20.5 %IOD
-    with init_std 1, 15.9 with 0.05, 9.3 for the mean face. Choose init_std on held-out training images only.
+    With init_std 1 the softmax of 100 times a 3x3 response starts as a hard arg-max and needs many
+    steps to change; MAFL has 594 per epoch. One trial (one seed, 1,000 images, 144-d gradient
+    histograms, 930 steps): 20.5 %IOD with init_std 1, 15.9 with 0.05, 9.3 for the mean face. Choose
+    init_std on held-out training images only.
     """
 
     intermediate: int = 50  # I, heat maps per landmark (paper 4.2 [F])
@@ -31,13 +36,13 @@ class RegressionConfig:
     temperature: float = 100.0  # factor before the softmax over positions (PROTOCOL 3.5 [F])
     init_std: float = 1.0  # of the convolution's weights (PROTOCOL 3.5 [F])
     coordinate_scale: float = 10.0  # the loss sees coordinates times this (PROTOCOL 3.5 [F])
-    epochs: int = 200  # this and what follows: CL (PROTOCOL 4.4 [F]); the paper's is [U]
+    epochs: int = (
+        200  # this, batch, lr, betas, weight_decay: CL (PROTOCOL 4.4 [F]); the paper's [U]
+    )
     batch: int = 32
     lr: float = 1e-3
-    betas: tuple[float, float] = (
-        0.5,
-        0.999,
-    )  # DVE: (0.9, 0.999), amsgrad, 300 epochs, steps at 100 and 250
+    # DVE: (0.9, 0.999), amsgrad, 300 epochs, lr times 0.1 at epochs 100 and 250
+    betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 5e-4
     seed: int = 0
 
@@ -46,22 +51,20 @@ class LandmarkRegressor(nn.Module):
     """Features (b, d, h, w) to landmarks (b, l, 2), normalised to [-1, 1] over the crop."""
 
     def __init__(self, width: int, landmarks: int, cfg: RegressionConfig) -> None:
-        """width d; the weights depend on `cfg.seed` alone."""
+        """width: d, the channels of the features. The initial weights depend on `cfg.seed` alone."""
         super().__init__()
         self.landmarks, self.temperature = landmarks, cfg.temperature
         points = cfg.intermediate
         self.heatmaps = nn.Conv2d(
             width, landmarks * points, cfg.kernel, padding=cfg.kernel // 2, bias=False
         )
-        self.readout = nn.Parameter(
-            torch.empty(landmarks, 2 * points, 2)
-        )  # per landmark: I points to one
+        # of each landmark: I points to one
+        self.readout = nn.Parameter(torch.empty(landmarks, 2 * points, 2))
+        # the bound of PyTorch's own initialisation of a linear layer
         generator, bound = torch.Generator().manual_seed(cfg.seed), 1 / math.sqrt(2 * points)
         with torch.no_grad():
             self.heatmaps.weight.normal_(0, cfg.init_std, generator=generator)
-            self.readout.uniform_(
-                -bound, bound, generator=generator
-            )  # PyTorch's own for a linear layer
+            self.readout.uniform_(-bound, bound, generator=generator)
 
     def forward(self, features: Tensor) -> Tensor:
         """features (b, d, h, w) to landmarks (b, l, 2)."""
@@ -79,29 +82,28 @@ def soft_argmax(responses: Tensor) -> Tensor:
     return responses.flatten(2).softmax(dim=2) @ places
 
 
-def join_stages(first: Tensor, second: Tensor, *, normalise: bool = True) -> Tensor:
-    """Concatenate stage-1 and stage-2 features (b, d, h, w) over channels, each of length one per position.
+def join_stages(first: Tensor, second: Tensor) -> Tensor:
+    """Concatenate stage-1 and stage-2 features (b, d, h, w), each of length one per position.
 
-    Without `normalise` the raw ones: a spatially soft-maxed projector's channels are then a thousand times smaller
-    than the backbone's and do not reach the regressor (PROTOCOL 4.7 [D]).
+    Without normalisation a projector with spatial softmax has channels a thousand times smaller
+    than the backbone's, which do not reach the regressor (PROTOCOL 4.7 [D]).
     """
-    if normalise:
-        first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
-    return torch.cat([first, second], dim=1)
+    return torch.cat([F.normalize(first, dim=1), F.normalize(second, dim=1)], dim=1)
 
 
 def train_regressor(
-    features: Tensor,
+    features: Features,
     landmarks: Tensor,
     cfg: RegressionConfig,
     *,
     device: str | torch.device = "cpu",
     progress: Callable[[int, float], object] | None = None,
 ) -> LandmarkRegressor:
-    """Fit a regressor to features (n, d, h, w) and landmarks (n, l, 2), normalised; return it after the last epoch.
+    """Fit a regressor to features (n, d, h, w) and normalised landmarks (n, l, 2); return that of
+    the last epoch.
 
-    The order of samples follows from `cfg.seed` and the epoch. `progress(epoch, loss)` is told each epoch's mean
-    loss. Raises ConfigError for settings that cannot work.
+    The order of samples follows from `cfg.seed` and the epoch. `progress(epoch, loss)` is called
+    with the mean loss of each epoch. Raises ConfigError for settings out of range.
     """
     _check_config(cfg, len(features))
     regressor = LandmarkRegressor(features.shape[1], landmarks.shape[1], cfg).to(device)
@@ -131,7 +133,9 @@ def train_regressor(
 
 
 def learning_rate(epoch: int, cfg: RegressionConfig) -> float:
-    """The learning rate of one epoch. Cosine ends at lr * 0.2^3 * 0.1, as CL's does (PROTOCOL 4.3 [F])."""
+    """The learning rate of one epoch. The cosine ends at lr * 0.2^3 * 0.1, as CL's (PROTOCOL 4.3
+    [F]).
+    """
     floor = cfg.lr * 0.2**3 * 0.1
     return floor + (cfg.lr - floor) * (1 + math.cos(math.pi * epoch / cfg.epochs)) / 2
 
@@ -139,7 +143,7 @@ def learning_rate(epoch: int, cfg: RegressionConfig) -> float:
 @torch.no_grad()
 def predict(
     regressor: LandmarkRegressor,
-    features: Tensor,
+    features: Features,
     *,
     batch: int = 64,
     device: str | torch.device = "cpu",
@@ -150,36 +154,39 @@ def predict(
 
 
 def iod_errors(predicted: Tensor, landmarks: Tensor, eyes: tuple[int, int]) -> np.ndarray:
-    """Errors (n, l) in per cent of each image's inter-ocular distance; predicted and landmarks (n, l, 2).
+    """Errors (n, l) of predicted landmarks (n, l, 2) in per cent of each image's inter-ocular
+    distance.
 
-    Any square coordinates will do. Raises DataError if the two eyes of an image are one point.
+    The coordinates may be in any unit that is the same for x and y. Raises DataError if the two
+    eyes of an image are one point.
     """
     distance = (landmarks[:, eyes[0]] - landmarks[:, eyes[1]]).double().norm(dim=1)
     if not (distance > 0).all():
         raise DataError(
-            f"detection: in image {int((~(distance > 0)).nonzero()[0])} both eyes are one point, so there "
-            "is no inter-ocular distance; correct or leave out its landmarks"
+            f"detection: in image {int((~(distance > 0)).nonzero()[0])} both eyes are one point, "
+            "so there is no inter-ocular distance; correct or leave out its landmarks"
         )
     return (100 * (predicted - landmarks).double().norm(dim=2) / distance[:, None]).numpy()
 
 
 def detection_errors(
     regressor: LandmarkRegressor,
-    features: Tensor,
+    features: Features,
     landmarks: Tensor,
     eyes: tuple[int, int],
     *,
     batch: int = 64,
     device: str | torch.device = "cpu",
 ) -> np.ndarray:
-    """Per-image mean error (n,) in per cent of the IOD; landmarks (n, l, 2) normalised, eyes from the benchmark."""
-    return iod_errors(
-        predict(regressor, features, batch=batch, device=device), landmarks, eyes
-    ).mean(axis=1)
+    """Mean error (n,) of each image in per cent of the IOD; landmarks (n, l, 2) normalised."""
+    predicted = predict(regressor, features, batch=batch, device=device)
+    return iod_errors(predicted, landmarks, eyes).mean(axis=1)
 
 
 def mean_face_errors(train: Tensor, test: Tensor, eyes: tuple[int, int]) -> np.ndarray:
-    """Errors (n,) in %IOD of predicting the mean training face (m, l, 2) for all of test (n, l, 2): a floor."""
+    """Errors (n,) in %IOD of predicting the mean training face (m, l, 2) for all of test (n, l, 2):
+    a floor.
+    """
     mean = normalise_landmarks(train).mean(dim=0, keepdim=True)
     return iod_errors(mean.expand(len(test), -1, -1), normalise_landmarks(test), eyes).mean(axis=1)
 
@@ -187,7 +194,8 @@ def mean_face_errors(train: Tensor, test: Tensor, eyes: tuple[int, int]) -> np.n
 def _check_config(cfg: RegressionConfig, images: int) -> None:
     if cfg.kernel % 2 == 0:
         raise ConfigError(
-            f"detection.kernel: found {cfg.kernel}, needed an odd number so that maps keep their size"
+            f"detection.kernel: found {cfg.kernel}, needed an odd number so that maps keep their "
+            "size"
         )
     if min(cfg.epochs, cfg.batch, cfg.intermediate) < 1 or images < 1:
         raise ConfigError(

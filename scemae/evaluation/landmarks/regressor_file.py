@@ -1,4 +1,4 @@
-"""A trained landmark regressor as one safetensors file, with what it was trained on, so that it can be used elsewhere.
+"""A trained landmark regressor as one safetensors file, with a record of what it was trained on.
 
 tensors     those of `LandmarkRegressor`, in fp32
 metadata    "scemae": JSON of `Origin`
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from scemae.errors import CheckpointError
 from scemae.evaluation.landmarks.regression import LandmarkRegressor, RegressionConfig
@@ -18,17 +19,18 @@ from scemae.files.documents import Small
 from scemae.runs.checkpoints.tensor_file import fill
 
 FORMAT_VERSION = 1
+REMEDY = "give a regressors/*.safetensors that `scemae evaluate` wrote"
 
 
 @dataclass
 class Origin:
-    """What a regressor was trained on: it is of use for these features alone."""
+    """What a regressor was trained on; it can be used with the same features only."""
 
-    benchmark: str  # whose landmarks it predicts, as `find_benchmark` takes it
+    benchmark: str  # whose landmarks it predicts, an argument of `find_benchmark`
     settings: RegressionConfig
     digests: dict[
         str, str
-    ]  # SHA-256 of the weights behind its features, as "backbone" and "projector"
+    ]  # SHA-256 of "backbone" and "projector", as far as its features use them
     stride: Small  # of cover-and-stride, in pixels
     width: Small  # channels of the features
     landmarks: Small
@@ -36,7 +38,7 @@ class Origin:
 
 
 @dataclass
-class _Format:
+class _RegressorFormat:
     format_version: Any
 
 
@@ -49,16 +51,13 @@ def save_regressor(
     *,
     stride: int,
 ) -> None:
-    """Write a regressor, whole or not at all. `digests` is {"backbone": SHA-256 of its weights} for features of stage 1,
-    and has "projector" too where stage 2 takes part (checkpoint.weights_digest). Raises OSError."""
-    origin = Origin(
-        benchmark,
-        settings,
-        dict(digests),
-        stride,
-        regressor.heatmaps.in_channels,
-        regressor.landmarks,
-    )
+    """Write a regressor, whole or not at all.
+
+    digests: {"backbone": SHA-256 of its weights} for features of stage 1; with "projector" too
+    where stage 2 is used (checkpoint.weights_digest). Raises OSError.
+    """
+    width, landmarks = regressor.heatmaps.in_channels, regressor.landmarks
+    origin = Origin(benchmark, settings, dict(digests), stride, width, landmarks)
     arrays = {
         name: value.detach().float().cpu().numpy() for name, value in regressor.state_dict().items()
     }
@@ -69,53 +68,66 @@ def save_regressor(
 
 
 def load_regressor(path: Path) -> tuple[LandmarkRegressor, Origin]:
-    """The regressor of a file, on the CPU, and what it was trained on. Raises CheckpointError in one sentence."""
+    """The regressor of a file, on the CPU, and what it was trained on. Raises CheckpointError."""
     if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such file; give a regressors/*.safetensors that `scemae evaluate` wrote"
-        )
+        raise CheckpointError(f"{path}: no such file; {REMEDY}")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("scemae", "null")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: cannot be read as safetensors ({error}); copy it again from where `scemae evaluate` "
-            "wrote it"
+            f"{path}: cannot be read as safetensors ({error}); copy it again from where "
+            "`scemae evaluate` wrote it"
         ) from error
-    remedy = "give a regressors/*.safetensors that `scemae evaluate` wrote"
+    _check_format(text, path)
     try:
-        found = documents.parse_json(
-            text, _Format, path, error=CheckpointError, remedy=remedy
-        ).format_version
-        if found != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path}: found a regressor of format {str(found)[:40]}, this version reads {FORMAT_VERSION}; use the "
-                "version of scemae that wrote it"
-            )
-        origin = documents.parse_json(text, Origin, path, error=CheckpointError, remedy=remedy)
-        points, kernel = origin.settings.intermediate, origin.settings.kernel
-        needed = {
-            "heatmaps.weight": (origin.landmarks * points, origin.width, kernel, kernel),
-            "readout": (origin.landmarks, 2 * points, 2),
-        }
-        if needed != {
-            name: tuple(value.shape) for name, value in tensors.items()
-        }:  # before it is made: it may be of any size
-            raise ValueError("its tensors have other names or shapes than it says")
+        origin = documents.parse_json(text, Origin, path, error=CheckpointError, remedy=REMEDY)
+        _check_shapes(origin, tensors)
         regressor = LandmarkRegressor(origin.width, origin.landmarks, origin.settings)
         regressor.load_state_dict(tensors)
     except (CheckpointError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
-        if "of format" in str(error):
-            raise
-        raise CheckpointError(
-            f"{path}: holds no landmark regressor ({' '.join(str(error).split())[:300]}); {remedy}"
-        ) from error
+        raise _no_regressor(path, error) from error
     return regressor.eval().requires_grad_(False), origin
 
 
+def _check_format(text: str, path: Path) -> None:
+    try:
+        found = documents.parse_json(
+            text, _RegressorFormat, path, error=CheckpointError, remedy=REMEDY
+        ).format_version
+    except CheckpointError as error:
+        raise _no_regressor(path, error) from error
+    if found != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: found a regressor of format {str(found)[:40]}, this version reads "
+            f"{FORMAT_VERSION}; use the version of scemae that wrote it"
+        )
+
+
+def _check_shapes(origin: Origin, tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError unless the tensors have the shapes that `origin` implies.
+
+    This comes before the regressor is made, since a damaged record could ask for one of any size.
+    """
+    points, kernel = origin.settings.intermediate, origin.settings.kernel
+    needed = {
+        "heatmaps.weight": (origin.landmarks * points, origin.width, kernel, kernel),
+        "readout": (origin.landmarks, 2 * points, 2),
+    }
+    if needed != {name: tuple(value.shape) for name, value in tensors.items()}:
+        raise ValueError("its tensors have other names or shapes than it says")
+
+
+def _no_regressor(path: Path, error: Exception) -> CheckpointError:
+    why = " ".join(str(error).split())[:300]
+    return CheckpointError(f"{path}: holds no landmark regressor ({why}); {REMEDY}")
+
+
 def check_digests(path: Path, origin: Origin, found: dict[str, str]) -> None:
-    """Raise CheckpointError where the features at hand, of weights `found`, are not those of the regressor in `path`."""
+    """Raise CheckpointError where the given features, of weights `found`, are not those of the
+    regressor.
+    """
     for part in ("backbone", "projector"):
         needed, given = origin.digests.get(part), found.get(part)
         if needed and not given:
@@ -124,6 +136,6 @@ def check_digests(path: Path, origin: Origin, found: dict[str, str]) -> None:
             )
         if needed and needed != given:
             raise CheckpointError(
-                f"{path}: was trained on features of another {part} (SHA-256 {needed[:12]}) than was "
-                f"given ({given[:12]}); give the checkpoint that it was trained with"
+                f"{path}: was trained on features of another {part} (SHA-256 {needed[:12]}) than "
+                f"was given ({given[:12]}); give the checkpoint that it was trained with"
             )

@@ -1,6 +1,8 @@
-"""The benchmarks at hand: where the shards of each data set's splits lie, what stands in for one that is not there.
+"""The benchmarks at hand: where the shards of each split lie, and substitutes for a split that is
+missing.
 
-Whatever is not the official protocol (a subset, another set's training faces, held-out ones) is said in `notes`.
+Every departure from the official protocol (a subset, another set's training faces, held-out images)
+is a sentence in `notes`.
 """
 
 from collections.abc import Iterable
@@ -26,16 +28,17 @@ from scemae.evaluation.landmarks.benchmarks import (
 
 @dataclass
 class TestSet:
-    """One benchmark as it can be used here: train is None where only matching and the like can be done."""
+    """One benchmark with the shards at hand; without training shards only matching and t-SNE can be
+    measured.
+    """
 
     benchmark: Benchmark
     test: ShardSet
     train: ShardSet | None
     train_rows: list[int] | None = None  # of the training shards; None: all
     test_rows: list[int] | None = None
-    train_as: str | None = (
-        None  # the benchmark whose geometry the training shards have, where they are another one's
-    )
+    # the benchmark whose geometry the training shards have, where they are another one's
+    train_as: str | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -51,20 +54,20 @@ class TestSet:
 
     def frames(self, split: str, limit: int | None = None) -> Frames:
         """The evaluation frames of "train" or "test". Raises ShardError, ConfigError."""
-        shards, rows = (
-            (self.test, self.test_rows) if split == "test" else (self.train, self.train_rows)
-        )
+        shards, rows = self._part(split)
+        assert shards is not None  # callers ask for training frames only where there are shards
         name = self.train_as if split == "train" and self.train_as else self.benchmark.name
         found = _frames(str(shards.folder), name, limit if rows is None else None)
         return found if rows is None else _chosen(found, rows[:limit])
 
     def count(self, split: str, limit: int | None = None) -> int:
         """How many images of a split are used."""
-        shards, rows = (
-            (self.test, self.test_rows) if split == "test" else (self.train, self.train_rows)
-        )
+        shards, rows = self._part(split)
         whole = 0 if shards is None else len(shards) if rows is None else len(rows)
         return whole if limit is None else min(whole, limit)
+
+    def _part(self, split: str) -> tuple[ShardSet | None, list[int] | None]:
+        return (self.test, self.test_rows) if split == "test" else (self.train, self.train_rows)
 
 
 def find_testsets(
@@ -74,28 +77,28 @@ def find_testsets(
     train_on: dict[str, str],
     hold_out: dict[str, int],
 ) -> tuple[dict[str, TestSet], dict[str, str]]:
-    """Every benchmark whose splits lie in `folders`, as FOLDER/SPLIT, and why the others cannot be measured.
+    """Every benchmark whose splits lie in `folders`, as FOLDER/SPLIT, and why the others cannot be
+    measured.
 
-    train_on: a data set without training shards learns from another one's with the same points. hold_out: of a data set
-    with one split alone every n-th image is tested on, and the others are trained on. Raises ShardError for shards that are
-    damaged, ConfigError where both splits are there in part of `folders` twice, or a stand-in does not fit.
+    train_on: a benchmark without training shards learns from another one's, with the same points.
+    hold_out: of a benchmark with a single split every n-th image is tested on, and the others are
+    trained on. Raises ShardError for damaged shards, ConfigError where a substitute does not fit.
     """
     places = list(folders)
     found, missing = {}, {}
     for name in benchmark_names():
         benchmark = find_benchmark(name)
-        train, test = (
-            _open(places, benchmark.splits[split], cache_dir) for split in ("train", "test")
-        )
-        if (test is None) != (train is None) and name in hold_out:
-            found[name] = _held_out(
-                benchmark, *(("test", test) if train is None else ("train", train)), hold_out[name]
-            )
+        train = _open(places, benchmark.splits["train"], cache_dir)
+        test = _open(places, benchmark.splits["test"], cache_dir)
+        if train is None and test is not None and name in hold_out:
+            found[name] = _held_out(benchmark, "test", test, hold_out[name])
+        elif test is None and train is not None and name in hold_out:
+            found[name] = _held_out(benchmark, "train", train, hold_out[name])
         elif test is None:
-            missing[name] = (
-                f"no shards {benchmark.splits['test']} in {', '.join(map(masked, places)) or 'no folder'}"
-                + (": the corrected labels are not public" if name == "aflw_rc" else "")
-            )
+            searched = ", ".join(map(masked, places)) or "no folder"
+            missing[name] = f"no shards {benchmark.splits['test']} in {searched}"
+            if name == "aflw_rc":
+                missing[name] += ": the corrected labels are not public"
         else:
             found[name] = TestSet(benchmark, test, train)
             note(found[name], "test", test)
@@ -108,7 +111,9 @@ def find_testsets(
 
 
 def note(one: TestSet, split: str, shards: ShardSet) -> None:
-    """Say so where the shards are a subset of the official split. Raises ShardError where they claim to be whole wrongly."""
+    """Add a note where the shards are a subset of the official split. Raises ShardError
+    (check_counts).
+    """
     if problem := check_counts(shards.manifest, one.benchmark, split):
         one.notes.append(f"{split} {problem}")
 
@@ -121,8 +126,8 @@ def _held_out(benchmark: Benchmark, split: str, shards: ShardSet, every: int) ->
     note(one, split, shards)
     other = {"train": "test", "test": "train"}[split]
     one.notes.append(
-        f"no official {other} images: of the {split} images 1 in {every} is tested on ({len(test)}), the others "
-        f"are trained on ({len(kept)})"
+        f"no official {other} images: of the {split} images 1 in {every} is tested on "
+        f"({len(test)}), the others are trained on ({len(kept)})"
     )
     return one
 
@@ -130,14 +135,14 @@ def _held_out(benchmark: Benchmark, split: str, shards: ShardSet, every: int) ->
 def _lend(found: dict[str, TestSet], name: str, other: str) -> None:
     if other not in found or found[other].train is None:
         raise ConfigError(
-            f"detection.train_on.{name}={other}: found no training shards of {other}; give the folder that "
-            "has them, or leave it out"
+            f"detection.train_on.{name}={other}: found no training shards of {other}; give the "
+            "folder that has them, or leave it out"
         )
     mine, theirs = found[name], found[other]
     if mine.benchmark.landmarks != theirs.benchmark.landmarks:
         raise ConfigError(
-            f"detection.train_on.{name}={other}: {other} has {theirs.benchmark.landmarks} landmarks, {name} "
-            f"{mine.benchmark.landmarks}; give one with the same"
+            f"detection.train_on.{name}={other}: {other} has {theirs.benchmark.landmarks} "
+            f"landmarks, {name} {mine.benchmark.landmarks}; give one with the same"
         )
     mine.train, mine.train_rows, mine.train_as = theirs.train, theirs.train_rows, other
     mine.notes.append(f"no training images of its own: trained on {theirs.benchmark.title}'s")

@@ -1,5 +1,6 @@
-"""The tests of one subject as units of work: matching in chunks of couples, and per benchmark detection,
-few-shot detection and the vectors and t-SNE of figure 5, which share the features of the test images.
+"""The tests of one subject as units of work: matching in chunks of couples, and per benchmark
+detection, few-shot detection and the vectors and t-SNE of figure 5, which share the features of the
+test images.
 """
 
 import json
@@ -157,14 +158,18 @@ class Measure:
 
 
 class SubjectOnData:
-    """One subject on one data set: the maps of the test images are made once for all units that read them."""
+    """One subject on one data set: the maps of the test images are made once for all units that
+    read them.
+    """
 
     def __init__(self, measure: Measure, subject: Subject, data: TestSet) -> None:
         self.measure, self.subject, self.data = measure, subject, data
         self.stride = measure.config.detection.stride
 
     def maps(self, split: str, limit: int | None = None) -> list[torch.Tensor]:
-        """The trunk's maps of a split; those of the test images are kept until others are asked for."""
+        """The trunk's maps of a split; those of the test images are kept until others are asked
+        for.
+        """
         measure = self.measure
         if split == "test" and measure.test_maps[0] is self:
             return measure.test_maps[1]
@@ -190,7 +195,9 @@ class SubjectOnData:
         return Cached(maps, line.head, self.subject.trunk.side(self.stride), self.measure.device)
 
     def detect(self, lines: list[Line], advance: Advance) -> Arrays:
-        """Table 2: a regressor for each line, its predictions and errors on the test images, per landmark."""
+        """Table 2: a regressor for each line, its predictions and errors on the test images, per
+        landmark.
+        """
         config, device = self.measure.config, self.measure.device
         settings = regression_settings(config.detection, config.seed)
         benchmark, limit = self.data.benchmark, config.detection.limit
@@ -257,7 +264,9 @@ class SubjectOnData:
         return {**errors, "chosen": np.array(json.dumps(next(iter(found.values())).chosen))}
 
     def vectors(self, lines: list[Line], advance: Advance) -> Arrays:
-        """Figure 5: the feature at each landmark of the first test images, and which landmark it is."""
+        """Figure 5: the feature at each landmark of the first test images, and which landmark it
+        is.
+        """
         images = self.measure.config.embedding.images
         landmarks, found = self.data.frames("test").landmarks[:images], {}
         maps = [part[:images] for part in self.maps("test")]

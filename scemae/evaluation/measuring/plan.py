@@ -1,6 +1,8 @@
-"""What a run of `scemae tables` or `scemae evaluate` measures: subjects, data and units, and the numbers once measured.
+"""What a run of `scemae tables` or `scemae evaluate` measures: subjects, data and units, and the
+numbers once measured.
 
-Making a plan opens all runs and shards, so that what is wrong with them is reported before the first unit begins.
+Making a plan opens all runs and shards, so that what is wrong with them is reported before the
+first unit begins.
 """
 
 from collections.abc import Iterator
@@ -38,7 +40,9 @@ class MeasuringPlan:
         missing: dict[str, str],
         name_regressor: NameRegressor = title_of_line,
     ) -> None:
-        """data: by benchmark; missing: why another benchmark cannot be measured; pairs: None, no matching."""
+        """data: by benchmark; missing: why another benchmark cannot be measured; pairs: None, no
+        matching.
+        """
         self.config, self.place = config, place
         self.subjects, self.data, self.pairs, self.missing = subjects, data, pairs, missing
         self.device, self.dtype = place.device, precision(config.runtime.precision, place.device)
@@ -74,7 +78,8 @@ class Measured:
 
 
 def read_measured(plan: MeasuringPlan, test: str) -> Iterator[Measured]:
-    """What was measured of every line of one test, in the order of subjects; its units must be done.
+    """What was measured of every line of one test, in the order of subjects; its units must be
+    done.
 
     Raises RunFolderError where a unit's file cannot be read.
     """

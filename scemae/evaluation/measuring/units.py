@@ -1,4 +1,5 @@
-"""Units of work that ranks share: each is measured once and its arrays are kept, so that a killed run goes on.
+"""Units of work that ranks share: each is measured once and its arrays are kept, so that a killed
+run goes on.
 
 RUN_DIR/measured/0123456789abcdef0123.npz     one unit's arrays, written aside and renamed; the name is
                                               the hash of all that they depend on: weights, data, settings
@@ -45,11 +46,12 @@ class Unit:
 def measure_units(
     units: list[Unit], generation: Generation, place: Place, patience: float = 1.0
 ) -> None:
-    """Measure every unit that has no file yet; ranks share them, and all return when the last is done.
+    """Measure every unit that has no file yet; ranks share them, and all return when the last is
+    done.
 
-    A rank claims a unit by creating a file in this generation's folder, so that claims of an earlier
-    start, whose ranks may be dead, do not count. Raises LaunchError or LostRankError where another rank
-    ends without measuring what it claimed.
+    A rank claims a unit by creating a file in this generation's folder, so that claims of an
+    earlier start, whose ranks may be dead, do not count. Raises LaunchError or LostRankError where
+    another rank ends without measuring what it claimed.
     """
     claims = generation.folder / "claims"
     disk.make_folders(claims, generation.folder)

@@ -1,7 +1,8 @@
-"""From a jinja2 template to one self-contained HTML page: the frame and style of report, tables and sweep.
+"""From a jinja2 template to one self-contained HTML page: the frame and style of report, tables and
+sweep.
 
-A page's template begins with `{% extends "base.html" %}` and fills the blocks of base.html; numbers are
-printed by the macros of numbers.html.
+A page's template begins with `{% extends "base.html" %}` and fills the blocks of base.html; numbers
+are printed by the macros of numbers.html.
 """
 
 import re

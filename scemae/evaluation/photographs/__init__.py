@@ -1,1 +1,1 @@
-"""Photographs of one's own: `scemae match` and `scemae detect`, on any image file and a square box in it."""
+"""`scemae match` and `scemae detect`: trained features on photographs of your own."""

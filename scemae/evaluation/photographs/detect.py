@@ -1,4 +1,4 @@
-"""`scemae detect IMAGE... --regressor FILE --out DIR`: the landmarks of photographs, by a trained regressor (paper 4.2).
+"""`scemae detect IMAGE... --regressor FILE --out DIR`: landmarks of photographs (paper 4.2).
 
     scemae detect *.jpg --backbone runs/mae --projector runs/carb \\
                   --regressor runs/eval/regressors/MAE_+_CARB.safetensors --out landmarks
@@ -8,6 +8,7 @@ Writes NAME.landmarks.json and NAME.landmarks.png for each photograph.
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,53 +20,59 @@ from scemae.errors import ConfigError, DataError
 from scemae.evaluation.photographs.marked import Panel, draw
 from scemae.evaluation.photographs.photograph import DEFAULT, parse_boxes
 from scemae.evaluation.photographs.photograph_features import (
+    BoxedPhotograph,
     Detector,
-    Sight,
-    View,
+    TrainedFeatures,
     load_detector,
-    load_sight,
-    open_view,
+    load_features,
+    open_photograph,
 )
 from scemae.files import disk
 from scemae.process.progress import progress_bar, say
 
 HELP = """\
-Detect landmarks in any photographs, with the features of trained runs and the regressor of a `scemae evaluate` of them.
+Detect landmarks in photographs, with the features of trained runs and a regressor that
+`scemae evaluate` trained on them.
 
   scemae detect a.jpg b.png --backbone runs/mae --projector runs/carb \\
                 --regressor runs/eval/regressors/MAE_+_CARB.safetensors --out landmarks
   scemae detect a.jpg --box 80,40,430,390 ...
 
-One face per photograph, in a box: the square that becomes the frame of 136 pixels. Networks see its middle, 0.71 of each
-side (dashed in the picture), and the regressor expects faces in it as its benchmark shows them: for CelebA and MAFL a box
-about 1.9 times as wide as the face, with the eyes a little above the middle. Without --box it is the largest centred
-square (of CelebA's aligned pictures of 178x218 rows 30 to 207); with it, one for each photograph, in their order (centre for
-the default). A photograph that cannot be used is named and left out, and the command ends with status 1. DIR gets, for each,
-NAME.landmarks.json (x, y in pixels of the photograph as it is shown, upright) and NAME.landmarks.png.
+One face per photograph, in a box: the square that becomes the frame of 136 pixels. Networks see its
+middle, 0.71 of each side (dashed in the picture). The regressor expects faces there as in its
+benchmark: for CelebA and MAFL a box about 1.9 times as wide as the face, with the eyes a little
+above the middle. Without --box it is the largest centred square (of CelebA's aligned pictures of
+178x218 rows 30 to 207). With --box, give one per photograph, in their order (`centre`: the default).
+A photograph that cannot be used is named and left out, and the command ends with status 1.
+DIR gets, for each photograph, NAME.landmarks.json (x, y in pixels of the photograph, upright) and
+NAME.landmarks.png.
 """
 
 
 def main(given: argparse.Namespace) -> None:
-    """Detect the landmarks of photographs. Raises CheckpointError or ConfigError before any work, DataError at the end
-    where photographs were left out."""
+    """Detect the landmarks of photographs.
+
+    Raises CheckpointError or ConfigError before any work, DataError at the end where photographs
+    were left out.
+    """
     corners = parse_boxes(given.box, given.images)
     if given.out.exists() and not given.out.is_dir():
         raise ConfigError(f"--out: {given.out} is a file; give a folder")
     if len(given.images) == 1:
-        open_view(given.images[0], corners[0])  # before the networks: seconds
-    sight = load_sight(given.backbone, given.projector, choose_device("auto"))
-    detector = load_detector(given.regressor, sight)
+        open_photograph(given.images[0], corners[0])  # before the networks: seconds
+    trained = load_features(given.backbone, given.projector, choose_device("auto"))
+    detector = load_detector(given.regressor, trained)
     if given.box is None:
         print(f"box: {DEFAULT}, of which networks see the middle, 0.71 of each side")
-    failed = detect_all(given.images, corners, given.out, sight=sight, detector=detector)
+    failed = detect_all(given.images, corners, given.out, trained=trained, detector=detector)
     print(
         f"{given.out}: {len(given.images) - len(failed)} of {len(given.images)} photographs, "
         f"{detector.origin.landmarks} landmarks each"
     )
     if failed:
         raise DataError(
-            f"{len(failed)} of {len(given.images)} photographs were left out, the first {failed[0]}; mend "
-            "them, or leave them out"
+            f"{len(failed)} of {len(given.images)} photographs were left out, the first "
+            f"{failed[0]}; mend them, or leave them out"
         )
 
 
@@ -74,16 +81,18 @@ def detect_all(
     corners: list[list[float] | None],
     out: Path,
     *,
-    sight: Sight,
+    trained: TrainedFeatures,
     detector: Detector,
 ) -> list[Path]:
-    """Write the results of each photograph, with its box or None for the centre, into `out`; returns those that cannot be
-    used, each of which is named on stderr."""
+    """Write the results of each photograph into `out`; boxes of None are the centre.
+
+    Returns the photographs that cannot be used; each is named on stderr.
+    """
     failed = []
     bar = progress_bar(paths, show=len(paths) > 1, unit="photograph")
     for path, box, name in zip(bar, corners, output_names(paths)):
         try:
-            view = open_view(path, box)
+            photograph = open_photograph(path, box)
         except (DataError, ConfigError) as error:
             say(f"left out: {error}", sys.stderr)
             failed.append(path)
@@ -91,9 +100,9 @@ def detect_all(
             write(
                 out,
                 name,
-                view,
-                landmarks=sight.detect(view, detector),
-                sight=sight,
+                photograph,
+                landmarks=trained.detect(photograph, detector),
+                trained=trained,
                 detector=detector,
             )
     return failed
@@ -101,39 +110,20 @@ def detect_all(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
+    add = partial(parser.add_argument, type=given_path)
+    add("images", metavar="IMAGE", nargs="+", help="photographs, one face each")
+    add("--backbone", required=True, metavar="RUN", help="run folder or checkpoint of stage 1")
+    add("--projector", metavar="RUN", help="of stage 2, where the regressor's features use one")
+    regressor = "one of the regressors/*.safetensors of an evaluation"
+    add("--regressor", required=True, metavar="FILE", help=regressor)
+    add("--out", required=True, metavar="DIR", help="where the results go")
     parser.add_argument(
-        "images", metavar="IMAGE", nargs="+", type=given_path, help="photographs, one face each"
-    )
-    parser.add_argument(
-        "--backbone",
-        required=True,
-        metavar="RUN",
-        type=given_path,
-        help="run folder or checkpoint of stage 1",
-    )
-    parser.add_argument(
-        "--projector",
-        metavar="RUN",
-        type=given_path,
-        help="of stage 2, where the regressor's features have one",
-    )
-    parser.add_argument(
-        "--regressor",
-        required=True,
-        metavar="FILE",
-        type=given_path,
-        help="one of the regressors/*.safetensors of an evaluation",
-    )
-    parser.add_argument(
-        "--box", metavar="x0,y0,x1,y1", action="append", help="once for each photograph; or centre"
-    )
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", type=given_path, help="where the results go"
+        "--box", metavar="x0,y0,x1,y1", action="append", help="once per photograph; or centre"
     )
 
 
 def output_names(paths: list[Path]) -> list[str]:
-    """A name for each photograph's results: its stem, numbered where it comes again."""
+    """A file name for each photograph: its stem, with a number where the stem is taken."""
     names: list[str] = []
     for path in paths:
         choices = [path.stem, *(f"{path.stem}-{i}" for i in range(2, len(paths) + 2))]
@@ -142,15 +132,21 @@ def output_names(paths: list[Path]) -> list[str]:
 
 
 def write(
-    out: Path, name: str, view: View, *, landmarks: np.ndarray, sight: Sight, detector: Detector
+    out: Path,
+    name: str,
+    photograph: BoxedPhotograph,
+    *,
+    landmarks: np.ndarray,
+    trained: TrainedFeatures,
+    detector: Detector,
 ) -> None:
-    """NAME.landmarks.json and NAME.landmarks.png of one photograph, with landmarks (l, 2) in its pixels."""
+    """Write NAME.landmarks.json and .png of a photograph; landmarks (l, 2) in its pixels."""
     labels = [word.replace("_", " ") for word in detector.names] if len(landmarks) <= 10 else []
     panel = Panel(
-        view.image,
-        view.box,
+        photograph.image,
+        photograph.box,
         landmarks,
-        f"{view.path.name}: {detector.origin.benchmark}",
+        f"{photograph.path.name}: {detector.origin.benchmark}",
         True,
         labels,
     )
@@ -160,9 +156,9 @@ def write(
         {
             "landmarks": np.round(landmarks, 2).tolist(),
             "names": detector.names,
-            **view.facts(),
+            **photograph.facts(),
             "regressor": detector.facts(),
-            "model": sight.model_facts(),
+            "model": trained.model_facts(),
             "scemae": __version__,
         },
     )

@@ -1,4 +1,4 @@
-"""Photographs with points on them, as a PNG: what was asked for as rings, what was found as dots (evaluation/drawing.py's style)."""
+"""Photographs with points on them, as one PNG: queried points as rings, found points as dots."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,8 @@ from scemae.evaluation.drawing import FIVE, INK, POINTS
 from scemae.evaluation.photographs.photograph import Box
 from scemae.files import disk
 
-SIDE, TOP, GAP, MARGIN = (
-    620,
-    30,
-    12,
-    0.05,
-)  # pixels of a panel, of its title, between panels; share of the box around it
+SIDE, TOP, GAP = 620, 30, 12  # pixels: side of a panel, height of its title, between panels
+MARGIN = 0.05  # shown around the box, as a share of its side
 
 
 @dataclass

@@ -1,7 +1,9 @@
-"""Any photograph as the 136x136 frame of a square box in it, and points of that frame as pixels of the photograph.
+"""Photographs as 136x136 frames of a square box in them, and points of a frame as pixels of the
+photograph.
 
-Networks see the central 96x96 of a frame (paper 4): of a box of side s, the middle 0.71 s. Pixel centres are whole numbers,
-and frames are resized as PIL does it, so that a frame's pixel x is (x + 1/2) s / 136 - 1/2 of its box.
+Networks see the central 96x96 of a frame (paper 4): of a box of side s, the middle 0.71 s. Pixel
+centres are integers and frames are resized by PIL, so that pixel x of a frame is (x + 1/2) s / 136
+- 1/2 of its box.
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ DEFAULT = "the largest centred square (of CelebA's aligned pictures rows 30 to 2
 
 @dataclass(frozen=True)
 class Box:
-    """A square of a photograph, which may reach beyond its edges: left, top, and side in whole pixels."""
+    """A square of a photograph, in whole pixels; it may reach beyond the photograph."""
 
     left: int
     top: int
@@ -67,14 +69,14 @@ def read_numbers(option: str, text: str, count: int) -> list[float]:
 
 
 def parse_boxes(texts: list[str] | None, photographs: list[Path]) -> list[list[float] | None]:
-    """A box [x0, y0, x1, y1] or None (the centre) for each photograph, from --box once for each or not at all.
+    """A box [x0, y0, x1, y1] for each photograph, or None for the centre, from the --box options.
 
-    Raises ConfigError.
+    --box is given once for each photograph or not at all. Raises ConfigError.
     """
     if texts and len(texts) != len(photographs):
         raise ConfigError(
-            f"--box: found {len(texts)} for {len(photographs)} photographs; give one for each, in their order "
-            f"(x0,y0,x1,y1 or {CENTRE}), or none"
+            f"--box: found {len(texts)} for {len(photographs)} photographs; give one for each, in "
+            f"their order (x0,y0,x1,y1 or {CENTRE}), or none"
         )
     return [
         None if text == CENTRE else read_numbers("--box", text, 4)
@@ -83,10 +85,11 @@ def parse_boxes(texts: list[str] | None, photographs: list[Path]) -> list[list[f
 
 
 def square_box(image: Image.Image, corners: list[float] | None, path: Path) -> Box:
-    """The square around a box [x0, y0, x1, y1], as wide as its longer side; without one the largest centred square,
-    or of an aligned CelebA picture of 178x218 its frame, rows 30 to 207 (PROTOCOL 3.2).
+    """The square around a box [x0, y0, x1, y1], as wide as its longer side.
 
-    Raises ConfigError for a box that shows next to nothing of the photograph.
+    Without a box: the largest centred square, or the frame of an aligned CelebA picture of 178x218,
+    its rows 30 to 207 (PROTOCOL 3.2). Raises ConfigError for a box that shows almost nothing of the
+    photograph.
     """
     width, height = image.size
     if corners is None:
@@ -97,8 +100,9 @@ def square_box(image: Image.Image, corners: list[float] | None, path: Path) -> B
     x0, y0, x1, y1 = corners
     if min(x1, width) - max(x0, 0) < SMALLEST or min(y1, height) - max(y0, 0) < SMALLEST:
         raise ConfigError(
-            f"{path}: --box: found {','.join(f'{value:g}' for value in corners)}, x0,y0,x1,y1 with at least "
-            f"{SMALLEST} pixels each way of this photograph of {width}x{height} were needed"
+            f"{path}: --box: found {','.join(f'{value:g}' for value in corners)}, x0,y0,x1,y1 "
+            f"with at least {SMALLEST} pixels each way of this photograph of {width}x{height} "
+            "were needed"
         )
     side = round(max(x1 - x0, y1 - y0))
     if side * side > LARGEST:
@@ -109,7 +113,9 @@ def square_box(image: Image.Image, corners: list[float] | None, path: Path) -> B
 
 
 def frame_of(image: Image.Image, box: Box) -> Tensor:
-    """The frame (3, 136, 136) uint8 of a box; black beyond the photograph's edges, as 300W's (PROTOCOL 3.2)."""
+    """The frame (3, 136, 136) uint8 of a box; black outside the photograph, as in 300W (PROTOCOL
+    3.2).
+    """
     frame = image.crop(box.corners).resize((FRAME, FRAME), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(frame).transpose(2, 0, 1).copy())
 
@@ -124,19 +130,19 @@ def parse_points(text: str) -> np.ndarray:
 
 
 def check_points(points: np.ndarray, box: Box, path: Path) -> None:
-    """Raise ConfigError for the first of the points (l, 2) that the network does not see."""
+    """Raise ConfigError for the first of the points (l, 2) outside the part that networks see."""
     inside = _are_inside(box.to_crop(points))
     if not inside.all():
         x, y = points[~inside][0]
         raise ConfigError(
             f"{path}: --points: found {x:g},{y:g}, the network sees x and y of "
-            f"{','.join(map(str, box.seen))} (x0,y0,x1,y1), the middle of the box; move the point, or give a "
-            "larger --box"
+            f"{','.join(map(str, box.seen))} (x0,y0,x1,y1), the middle of the box; move the "
+            "point, or give a larger --box"
         )
 
 
 def grid_points(box: Box, across: int) -> np.ndarray:
-    """A grid of across * across points (l, 2), row by row, well within what the network sees of a box."""
+    """A grid of across * across points (l, 2), row by row, inside the part that networks see."""
     places = (np.arange(across) + 0.5) * (INPUT / across) - 0.5
     return box.from_crop(np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2))
 

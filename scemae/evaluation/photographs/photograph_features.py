@@ -1,4 +1,4 @@
-"""What trained runs see of photographs: the features of a frame that match, and those that a regressor reads."""
+"""Features of photographs from trained runs, to match points and to detect landmarks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +25,15 @@ STRIDE = 2  # of cover-and-stride for matching, in pixels (PROTOCOL 5.2)
 
 
 @dataclass
-class View:
-    """A photograph with the box that is looked at."""
+class BoxedPhotograph:
+    """A photograph and the box that is used of it."""
 
     path: Path
     image: Image.Image
     box: Box
 
     def facts(self) -> dict:
-        """What JSON says of it."""
+        """The part of the JSON results that describes it."""
         return {
             "photograph": str(self.path),
             "size": list(self.image.size),
@@ -43,26 +43,26 @@ class View:
 
 
 @dataclass
-class Found:
-    """Where points of one photograph are in another: l points each, in pixels of their photographs."""
+class PointMatches:
+    """The matches of l points of one photograph in another, in pixels of their photographs."""
 
     points: np.ndarray  # (l, 2)
     matches: np.ndarray  # (l, 2)
     cosines: np.ndarray  # (l,) of the two features
-    returns: (
-        np.ndarray
-    )  # (l,) how far from the point one ends up on the way back, in pixels of the 96-px crop
+    returns: np.ndarray  # (l,) from the point to the match of its match, px of the 96-px crop
 
 
 @dataclass
-class Sight:
-    """A backbone, with the projector where one was given, on a device."""
+class TrainedFeatures:
+    """A backbone, with a projector where one was given, on a device."""
 
     subject: Subject
     digests: dict[str, str]  # SHA-256 of the weights, as "backbone" and "projector"
     device: torch.device
 
-    def match(self, first: View, second: View, points: np.ndarray) -> Found:
+    def match(
+        self, first: BoxedPhotograph, second: BoxedPhotograph, points: np.ndarray
+    ) -> PointMatches:
         """Find points (l, 2) of the first photograph in the second."""
         line = self.subject.of(MATCHING)[-1]
         side = self.subject.trunk.side(STRIDE, matching=True)
@@ -72,22 +72,27 @@ class Sight:
         back = matching.match(target, source, answers)
         cosines = functional.cosine_similarity(_at(source, queries), _at(target, answers), dim=1)[0]
         returns = (back - queries.round().clamp(0, INPUT - 1)).norm(dim=2)[0]
-        return Found(
+        return PointMatches(
             points,
             second.box.from_crop(answers[0].cpu().double().numpy()),
             cosines.cpu().double().numpy(),
             returns.cpu().double().numpy(),
         )
 
-    def detect(self, view: View, detector: "Detector") -> np.ndarray:
+    def detect(self, photograph: BoxedPhotograph, detector: "Detector") -> np.ndarray:
         """The landmarks (l, 2) of a photograph, in its pixels."""
         stride = detector.origin.stride
-        features = self._features(detector.line, [view], stride, self.subject.trunk.side(stride))
+        features = self._features(
+            detector.line, [photograph], stride, self.subject.trunk.side(stride)
+        )
         predicted = regression.predict(detector.regressor, features, device=self.device)[0]
-        return view.box.from_crop((denormalise_landmarks(predicted) - CROP).double().numpy())
+        return photograph.box.from_crop((denormalise_landmarks(predicted) - CROP).double().numpy())
 
     def detection_line(self, path: Path, origin: Origin) -> Line:
-        """The features that the regressor in `path` reads. Raises CheckpointError where they are not at hand."""
+        """The features that the regressor in `path` reads.
+
+        Raises CheckpointError where the given runs do not have them.
+        """
         lines = self.subject.of(DETECTION)
         for line in lines:
             if line.dim == origin.width and self.subject.weights(line) == origin.digests:
@@ -104,16 +109,17 @@ class Sight:
         )
 
     def model_facts(self) -> dict:
-        """What JSON says of the networks."""
+        """The part of the JSON results that describes the networks."""
         return {"title": self.subject.title, "runs": self.subject.runs, "digests": self.digests}
 
     @torch.no_grad()
-    def _features(self, line: Line, views: list[View], stride: int, side: int) -> Tensor:
-        frames = (
-            torch.stack([frame_of(view.image, view.box) for view in views]).to(self.device).float()
-            / 255
-        )
-        features = line.head(self.subject.trunk.maps(frames, stride), side).float()
+    def _features(
+        self, line: Line, photographs: list[BoxedPhotograph], stride: int, side: int
+    ) -> Tensor:
+        frames = torch.stack([frame_of(one.image, one.box) for one in photographs])
+        features = line.head(
+            self.subject.trunk.maps(frames.to(self.device).float() / 255, stride), side
+        ).float()
         if not features.isfinite().all():
             raise CheckpointError(
                 f"{self.subject.runs[0]}: its features are not finite; take an earlier checkpoint"
@@ -132,7 +138,7 @@ class Detector:
     names: list[str]  # of the landmarks, or none
 
     def facts(self) -> dict:
-        """What JSON says of it."""
+        """The part of the JSON results that describes it."""
         return {
             "file": str(self.path),
             "benchmark": self.origin.benchmark,
@@ -140,8 +146,11 @@ class Detector:
         }
 
 
-def load_sight(backbone: Path, projector: Path | None, device: torch.device) -> Sight:
-    """The networks of a stage-1 run and, where given, of the stage-2 run on it. Raises CheckpointError."""
+def load_features(backbone: Path, projector: Path | None, device: torch.device) -> TrainedFeatures:
+    """The networks of a stage-1 run and, where given, of a stage-2 run on it.
+
+    Raises CheckpointError.
+    """
     trunk, folder = subjects.load_trunk(backbone)
     places = {"backbone": folder}
     if projector is not None:
@@ -150,15 +159,18 @@ def load_sight(backbone: Path, projector: Path | None, device: torch.device) -> 
         folder, [place for part, place in places.items() if part == "projector"]
     )[0]
     subject.to(device, torch.float32)
-    return Sight(
+    return TrainedFeatures(
         subject, {part: checkpoint.weights_digest(place) for part, place in places.items()}, device
     )
 
 
-def load_detector(path: Path, sight: Sight) -> Detector:
-    """A regressor file, for the features of `sight`. Raises CheckpointError where it was trained on others."""
+def load_detector(path: Path, trained: TrainedFeatures) -> Detector:
+    """A regressor file, for use with the features `trained`.
+
+    Raises CheckpointError where it was trained on others.
+    """
     regressor, origin = load_regressor(path)
-    line = sight.detection_line(path, origin)
+    line = trained.detection_line(path, origin)
     try:
         names = list(find_benchmark(origin.benchmark).points)
     except ConfigError:  # a benchmark of another machine: its points have no names here
@@ -166,14 +178,14 @@ def load_detector(path: Path, sight: Sight) -> Detector:
     return Detector(path, regressor, origin, line, names)
 
 
-def open_view(path: Path, corners: list[float] | None) -> View:
+def open_photograph(path: Path, corners: list[float] | None) -> BoxedPhotograph:
     """A photograph and its box. Raises DataError or ConfigError."""
     image = read_picture(path)
-    return View(path, image, square_box(image, corners, path))
+    return BoxedPhotograph(path, image, square_box(image, corners, path))
 
 
 def _at(features: Tensor, points: Tensor) -> Tensor:
-    """Features (1, d, l) at points (1, l, 2) of the 96-px crop, as `matching.match` looks them up."""
+    """Features (1, d, l) at points (1, l, 2) of the 96-px crop, as in `matching.match`."""
     places = ((2 * points.round().clamp(0, INPUT - 1) + 1) / INPUT - 1).unsqueeze(2)
     return functional.grid_sample(
         features, places, mode="bilinear", padding_mode="border", align_corners=False

@@ -1,6 +1,8 @@
-"""The faces of a report: what a trained model makes of a few test faces, computed and handed to evaluation/drawing.py.
+"""The pictures of a report: a trained model's results on a few test faces, drawn by
+face_figures.py.
 
-Each picture that cannot be had says why; numbers never depend on one. Images are (b, 3, h, w) in [0, 1].
+Where a picture cannot be made, the page says why; numbers never depend on one. Images are (b, 3, h,
+w) in [0, 1].
 """
 
 from collections.abc import Callable
@@ -23,7 +25,6 @@ from scemae.data.geometry import CROP, FRAME, INPUT
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.errors import DataError, RunFolderError
 from scemae.evaluation import drawing
-from scemae.evaluation.drawing import Attention, Reconstruction
 from scemae.evaluation.evaluate import CARB, MAE
 from scemae.evaluation.landmarks import features
 from scemae.evaluation.landmarks.benchmarks import (
@@ -36,6 +37,8 @@ from scemae.evaluation.landmarks.benchmarks import (
 from scemae.evaluation.landmarks.embedding import spread
 from scemae.evaluation.landmarks.pairs import DIFFERENT, SOURCE, Pairs, warp_views
 from scemae.evaluation.landmarks.regression import iod_errors
+from scemae.evaluation.report import face_figures
+from scemae.evaluation.report.face_figures import AttentionMaps, Reconstruction
 from scemae.files import arrays, documents
 from scemae.models import losses
 from scemae.models.carb import select, third
@@ -43,17 +46,17 @@ from scemae.models.mae import MaskedAutoencoder
 from scemae.models.vit import Encoder, patchify, unpatchify
 from scemae.runs.networks import load_autoencoder, load_projector, selection_options
 
-FACES = 6  # shown of reconstructions and attention
+FACES = 6  # in the pictures of reconstructions and attention
 OTHER_SAMPLES = (
-    "{}: holds other samples than those that were evaluated; put those back, or run `scemae evaluate` "
-    "again"
+    "{}: holds other samples than those that were evaluated; put those back, or run "
+    "`scemae evaluate` again"
 )
 QUERIES = (0, 2, 3)  # landmarks of the similarity maps: left eye, nose, left corner of the mouth
 
 
 @dataclass
 class Source:
-    """Where the faces of a report come from; each part is loaded when a picture first asks for it."""
+    """The runs and shards behind the pictures; each part is loaded when a picture first needs it."""
 
     run_dir: Path
     results: dict  # of results.json; empty for a run of training
@@ -64,7 +67,7 @@ class Source:
     shards: str  # faces to show
     cache_dir: str | None
     stride: int
-    may_copy: bool = True  # into cache_dir, what a URL names
+    may_copy: bool = True  # shards named by a URL may be copied into cache_dir
     _frames: dict[tuple, Frames] = field(default_factory=dict)
 
     def _open(self, location: str) -> ShardSet:
@@ -78,9 +81,9 @@ class Source:
 
     @cached_property
     def heads(self) -> dict[str, nn.Module]:
-        """The backbone's features as they are, and projected where there is a projector."""
+        """Identity for the backbone's features, and the projector where there is one."""
         heads: dict[str, nn.Module] = {MAE: nn.Identity()}
-        if self.projector is not None:
+        if self.projector is not None and self.backbone is not None:
             heads[CARB] = load_projector(self.projector, self.backbone)[0]
         return heads
 
@@ -99,7 +102,7 @@ class Source:
         return decode_faces(self._open(self.shards), encoder.grid * encoder.patch_size)
 
     def frames(self, location: str, benchmark: str, limit: int | None = None) -> Frames:
-        """Evaluation frames, kept for the next picture that needs them."""
+        """Evaluation frames, cached for the other pictures."""
         shards = self._open(location)
         key = location, benchmark, min(limit or len(shards), len(shards))
         if key not in self._frames:
@@ -108,7 +111,7 @@ class Source:
 
     @cached_property
     def pairs(self) -> Pairs:
-        """The couples of `_chosen_couples` alone, warped again as pairs.npz says."""
+        """The couples of `_chosen_couples`, warped again by the warps in pairs.npz."""
         found = self.part("matching")
         saved = self.arrays("pairs.npz", ["seed", "keys", "warps", "landmarks"])
         frames = self.frames(found["shards"], "mafl", limit=2 * found["couples"])
@@ -135,7 +138,9 @@ class Source:
         return self.results[name]
 
     def arrays(self, name: str, wanted: list[str] | None = None) -> dict[str, np.ndarray]:
-        """The wanted (or all) arrays of an .npz file of evaluate. Raises RunFolderError where they are not there."""
+        """The wanted (or all) arrays of an .npz file of evaluate. Raises RunFolderError where they
+        are not there.
+        """
         return arrays.read(
             self.run_dir / name, wanted, error=RunFolderError, remedy="run `scemae evaluate` again"
         )
@@ -145,7 +150,7 @@ def _reconstructions(source: Source) -> tuple[str, dict]:
     model = source.autoencoder
     images, keys = source.faces
     found = reconstruct(model, images)
-    return drawing.reconstructions(found), {
+    return face_figures.reconstructions(found), {
         "keys": keys,
         "errors": found.errors.tolist(),
         "flat": found.flat.tolist(),
@@ -158,7 +163,7 @@ def _attention(source: Source) -> tuple[str, dict]:
     images, keys = source.faces
     found = attend(encoder, images, carb)
     count = found.selection.ids.shape[1] - carb.clusters
-    return drawing.attention(found), {
+    return face_figures.attention(found), {
         "keys": keys,
         "eta": carb.eta,
         "clusters": carb.clusters,
@@ -202,7 +207,7 @@ def _matches(source: Source) -> tuple[str, dict]:
     ]
     predicted = [[saved[f"{name}/different_predicted"][i] for name in methods] for i in chosen]
     errors = [[float(saved[f"{name}/different"][i].mean()) for name in methods] for i in chosen]
-    image = drawing.matches(
+    image = face_figures.matches(
         rows, ["best", "median", "worst"][: len(chosen)], methods, predicted, errors
     )
     return image, {
@@ -225,7 +230,9 @@ def _saved_matches(source: Source) -> dict[str, np.ndarray]:
 
 
 def _chosen_couples(source: Source) -> list[int]:
-    """The best, the median and the worst couple of the last method in the ladder, on different identities."""
+    """The best, the median and the worst couple of the last method in the ladder, on different
+    identities.
+    """
     last = list(source.part("matching")["methods"])[-1]
     return best_median_worst(_saved_matches(source)[f"{last}/different"].mean(axis=1))
 
@@ -241,13 +248,12 @@ def _detections(source: Source) -> tuple[str, dict]:
     if frames.keys != saved["keys"].tolist():
         raise DataError(OTHER_SAMPLES.format(masked(found["test_shards"])))
     truth, eyes = normalise_landmarks(frames.landmarks), find_benchmark(found["benchmark"]).eyes
-    predicted = torch.stack(
-        [torch.from_numpy(saved[f"{name}/predicted"]) for name in methods]
-    )  # m n l 2
+    points = [torch.from_numpy(saved[f"{name}/predicted"]) for name in methods]
+    predicted = torch.stack(points)  # m n l 2
     errors = np.stack([iod_errors(value, truth, eyes).mean(axis=1) for value in predicted])  # m n
     chosen = best_median_worst(errors[-1], each=2)
     groups = [f"{word} {i + 1}" for word in ("best", "median", "worst") for i in range(2)]
-    image = drawing.detections(
+    image = face_figures.detections(
         _crop(frames.images[chosen]),
         groups[: len(chosen)],
         methods,
@@ -278,7 +284,8 @@ PICTURES: dict[str, Callable[[Source], tuple[str, dict]]] = {
 
 
 def decode_faces(shards: ShardSet, size: int, wanted: int = FACES) -> tuple[Tensor, list[str]]:
-    """`wanted` faces spread over `shards`, the central `size` pixels of their 136 frame, and their keys.
+    """`wanted` faces spread over `shards`, the central `size` pixels of their 136 frame, and their
+    keys.
 
     Raises ShardError where a sample cannot be read, DataError where it is no image.
     """
@@ -291,25 +298,23 @@ def decode_faces(shards: ShardSet, size: int, wanted: int = FACES) -> tuple[Tens
         ) from error
     margin = (FRAME - size) // 2
     images = rearrange(torch.from_numpy(frames), "b h w c -> b c h w").float() / 255
-    return images[..., margin : margin + size, margin : margin + size], [
-        shards.keys[i] for i in chosen
-    ]
+    cropped = images[..., margin : margin + size, margin : margin + size]
+    return cropped, [shards.keys[i] for i in chosen]
 
 
 @torch.no_grad()
 def reconstruct(model: MaskedAutoencoder, images: Tensor, seed: int = 0) -> Reconstruction:
     """Hide patches of images (b, 3, s, s) by seeded noise, and predict them (paper 3.1).
 
-    With norm_pix the prediction is standardised; it is given back each patch's own mean and spread, which a reader
-    must know flatters it.
+    With norm_pix the prediction is standardised: each patch gets the mean and spread of the true
+    patch back, which flatters the prediction, as the page says.
     """
     p, patches = model.encoder.patch_size, patchify(normalise(images), model.encoder.patch_size)
     noise = torch.rand(patches.shape[:2], generator=torch.Generator().manual_seed(seed))
     predicted, masked = model.reconstruct(normalise(images), noise)
     if model.norm_pix:
-        predicted = predicted * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + patches.mean(
-            -1, keepdim=True
-        )
+        spread_of_patch = (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+        predicted = predicted * spread_of_patch + patches.mean(-1, keepdim=True)
     hidden = masked.unsqueeze(-1)
     colours = rearrange(patches, "b n (q c) -> b n q c", c=3).mean(2) * ~hidden
     colour = colours.sum(1) / (~hidden).sum(1)  # b c
@@ -326,10 +331,10 @@ def reconstruct(model: MaskedAutoencoder, images: Tensor, seed: int = 0) -> Reco
 
 
 @torch.no_grad()
-def attend(encoder: Encoder, images: Tensor, carb: Carb) -> Attention:
-    """Sim_cls and the selection of stage 2, for images (b, 3, s, s)."""
+def attend(encoder: Encoder, images: Tensor, carb: Carb) -> AttentionMaps:
+    """Eq. 1 and the selection of stage 2, for images (b, 3, s, s)."""
     early = third(encoder, normalise(images), carb.layer, carb.heads)
-    return Attention(
+    return AttentionMaps(
         images,
         early.similarity,
         select(encoder, early, **selection_options(carb)),
@@ -342,9 +347,10 @@ def attend(encoder: Encoder, images: Tensor, carb: Carb) -> Attention:
 def similarity_maps(
     heads: dict[str, nn.Module], encoder: Encoder, pairs: Pairs, couple: int, stride: int
 ) -> dict[str, Tensor]:
-    """The cosine of each source landmark with every pixel of the other person's face: per head (l, 96, 96).
+    """The cosine of each source landmark with each pixel of the other person's face, (l, 96, 96)
+    per head.
 
-    The matcher of PROTOCOL 4.5, whose answer is the arg-max of such a map.
+    The arg-max of such a map is the answer of the matcher of PROTOCOL 4.5.
     """
     views = pairs.views[couple][[SOURCE, DIFFERENT]].float() / 255
     maps, found = features.backbone(encoder, stride)(views), {}
@@ -359,7 +365,7 @@ def similarity_maps(
 
 
 def best_median_worst(errors: np.ndarray, each: int = 1) -> list[int]:
-    """Rows of errors (n,): the `each` smallest, the middle ones and the largest, in ascending order of error."""
+    """Rows of the `each` smallest, middle and largest of errors (n,), in ascending order of error."""
     order = np.argsort(errors, kind="stable")
     if len(order) <= 3 * each:
         return order.tolist()

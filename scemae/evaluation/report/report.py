@@ -1,4 +1,5 @@
-"""`scemae report RUN`: everything a run has to show, as one self-contained HTML page and one JSON file.
+"""`scemae report RUN`: everything a run has to show, as one self-contained HTML page and one JSON
+file.
 
 scemae report runs/eval                  writes runs/eval/report.html and runs/eval/report.json
 scemae report runs/mae --no-pictures     a training run; no faces
@@ -13,9 +14,10 @@ from typing import Any
 from scemae.config.load import load_config
 from scemae.config.values import given_path
 from scemae.errors import RunFolderError, ScemaeError
-from scemae.evaluation import drawing, protocol
+from scemae.evaluation import protocol
 from scemae.evaluation.landmarks.benchmarks import MATCHING_TARGETS, find_benchmark
 from scemae.evaluation.page import html_page
+from scemae.evaluation.report import curves
 from scemae.evaluation.report.pictures import PICTURES, Source
 from scemae.files import disk, ownership
 from scemae.runs import goodput
@@ -91,7 +93,9 @@ class RecipeRow:
 
 @dataclass
 class Shown:
-    """The pictures as data URIs, their numbers, and why others are missing; all by the picture's name."""
+    """The pictures as data URIs, their numbers, and why others are missing; all by the picture's
+    name.
+    """
 
     images: dict[str, str] = field(default_factory=dict)
     facts: dict[str, dict] = field(default_factory=dict)
@@ -124,16 +128,19 @@ def main(arguments: argparse.Namespace) -> None:
     disk.write_text(out / "report.html", render(report, images))
     disk.write_json(out / "report.json", report)
     print(
-        f"{out / 'report.html'}: {len(images)} of {len(PICTURES)} pictures of faces; numbers in report.json"
+        f"{out / 'report.html'}: {len(images)} of {len(PICTURES)} pictures of faces; numbers in "
+        "report.json"
     )
     for name, why in report["missing"].items():
         print(f"  no {name}: {why}")
 
 
 def place_for(run_dir: Path) -> Path:
-    """Where a report goes that was given no folder: into the run's, or into one of its own where that is not this user's alone.
+    """Where a report goes that was given no folder: into the run's, or into one of its own where
+    that is not this user's alone.
 
-    Raises RunFolderError where the current folder is in that run, or the name is taken by another user.
+    Raises RunFolderError where the current folder is in that run, or the name is taken by another
+    user.
     """
     if ownership.is_private_run(run_dir):
         return run_dir
@@ -144,8 +151,8 @@ def place_for(run_dir: Path) -> Path:
         and not ownership.is_private_run(out)
     ):
         raise RunFolderError(
-            f"{run_dir}: found a run of another user, or one that others may write to; say where its report is to go: "
-            "--out FOLDER"
+            f"{run_dir}: found a run of another user, or one that others may write to; say where "
+            "its report is to go: --out FOLDER"
         )
     print(f"{run_dir} is another user's, or others may write to it: the report goes to {out}")
     return out
@@ -164,7 +171,7 @@ def gather(run_dir: Path, *, with_pictures: bool = True) -> tuple[dict, dict[str
     }
     rows = recipe(runs, results, defaults)
     curves = {
-        stage: drawing.read_curves(read_metrics(one.folder))
+        stage: curves.read_curves(read_metrics(one.folder))
         for stage, one in runs.items()
         if stage != "evaluate"
     }
@@ -213,7 +220,9 @@ def method_of(run: Run) -> list[str]:
 
 
 def goodputs(runs: dict[str, Run]) -> tuple[dict[str, dict], dict[str, str]]:
-    """Where the time of each training run went, as runs/goodput.py has it, by stage; and of which that is not known, with why."""
+    """Where the time of each training run went, as runs/goodput.py has it, by stage; and of which
+    that is not known, with why.
+    """
     found, missing = {}, {}
     for stage, one in runs.items():
         try:
@@ -240,13 +249,16 @@ def show(source: Source) -> Shown:
             RuntimeError,
         ) as error:  # arrays of an .npz that do not fit the results
             shown.missing[name] = (
-                f"{source.run_dir}: its files do not fit together ({type(error).__name__}: {str(error)[:200]})"
+                f"{source.run_dir}: its files do not fit together ({type(error).__name__}: "
+                f"{str(error)[:200]})"
             )
     return shown
 
 
 def reasons(run: Run, runs: dict[str, Run], missing: dict[str, str]) -> dict[str, str]:
-    """Why a page may lack a backbone, matching or detection, and which command gives it: a sentence each."""
+    """Why a page may lack a backbone, matching or detection, and which command gives it: a sentence
+    each.
+    """
     backbone, projector = (
         shlex.quote(str(runs[stage].folder)) if stage in runs else "RUN"
         for stage in ("pretrain", "correspond")
@@ -342,7 +354,9 @@ def size_of(runs: dict[str, Run]) -> str | None:
 
 
 def paper_numbers(runs: dict[str, Run], results: dict) -> dict:
-    """The paper's numbers for this model's size, or all where it has none: matching (same, different), detection."""
+    """The paper's numbers for this model's size, or all where it has none: matching (same,
+    different), detection.
+    """
     size = size_of(runs)
     name = f"{size}-{runs['correspond'].config['carb.dim']}" if "correspond" in runs else ""
     chosen = (
@@ -359,7 +373,9 @@ def paper_numbers(runs: dict[str, Run], results: dict) -> dict:
 
 
 def comparisons(matching: dict | None) -> dict:
-    """Paired comparisons by kind, first method and second: evaluation/evaluate.py lists each against all before it, in order."""
+    """Paired comparisons by kind, first method and second: evaluation/evaluate.py lists each
+    against all before it, in order.
+    """
     if matching is None:
         return {}
     names, kinds = list(matching["methods"]), ("same", "different")
@@ -371,8 +387,8 @@ def comparisons(matching: dict | None) -> dict:
     ]
     if len(order) != len(matching["comparisons"]):
         raise RunFolderError(
-            f"results.json: found {len(matching['comparisons'])} comparisons of {len(names)} methods, "
-            f"needed {len(order)}; run `scemae evaluate` again"
+            f"results.json: found {len(matching['comparisons'])} comparisons of {len(names)} "
+            f"methods, needed {len(order)}; run `scemae evaluate` again"
         )
     found: dict = {kind: {first: {} for first in names[1:]} for kind in kinds}
     for (kind, first, second), comparison in zip(order, matching["comparisons"]):
@@ -383,7 +399,9 @@ def comparisons(matching: dict | None) -> dict:
 
 
 def differences(run: Run, default: dict[str, Any]) -> dict[str, list]:
-    """Settings other than the defaults of configs/: dotted name to [here, default]; places and machinery left out."""
+    """Settings other than the defaults of configs/: dotted name to [here, default]; places and
+    machinery left out.
+    """
     skipped = ("run_dir", "backbone", "projector", "runtime.", "cache_dir", "probe_shards")
     return {
         key: [value, default[key]]
@@ -397,7 +415,7 @@ def differences(run: Run, default: dict[str, Any]) -> dict[str, list]:
 
 def render(report: dict, images: dict[str, str]) -> str:
     """The page of a report."""
-    drawn = {stage: drawing.curves(found) for stage, found in report["curves"].items() if found}
+    drawn = {stage: curves.draw_curves(found) for stage, found in report["curves"].items() if found}
     page, clock = Path(__file__).with_name("report.html"), goodput.clock
     return html_page.render(
         page, report=report, images=images, curves=drawn, names=NAMES, clock=clock

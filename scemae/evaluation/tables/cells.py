@@ -1,4 +1,6 @@
-"""Measured rows as records: what the harness fills, what tables.json holds, and what is fixed of the paper's four tables."""
+"""Measured rows as records: what the harness fills, what tables.json holds, and what is fixed of
+the paper's four tables.
+"""
 
 import json
 import math
@@ -16,7 +18,9 @@ FORMAT = 1  # of tables.json
 
 @dataclass
 class Cell:
-    """A mean with its 95 % interval (what is shown where there is one) or its deviation, or a sentence why there is none."""
+    """A mean with its 95 % interval (what is shown where there is one) or its deviation, or a
+    sentence why there is none.
+    """
 
     mean: float | None = None
     low: float | None = None
@@ -46,7 +50,9 @@ class Row:
 
 @dataclass
 class Difference:
-    """First minus second on the same pairs or images, by their labels: negative where the first errs less."""
+    """First minus second on the same pairs or images, by their labels: negative where the first
+    errs less.
+    """
 
     table: int
     column: str
@@ -64,9 +70,9 @@ class Difference:
 class Tables:
     """All that the tables and figures of one evaluation show.
 
-    `benchmarks` by name: title, train, test, official_train, official_test (counts), subset and missing (sentences or
-    None). `facts["missing_tables"]` may give, by the number of a table as text, a sentence why it has no rows.
-    `figures` are data URIs by "figure1", "figure4", "figure5".
+    `benchmarks` by name: title, train, test, official_train, official_test (counts), subset and
+    missing (sentences or None). `facts["missing_tables"]` may give, by the number of a table as
+    text, a sentence why it has no rows. `figures` are data URIs by "figure1", "figure4", "figure5".
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -143,7 +149,8 @@ SPECS = {
             3,
             "Landmark detection with limited annotated samples",
             "4.2",
-            "Inter-ocular distance (%) by number of annotated samples, mean ± standard deviation over seeds",
+            "Inter-ocular distance (%) by number of annotated samples, mean ± standard deviation "
+            "over seeds",
             "%",
             {count: count for count in ("1", "5", "10", "20", "50", "100")},
             ("aflw_m",),
@@ -181,7 +188,9 @@ def label(row: Row) -> str:
 
 
 def to_json(tables: Tables) -> str:
-    """All of `tables` as JSON; numbers of numpy become plain ones, what else JSON does not know, such as a path, text."""
+    """All of `tables` as JSON; numbers of numpy become plain ones, what else JSON does not know,
+    such as a path, text.
+    """
     return json.dumps(
         {"format": FORMAT, **asdict(tables)}, indent=1, ensure_ascii=False, default=_plain
     )
@@ -243,6 +252,6 @@ def _check_finite(where: str, found: Cell | Difference) -> None:
     }
     if wrong or (found.low is None) != (found.high is None):
         raise RunFolderError(
-            f"{where}: found {wrong or 'half an interval'}, needed finite numbers or a sentence why "
-            "there are none; measure it again"
+            f"{where}: found {wrong or 'half an interval'}, needed finite numbers or a sentence "
+            "why there are none; measure it again"
         )

@@ -1,4 +1,5 @@
-"""`scemae tables`: the paper's Tables 1 to 4 and Figures 1, 4, 5 for trained runs, all by the same code on the same pairs.
+"""`scemae tables`: the paper's Tables 1 to 4 and Figures 1, 4, 5 for trained runs, all by the same
+code on the same pairs.
 
     scemae tables runs/carb runs/cl runs/dve run_dir=runs/tables shards=[data/celeba,data/aflw]
 
@@ -25,7 +26,9 @@ from scemae.runs import run_folder
 
 
 def main(config: TablesConfig) -> None:
-    """Measure what is not measured yet, and write the tables. All ranks that take part share the work."""
+    """Measure what is not measured yet, and write the tables. All ranks that take part share the
+    work.
+    """
     StopRequest("measuring; what is measured is kept")
     flush_denormals()
     run_dir = Path(config.run_dir)
@@ -47,7 +50,9 @@ def main(config: TablesConfig) -> None:
 
 
 def plan_tables(config: TablesConfig, place: Place) -> MeasuringPlan:
-    """Everything that the runs and shards at hand allow. Raises ConfigError, CheckpointError, ShardError."""
+    """Everything that the runs and shards at hand allow. Raises ConfigError, CheckpointError,
+    ShardError.
+    """
     data, missing = find_testsets(
         config.shards,
         config.cache_dir,
@@ -56,8 +61,8 @@ def plan_tables(config: TablesConfig, place: Place) -> MeasuringPlan:
     )
     if not data:
         raise ConfigError(
-            f"shards: found no split of a benchmark in {', '.join(config.shards) or 'nothing'}; give "
-            "the folders that `scemae shards build` wrote, as shards=[data/celeba,data/aflw]"
+            f"shards: found no split of a benchmark in {', '.join(config.shards) or 'nothing'}; "
+            "give the folders that `scemae shards build` wrote, as shards=[data/celeba,data/aflw]"
         )
     pairs = _pairs(config, data)
     return MeasuringPlan(config, place, _subjects(config), data, pairs=pairs, missing=missing)

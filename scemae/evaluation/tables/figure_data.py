@@ -1,4 +1,5 @@
-"""Figures 1, 4 and 5 of a tables run: which methods they show, and what of them must still be computed for a few faces.
+"""Figures 1, 4 and 5 of a tables run: which methods they show, and what of them must still be
+computed for a few faces.
 
 A figure that cannot be had says why; numbers never depend on one. What is drawn, figures.py knows.
 """
@@ -30,7 +31,9 @@ def add(tables: Tables, plan: MeasuringPlan, found: dict[str, list[Measured]]) -
 
 
 def shown(found: list[Measured]) -> list[Measured]:
-    """The lines that figures show: of each trained trunk the one with most dimensions, rivals first and ours last."""
+    """The lines that figures show: of each trained trunk the one with most dimensions, rivals first
+    and ours last.
+    """
     best: dict[str, Measured] = {}
     for one in sorted(found, key=lambda one: one.line.dim):
         if one.subject.role != FLOOR and one.line.table in (1, 5):
@@ -86,8 +89,8 @@ def _figure5(plan: MeasuringPlan, found: dict[str, list[Measured]]) -> tuple[str
     }
     if not lines:
         raise RunFolderError(
-            "no method's landmarks were embedded: give run folders, and the folder that holds mafl-test in "
-            "shards"
+            "no method's landmarks were embedded: give run folders, and the folder that holds "
+            "mafl-test in shards"
         )
     return figures.figure5(
         {

@@ -1,7 +1,8 @@
-"""The paper's figures 1, 4 and 5 for several methods side by side: what they show is chosen by rule, arrays in, PNG out.
+"""The paper's figures 1, 4 and 5 for several methods side by side: what they show is chosen by
+rule, arrays in, PNG out.
 
-Each gives a PNG data URI and the facts behind it, for JSON. Methods stand in the order given, ours last. Faces have the
-five landmarks of MAFL and AFLW.
+Each gives a PNG data URI and the facts behind it, for JSON. Methods stand in the order given, ours
+last. Faces have the five landmarks of MAFL and AFLW.
 """
 
 import io
@@ -42,7 +43,9 @@ class Group:
 
 
 def median_couple(errors: dict[str, MatchingErrors]) -> int:
-    """The couple of different persons with our median error, for figure 1: neither a success nor a failure of ours."""
+    """The couple of different persons with our median error, for figure 1: neither a success nor a
+    failure of ours.
+    """
     mean = list(errors.values())[-1].different.mean(axis=1)
     return int(np.argsort(mean, kind="stable")[(len(mean) - 1) // 2])
 
@@ -50,12 +53,15 @@ def median_couple(errors: dict[str, MatchingErrors]) -> int:
 def figure1(
     pairs: Pairs, maps: dict[str, Tensor], couple: int, *, landmarks: tuple[int, ...] = QUERIES
 ) -> tuple[str, dict[str, Any]]:
-    """How like a landmark of the reference each place of another person's face is, a row per landmark, a column per method.
+    """How like a landmark of the reference each place of another person's face is, a row per
+    landmark, a column per method.
 
-    maps (q, 96, 96) by method: cosines with the q landmarks asked for, as `embedding.similarity_maps` gives them for
-    `couple`. Facts per method, a number per landmark: the error of the peak (70-px units) and two kinds of sharpness of our
-    own choice: the share of area above the middle of the map's range (smaller is sharper), and the height of the peak over
-    the mean in standard deviations. Raises ConfigError where maps are of another shape, or of no method.
+    maps (q, 96, 96) by method: cosines with the q landmarks asked for, as
+    `embedding.similarity_maps` gives them for `couple`. Facts per method, a number per landmark:
+    the error of the peak (70-px units) and two kinds of sharpness of our own choice: the share of
+    area above the middle of the map's range (smaller is sharper), and the height of the peak over
+    the mean in standard deviations. Raises ConfigError where maps are of another shape, or of no
+    method.
     """
     _check_five(pairs)
     if not maps:
@@ -64,7 +70,8 @@ def figure1(
         if found.shape != (len(landmarks), INPUT, INPUT):
             raise ConfigError(
                 f"figure 1: found maps {tuple(found.shape)} of {name}, needed "
-                f"{(len(landmarks), INPUT, INPUT)}: one of the 96-px crop for each landmark asked for"
+                f"{(len(landmarks), INPUT, INPUT)}: one of the 96-px crop for each landmark asked "
+                "for"
             )
     rows = list(landmarks)
     query, truth = (
@@ -109,10 +116,12 @@ def _heights(maps: Tensor) -> list[float]:
 
 
 def choose_couples(errors: dict[str, MatchingErrors], each: int = EACH) -> list[Group]:
-    """The couples of figure 4, of different persons: `each` per group, or a quarter where there are few, none twice.
+    """The couples of figure 4, of different persons: `each` per group, or a quarter where there are
+    few, none twice.
 
-    The failures first, so that they are our very worst; then for each of `PARTS` those in which the best of the rivals errs
-    most, however well we do. Where there is no rival there are only the failures. Raises ConfigError without a method.
+    The failures first, so that they are our very worst; then for each of `PARTS` those in which the
+    best of the rivals errs most, however well we do. Where there is no rival there are only the
+    failures. Raises ConfigError without a method.
     """
     if not errors:
         raise ConfigError("figure 4: found no method, needed one at least; measure matching first")
@@ -137,18 +146,21 @@ def _worst(errors: np.ndarray, count: int) -> list[int]:
 
 
 def figure4(pairs: Pairs, errors: dict[str, MatchingErrors]) -> tuple[str, dict[str, Any]]:
-    """Matches of each method on different persons: rows as in the paper, couples chosen by `choose_couples` as columns.
+    """Matches of each method on different persons: rows as in the paper, couples chosen by
+    `choose_couples` as columns.
 
-    Two groups beside each other, then the next two beneath; the rule stands under the picture. Each number is the mean error
-    in 70-px units, of the group's landmarks, or of all five at the failures. Raises DataError where a method has matched
-    other pairs, ConfigError where there is none or its landmarks are not five.
+    Two groups beside each other, then the next two beneath; the rule stands under the picture. Each
+    number is the mean error in 70-px units, of the group's landmarks, or of all five at the
+    failures. Raises DataError where a method has matched other pairs, ConfigError where there is
+    none or its landmarks are not five.
     """
     _check_five(pairs)
     for name, found in errors.items():
         if found.pairs_hash != pairs.hash or len(found.different) != len(pairs):
             raise DataError(
-                f"figure 4: {name} has matched {len(found.different)} couples of hash {found.pairs_hash[:12]}, "
-                f"needed {len(pairs)} of {pairs.hash[:12]}; measure all methods on the same pairs"
+                f"figure 4: {name} has matched {len(found.different)} couples of hash "
+                f"{found.pairs_hash[:12]}, needed {len(pairs)} of {pairs.hash[:12]}; measure all "
+                "methods on the same pairs"
             )
     groups, names = choose_couples(errors), list(errors)
     rule = _rule(groups, names)
@@ -179,12 +191,13 @@ def _rule(groups: list[Group], names: list[str]) -> str:
     words = f"Failures: the {count} couples of different persons with the largest mean error of {ours}. "
     if shown:
         words += (
-            f"Then, for {', '.join(shown)} in turn, the {len(groups[0].couples)} of the rest in which the best of the "
-            f"rivals ({', '.join(names[:-1])}) errs most there, however well {ours} does. "
+            f"Then, for {', '.join(shown)} in turn, the {len(groups[0].couples)} of the rest in "
+            f"which the best of the rivals ({', '.join(names[:-1])}) errs most there, however "
+            f"well {ours} does. "
         )
     return words + (
-        "Ring: true place; dot: match. Numbers: mean error in pixels of a 70-px frame, of the group's "
-        "landmarks, or of all five at the failures."
+        "Ring: true place; dot: match. Numbers: mean error in pixels of a 70-px frame, of the "
+        "group's landmarks, or of all five at the failures."
     )
 
 
@@ -269,10 +282,12 @@ def _pixels(figure: Figure) -> np.ndarray:
 
 
 def figure5(found: dict[str, Embeddings]) -> tuple[str, dict[str, Any]]:
-    """The landmarks of test faces in the plane, a panel per method, and their Silhouette Coefficients, mean and deviation.
+    """The landmarks of test faces in the plane, a panel per method, and their Silhouette
+    Coefficients, mean and deviation.
 
-    Facts per method: the coefficients' mean, standard deviation (over repeats, n - 1; None for one), lowest and highest, and
-    that of the vectors themselves. Raises ConfigError without a method, or where landmarks are not five.
+    Facts per method: the coefficients' mean, standard deviation (over repeats, n - 1; None for
+    one), lowest and highest, and that of the vectors themselves. Raises ConfigError without a
+    method, or where landmarks are not five.
     """
     if not found:
         raise ConfigError(
@@ -281,8 +296,8 @@ def figure5(found: dict[str, Embeddings]) -> tuple[str, dict[str, Any]]:
     for name, one in found.items():
         if one.labels.max() >= len(FIVE):
             raise ConfigError(
-                f"figure 5: found {one.labels.max() + 1} landmarks of {name}, needed five; embed MAFL's or "
-                "AFLW's faces"
+                f"figure 5: found {one.labels.max() + 1} landmarks of {name}, needed five; embed "
+                "MAFL's or AFLW's faces"
             )
     facts = {name: _coefficient(one) for name, one in found.items()}
     titles = {name: f"{fill(name, 38)}\n{_said(facts[name])}" for name in found}
@@ -369,6 +384,6 @@ def _crop(pairs: Pairs, couple: int, view: int) -> Tensor:
 def _check_five(pairs: Pairs) -> None:
     if pairs.landmarks.shape[2] != len(FIVE):
         raise ConfigError(
-            f"figures: found faces with {pairs.landmarks.shape[2]} landmarks, needed five; give pairs of "
-            "MAFL's or AFLW's faces"
+            f"figures: found faces with {pairs.landmarks.shape[2]} landmarks, needed five; give "
+            "pairs of MAFL's or AFLW's faces"
         )

@@ -1,4 +1,6 @@
-"""The paper's tables laid out from measured rows: columns, groups, best and second best, notes; no format yet."""
+"""The paper's tables laid out from measured rows: columns, groups, best and second best, notes; no
+format yet.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +53,9 @@ class Grid:
 
 
 def lay_out(tables: Tables, number: int) -> Grid:
-    """Table `number` of the paper from its measured rows, in their order within each group; floors stand last."""
+    """Table `number` of the paper from its measured rows, in their order within each group; floors
+    stand last.
+    """
     spec = SPECS[number]
     rows = [row for row in tables.rows if row.table == number]
     titles = _columns(spec, rows, tables)
@@ -83,7 +87,9 @@ def lay_out(tables: Tables, number: int) -> Grid:
 
 
 def contrasts(grid: Grid) -> list[tuple[str, str, dict[str, Difference]]]:
-    """The differences by pair, first and second label, then by column; pairs with a row of ours come first."""
+    """The differences by pair, first and second label, then by column; pairs with a row of ours
+    come first.
+    """
     ours = {
         label(line.row) for _, lines in grid.groups for line in lines if line.row.role == "ours"
     }
@@ -97,7 +103,8 @@ def contrasts(grid: Grid) -> list[tuple[str, str, dict[str, Difference]]]:
 
 
 def headline(grid: Grid) -> dict | None:
-    """Our best row and the best rival's in the column that stands for the table: column, names, cells, difference.
+    """Our best row and the best rival's in the column that stands for the table: column, names,
+    cells, difference.
 
     None where no row of ours has a number; rival and difference are None where there is none.
     """
@@ -209,7 +216,9 @@ def _letters(i: int) -> str:
 
 
 def _rank(lines: list[Line]) -> None:
-    """Mark the best and second best of each column, as printed: equal to two digits is equal. One alone is neither."""
+    """Mark the best and second best of each column, as printed: equal to two digits is equal. One
+    alone is neither.
+    """
     for entries in zip(*(line.entries for line in lines)):
         shown = [round(entry.cell.mean, 2) for entry in entries if entry.cell.mean is not None]
         best = (
@@ -244,7 +253,9 @@ def _top(groups: list[tuple[str, list[Line]]], column: int) -> float:
 
 
 def _labels(tables: Tables, spec: Spec, told: set[str]) -> list[str]:
-    """What must stand under a table whatever it shows; `told` are reasons that its notes give already."""
+    """What must stand under a table whatever it shows; `told` are reasons that its notes give
+    already.
+    """
     reduced = (
         [f"Reduced schedule, not the full protocol: {'; '.join(tables.reduced)}."]
         if tables.reduced

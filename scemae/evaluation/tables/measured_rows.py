@@ -1,4 +1,6 @@
-"""From what was measured to rows: every cell with its interval, or why it is empty; differences; what is reduced."""
+"""From what was measured to rows: every cell with its interval, or why it is empty; differences;
+what is reduced.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -139,7 +141,9 @@ def _whole_method(found: list[Measured]) -> list[Measured]:
 
 
 def _differences(measured: list[tuple[Row, Measured]], seed: int) -> Iterator[Difference]:
-    """Each row of ours against each other row of its table, on the same pairs or images (PROTOCOL 8)."""
+    """Each row of ours against each other row of its table, on the same pairs or images (PROTOCOL
+    8).
+    """
     for i, (mine, one) in enumerate(measured):
         for j, (theirs, other) in enumerate(measured):
             once = other.subject.role != OURS or j < i

@@ -1,4 +1,6 @@
-"""The paper's own numbers (paper.yaml): the rows of its Tables 1 to 4 and the coefficients of its Figure 5."""
+"""The paper's own numbers (paper.yaml): the rows of its Tables 1 to 4 and the coefficients of its
+Figure 5.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -12,7 +14,9 @@ BASELINE = "Baseline"  # table 4's name for SCE-MAE's features before clustering
 
 @cache
 def paper_rows(number: int) -> tuple[Row, ...]:
-    """The paper's own rows of Table `number` (paper.yaml); `model` or `dim` is "" or None where it is not known."""
+    """The paper's own rows of Table `number` (paper.yaml); `model` or `dim` is "" or None where it
+    is not known.
+    """
     return tuple(_paper_row(number, found) for found in _paper()["tables"][number]["rows"])
 
 

@@ -1,4 +1,6 @@
-"""Tables as text to paste: Markdown and LaTeX of laid-out grids, with every note that must stand under them."""
+"""Tables as text to paste: Markdown and LaTeX of laid-out grids, with every note that must stand
+under them.
+"""
 
 import unicodedata
 
@@ -50,16 +52,20 @@ PREAMBLE = r"""\documentclass{article}
 
 
 def markdown(tables: Tables) -> str:
-    """All tables as Markdown, each with its notes, its differences and, in italics, the paper's numbers of the same row."""
+    """All tables as Markdown, each with its notes, its differences and, in italics, the paper's
+    numbers of the same row.
+    """
     parts = [_markdown_table(tables, lay_out(tables, number)) for number in SPECS]
     return "\n\n".join(["# The tables of SCE-MAE, measured", *parts, _markdown_rest(tables)]) + "\n"
 
 
 def latex(tables: Tables, *, is_standalone: bool = False) -> str:
-    """All tables as LaTeX `table*` environments, for a document with booktabs and amssymb; standalone: the document too.
+    """All tables as LaTeX `table*` environments, for a document with booktabs and amssymb;
+    standalone: the document too.
 
-    The cells hold means with the 95 % interval as sub- and superscript, or mean and standard deviation. What is no
-    ASCII is translated, or left out where LaTeX would not know it. The differences are in the other formats.
+    The cells hold means with the 95 % interval as sub- and superscript, or mean and standard
+    deviation. What is no ASCII is translated, or left out where LaTeX would not know it. The
+    differences are in the other formats.
     """
     body = "\n".join(_latex_table(tables, lay_out(tables, number)) for number in SPECS)
     return PREAMBLE + body + "\\end{document}\n" if is_standalone else body
@@ -249,7 +255,9 @@ def _latex_entry(entry: Entry) -> str:
 
 
 def escape(text: str) -> str:
-    """`text` for LaTeX: its special characters and the punctuation of `TEX` translated, other symbols left out."""
+    """`text` for LaTeX: its special characters and the punctuation of `TEX` translated, other
+    symbols left out.
+    """
     kept = (
         TEX.get(c, c if c.isascii() or (c < "\u0180" and unicodedata.category(c)[0] == "L") else "")
         for c in text
@@ -263,7 +271,9 @@ def _caption(grid: Grid, ranks: str) -> str:
 
 
 def _notes(tables: Tables, grid: Grid) -> list[str]:
-    """All that must be said under a table: what is reduced, subsets, facts, and why numbers are missing."""
+    """All that must be said under a table: what is reduced, subsets, facts, and why numbers are
+    missing.
+    """
     facts = " · ".join(f"{name}: {words}" for name, words in said(tables, grid))
     return (
         grid.labels

@@ -117,10 +117,11 @@ def html(tables: Tables) -> str:
 
 
 def write(tables: Tables, folder: Path, with_pictures: bool = True) -> list[Path]:
-    """Write tables.md, .tex, .csv, .json and .html into `folder`, each whole or not at all, and return their paths.
+    """Write tables.md, .tex, .csv, .json and .html into `folder`, each whole or not at all, and
+    return their paths.
 
-    Without pictures no face is in any. Raises RunFolderError before any is written where a row cannot be shown, and
-    where the disk fails.
+    Without pictures no face is in any. Raises RunFolderError before any is written where a row
+    cannot be shown, and where the disk fails.
     """
     check(tables)
     if not with_pictures:
