@@ -113,7 +113,7 @@ class Sheet:
         )
         large = len(truth) <= len(FIVE)
         for colour, width in (("black", 2.6), (colours(len(truth)), 1.4)):
-            lines = LineCollection(ends, colors=colour, linewidths=width, zorder=2)
+            lines = LineCollection(list(ends), colors=colour, linewidths=width, zorder=2)
             self.axes.add_collection(lines)
             self.within(row, column, lines)
         self.rings(row, column, truth, size=12 if large else 4)
@@ -131,7 +131,9 @@ class Sheet:
         ends = np.array(lines, float).reshape(-1, 2, 2) * cell + (x, y)
         for ink, width in (("black", 3.0), (colour, 1.4)):
             self.axes.add_collection(
-                LineCollection(ends, colors=ink, linewidths=width, zorder=3, capstyle="projecting")
+                LineCollection(
+                    list(ends), colors=ink, linewidths=width, zorder=3, capstyle="projecting"
+                )
             )
 
     def squares(self, row: int, column: int, cells: np.ndarray, grid: int, fill: list[str]) -> None:
@@ -175,7 +177,7 @@ def colours(count: int) -> list[str]:
 
 
 def heat(maps: Tensor) -> Tensor:
-    """Maps (b, h, w), each scaled to its own range, as unsmoothed viridis pictures (b, 3, 96, 96)."""
+    """Maps (b, h, w), each over its own range, as unsmoothed viridis pictures (b, 3, 96, 96)."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     shown = ((maps - low) / (high - low).clamp_min(1e-12)).numpy()
     picture = torch.from_numpy(colormaps["viridis"](shown)[..., :3]).float().permute(0, 3, 1, 2)

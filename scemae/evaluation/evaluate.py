@@ -1,7 +1,8 @@
 """`scemae evaluate`: landmark matching (paper 4.1) and detection (paper 4.2) of one run, from no
 features to both stages.
 
-    scemae evaluate run_dir=runs/eval backbone=runs/mae projector=runs/carb matching.shards=data/celeba/mafl-test
+    scemae evaluate run_dir=runs/eval backbone=runs/mae projector=runs/carb \
+                    matching.shards=data/celeba/mafl-test
 
 It is `scemae tables` for one subject: the same plan and units (evaluation/measuring). Methods in
 their order: no motion, raw pixels, a random encoder, MAE features, + CARB; all on the same pairs

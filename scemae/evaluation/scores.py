@@ -24,7 +24,7 @@ class Estimate:
 
 @dataclass
 class Comparison:
-    """Two methods on the same pairs or images; a negative difference says that the first errs less."""
+    """Two methods on the same pairs or images; a negative difference: the first errs less."""
 
     first: float  # mean error of the first method
     second: float
@@ -65,7 +65,7 @@ class DetectionScore:
 def bootstrap(
     values: np.ndarray, *, seed: int = 0, draws: int = 10_000, level: float = 0.95
 ) -> Estimate:
-    """Mean of values (n,) and its percentile bootstrap interval. Raises ConfigError without values."""
+    """Mean of values (n,) and its percentile bootstrap interval. Raises ConfigError if empty."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not len(values):
         raise ConfigError(

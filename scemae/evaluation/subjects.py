@@ -7,6 +7,7 @@ all of its lines.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -115,9 +116,8 @@ def load_trunk(location: Path) -> tuple[Trunk, Path]:
         checkpoint.read_shapes(folder),
         folder,
     )
-    return features.trunk_of(
-        registry.load(module, checkpoint.read_weights(folder), folder).trunk
-    ), folder
+    trained = registry.load(module, checkpoint.read_weights(folder), folder)
+    return features.trunk_of(cast(nn.Module, trained.trunk)), folder
 
 
 @dataclass
@@ -167,7 +167,8 @@ def load_projection(location: Path, backbone: Path, trunk: Trunk) -> Projection:
         checkpoint.read_shapes(folder),
         folder,
     )
-    projector = registry.load(module, checkpoint.read_weights(folder), folder).projector
+    trained = registry.load(module, checkpoint.read_weights(folder), folder)
+    projector = cast(nn.Module, trained.projector)
     return Projection(projector, settings.dim, projector, kept.name, None, folder)
 
 
@@ -344,7 +345,7 @@ def _clustered(trunk: Trunk, carb: Carb, digest: str, seen: int | None, runs: li
 
 
 def of_timm(name: str, seed: int = 0) -> Subject:
-    """A backbone of timm: "NAME" with random weights or "NAME:FILE" with local ones (timm_vit.py)."""
+    """A backbone of timm: "NAME" has random weights, "NAME:FILE" local ones (timm_vit.py)."""
     model, _, weights = name.partition(":")
     network = TimmVit(model, Path(weights) if weights else None, seed)
     digest = disk.file_digest(Path(weights)) if weights else "random"
@@ -393,10 +394,11 @@ def _random_encoder(encoder: Encoder, seed: int) -> Subject:
 def random_like(encoder: Encoder, seed: int) -> Encoder:
     """An encoder of the same shape with random weights: what the architecture alone gives."""
     torch.manual_seed(seed)
+    block: Any = encoder.blocks[0]
     fresh = Encoder(
         encoder.width,
         len(encoder.blocks),
-        encoder.blocks[0].attn.num_heads,
+        block.attn.num_heads,
         encoder.patch_size,
         encoder.grid * encoder.patch_size,
     )

@@ -323,7 +323,7 @@ def test_a_report_on_another_users_run_goes_elsewhere(stranger, monkeypatch, cap
 @pytest.mark.parametrize("name", ["", "config.yaml"])
 def test_a_run_that_others_may_write_to_is_nobodys(tmp_path, name):
     (tmp_path / "config.yaml").write_text("x: 1\n")
-    assert ownership.is_private_run(tmp_path) and report.place_for(tmp_path) == tmp_path
+    assert ownership.is_private_run(tmp_path) and report.choose_folder(tmp_path) == tmp_path
     (tmp_path / name).chmod(0o777)
     assert not ownership.is_private_run(tmp_path)
 

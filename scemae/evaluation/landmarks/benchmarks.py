@@ -21,7 +21,7 @@ from torch import Tensor
 from scemae.config.load import configs_dir
 from scemae.data.geometry import CELEBA_SIZE, CELEBA_TOP, CROP, FRAME, INPUT
 from scemae.data.picture import open_picture
-from scemae.data.storage.manifest import Manifest
+from scemae.data.storage.manifest import Annotation, Manifest
 from scemae.data.storage.shard_set import ShardSet
 from scemae.errors import ConfigError, ShardError
 from scemae.files import documents
@@ -158,7 +158,8 @@ def load_frames(
                 f"rebuild the shards from a complete {benchmark.name}"
             ) from error
         images[i] = np.asarray(frame).transpose(2, 0, 1)
-        identities[i] = -1 if annotation.get("identity") is None else annotation["identity"]
+        identity = annotation.get("identity")
+        identities[i] = -1 if identity is None else identity
 
     with ThreadPoolExecutor(threads) as pool:  # PIL decodes and resizes without the GIL
         list(pool.map(load, range(count)))
@@ -239,17 +240,18 @@ def _box_frame(
             f"than {LARGEST} px"
         )
     scaled = image.resize(
-        (max(1, int(image.width * scale)), max(1, int(image.height * scale))), Image.BILINEAR
+        (max(1, int(image.width * scale)), max(1, int(image.height * scale))),
+        Image.Resampling.BILINEAR,
     )
     window = scaled.crop((left, top, left + WINDOW, top + WINDOW))  # PIL pads with zeros
     return _resized(window), (landmarks * scale - (left, top) + offset) * (FRAME / WINDOW)
 
 
 def _resized(image: Image.Image) -> Image.Image:
-    return image.resize((FRAME, FRAME), Image.BILINEAR)
+    return image.resize((FRAME, FRAME), Image.Resampling.BILINEAR)
 
 
-def _landmarks(annotation: dict, benchmark: Benchmark) -> np.ndarray:
+def _landmarks(annotation: Annotation, benchmark: Benchmark) -> np.ndarray:
     found = np.array(annotation.get("landmarks") or [], dtype=np.float64)
     if found.shape != (benchmark.landmarks, 2) or not np.isfinite(found).all():
         raise ValueError(
@@ -280,10 +282,10 @@ def _folder() -> Path:
 def _read_benchmark(path: Path, name: str) -> Benchmark:
     remedy = f"give a file like {_folder() / 'mafl.yaml'}"
     try:
-        raw = documents.read_yaml(path, Any, error=ConfigError, remedy=remedy)
+        found: Any = documents.read_yaml(path, Any, error=ConfigError, remedy=remedy)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read as YAML ({error}); {remedy}") from error
-    raw = raw if isinstance(raw, dict) else {}
+    raw: dict = found if isinstance(found, dict) else {}
     _check_fields(path, raw)
     for key, (is_right, needed) in CHECKS.items():
         if key in raw and not is_right(raw[key], raw):

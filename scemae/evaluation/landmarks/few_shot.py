@@ -48,7 +48,7 @@ Progress = Callable[[str, int], object]
 
 @dataclass
 class FewShotConfig:
-    """Settings of Table 3; the paper prints only the counts and `intermediate` (PROTOCOL 1.6 [U])."""
+    """Settings of Table 3; the paper prints only counts and `intermediate` (PROTOCOL 1.6 [U])."""
 
     counts: tuple[int, ...] = (1, 5, 10, 20, 50, 100)  # annotated images (Table 3 [F])
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # ours; DVE: three runs, seeds not published
@@ -122,7 +122,7 @@ class Views:
 
 
 class RegressorStack(nn.Module):
-    """Regressors of one shape, c of them, without shared parameters; each is a `LandmarkRegressor`."""
+    """c regressors of one shape without shared parameters; each is a `LandmarkRegressor`."""
 
     def __init__(self, alone: list[LandmarkRegressor]) -> None:
         """Copies the weights of the given regressors, in their order."""
@@ -320,13 +320,13 @@ def _warp(
 def _train(
     cells: Sequence[FewShotCell], views: Views, config: FewShotConfig, progress: Progress
 ) -> RegressorStack:
-    """Fit one regressor for each cell, all in one stack. All cells have epochs of the same length."""
+    """Fit one regressor per cell, all in one stack. All cells have epochs of the same length."""
     device, shape = views.features.device, (views.features.shape[-1], views.landmarks.shape[1])
     stack = RegressorStack(
         [LandmarkRegressor(*shape, config.alone(cell.seed)) for cell in cells]
     ).to(device)
     optimizer = torch.optim.Adam(
-        stack.parameters(), betas=tuple(config.betas), weight_decay=config.weight_decay
+        stack.parameters(), betas=config.betas, weight_decay=config.weight_decay
     )
     for epoch in range(config.epochs):
         for group in optimizer.param_groups:

@@ -3,8 +3,8 @@ about its settings.
 
     probe_same        landmarks of v1(A) found in v2(A), another warp of the same image
     probe_different   landmarks of v1(A) found in v2(B), of another person
-    probe_cycle       no labels (ours): a grid on v1(A), found in v2(B) and from there in v2(A), where
-                      the warps give the true place
+    probe_cycle       no labels (ours): a grid on v1(A), found in v2(B) and from there in v2(A),
+                      where the warps give the true place
 
 All are mean errors in 70-px units. Features that depend on the position alone have a probe_cycle
 equal to the motion of the warps: 3.7 on CelebA's val. A weak backbone has a larger one, so there

@@ -51,7 +51,7 @@ class LandmarkRegressor(nn.Module):
     """Features (b, d, h, w) to landmarks (b, l, 2), normalised to [-1, 1] over the crop."""
 
     def __init__(self, width: int, landmarks: int, cfg: RegressionConfig) -> None:
-        """width: d, the channels of the features. The initial weights depend on `cfg.seed` alone."""
+        """width: d, the channels of the features. Initial weights depend only on `cfg.seed`."""
         super().__init__()
         self.landmarks, self.temperature = landmarks, cfg.temperature
         points = cfg.intermediate
@@ -108,7 +108,7 @@ def train_regressor(
     _check_config(cfg, len(features))
     regressor = LandmarkRegressor(features.shape[1], landmarks.shape[1], cfg).to(device)
     optimizer = torch.optim.Adam(
-        regressor.parameters(), lr=cfg.lr, betas=tuple(cfg.betas), weight_decay=cfg.weight_decay
+        regressor.parameters(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay
     )
     batch, truths = min(cfg.batch, len(features)), landmarks.to(device)
     for epoch in range(cfg.epochs):

@@ -134,7 +134,7 @@ def check_digests(path: Path, origin: Origin, found: dict[str, str]) -> None:
             raise CheckpointError(
                 f"{path}: was trained on features of a {part}, and none was given; add --{part} RUN"
             )
-        if needed and needed != given:
+        if needed and given and needed != given:
             raise CheckpointError(
                 f"{path}: was trained on features of another {part} (SHA-256 {needed[:12]}) than "
                 f"was given ({given[:12]}); give the checkpoint that it was trained with"

@@ -1,1 +1,1 @@
-"""Measuring trained runs: a plan of subjects, data and units of work, which ranks share and keep."""
+"""Measuring trained runs: a plan of subjects and data, and its units of work, kept on disk."""

@@ -1,8 +1,9 @@
 """Units of work that ranks share: each is measured once and its arrays are kept, so that a killed
 run goes on.
 
-RUN_DIR/measured/0123456789abcdef0123.npz     one unit's arrays, written aside and renamed; the name is
-                                              the hash of all that they depend on: weights, data, settings
+    RUN_DIR/measured/0123456789abcdef0123.npz    one unit's arrays, written aside and renamed
+
+The name is a hash of all that the arrays depend on: weights, data and settings.
 """
 
 import json

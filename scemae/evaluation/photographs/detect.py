@@ -42,7 +42,7 @@ One face per photograph, in a box: the square that becomes the frame of 136 pixe
 middle, 0.71 of each side (dashed in the picture). The regressor expects faces there as in its
 benchmark: for CelebA and MAFL a box about 1.9 times as wide as the face, with the eyes a little
 above the middle. Without --box it is the largest centred square (of CelebA's aligned pictures of
-178x218 rows 30 to 207). With --box, give one per photograph, in their order (`centre`: the default).
+178x218 rows 30 to 207). With --box, give one per photograph, in order (`centre`: the default).
 A photograph that cannot be used is named and left out, and the command ends with status 1.
 DIR gets, for each photograph, NAME.landmarks.json (x, y in pixels of the photograph, upright) and
 NAME.landmarks.png.

@@ -116,16 +116,16 @@ def frame_of(image: Image.Image, box: Box) -> Tensor:
     """The frame (3, 136, 136) uint8 of a box; black outside the photograph, as in 300W (PROTOCOL
     3.2).
     """
-    frame = image.crop(box.corners).resize((FRAME, FRAME), Image.Resampling.BILINEAR)
+    left, top, right, bottom = box.corners
+    frame = image.crop((left, top, right, bottom)).resize((FRAME, FRAME), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(frame).transpose(2, 0, 1).copy())
 
 
 def parse_points(text: str) -> np.ndarray:
     """Points (l, 2) from "x,y x,y ...". Raises ConfigError."""
     if not text.split():
-        raise ConfigError(
-            '--points: found none; give "x,y x,y ..." in pixels of the first photograph, or leave it out'
-        )
+        needed = '"x,y x,y ..." in pixels of the first photograph'
+        raise ConfigError(f"--points: found none; give {needed}, or leave it out")
     return np.array([read_numbers("--points", part, 2) for part in text.split()])
 
 
@@ -148,4 +148,4 @@ def grid_points(box: Box, across: int) -> np.ndarray:
 
 
 def _are_inside(crop: np.ndarray) -> np.ndarray:
-    return ((crop >= -0.5) & (crop <= INPUT - 0.5)).all(axis=1)
+    return np.all((crop >= -0.5) & (crop <= INPUT - 0.5), axis=1)

@@ -41,7 +41,7 @@ def read_curves(rows: list[dict]) -> dict[str, dict]:
 
 
 def draw_curves(found: dict[str, dict]) -> str:
-    """Small multiples of what `read_curves` found, as inline SVG; each title gives the last value."""
+    """The curves of `read_curves` as small multiples, inline SVG; titles give the last value."""
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "scemae", "font.size": 8}):
         figure = Figure(figsize=(2.3 * len(found), 1.7), layout="constrained")
         for axes, (key, curve) in zip(np.atleast_1d(figure.subplots(1, len(found))), found.items()):

@@ -1,4 +1,4 @@
-"""The figures of faces of a report: arrays in, a PNG data URI out. Faces are (3, s, s) in [0, 1]."""
+"""Figures of faces in a report: arrays in, a PNG data URI out. Faces are (3, s, s) in [0, 1]."""
 
 from dataclasses import dataclass
 

@@ -56,7 +56,7 @@ QUERIES = (0, 2, 3)  # landmarks of the similarity maps: left eye, nose, left co
 
 @dataclass
 class Source:
-    """The runs and shards behind the pictures; each part is loaded when a picture first needs it."""
+    """The runs and shards behind the pictures; each part is loaded when first needed."""
 
     run_dir: Path
     results: dict  # of results.json; empty for a run of training
@@ -132,7 +132,7 @@ class Source:
         return Pairs(int(saved["seed"]), keys, warps, views, landmarks, 0)
 
     def part(self, name: str) -> dict:
-        """The results of "matching" or "detection". Raises RunFolderError where the run has none."""
+        """The results of "matching" or "detection". Raises RunFolderError if the run has none."""
         if name not in self.results:
             raise RunFolderError(self.absent[name])
         return self.results[name]
@@ -365,7 +365,7 @@ def similarity_maps(
 
 
 def best_median_worst(errors: np.ndarray, each: int = 1) -> list[int]:
-    """Rows of the `each` smallest, middle and largest of errors (n,), in ascending order of error."""
+    """Rows of the `each` smallest, middle and largest errors (n,), in ascending order."""
     order = np.argsort(errors, kind="stable")
     if len(order) <= 3 * each:
         return order.tolist()

@@ -1,5 +1,4 @@
-"""`scemae report RUN`: everything a run has to show, as one self-contained HTML page and one JSON
-file.
+"""`scemae report RUN`: all results of a run as one self-contained HTML page and one JSON file.
 
 scemae report runs/eval                  writes runs/eval/report.html and runs/eval/report.json
 scemae report runs/mae --no-pictures     a training run; no faces
@@ -14,11 +13,10 @@ from typing import Any
 from scemae.config.load import load_config
 from scemae.config.values import given_path
 from scemae.errors import RunFolderError, ScemaeError
-from scemae.evaluation import protocol
-from scemae.evaluation.landmarks.benchmarks import MATCHING_TARGETS, find_benchmark
 from scemae.evaluation.page import html_page
 from scemae.evaluation.report import curves
 from scemae.evaluation.report.pictures import PICTURES, Source
+from scemae.evaluation.report.recipe import paper_numbers, recipe
 from scemae.files import disk, ownership
 from scemae.runs import goodput
 from scemae.runs.checkpoints import checkpoint
@@ -26,20 +24,22 @@ from scemae.runs.lineage import Run, data_of, flatten, locate, read_results, rea
 from scemae.runs.metrics_log import read_metrics
 
 HELP = """\
-One HTML page (pictures inside it, nothing fetched, no JavaScript) and one JSON file with what a run has to show.
+Write one HTML page (pictures inside it, nothing fetched, no JavaScript) and one JSON file with all
+that a run has to show.
 
-  scemae report runs/eval                        of `scemae evaluate`: everything below
-  scemae report runs/mae                         of `scemae pretrain`: curves, reconstructions, attention, provenance
-  scemae report runs/eval --out page             into another folder (of a run that is not yours: report-RUN here)
-  scemae report runs/eval --no-pictures          numbers and curves alone: for photographs that must not be published
+  scemae report runs/eval                  of `scemae evaluate`: all of the list below
+  scemae report runs/mae                   of `scemae pretrain`: curves, reconstructions, ...
+  scemae report runs/eval --out page       elsewhere (of a run that is not yours: report-RUN)
+  scemae report runs/eval --no-pictures    numbers and curves only, for photographs that must not be
+                                           published
 
-Shows: errors of landmark matching and detection with 95 % intervals beside the paper's; which differences between
-methods are decided; how the run differs from the paper's recipe; curves of both stages; reconstructions; attentive
-tokens and clusters (Eq. 1 to 3); similarity maps; matched pairs; detected landmarks; where the time of each training
-run went; command, commit, settings, data and machine of each run. Shards and training runs are looked for where the run's provenance.json says, and training runs
-also beside RUN. What is gone is named on the page, with the command that gives it; the rest is shown.
+Shows: errors of landmark matching and detection with 95 % intervals beside the paper's; which
+differences between methods are decided; how the run differs from the paper's recipe; curves of both
+stages; reconstructions; attentive tokens and clusters (Eq. 1 to 3); similarity maps; matched pairs;
+detected landmarks; where the time of each training run went; command, commit, settings, data and
+machine of each run. Shards and training runs are searched for where the run's provenance.json says,
+and training runs also beside RUN. The page names what was not found, with the command for it.
 """
-SIZES = {192: "T", 384: "S", 768: "B"}  # DeiT's letters by width
 NAMES = {
     "evaluate": "Evaluation",
     "pretrain": "Stage 1, pretraining",
@@ -50,106 +50,51 @@ REQUIRED = {
     "correspond": ["run_dir=-", "backbone=-"],
     "evaluate": ["run_dir=-"],
 }
-PAPER = "paper, section 4"
-FULL_IMAGES = (
-    146_501  # CelebA's training set without MAFL's faces (PROTOCOL 1.4); the paper prints 162,770
-)
-FULL = {  # the settings of the full recipe that decide most; its values are the defaults in configs/
-    "pretrain": (
-        ("optim.epochs", "epochs", PAPER),
-        ("optim.global_batch_size", "batch", PAPER),
-        ("optim.lr", "peak learning rate", PAPER),
-        ("mask_ratio", "hidden share of patches", "PROTOCOL 2.1"),
-        ("decoder.width", "decoder width", "our choice, PROTOCOL 1.6"),
-        ("decoder.depth", "decoder blocks", "our choice, PROTOCOL 1.6"),
-    ),
-    "correspond": (
-        ("optim.epochs", "epochs", "our choice after CL, PROTOCOL 4.3"),
-        ("optim.global_batch_size", "batch", "our choice after CL, PROTOCOL 4.3"),
-        ("carb.eta", "attentive share η", PAPER),
-        ("carb.clusters", "clusters K_c", PAPER),
-        ("carb.projector", "projector", "our choice, PROTOCOL 1.6"),
-    ),
-    "evaluate": (
-        ("matching.couples", "couples matched", "PROTOCOL 3.4"),
-        ("stride", "stride of matching, px", "our choice, PROTOCOL 5.2"),
-        ("detection.epochs", "epochs of the regressor", "CL's, PROTOCOL 4.4"),
-        ("detection.stride", "stride of detection, px", "our choice, PROTOCOL 5.2"),
-    ),
-}
-
-
-@dataclass
-class RecipeRow:
-    """A setting or an amount beside the full recipe's; verdict: same, reduced, differs or unknown."""
-
-    stage: str
-    what: str
-    here: Any
-    full: Any
-    source: str
-    verdict: str
 
 
 @dataclass
 class Shown:
-    """The pictures as data URIs, their numbers, and why others are missing; all by the picture's
-    name.
-    """
+    """Pictures as data URIs, their numbers, and why others are missing, all by name."""
 
     images: dict[str, str] = field(default_factory=dict)
     facts: dict[str, dict] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument(
-        "run", metavar="RUN", type=given_path, help="run_dir of evaluate, pretrain or correspond"
-    )
-    parser.add_argument(
-        "--out",
-        metavar="FOLDER",
-        type=given_path,
-        help="where both files go (default: RUN, where it is yours, else report-RUN)",
-    )
-    parser.add_argument(
-        "--no-pictures", action="store_true", help="leave out everything that shows a face"
-    )
-
-
-def main(arguments: argparse.Namespace) -> None:
-    """Write report.html and report.json. Raises RunFolderError where RUN is no run folder of this version."""
-    out = arguments.out or place_for(arguments.run)
-    report, images = gather(arguments.run, with_pictures=not arguments.no_pictures)
-    out.mkdir(
-        0o777 if arguments.out else 0o700, parents=True, exist_ok=True
-    )  # it may show faces of yours
+def main(given: argparse.Namespace) -> None:
+    """Write report.html and report.json. Raises RunFolderError where RUN is no run folder."""
+    out = given.out or choose_folder(given.run)
+    report, images = gather(given.run, with_pictures=not given.no_pictures)
+    # Private by default, as it may show faces.
+    out.mkdir(0o777 if given.out else 0o700, parents=True, exist_ok=True)
     disk.write_text(out / "report.html", render(report, images))
     disk.write_json(out / "report.json", report)
-    print(
-        f"{out / 'report.html'}: {len(images)} of {len(PICTURES)} pictures of faces; numbers in "
-        "report.json"
-    )
+    shown = f"{len(images)} of {len(PICTURES)} pictures of faces"
+    print(f"{out / 'report.html'}: {shown}; numbers in report.json")
     for name, why in report["missing"].items():
         print(f"  no {name}: {why}")
 
 
-def place_for(run_dir: Path) -> Path:
-    """Where a report goes that was given no folder: into the run's, or into one of its own where
-    that is not this user's alone.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    run = "run_dir of evaluate, pretrain or correspond"
+    parser.add_argument("run", metavar="RUN", type=given_path, help=run)
+    out = "where both files go (default: RUN, where it is yours, else report-RUN)"
+    parser.add_argument("--out", metavar="FOLDER", type=given_path, help=out)
+    parser.add_argument("--no-pictures", action="store_true", help="leave out all faces")
 
-    Raises RunFolderError where the current folder is in that run, or the name is taken by another
-    user.
+
+def choose_folder(run_dir: Path) -> Path:
+    """The run's own folder, or report-RUN here where other users may write to the run's.
+
+    Raises RunFolderError where the current folder is inside that run, or report-RUN is another
+    user's.
     """
     if ownership.is_private_run(run_dir):
         return run_dir
     out = Path(f"report-{run_dir.resolve().name}")
-    if (
-        Path.cwd().resolve().is_relative_to(run_dir.resolve())
-        or out.exists()
-        and not ownership.is_private_run(out)
-    ):
+    is_inside = Path.cwd().resolve().is_relative_to(run_dir.resolve())
+    if is_inside or out.exists() and not ownership.is_private_run(out):
         raise RunFolderError(
             f"{run_dir}: found a run of another user, or one that others may write to; say where "
             "its report is to go: --out FOLDER"
@@ -159,7 +104,7 @@ def place_for(run_dir: Path) -> Path:
 
 
 def gather(run_dir: Path, *, with_pictures: bool = True) -> tuple[dict, dict[str, str]]:
-    """What report.json holds, and the pictures as data URIs by name. Raises RunFolderError."""
+    """The content of report.json, and the pictures as data URIs by name. Raises RunFolderError."""
     run = read_run(run_dir)
     runs, missing = related(run)
     results = read_results(run)
@@ -170,23 +115,12 @@ def gather(run_dir: Path, *, with_pictures: bool = True) -> tuple[dict, dict[str
         for stage, one in runs.items()
     }
     rows = recipe(runs, results, defaults)
-    curves = {
-        stage: curves.read_curves(read_metrics(one.folder))
-        for stage, one in runs.items()
-        if stage != "evaluate"
-    }
-    missing |= {
-        f"curves of {stage}": f"{runs[stage].folder}: its metrics.jsonl holds no numbers yet"
-        for stage, found in curves.items()
-        if not found
-    }
-    spent, untold = goodputs(runs)
-    missing |= untold
-    shown = (
-        show(source_of(run, runs, results, absent))
-        if with_pictures
-        else Shown(missing=dict.fromkeys(PICTURES, "left out, as --no-pictures asked"))
-    )
+    found_curves, no_curves = read_all_curves(runs)
+    spent, no_goodput = goodputs(runs)
+    if with_pictures:
+        shown = show(source_of(run, runs, results, absent))
+    else:
+        shown = Shown(missing=dict.fromkeys(PICTURES, "left out, as --no-pictures asked"))
     return {
         "run": str(run_dir),
         "stage": run.stage,
@@ -195,33 +129,47 @@ def gather(run_dir: Path, *, with_pictures: bool = True) -> tuple[dict, dict[str
         "paper": paper_numbers(runs, results),
         "recipe": [asdict(row) for row in rows],
         "reduced": any(row.verdict == "reduced" for row in rows),
-        "curves": curves,
+        "curves": found_curves,
         "goodput": spent,
         "data": data_of(runs),
         "pictures": shown.facts,
-        "missing": missing | shown.missing,
-        "runs": {
-            stage: {
-                "folder": str(one.folder),
-                "step": one.step,
-                "images_seen": one.images_seen,
-                "differs": differences(one, defaults[stage]),
-                "config": one.config,
-                "provenance": one.provenance,
-            }
-            for stage, one in runs.items()
-        },
+        "missing": missing | no_curves | no_goodput | shown.missing,
+        "runs": {stage: facts_of(one, defaults[stage]) for stage, one in runs.items()},
     }, shown.images
 
 
+def facts_of(run: Run, default: dict[str, Any]) -> dict[str, Any]:
+    """The part of report.json on one run."""
+    return {
+        "folder": str(run.folder),
+        "step": run.step,
+        "images_seen": run.images_seen,
+        "differs": differences(run, default),
+        "config": run.config,
+        "provenance": run.provenance,
+    }
+
+
+def read_all_curves(runs: dict[str, Run]) -> tuple[dict[str, dict], dict[str, str]]:
+    """The curves of each training run by stage, and why a stage has none."""
+    trained = {stage: one for stage, one in runs.items() if stage != "evaluate"}
+    found = {stage: curves.read_curves(read_metrics(one.folder)) for stage, one in trained.items()}
+    missing = {
+        f"curves of {stage}": f"{trained[stage].folder}: its metrics.jsonl holds no numbers yet"
+        for stage, curve in found.items()
+        if not curve
+    }
+    return found, missing
+
+
 def method_of(run: Run) -> list[str]:
-    """The override that gives a training run the defaults of its own method."""
+    """The override that gives a training run the defaults of its method."""
     return [f"method={run.config['method.name']}"] if "method.name" in run.config else []
 
 
 def goodputs(runs: dict[str, Run]) -> tuple[dict[str, dict], dict[str, str]]:
-    """Where the time of each training run went, as runs/goodput.py has it, by stage; and of which
-    that is not known, with why.
+    """Where the time of each training run went by stage (runs/goodput.py), and why a stage has
+    no such numbers.
     """
     found, missing = {}, {}
     for stage, one in runs.items():
@@ -241,13 +189,8 @@ def show(source: Source) -> Shown:
             shown.images[name], shown.facts[name] = draw(source)
         except ScemaeError as error:
             shown.missing[name] = str(error)
-        except (
-            IndexError,
-            KeyError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-        ) as error:  # arrays of an .npz that do not fit the results
+        except (IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            # the arrays of an .npz do not fit the results
             shown.missing[name] = (
                 f"{source.run_dir}: its files do not fit together ({type(error).__name__}: "
                 f"{str(error)[:200]})"
@@ -256,41 +199,38 @@ def show(source: Source) -> Shown:
 
 
 def reasons(run: Run, runs: dict[str, Run], missing: dict[str, str]) -> dict[str, str]:
-    """Why a page may lack a backbone, matching or detection, and which command gives it: a sentence
-    each.
-    """
+    """Why a page may lack a backbone, matching or detection, and the command that makes it."""
     backbone, projector = (
         shlex.quote(str(runs[stage].folder)) if stage in runs else "RUN"
         for stage in ("pretrain", "correspond")
     )
-    command = f"run `scemae evaluate run_dir=EVAL backbone={backbone} projector={projector} "
+    command = f"run `scemae evaluate run_dir=EVAL backbone={backbone} projector={projector}"
+    then = "then `scemae report EVAL`"
+    no_backbone = (
+        f"{run.folder} has no backbone: train one with `scemae pretrain`, and give backbone=RUN to "
+        "`scemae evaluate`"
+    )
     return {
-        "matching": f"{run.folder} has no matching results: {command}matching.shards=SHARDS`, then `scemae report "
-        "EVAL`",
-        "detection": f"{run.folder} has no detection results: {command}detection.train=SHARDS "
-        "detection.test=SHARDS`, then `scemae report EVAL`",
-        "backbone": missing.get(
-            "the run of pretrain",
-            f"{run.folder} has no backbone: train one with `scemae "
-            "pretrain`, and give backbone=RUN to `scemae evaluate`",
-        ),
+        "matching": f"{run.folder} has no matching results: {command} matching.shards=SHARDS`, "
+        f"{then}",
+        "detection": f"{run.folder} has no detection results: {command} detection.train=SHARDS "
+        f"detection.test=SHARDS`, {then}",
+        "backbone": missing.get("the run of pretrain", no_backbone),
     }
 
 
 def source_of(run: Run, runs: dict[str, Run], results: dict, absent: dict[str, str]) -> Source:
-    """Where faces and models for the pictures are."""
+    """Locate the faces and models for the pictures."""
     places: dict[str, Path | None] = {}
     for stage, key in (("pretrain", "backbone"), ("correspond", "projector")):
         own = checkpoint.committed(run.folder) if run.stage == stage else []
         used = stage in runs and run.stage != stage
         places[key] = locate(run.provenance[key], run.folder) if used else own[-1] if own else None
     names = ("matching.shards", "detection.test", "probe_shards", "data.shards")
-    stage2 = runs.get("correspond")
-    carb = (
-        {key[5:]: value for key, value in stage2.config.items() if key.startswith("carb.")}
-        if stage2
-        else None
-    )
+    carb = None
+    if "correspond" in runs:
+        settings = runs["correspond"].config.items()
+        carb = {key[5:]: value for key, value in settings if key.startswith("carb.")}
     return Source(
         run.folder,
         results,
@@ -305,76 +245,10 @@ def source_of(run: Run, runs: dict[str, Run], results: dict, absent: dict[str, s
     )
 
 
-def recipe(runs: dict[str, Run], results: dict, defaults: dict[str, dict]) -> list[RecipeRow]:
-    """How each run compares with the full recipe, a row per setting or amount."""
-    rows = []
-    for stage, one in runs.items():
-        full = defaults[stage] | ({"carb.eta": 0.25} if size_of(runs) == "B" else {})
-        if stage == "pretrain":
-            rows += amounts_of_pretraining(one, full["optim.epochs"])
-        for key, what, source in FULL[stage]:
-            test = "matching" if key == "stride" else key.split(".")[0]
-            if stage != "evaluate" or test in results:
-                rows.append(compare(stage, key, what, one.config.get(key), full[key], source))
-    if found := results.get("detection"):
-        official = find_benchmark(found["benchmark"]).official
-        for split in ("train", "test"):
-            what, here = f"annotated faces, {split}", found[f"{split}_images"]
-            rows.append(compare("evaluate", "faces", what, here, official[split], PAPER))
-    return rows
-
-
-def amounts_of_pretraining(run: Run, epochs: float) -> list[RecipeRow]:
-    """The rows of the training set's size and of the images seen."""
-    source = "PROTOCOL 1.4; the paper prints 162,770, with MAFL's faces"
-    images, seen = run.provenance.get("images"), int(FULL_IMAGES * epochs)
-    return [
-        compare("pretrain", "images", "images in the training set", images, FULL_IMAGES, source),
-        compare(
-            "pretrain", "images_seen", "images seen in all steps", run.images_seen, seen, PAPER
-        ),
-    ]
-
-
-def compare(stage: str, key: str, what: str, here: Any, full: Any, source: str) -> RecipeRow:
-    """One row; counts that differ by less than a thousandth are the same."""
-    if here is None:
-        verdict = "unknown"
-    elif here == full or isinstance(full, int) and abs(here - full) < 1e-3 * full:
-        verdict = "same"
-    else:
-        verdict = "reduced" if protocol.is_reduced(key, here, full) else "differs"
-    return RecipeRow(stage, what, here, full, source, verdict)
-
-
-def size_of(runs: dict[str, Run]) -> str | None:
-    """DeiT's letter for the model of stage 1, or None where it has another shape."""
-    shape = runs["pretrain"].config if "pretrain" in runs else {}
-    return SIZES.get(shape.get("model.width")) if shape.get("model.depth") == 12 else None
-
-
-def paper_numbers(runs: dict[str, Run], results: dict) -> dict:
-    """The paper's numbers for this model's size, or all where it has none: matching (same,
-    different), detection.
-    """
-    size = size_of(runs)
-    name = f"{size}-{runs['correspond'].config['carb.dim']}" if "correspond" in runs else ""
-    chosen = (
-        [name]
-        if name in MATCHING_TARGETS
-        else [key for key in MATCHING_TARGETS if size in (None, key[0])]
-    )
-    targets = results.get("detection", {}).get("paper_targets", {})
-    return {
-        "size": size,
-        "matching": {key: MATCHING_TARGETS[key] for key in chosen},
-        "detection": {size: targets[size]} if size in targets else targets,
-    }
-
-
 def comparisons(matching: dict | None) -> dict:
-    """Paired comparisons by kind, first method and second: evaluation/evaluate.py lists each
-    against all before it, in order.
+    """Paired comparisons by kind, first method and second.
+
+    results.json lists each method against all before it, in their order (evaluate.py).
     """
     if matching is None:
         return {}
@@ -391,7 +265,7 @@ def comparisons(matching: dict | None) -> dict:
             f"methods, needed {len(order)}; run `scemae evaluate` again"
         )
     found: dict = {kind: {first: {} for first in names[1:]} for kind in kinds}
-    for (kind, first, second), comparison in zip(order, matching["comparisons"]):
+    for (kind, first, second), comparison in zip(order, matching["comparisons"], strict=True):
         found[kind][first][second] = {
             key: comparison[key] for key in ("difference", "wins", "ties", "is_decided")
         }
@@ -399,8 +273,9 @@ def comparisons(matching: dict | None) -> dict:
 
 
 def differences(run: Run, default: dict[str, Any]) -> dict[str, list]:
-    """Settings other than the defaults of configs/: dotted name to [here, default]; places and
-    machinery left out.
+    """Settings other than the defaults of configs/, as [here, default] by dotted name.
+
+    Paths and settings of the machine are left out.
     """
     skipped = ("run_dir", "backbone", "projector", "runtime.", "cache_dir", "probe_shards")
     return {

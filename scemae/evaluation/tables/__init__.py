@@ -1,3 +1,5 @@
-"""The paper's tables and figures: evaluation/tables/harness.py is the command,
-evaluation/tables/measure.py what is measured, evaluation/tables/cells.py what is written down.
+"""The paper's tables and figures for trained runs.
+
+command.py is the entry point; measured_rows.py fills the records of cells.py, grid.py lays them
+out, typeset.py and tables.html print them.
 """

@@ -1,6 +1,4 @@
-"""Measured rows as records: what the harness fills, what tables.json holds, and what is fixed of
-the paper's four tables.
-"""
+"""Records of measured rows, the facts of the paper's four tables, and tables.json."""
 
 import json
 import math
@@ -18,9 +16,7 @@ FORMAT = 1  # of tables.json
 
 @dataclass
 class Cell:
-    """A mean with its 95 % interval (what is shown where there is one) or its deviation, or a
-    sentence why there is none.
-    """
+    """A mean with its 95 % interval or its standard deviation, or a sentence why there is none."""
 
     mean: float | None = None
     low: float | None = None
@@ -50,8 +46,8 @@ class Row:
 
 @dataclass
 class Difference:
-    """First minus second on the same pairs or images, by their labels: negative where the first
-    errs less.
+    """First minus second, by label, on the same pairs or images: negative where the first errs
+    less.
     """
 
     table: int
@@ -68,18 +64,16 @@ class Difference:
 
 @dataclass
 class Tables:
-    """All that the tables and figures of one evaluation show.
+    """Everything that the tables and figures of one run show.
 
-    `benchmarks` by name: title, train, test, official_train, official_test (counts), subset and
-    missing (sentences or None). `facts["missing_tables"]` may give, by the number of a table as
-    text, a sentence why it has no rows. `figures` are data URIs by "figure1", "figure4", "figure5".
+    benchmarks: by name; title, train, test, official_train, official_test (counts), subset and
+    missing (sentences or None). facts["missing_tables"]: sentences why a table has no rows, by its
+    number as text. figures: data URIs by "figure1", "figure4", "figure5".
     """
 
     rows: list[Row] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
-    reduced: list[str] = field(
-        default_factory=list
-    )  # what is less than the full protocol, "32 of 500 couples"
+    reduced: list[str] = field(default_factory=list)  # departures, such as "32 of 500 couples"
     benchmarks: dict[str, dict] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, str] = field(default_factory=dict)
@@ -89,94 +83,86 @@ class Tables:
 
 @dataclass(frozen=True)
 class Spec:
-    """What is fixed of one table of the paper."""
+    """The facts of one table of the paper."""
 
     number: int
     title: str
     section: str  # of the paper
-    measure: str  # what a cell is; smaller is better in all four
+    measure: str  # smaller is better in all four
     unit: str
-    columns: dict[str, str]  # name to head
-    benchmarks: tuple[str, ...]  # whose images are tested on
+    columns: dict[str, str]  # head by name
+    benchmarks: tuple[str, ...]  # whose test images are used
     headline: str  # the column that a summary quotes
-    is_by_dim: bool = False  # groups of one feature dimension; else one group
-    marks: tuple[str, ...] = ()  # fields of Row that stand in columns of yes and no
+    is_by_dim: bool = False  # one group per feature dimension; else one group
+    marks: tuple[str, ...] = ()  # fields of Row in columns of yes and no
     has_parameters: bool = True
-    facts: tuple[str, ...] = (
-        "unit",
-        "warping",
-        "stride",
-        "seed",
-        "pairs_hash",
-        "exclusions",
-    )  # PROTOCOL 8, rule 2
+    # PROTOCOL 8, rule 2
+    facts: tuple[str, ...] = ("unit", "warping", "stride", "seed", "pairs_hash", "exclusions")
 
 
 MATCHED = {"same": "Same", "different": "Diff."}
+DETECTED = {
+    "mafl": "MAFL",
+    "aflw_m": "AFLW_M",
+    "aflw_r": "AFLW_RO",
+    "aflw_rc": "AFLW_RC",
+    "300w": "300W",
+}
 SPECS = {
-    spec.number: spec
-    for spec in (
-        Spec(
-            1,
-            "Landmark matching",
-            "4.1",
-            "Mean pixel error",
-            "px",
-            MATCHED,
-            ("mafl",),
-            "different",
-            is_by_dim=True,
-        ),
-        Spec(
-            2,
-            "Landmark detection with all annotated samples",
-            "4.2",
-            "Inter-ocular distance (%)",
-            "%",
-            {
-                "mafl": "MAFL",
-                "aflw_m": "AFLW_M",
-                "aflw_r": "AFLW_RO",
-                "aflw_rc": "AFLW_RC",
-                "300w": "300W",
-            },
-            ("mafl", "aflw_m", "aflw_r", "aflw_rc", "300w"),
-            "mafl",
-            marks=("hypercolumn",),
-            facts=("seed", "exclusions"),
-        ),
-        Spec(
-            3,
-            "Landmark detection with limited annotated samples",
-            "4.2",
-            "Inter-ocular distance (%) by number of annotated samples, mean ± standard deviation "
-            "over seeds",
-            "%",
-            {count: count for count in ("1", "5", "10", "20", "50", "100")},
-            ("aflw_m",),
-            "10",
-            is_by_dim=True,
-            has_parameters=False,
-            facts=("seed", "seeds", "exclusions"),
-        ),
-        Spec(
-            4,
-            "Component-wise ablation on landmark matching",
-            "4.3",
-            "Mean pixel error",
-            "px",
-            MATCHED,
-            ("mafl",),
-            "different",
-            marks=("cluster", "lcr"),
-            has_parameters=False,
-        ),
-    )
+    1: Spec(
+        number=1,
+        title="Landmark matching",
+        section="4.1",
+        measure="Mean pixel error",
+        unit="px",
+        columns=MATCHED,
+        benchmarks=("mafl",),
+        headline="different",
+        is_by_dim=True,
+    ),
+    2: Spec(
+        number=2,
+        title="Landmark detection with all annotated samples",
+        section="4.2",
+        measure="Inter-ocular distance (%)",
+        unit="%",
+        columns=DETECTED,
+        benchmarks=tuple(DETECTED),
+        headline="mafl",
+        marks=("hypercolumn",),
+        facts=("seed", "exclusions"),
+    ),
+    3: Spec(
+        number=3,
+        title="Landmark detection with limited annotated samples",
+        section="4.2",
+        measure="Inter-ocular distance (%) by number of annotated samples, mean ± standard "
+        "deviation over seeds",
+        unit="%",
+        columns={count: count for count in ("1", "5", "10", "20", "50", "100")},
+        benchmarks=("aflw_m",),
+        headline="10",
+        is_by_dim=True,
+        has_parameters=False,
+        facts=("seed", "seeds", "exclusions"),
+    ),
+    4: Spec(
+        number=4,
+        title="Component-wise ablation on landmark matching",
+        section="4.3",
+        measure="Mean pixel error",
+        unit="px",
+        columns=MATCHED,
+        benchmarks=("mafl",),
+        headline="different",
+        marks=("cluster", "lcr"),
+        has_parameters=False,
+    ),
 }
 
 
 def label(row: Row) -> str:
-    """How a row is called in a list, and by `Difference`: "CL ResNet-50, 128-d"."""
+    """A row's name in lists and in `Difference`: "CL ResNet-50, 128-d"."""
     words = " ".join(word for word in (row.method, row.model) if word)
     parts = [words] + ([f"{row.dim}-d"] if row.dim is not None else [])
     steps = [
@@ -188,16 +174,14 @@ def label(row: Row) -> str:
 
 
 def to_json(tables: Tables) -> str:
-    """All of `tables` as JSON; numbers of numpy become plain ones, what else JSON does not know,
-    such as a path, text.
-    """
+    """JSON of `tables`; numpy numbers become plain ones, unknown types such as paths text."""
     return json.dumps(
         {"format": FORMAT, **asdict(tables)}, indent=1, ensure_ascii=False, default=_plain
     )
 
 
 def from_json(text: str) -> Tables:
-    """The inverse of `to_json`. Raises RunFolderError where `text` is not what `to_json` writes."""
+    """The inverse of `to_json`. Raises RunFolderError for another text."""
     found = documents.parse_json(
         text, dict[str, Any], NAME, error=RunFolderError, remedy=AGAIN, finite=False
     )
@@ -214,7 +198,7 @@ def from_json(text: str) -> Tables:
 
 
 def check(tables: Tables) -> None:
-    """Raises RunFolderError naming the first row or difference that no table can show."""
+    """Raise RunFolderError naming the first row or difference that no table can show."""
     for row in tables.rows:
         if row.table not in SPECS or row.role not in ROLES:
             raise RunFolderError(
@@ -223,12 +207,8 @@ def check(tables: Tables) -> None:
             )
         for name, cell in row.cells.items():
             _check_finite(f"table {row.table}, {label(row)}, {name}", cell)
-            if (
-                row.table in (1, 4)
-                and name not in SPECS[row.table].columns
-                or row.table == 3
-                and not name.isdigit()
-            ):
+            is_unknown = row.table in (1, 4) and name not in SPECS[row.table].columns
+            if is_unknown or row.table == 3 and not name.isdigit():
                 raise RunFolderError(
                     f"table {row.table}, {label(row)}: found the column {name!r}, needed one of "
                     f"{', '.join(SPECS[row.table].columns)}; measure it again"

@@ -1,8 +1,8 @@
-"""The paper's figures 1, 4 and 5 for several methods side by side: what they show is chosen by
-rule, arrays in, PNG out.
+"""The paper's figures 1, 4 and 5 for several methods: arrays in; a PNG data URI and the facts
+behind it out.
 
-Each gives a PNG data URI and the facts behind it, for JSON. Methods stand in the order given, ours
-last. Faces have the five landmarks of MAFL and AFLW.
+What they show is chosen by rule. Methods stand in the order given, ours last. Faces have the five
+landmarks of MAFL and AFLW.
 """
 
 import io
@@ -30,12 +30,12 @@ EACH = 3  # columns of a group, as in the paper
 QUERIES = (0, 2, 3)  # landmarks of figure 1: left eye, nose, left corner of the mouth
 ACROSS = 4  # panels of figure 5 beside each other
 LETTER = 7.2  # pixels of a letter under figure 4, on average and a little more
-HEADING = 24  # letters over a face
+HEADING = 24  # letters per line above a face
 
 
 @dataclass
 class Group:
-    """Couples of figure 4 that stand together, and the landmarks whose error made them be chosen."""
+    """Couples of figure 4 that stand together, and the landmarks they were chosen by."""
 
     title: str
     landmarks: list[int]
@@ -43,9 +43,7 @@ class Group:
 
 
 def median_couple(errors: dict[str, MatchingErrors]) -> int:
-    """The couple of different persons with our median error, for figure 1: neither a success nor a
-    failure of ours.
-    """
+    """The couple of different persons with our median error, for figure 1: typical for us."""
     mean = list(errors.values())[-1].different.mean(axis=1)
     return int(np.argsort(mean, kind="stable")[(len(mean) - 1) // 2])
 
@@ -53,25 +51,23 @@ def median_couple(errors: dict[str, MatchingErrors]) -> int:
 def figure1(
     pairs: Pairs, maps: dict[str, Tensor], couple: int, *, landmarks: tuple[int, ...] = QUERIES
 ) -> tuple[str, dict[str, Any]]:
-    """How like a landmark of the reference each place of another person's face is, a row per
-    landmark, a column per method.
+    """How similar a landmark of the reference is to each place of another person's face.
 
-    maps (q, 96, 96) by method: cosines with the q landmarks asked for, as
-    `embedding.similarity_maps` gives them for `couple`. Facts per method, a number per landmark:
-    the error of the peak (70-px units) and two kinds of sharpness of our own choice: the share of
+    Rows are landmarks, columns methods. maps (q, 96, 96) by method: cosines with the q landmarks,
+    as `embedding.similarity_maps` gives them for `couple`. Facts per method, a number per landmark:
+    the error of the peak (70-px units) and two measures of sharpness of our choice: the share of
     area above the middle of the map's range (smaller is sharper), and the height of the peak over
-    the mean in standard deviations. Raises ConfigError where maps are of another shape, or of no
-    method.
+    the mean in standard deviations. Raises ConfigError for maps of another shape or of no method.
     """
     _check_five(pairs)
     if not maps:
         raise ConfigError("figure 1: found no maps, needed those of one method at least")
+    shape = (len(landmarks), INPUT, INPUT)
     for name, found in maps.items():
-        if found.shape != (len(landmarks), INPUT, INPUT):
+        if found.shape != shape:
             raise ConfigError(
-                f"figure 1: found maps {tuple(found.shape)} of {name}, needed "
-                f"{(len(landmarks), INPUT, INPUT)}: one of the 96-px crop for each landmark asked "
-                "for"
+                f"figure 1: found maps {tuple(found.shape)} of {name}, needed {shape}: one of the "
+                "96-px crop for each landmark asked for"
             )
     rows = list(landmarks)
     query, truth = (
@@ -105,9 +101,8 @@ def figure1(
 
 def _peak_errors(maps: Tensor, truth: np.ndarray) -> list[float]:
     best = maps.flatten(1).argmax(1).numpy()
-    return (
-        np.linalg.norm(np.stack([best % INPUT, best // INPUT], 1) - truth, axis=1) * UNIT / INPUT
-    ).tolist()
+    peaks = np.stack([best % INPUT, best // INPUT], 1)
+    return (np.linalg.norm(peaks - truth, axis=1) * UNIT / INPUT).tolist()
 
 
 def _heights(maps: Tensor) -> list[float]:
@@ -116,28 +111,25 @@ def _heights(maps: Tensor) -> list[float]:
 
 
 def choose_couples(errors: dict[str, MatchingErrors], each: int = EACH) -> list[Group]:
-    """The couples of figure 4, of different persons: `each` per group, or a quarter where there are
-    few, none twice.
+    """The couples of figure 4, of different persons: `each` per group, fewer where there are few
+    couples.
 
-    The failures first, so that they are our very worst; then for each of `PARTS` those in which the
-    best of the rivals errs most, however well we do. Where there is no rival there are only the
-    failures. Raises ConfigError without a method.
+    First the failures, which are our largest errors of all; then for each of `PARTS` the couples in
+    which the best rival's error is largest, whatever ours is. No couple is chosen twice. Without
+    rivals there are only the failures. Raises ConfigError without a method.
     """
     if not errors:
         raise ConfigError("figure 4: found no method, needed one at least; measure matching first")
     *rivals, ours = (found.different for found in errors.values())
     each = max(1, min(each, len(ours) // (1 + len(PARTS))))
     everything = list(range(ours.shape[1]))
-    groups, free = (
-        [Group(FAILURES, everything, _worst(ours.mean(axis=1), each))],
-        np.ones(len(ours), bool),
-    )
+    groups = [Group(FAILURES, everything, _worst(ours.mean(axis=1), each))]
+    free = np.ones(len(ours), bool)
     for title, landmarks in PARTS.items() if rivals else ():
         free[groups[-1].couples] = False
         best = np.min([found[:, landmarks].mean(axis=1) for found in rivals], axis=0)
-        groups.append(
-            Group(title, landmarks, _worst(np.where(free, best, -1), min(each, int(free.sum()))))
-        )
+        chosen = _worst(np.where(free, best, -1), min(each, int(free.sum())))
+        groups.append(Group(title, landmarks, chosen))
     return [group for group in [*groups[1:], groups[0]] if group.couples]
 
 
@@ -146,13 +138,12 @@ def _worst(errors: np.ndarray, count: int) -> list[int]:
 
 
 def figure4(pairs: Pairs, errors: dict[str, MatchingErrors]) -> tuple[str, dict[str, Any]]:
-    """Matches of each method on different persons: rows as in the paper, couples chosen by
-    `choose_couples` as columns.
+    """Matches of each method on different persons: rows as in the paper, couples as columns.
 
-    Two groups beside each other, then the next two beneath; the rule stands under the picture. Each
-    number is the mean error in 70-px units, of the group's landmarks, or of all five at the
-    failures. Raises DataError where a method has matched other pairs, ConfigError where there is
-    none or its landmarks are not five.
+    The groups of `choose_couples` stand two beside each other, the next two below; the rule of
+    choice stands under the picture. Each number is the mean error in 70-px units over the group's
+    landmarks (failures: over all five). Raises DataError where a method has matched other pairs,
+    ConfigError without a method or with another number of landmarks.
     """
     _check_five(pairs)
     for name, found in errors.items():
@@ -186,9 +177,10 @@ def _means(found: MatchingErrors, group: Group) -> np.ndarray:
 
 
 def _rule(groups: list[Group], names: list[str]) -> str:
-    """How `choose_couples` has chosen, for the reader."""
+    """The rule of `choose_couples` as text for the reader."""
     ours, count, shown = names[-1], len(groups[-1].couples), [group.title for group in groups[:-1]]
-    words = f"Failures: the {count} couples of different persons with the largest mean error of {ours}. "
+    words = f"Failures: the {count} couples of different persons with the largest mean error of "
+    words += f"{ours}. "
     if shown:
         words += (
             f"Then, for {', '.join(shown)} in turn, the {len(groups[0].couples)} of the rest in "
@@ -204,54 +196,37 @@ def _rule(groups: list[Group], names: list[str]) -> str:
 def _band(pairs: Pairs, errors: dict[str, MatchingErrors], groups: list[Group]) -> Sheet:
     """Groups as columns of a sheet: the reference, each method's matches, the truth."""
     chosen = [couple for group in groups for couple in group.couples]
-    reference, target = (
-        [_crop(pairs, couple, view) for couple in chosen] for view in (SOURCE, DIFFERENT)
-    )
-    titles = [
-        title
-        for group in groups
-        for title in [_heading(group, list(errors)), *[""] * (len(group.couples) - 1)]
-    ]
-    sheet = Sheet(
-        [reference, *([target] * (len(errors) + 1))],
-        titles,
-        ["reference", *(fill(name, 12) for name in errors), "truth"],
-        left=104,
-    )
-    for row, view in ((0, SOURCE), (len(errors) + 1, DIFFERENT)):
-        for j, couple in enumerate(chosen):
-            sheet.dots(row, j, (pairs.landmarks[couple, view] - CROP).numpy())
+    titles = []
+    for group in groups:
+        titles += [_heading(group, list(errors)), *[""] * (len(group.couples) - 1)]
+    references = [_crop(pairs, couple, SOURCE) for couple in chosen]
+    targets = [_crop(pairs, couple, DIFFERENT) for couple in chosen]
+    names = ["reference", *(fill(name, 12) for name in errors), "truth"]
+    sheet = Sheet([references, *([targets] * (len(errors) + 1))], titles, names, left=104)
+    points = (pairs.landmarks - CROP).numpy()
+    for j, couple in enumerate(chosen):
+        sheet.dots(0, j, points[couple, SOURCE])
+        sheet.dots(len(errors) + 1, j, points[couple, DIFFERENT])
     for row, found in enumerate(errors.values(), start=1):
         means = [float(mean) for group in groups for mean in _means(found, group)]
-        for j, (couple, mean) in enumerate(zip(chosen, means)):
-            sheet.errors(
-                row,
-                j,
-                found.different_predicted[couple],
-                (pairs.landmarks[couple, DIFFERENT] - CROP).numpy(),
-            )
+        for j, (couple, mean) in enumerate(zip(chosen, means, strict=True)):
+            sheet.errors(row, j, found.different_predicted[couple], points[couple, DIFFERENT])
             sheet.note(row, j, f"{mean:.1f} px")
     if len(groups) == 2:
         x, y = sheet.origin(0, len(groups[0].couples))
-        sheet.axes.plot(
-            [x - GAP / 2] * 2,
-            [y, y + (len(errors) + 2) * (sheet.side + GAP) - GAP],
-            color=INK,
-            linewidth=1.5,
-        )
+        bottom = y + (len(errors) + 2) * (sheet.side + GAP) - GAP
+        sheet.axes.plot([x - GAP / 2] * 2, [y, bottom], color=INK, linewidth=1.5)
     return sheet
 
 
 def _heading(group: Group, names: list[str]) -> str:
-    return (
-        f"failures of {names[-1]}"
-        if group.title == FAILURES
-        else f"rivals err at the {group.title}"
-    )
+    if group.title == FAILURES:
+        return f"failures of {names[-1]}"
+    return f"rivals err at the {group.title}"
 
 
 def _stack(sheets: list[Sheet], words: str) -> str:
-    """Sheets under each other, with words beneath, as a PNG data URI."""
+    """Sheets below each other, with the text under them, as a PNG data URI."""
     parts = [_pixels(sheet.figure) for sheet in sheets]
     width = max(part.shape[1] for part in parts)
     lines = fill(words, int(width / LETTER))
@@ -261,15 +236,8 @@ def _stack(sheets: list[Sheet], words: str) -> str:
     for part in parts:
         top -= len(part)
         figure.figimage(part, 0, top, origin="upper")
-    figure.text(
-        2 / width,
-        (beneath - 4) / height,
-        lines,
-        fontsize=9.5,
-        color=INK,
-        va="top",
-        linespacing=1.25,
-    )
+    place = 2 / width, (beneath - 4) / height
+    figure.text(*place, lines, fontsize=9.5, color=INK, va="top", linespacing=1.25)
     return drawing.png(figure)
 
 
@@ -282,12 +250,11 @@ def _pixels(figure: Figure) -> np.ndarray:
 
 
 def figure5(found: dict[str, Embeddings]) -> tuple[str, dict[str, Any]]:
-    """The landmarks of test faces in the plane, a panel per method, and their Silhouette
-    Coefficients, mean and deviation.
+    """The landmarks of test faces in the plane, a panel per method with its Silhouette Coefficient.
 
-    Facts per method: the coefficients' mean, standard deviation (over repeats, n - 1; None for
+    Facts per method: the coefficient's mean, standard deviation (over repeats, n - 1; None for
     one), lowest and highest, and that of the vectors themselves. Raises ConfigError without a
-    method, or where landmarks are not five.
+    method, or for more than five landmarks.
     """
     if not found:
         raise ConfigError(
@@ -300,7 +267,7 @@ def figure5(found: dict[str, Embeddings]) -> tuple[str, dict[str, Any]]:
                 "MAFL's or AFLW's faces"
             )
     facts = {name: _coefficient(one) for name, one in found.items()}
-    titles = {name: f"{fill(name, 38)}\n{_said(facts[name])}" for name in found}
+    titles = {name: f"{fill(name, 38)}\n{_sc_text(facts[name])}" for name in found}
     return _scatters(found, titles), {"methods": facts, "landmarks": list(_names())}
 
 
@@ -317,7 +284,7 @@ def _coefficient(one: Embeddings) -> dict[str, Any]:
     }
 
 
-def _said(facts: dict[str, Any]) -> str:
+def _sc_text(facts: dict[str, Any]) -> str:
     around = "" if facts["sd"] is None else f" ± {facts['sd']:.3f}"
     return f"SC {facts['mean']:.3f}{around}, {facts['repeats']} run{'s' * (facts['repeats'] > 1)}"
 
@@ -325,37 +292,27 @@ def _said(facts: dict[str, Any]) -> str:
 def _scatters(found: dict[str, Embeddings], titles: dict[str, str]) -> str:
     across = min(len(found), ACROSS)
     down = -(-len(found) // across)
-    figure = Figure(
-        figsize=(max(3.2 * across, 6.6), 3.7 * down + 0.4), dpi=100, layout="compressed"
-    )
+    size = max(3.2 * across, 6.6), 3.7 * down + 0.4
+    figure = Figure(figsize=size, dpi=100, layout="compressed")
     grid = figure.subplots(down, across, squeeze=False).flatten()
-    for axes, (name, one) in zip(grid, found.items()):
-        order = np.random.default_rng(0).permutation(
-            len(one.labels)
-        )  # where kinds mix none covers the others
-        axes.scatter(
-            *one.points[order].T,
-            c=np.array(FIVE)[one.labels[order]],
-            s=9,
-            linewidths=0.25,
-            edgecolors=INK,
-        )
+    for axes, (name, one) in zip(grid, found.items(), strict=False):  # panels may stay empty
+        # In random order, so that where kinds mix none covers the others.
+        order = np.random.default_rng(0).permutation(len(one.labels))
+        colours = np.array(FIVE)[one.labels[order]]
+        axes.scatter(*one.points[order].T, c=colours, s=9, linewidths=0.25, edgecolors=INK)
         axes.set_title(titles[name], loc="left", fontsize=10, color=INK)
         axes.set(xticks=[], yticks=[], box_aspect=1)
         axes.spines[:].set_color("#c9ced6")
     for axes in grid[len(found) :]:
         axes.axis("off")
+    _add_legend(figure)
+    return drawing.png(figure)
+
+
+def _add_legend(figure: Figure) -> None:
+    edge: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.5}
     marks = [
-        Line2D(
-            [],
-            [],
-            linestyle="",
-            marker="o",
-            markersize=7,
-            markeredgecolor=INK,
-            markeredgewidth=0.5,
-            color=colour,
-        )
+        Line2D([], [], linestyle="", marker="o", markersize=7, color=colour, **edge)
         for colour in FIVE
     ]
     figure.legend(
@@ -369,7 +326,6 @@ def _scatters(found: dict[str, Embeddings], titles: dict[str, str]) -> str:
         handletextpad=0,
         columnspacing=0.8,
     )
-    return drawing.png(figure)
 
 
 def _names() -> tuple[str, ...]:

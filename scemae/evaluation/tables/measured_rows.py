@@ -1,6 +1,4 @@
-"""From what was measured to rows: every cell with its interval, or why it is empty; differences;
-what is reduced.
-"""
+"""From measured arrays to the rows of tables: cells with intervals, differences, departures."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -25,7 +23,7 @@ COUPLES = "matching.couples"
 
 
 def make_tables(plan: MeasuringPlan) -> Tables:
-    """Every number that was measured, as rows, and the figures."""
+    """All measured numbers as rows, and the figures."""
     found = {
         test: list(read_measured(plan, test)) for test in (MATCHING, DETECTION, FEW_SHOT, EMBEDDING)
     }
@@ -40,7 +38,7 @@ def make_tables(plan: MeasuringPlan) -> Tables:
         _benchmarks(plan),
         _facts(plan),
     )
-    figure_data.add(tables, plan, found)
+    figure_data.add_figures(tables, plan, found)
     return tables
 
 
@@ -100,21 +98,23 @@ def _why(plan: MeasuringPlan, table: int, column: str) -> str:
     if name in plan.missing:
         return plan.missing[name]
     if plan.data[name].train is None:
-        title = find_benchmark(name).title
-        return f"no training shards of {title}; give their folder in shards, or detection.train_on.{name}=ANOTHER"
-    return (
-        f"detection.benchmarks leaves {name} out"
-        if table == 2
-        else "not measured for this kind of features"
-    )
+        return (
+            f"no training shards of {find_benchmark(name).title}; give their folder in shards, or "
+            f"detection.train_on.{name}=ANOTHER"
+        )
+    if table == 2:
+        return f"detection.benchmarks leaves {name} out"
+    return "not measured for this kind of features"
 
 
 def _floor_rows(plan: MeasuringPlan) -> Iterator[Row]:
+    """No motion in Table 1 and the mean face in Table 2."""
     if not plan.config.floors:
         return
+    seed = plan.config.seed
     if plan.pairs is not None:
         still = matching.no_motion(plan.pairs)
-        cells = {kind: _cell(getattr(still, kind).mean(axis=1), plan.config.seed) for kind in KINDS}
+        cells = {kind: _cell(getattr(still, kind).mean(axis=1), seed) for kind in KINDS}
         yield Row(1, "no motion", "", FLOOR, None, None, cells)
     cells = {}
     for name in benchmark_names():
@@ -122,57 +122,44 @@ def _floor_rows(plan: MeasuringPlan) -> Iterator[Row]:
         if data is None or data.train is None or not plan.measure.is_asked_for(name):
             cells[name] = Cell(missing=_why(plan, 2, name))
         else:
-            train = data.frames("train", plan.config.detection.limit)
-            cells[name] = _cell(
-                regression.mean_face_errors(
-                    train.landmarks, data.frames("test").landmarks, data.benchmark.eyes
-                ),
-                plan.config.seed,
-            )
+            train = data.frames("train", plan.config.detection.limit).landmarks
+            test, eyes = data.frames("test").landmarks, data.benchmark.eyes
+            cells[name] = _cell(regression.mean_face_errors(train, test, eyes), seed)
     yield Row(2, "mean face", "", FLOOR, None, None, cells)
 
 
 def _whole_method(found: list[Measured]) -> list[Measured]:
-    """Table 4's last row: of each trunk of ours, the projector with most dimensions."""
+    """Table 4's last row: of each of our trunks the projector with the highest dimension."""
     whole = [one for one in found if one.subject.role == OURS and one.line.lcr]
-    return list(
-        {one.subject.digest: one for one in sorted(whole, key=lambda one: one.line.dim)}.values()
-    )
+    whole.sort(key=lambda one: one.line.dim)
+    return list({one.subject.digest: one for one in whole}.values())
 
 
 def _differences(measured: list[tuple[Row, Measured]], seed: int) -> Iterator[Difference]:
-    """Each row of ours against each other row of its table, on the same pairs or images (PROTOCOL
-    8).
-    """
+    """Each row of ours minus each other row of its table, on the same pairs (PROTOCOL 8)."""
     for i, (mine, one) in enumerate(measured):
+        if one.subject.role != OURS or mine.table == 3:
+            continue
         for j, (theirs, other) in enumerate(measured):
-            once = other.subject.role != OURS or j < i
-            if (
-                one.subject.role != OURS
-                or mine.table != theirs.table
-                or mine.table == 3
-                or not once
-            ):
-                continue
-            for column in [name for name in one.values if name in other.values]:
-                result = scores.compare(one.values[column], other.values[column], seed=seed)
-                gap = result.difference
-                yield Difference(
-                    mine.table,
-                    column,
-                    label(mine),
-                    label(theirs),
-                    gap.mean,
-                    gap.low,
-                    gap.high,
-                    gap.n,
-                    result.wins,
-                    result.is_decided,
-                )
+            # Two rows of ours are compared once.
+            is_new = other.subject.role != OURS or j < i
+            if mine.table == theirs.table and is_new:
+                yield from _compare(mine, one, theirs, other, seed)
+
+
+def _compare(
+    mine: Row, one: Measured, theirs: Row, other: Measured, seed: int
+) -> Iterator[Difference]:
+    names = label(mine), label(theirs)
+    for column in [name for name in one.values if name in other.values]:
+        result = scores.compare(one.values[column], other.values[column], seed=seed)
+        gap = result.difference
+        interval = gap.mean, gap.low, gap.high, gap.n
+        yield Difference(mine.table, column, *names, *interval, result.wins, result.is_decided)
 
 
 def departures(plan: MeasuringPlan) -> list[str]:
-    """What is other than the full protocol of configs/tables.yaml, a phrase each."""
+    """Settings other than the full protocol's (configs/tables.yaml), a phrase each."""
     full, here = (
         lineage.flatten(asdict(one)) for one in (load_config("tables", ["run_dir=-"]), plan.config)
     )

@@ -1,6 +1,4 @@
-"""The paper's own numbers (paper.yaml): the rows of its Tables 1 to 4 and the coefficients of its
-Figure 5.
-"""
+"""The paper's own numbers (paper.yaml): rows of Tables 1 to 4, and Figure 5's coefficients."""
 
 from functools import cache
 from pathlib import Path
@@ -9,7 +7,7 @@ from scemae.evaluation.tables.cells import Cell, Row
 from scemae.files import documents
 
 PAPER = Path(__file__).with_name("paper.yaml")
-BASELINE = "Baseline"  # table 4's name for SCE-MAE's features before clustering and loss
+BASELINE = "Baseline"  # Table 4's name for SCE-MAE's features without clustering and loss
 
 
 @cache
@@ -21,7 +19,7 @@ def paper_rows(number: int) -> tuple[Row, ...]:
 
 
 def paper_notes(number: int) -> list[str]:
-    """What is odd about the paper's Table `number` (PROTOCOL 1.2, 1.5)."""
+    """Notes on oddities of the paper's Table `number` (PROTOCOL 1.2, 1.5)."""
     return _paper()["tables"][number]["notes"]
 
 
@@ -44,7 +42,7 @@ def _paper() -> dict:
 
 def _paper_row(number: int, found: dict) -> Row:
     cells = {
-        name: Cell(*value[:1], sd=value[1]) if isinstance(value, list) else Cell(value)
+        name: Cell(value[0], sd=value[1]) if isinstance(value, list) else Cell(value)
         for name, value in found["cells"].items()
     }
     millions = found.get("parameters")
@@ -65,12 +63,12 @@ def _paper_row(number: int, found: dict) -> Row:
 
 def _agree(row: Row, paper: Row) -> bool:
     method = "SCE-MAE" if paper.method == BASELINE else paper.method
+    if row.table == 4:
+        marks = bool(row.cluster), bool(row.lcr)
+        if marks != (bool(paper.cluster), bool(paper.lcr)):
+            return False
     return (
         row.method in (method, paper.method)
         and paper.model in ("", row.model)
         and paper.dim in (None, row.dim)
-        and (
-            row.table != 4
-            or (bool(row.cluster), bool(row.lcr)) == (bool(paper.cluster), bool(paper.lcr))
-        )
     )

@@ -1,11 +1,11 @@
-"""Tables as text to paste: Markdown and LaTeX of laid-out grids, with every note that must stand
+"""Tables as text to paste: Markdown and LaTeX of laid-out grids, with all notes that must stand
 under them.
 """
 
 import unicodedata
 
-from scemae.evaluation.tables.cells import SPECS, Cell, Row, Tables
-from scemae.evaluation.tables.grid import Entry, Grid, contrasts, flatten, lay_out, said
+from scemae.evaluation.tables.cells import SPECS, Cell, Difference, Row, Tables
+from scemae.evaluation.tables.grid import Grid, GridCell, contrasts, flatten, lay_out, stated_facts
 
 HEADS = {"hypercolumn": "Hypercol.", "cluster": "Cluster", "lcr": "L_LCR"}
 TEX = {
@@ -52,27 +52,26 @@ PREAMBLE = r"""\documentclass{article}
 
 
 def markdown(tables: Tables) -> str:
-    """All tables as Markdown, each with its notes, its differences and, in italics, the paper's
-    numbers of the same row.
+    """All tables as Markdown, with notes, differences and, in italics, the paper's numbers of
+    each row.
     """
     parts = [_markdown_table(tables, lay_out(tables, number)) for number in SPECS]
     return "\n\n".join(["# The tables of SCE-MAE, measured", *parts, _markdown_rest(tables)]) + "\n"
 
 
 def latex(tables: Tables, *, is_standalone: bool = False) -> str:
-    """All tables as LaTeX `table*` environments, for a document with booktabs and amssymb;
-    standalone: the document too.
+    """All tables as LaTeX `table*` environments, for a document with booktabs and amssymb.
 
-    The cells hold means with the 95 % interval as sub- and superscript, or mean and standard
-    deviation. What is no ASCII is translated, or left out where LaTeX would not know it. The
-    differences are in the other formats.
+    is_standalone: with the document around them. The cells hold means with the 95 % interval as
+    sub- and superscript, or mean and standard deviation. Characters outside ASCII are translated,
+    or left out where LaTeX does not know them. The differences are in the other formats only.
     """
     body = "\n".join(_latex_table(tables, lay_out(tables, number)) for number in SPECS)
     return PREAMBLE + body + "\\end{document}\n" if is_standalone else body
 
 
 def _cells(row: Row, grid: Grid) -> list[str]:
-    """What stands between a row's name and its numbers."""
+    """The cells between a row's name and its numbers."""
     millions = "" if row.parameters is None else f"{row.parameters / 1e6:.1f}"
     marks = {True: "✓", False: "✗", None: "–"}
     return (
@@ -98,49 +97,44 @@ def _spread(cell: Cell) -> str:
     return f"± {cell.sd:.2f}" if cell.sd is not None else ""
 
 
-def _markdown_entry(entry: Entry) -> str:
+def _markdown_entry(entry: GridCell) -> str:
     if entry.cell.mean is None:
         return f"– [{entry.mark}]"
     mean = f"{entry.cell.mean:.2f}"
-    return " ".join(
-        [{0: mean, 1: f"**{mean}**", 2: f"<ins>{mean}</ins>"}[entry.rank], _spread(entry.cell)]
-    ).strip()
+    ranked = {0: mean, 1: f"**{mean}**", 2: f"<ins>{mean}</ins>"}[entry.rank]
+    return f"{ranked} {_spread(entry.cell)}".strip()
 
 
 def _markdown_table(tables: Tables, grid: Grid) -> str:
-    title = f"## Table {grid.spec.number}. {grid.spec.title}{' (reduced schedule)' if tables.reduced else ''}"
+    title = f"## Table {grid.spec.number}. {grid.spec.title}{_reduced(tables)}"
     if grid.empty:
         return f"{title}\n\nNot shown: {grid.empty}."
     heads = _heads(grid)
     rows = [heads, ["---"] + ["---:" if head != "Method" else "---" for head in heads[1:]]]
     for name, lines in grid.groups:
-        rows += [[f"*{name}*"] + [""] * (len(heads) - 1)] if name else []
+        if name:
+            rows.append([f"*{name}*"] + [""] * (len(heads) - 1))
         for line in lines:
-            rows += [
-                [_name(line.row), *_cells(line.row, grid), *map(_markdown_entry, line.entries)]
-            ]
-            rows += (
-                [_markdown_paper(grid, line.entries)]
-                if any(entry.paper for entry in line.entries)
-                else []
-            )
-    body = "\n".join("| " + " | ".join(_one_line(cell) for cell in row) + " |" for row in rows)
-    caption = (
-        _caption(grid, "**Best** and <ins>second best</ins>")
-        + " In italics: the paper's own numbers."
-    )
-    return "\n\n".join(
-        [
-            title,
-            caption,
-            body,
-            "\n".join(f"- {_one_line(note)}" for note in _notes(tables, grid)),
-            _markdown_differences(grid),
-        ]
-    ).rstrip()
+            numbers = map(_markdown_entry, line.entries)
+            rows.append([_name(line.row), *_cells(line.row, grid), *numbers])
+            if any(entry.paper for entry in line.entries):
+                rows.append(_markdown_paper(grid, line.entries))
+    caption = _caption(grid, "**Best** and <ins>second best</ins>")
+    caption += " In italics: the paper's own numbers."
+    notes = "\n".join(f"- {_one_line(note)}" for note in _notes(tables, grid))
+    parts = [title, caption, _markdown_rows(rows), notes, _markdown_differences(grid)]
+    return "\n\n".join(parts).rstrip()
 
 
-def _markdown_paper(grid: Grid, entries: list[Entry]) -> list[str]:
+def _reduced(tables: Tables) -> str:
+    return " (reduced schedule)" if tables.reduced else ""
+
+
+def _markdown_rows(rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(map(_one_line, row)) + " |" for row in rows)
+
+
+def _markdown_paper(grid: Grid, entries: list[GridCell]) -> list[str]:
     numbers = [f"*{_number(entry.paper)}*" if entry.paper else "" for entry in entries]
     return ["*— in the paper*"] + [""] * (len(_heads(grid)) - len(entries) - 1) + numbers
 
@@ -155,25 +149,20 @@ def _markdown_differences(grid: Grid) -> str:
     ]
     for first, second, by_column in found:
         taken = [by_column.get(column.name) for column in grid.columns]
-        rows.append(
-            [
-                first,
-                second,
-                *(
-                    ""
-                    if one is None
-                    else f"{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
-                    f"{'' if one.is_decided else ' (not decided)'}"
-                    for one in taken
-                ),
-            ]
-        )
-    body = "\n".join("| " + " | ".join(_one_line(cell) for cell in row) + " |" for row in rows)
-    return f"Differences on the same pairs or images; negative: the first errs less. Brackets: 95 % intervals.\n\n{body}"
+        rows.append([first, second, *("" if one is None else _difference(one) for one in taken)])
+    return (
+        "Differences on the same pairs or images; negative: the first errs less. Brackets: 95 % "
+        f"intervals.\n\n{_markdown_rows(rows)}"
+    )
+
+
+def _difference(one: Difference) -> str:
+    decided = "" if one.is_decided else " (not decided)"
+    return f"{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]{decided}"
 
 
 def _markdown_rest(tables: Tables) -> str:
-    """Where the figures are, and what made the numbers."""
+    """Where the figures are, and the facts behind the numbers."""
     lines = ["## Figures and provenance", ""]
     lines += [f"- {name}: in tables.html" for name in tables.figures]
     lines += [
@@ -188,39 +177,14 @@ def _markdown_rest(tables: Tables) -> str:
 
 
 def _latex_table(tables: Tables, grid: Grid) -> str:
-    title = f"Table {grid.spec.number} of the paper: {grid.spec.title}{' (reduced schedule)' if tables.reduced else ''}"
+    title = f"Table {grid.spec.number} of the paper: {grid.spec.title}{_reduced(tables)}"
     if grid.empty:
         return f"\\par\\noindent\\emph{{{escape(title)}.}} {escape(grid.empty)}.\\par\n"
-    heads, count = _heads(grid), len(grid.columns)
-    fixed, marks = len(heads) - count, len(grid.spec.marks)
-    measure = grid.spec.measure.split(",")[0]
-    rows = [
-        " & ".join("$L_{LCR}$" if head == HEADS["lcr"] else escape(head) for head in heads)
-        + " \\\\",
-        f"{' & ' * fixed}\\multicolumn{{{count}}}{{c}}{{{escape(measure)} $\\downarrow$}} \\\\",
-    ]
-    for name, lines in grid.groups:
-        rows += ["\\midrule"]
-        rows += (
-            [f"\\multicolumn{{{len(heads)}}}{{l}}{{\\emph{{{escape(name)}}}}} \\\\"] if name else []
-        )
-        rows += [
-            " & ".join(
-                [
-                    escape(_name(line.row)),
-                    *map(_latex_mark, _cells(line.row, grid)),
-                    *map(_latex_entry, line.entries),
-                ]
-            )
-            + " \\\\"
-            for line in lines
-        ]
     caption = escape(f"{title}. {_caption(grid, 'Best and second best, bold and underlined,')}")
     notes = "\\\\\n".join(escape(note) for note in _notes(tables, grid))
-    below = (
-        ["\\par\\smallskip", f"\\parbox{{\\linewidth}}{{\\footnotesize {notes}}}"] if notes else []
-    )
-    columns = "l" + "r" * (fixed - 1 - marks) + "c" * (marks + count)
+    below = f"\\par\\smallskip\n\\parbox{{\\linewidth}}{{\\footnotesize {notes}}}"
+    marks, numbers = len(grid.spec.marks), len(grid.columns)
+    columns = "l" + "r" * (len(_heads(grid)) - numbers - 1 - marks) + "c" * (marks + numbers)
     return "\n".join(
         [
             "\\begin{table*}[tbp]",
@@ -228,58 +192,74 @@ def _latex_table(tables: Tables, grid: Grid) -> str:
             f"\\caption{{{caption}}}",
             f"\\begin{{tabular}}{{{columns}}}",
             "\\toprule",
-            *rows,
+            *_latex_rows(grid),
             "\\bottomrule",
             "\\end{tabular}",
-            *below,
+            *([below] if notes else []),
             "\\end{table*}",
             "",
         ]
     )
 
 
+def _latex_rows(grid: Grid) -> list[str]:
+    """The lines between the rules at the top and at the bottom."""
+    heads, count = _heads(grid), len(grid.columns)
+    measure = escape(grid.spec.measure.split(",")[0])
+    titles = ("$L_{LCR}$" if head == HEADS["lcr"] else escape(head) for head in heads)
+    empty = " & " * (len(heads) - count)
+    rows = [
+        " & ".join(titles) + " \\\\",
+        f"{empty}\\multicolumn{{{count}}}{{c}}{{{measure} $\\downarrow$}} \\\\",
+    ]
+    for name, lines in grid.groups:
+        rows.append("\\midrule")
+        if name:
+            rows.append(f"\\multicolumn{{{len(heads)}}}{{l}}{{\\emph{{{escape(name)}}}}} \\\\")
+        for line in lines:
+            cells = [escape(_name(line.row)), *map(_latex_mark, _cells(line.row, grid))]
+            rows.append(" & ".join([*cells, *map(_latex_entry, line.entries)]) + " \\\\")
+    return rows
+
+
 def _latex_mark(words: str) -> str:
     return {"✓": "$\\checkmark$", "✗": "$\\times$", "–": "--"}.get(words, escape(words))
 
 
-def _latex_entry(entry: Entry) -> str:
+def _latex_entry(entry: GridCell) -> str:
     cell = entry.cell
     if cell.mean is None:
         return f"--\\textsuperscript{{{entry.mark}}}"
-    mean = {0: "{}", 1: "\\mathbf{{{}}}", 2: "\\underline{{{}}}"}[entry.rank].format(
-        f"{cell.mean:.2f}"
-    )
+    style = {0: "{}", 1: "\\mathbf{{{}}}", 2: "\\underline{{{}}}"}[entry.rank]
+    mean = style.format(f"{cell.mean:.2f}")
     if cell.low is not None:
         return f"${mean}_{{{cell.low:.2f}}}^{{{cell.high:.2f}}}$"
     return f"${mean} \\pm {cell.sd:.2f}$" if cell.sd is not None else f"${mean}$"
 
 
 def escape(text: str) -> str:
-    """`text` for LaTeX: its special characters and the punctuation of `TEX` translated, other
-    symbols left out.
-    """
-    kept = (
-        TEX.get(c, c if c.isascii() or (c < "\u0180" and unicodedata.category(c)[0] == "L") else "")
-        for c in text
-    )
-    return "".join(kept)
+    """Text for LaTeX: special characters and those of `TEX` translated, unknown ones left out."""
+    return "".join(TEX.get(character, _plain(character)) for character in text)
+
+
+def _plain(character: str) -> str:
+    is_letter = character < "\u0180" and unicodedata.category(character)[0] == "L"
+    return character if character.isascii() or is_letter else ""
 
 
 def _caption(grid: Grid, ranks: str) -> str:
     spread = "" if grid.spec.number == 3 else " with 95 % intervals"
-    return f"{grid.spec.measure}{spread}; less is better. {ranks} of each group; section {grid.spec.section} of the paper."
+    return (
+        f"{grid.spec.measure}{spread}; less is better. {ranks} of each group; section "
+        f"{grid.spec.section} of the paper."
+    )
 
 
 def _notes(tables: Tables, grid: Grid) -> list[str]:
-    """All that must be said under a table: what is reduced, subsets, facts, and why numbers are
-    missing.
-    """
-    facts = " · ".join(f"{name}: {words}" for name, words in said(tables, grid))
-    return (
-        grid.labels
-        + ([facts[0].upper() + facts[1:]] if facts else [])
-        + [f"[{mark}] {reason}" for mark, reason in grid.notes.items()]
-    )
+    """All notes under a table: what is reduced, subsets, facts, and why numbers are missing."""
+    facts = " · ".join(f"{name}: {words}" for name, words in stated_facts(tables, grid))
+    missing = [f"[{mark}] {reason}" for mark, reason in grid.notes.items()]
+    return grid.labels + ([facts[0].upper() + facts[1:]] if facts else []) + missing
 
 
 def _name(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""The written tables: Markdown, LaTeX, CSV, JSON and an HTML page from measured rows."""
+"""Write tables as Markdown, LaTeX, CSV, JSON and an HTML page."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from scemae.evaluation.tables.cells import (
     label,
     to_json,
 )
-from scemae.evaluation.tables.grid import contrasts, flatten, headline, lay_out, said
+from scemae.evaluation.tables.grid import contrasts, flatten, headline, lay_out, stated_facts
 from scemae.evaluation.tables.paper import paper_notes, paper_rows, paper_silhouettes
 from scemae.evaluation.tables.typeset import HEADS, latex, markdown
 from scemae.files import disk
@@ -44,49 +44,32 @@ FIGURES = {
     "figure5": "Landmarks in feature space",
 }
 
-NO_FACES = {"figure5"}
+NO_FACES = {"figure5"}  # figures that may be shown where faces may not
+
+
+ROW_FACTS = ("method", "model", "role", "parameters", "dim", "hypercolumn", "cluster", "lcr")
+ROW_FACTS += ("images_seen", "run")
+CELL_FACTS = ("mean", "low", "high", "sd", "n", "missing")
 
 
 def csv_text(tables: Tables) -> str:
-    """One line for each row and column of each table, numbers in full, the paper's beside them."""
+    """A line for each row and column of each table, numbers in full, with the paper's numbers."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    facts = (
-        "method",
-        "model",
-        "role",
-        "parameters",
-        "dim",
-        "hypercolumn",
-        "cluster",
-        "lcr",
-        "images_seen",
-        "run",
-    )
-    cell = ("mean", "low", "high", "sd", "n", "missing")
-    writer.writerow(
-        ["table", "row", "column", *cell, "paper_mean", "paper_sd", *facts, "subset", "reduced"]
-    )
+    paper = ("paper_mean", "paper_sd")
+    head = ["table", "row", "column", *CELL_FACTS, *paper, *ROW_FACTS, "subset", "reduced"]
+    writer.writerow(head)
     for number in SPECS:
         grid = lay_out(tables, number)
+        default = tables.benchmarks.get(grid.spec.benchmarks[0], {}).get("subset")
         for line in (line for _, lines in grid.groups for line in lines):
-            for column, entry in zip(grid.columns, line.entries):
-                subset = column.subset or tables.benchmarks.get(grid.spec.benchmarks[0], {}).get(
-                    "subset"
-                )
-                writer.writerow(
-                    [
-                        number,
-                        label(line.row),
-                        column.name,
-                        *(getattr(entry.cell, name) for name in cell),
-                        entry.paper and entry.paper.mean,
-                        entry.paper and entry.paper.sd,
-                        *(getattr(line.row, name) for name in facts),
-                        subset,
-                        "; ".join(tables.reduced),
-                    ]
-                )
+            facts = [getattr(line.row, name) for name in ROW_FACTS]
+            for column, entry in zip(grid.columns, line.entries, strict=True):
+                cell = [getattr(entry.cell, name) for name in CELL_FACTS]
+                printed = (entry.paper.mean, entry.paper.sd) if entry.paper else (None, None)
+                notes = column.subset or default, "; ".join(tables.reduced)
+                row = [number, label(line.row), column.name, *cell, *printed, *facts, *notes]
+                writer.writerow(row)
     return out.getvalue()
 
 
@@ -111,17 +94,16 @@ def html(tables: Tables) -> str:
         figures=FIGURES,
         contrasts=contrasts,
         headline=headline,
-        said=said,
+        stated_facts=stated_facts,
         flat=flatten,
     )
 
 
 def write(tables: Tables, folder: Path, with_pictures: bool = True) -> list[Path]:
-    """Write tables.md, .tex, .csv, .json and .html into `folder`, each whole or not at all, and
-    return their paths.
+    """Write tables.md, .tex, .csv, .json and .html into `folder`; return their paths.
 
-    Without pictures no face is in any. Raises RunFolderError before any is written where a row
-    cannot be shown, and where the disk fails.
+    Each is written whole or not at all; without pictures none shows a face. Raises RunFolderError
+    before any is written where a row cannot be shown, and where the disk fails.
     """
     check(tables)
     if not with_pictures:
