@@ -59,7 +59,7 @@ class Difference:
     high: float
     n: int
     wins: float  # share of pairs or images on which the first errs strictly less
-    is_decided: bool  # the interval leaves zero out
+    is_decided: bool  # the interval excludes zero
 
 
 @dataclass
