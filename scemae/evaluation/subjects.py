@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from scemae.config.schema.training import Carb, Method
+from scemae.data.geometry import INPUT
 from scemae.errors import CheckpointError
 from scemae.evaluation.landmarks import features, matching
 from scemae.evaluation.landmarks.features import Head, Trunk
@@ -112,9 +113,7 @@ def load_trunk(location: Path) -> tuple[Trunk, Path]:
     method = registry.find(kept.name, 1)
     own = registry.kept_settings(method, kept, folder)
     module = networks.sized(
-        lambda: method.build(own, image_size=features.INPUT, seed=0),
-        checkpoint.read_shapes(folder),
-        folder,
+        lambda: method.build(own, image_size=INPUT, seed=0), checkpoint.read_shapes(folder), folder
     )
     trained = registry.load(module, checkpoint.read_weights(folder), folder)
     return features.trunk_of(cast(nn.Module, trained.trunk)), folder

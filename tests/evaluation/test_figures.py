@@ -170,8 +170,8 @@ def test_figure_5_gives_mean_and_deviation_of_the_coefficients():
 
 def test_the_words_over_a_panel_are_the_papers():
     facts = {"mean": 0.6791, "sd": 0.0128, "repeats": 100}
-    assert figures._said(facts) == "SC 0.679 ± 0.013, 100 runs"
-    assert figures._said(facts | {"sd": None, "repeats": 1}) == "SC 0.679, 1 run"
+    assert figures._sc_text(facts) == "SC 0.679 ± 0.013, 100 runs"
+    assert figures._sc_text(facts | {"sd": None, "repeats": 1}) == "SC 0.679, 1 run"
 
 
 def test_each_figure_is_of_five_landmarks(pairs, errors):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps, patheffects
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -53,7 +54,7 @@ def point_colours(count: int) -> list:
     )
 
 
-def _draw_panel(axes, panel: Panel) -> None:
+def _draw_panel(axes: Axes, panel: Panel) -> None:
     around = round(panel.box.side * MARGIN)
     left, top, right, bottom = (
         panel.box.corners[0] - around,
@@ -88,7 +89,7 @@ def _draw_panel(axes, panel: Panel) -> None:
     _draw_points(axes, panel)
 
 
-def _draw_points(axes, panel: Panel) -> None:
+def _draw_points(axes: Axes, panel: Panel) -> None:
     size = 13 if len(panel.points) <= 30 else 7
     colours, (x, y) = point_colours(len(panel.points)), panel.points.T
     if panel.is_found:

@@ -88,8 +88,10 @@ def _figure5(plan: MeasuringPlan, found: dict[str, list[Measured]]) -> tuple[str
     embedded = {}
     for name, one in _named(lines_to_show(found[EMBEDDING])):
         if "points" in one.arrays:
-            parts = (one.arrays[key] for key in ("points", "labels", "coefficients"))
-            embedded[name] = Embeddings(*parts, float(one.arrays["of_vectors"]))
+            arrays, of_vectors = one.arrays, float(one.arrays["of_vectors"])
+            embedded[name] = Embeddings(
+                arrays["points"], arrays["labels"], arrays["coefficients"], of_vectors
+            )
     if not embedded:
         raise RunFolderError(NOT_EMBEDDED)
     return figures.figure5(embedded)

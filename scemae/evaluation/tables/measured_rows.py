@@ -150,12 +150,21 @@ def _differences(measured: list[tuple[Row, Measured]], seed: int) -> Iterator[Di
 def _compare(
     mine: Row, one: Measured, theirs: Row, other: Measured, seed: int
 ) -> Iterator[Difference]:
-    names = label(mine), label(theirs)
     for column in [name for name in one.values if name in other.values]:
         result = scores.compare(one.values[column], other.values[column], seed=seed)
         gap = result.difference
-        interval = gap.mean, gap.low, gap.high, gap.n
-        yield Difference(mine.table, column, *names, *interval, result.wins, result.is_decided)
+        yield Difference(
+            mine.table,
+            column,
+            label(mine),
+            label(theirs),
+            gap.mean,
+            gap.low,
+            gap.high,
+            gap.n,
+            result.wins,
+            result.is_decided,
+        )
 
 
 def departures(plan: MeasuringPlan) -> list[str]:

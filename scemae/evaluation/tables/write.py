@@ -47,8 +47,8 @@ FIGURES = {
 NO_FACES = {"figure5"}  # figures that may be shown where faces may not
 
 
-ROW_FACTS = ("method", "model", "role", "parameters", "dim", "hypercolumn", "cluster", "lcr")
-ROW_FACTS += ("images_seen", "run")
+ROW_FACTS = ["method", "model", "role", "parameters", "dim", "hypercolumn", "cluster", "lcr"]
+ROW_FACTS += ["images_seen", "run"]
 CELL_FACTS = ("mean", "low", "high", "sd", "n", "missing")
 
 
