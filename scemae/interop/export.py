@@ -30,7 +30,7 @@ from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
 from scemae.runs import networks
 from scemae.runs.checkpoints import checkpoint
-from scemae.runs.checkpoints.tensor_file import Written, write_tensors
+from scemae.runs.checkpoints.tensor_file import WrittenFile, write_tensors
 
 HELP = """\
 A trained encoder for use without scemae: safetensors that timm's VisionTransformer loads, and ONNX.
@@ -154,7 +154,7 @@ def write_tensors_and_config(
     return facts
 
 
-def _write(path: Path, tensors: dict[str, Tensor]) -> Written:
+def _write(path: Path, tensors: dict[str, Tensor]) -> WrittenFile:
     return write_tensors(
         path, {key: value.contiguous().numpy() for key, value in tensors.items()}, {"format": "pt"}
     )

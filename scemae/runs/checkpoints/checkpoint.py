@@ -1,12 +1,12 @@
-"""Checkpoints of a run: what is in one, which ones count, whether they are whole, and what other commands read of them.
+"""Checkpoints of a run: what is in one, which ones count, and whether they are complete.
 
-    run_dir/checkpoints/step-00000500.g0007/        committed by one rename; .g0007: the generation it belongs to
-        weights.safetensors                         the whole module in fp32: what travels
-        moments-0001-of-0004.safetensors            each rank's stretches of Adam's moments, by parameter name
-        manifest.json                               `TrainState`, with size and SHA-256 of every file
+    run_dir/checkpoints/step-00000500.g0007/   committed by one rename; .g0007: its generation
+        weights.safetensors                    the whole module in fp32, for any program to read
+        moments-0001-of-0004.safetensors       each rank's part of Adam's moments, by parameter name
+        manifest.json                          `TrainState`, with size and SHA-256 of every file
 
-No file is a pickle. Any number of ranks and any ZeRO stage can go on from it (distributed/zero_state.py). save.py writes them,
-resume.py gives them back to an engine.
+No file is a pickle. A run can go on from it with any number of ranks and any ZeRO stage
+(distributed/zero_state.py). save.py writes checkpoints, resume.py loads them into an engine.
 """
 
 import os
@@ -24,7 +24,7 @@ from scemae.errors import CheckpointError, FileError
 from scemae.files import disk, documents
 from scemae.files.documents import Count, Digest, FileName, Step
 from scemae.runs import faults, generations
-from scemae.runs.checkpoints.tensor_file import Written
+from scemae.runs.checkpoints.tensor_file import WrittenFile
 from scemae.runs.generations import Generation
 
 FORMAT_VERSION = 2
@@ -33,8 +33,8 @@ OLDER = "give an older checkpoint, or remove this folder to go on from the one b
 NAME = re.compile(r"step-(\d{8})\.g(\d{4,})")
 
 
-class Entry(TypedDict):
-    """One file of a checkpoint, as `Written` says it."""
+class ListedFile(TypedDict):
+    """One file of a checkpoint in its manifest: the fields of `WrittenFile`."""
 
     file: FileName
     bytes: Count
@@ -43,8 +43,11 @@ class Entry(TypedDict):
 
 @dataclass
 class TrainState:
-    """What a checkpoint is of. Data position follows from seed and global step; `skips` are the steps left out for good,
-    as text, each with the reason; `settings` are all those that change results, and `config_hash` is theirs."""
+    """What a checkpoint is of. The position in the data follows from seed and global step.
+
+    skips: the steps left out for good, as text, each with the reason. settings: all that change
+    results; `config_hash` is their hash.
+    """
 
     global_step: Count
     seed: Count
@@ -56,14 +59,14 @@ class TrainState:
     order_version: int
     generation: Count = 0
     skips: dict[Step, str] = field(default_factory=dict)
-    files: list[Entry] = field(default_factory=list)
+    files: list[ListedFile] = field(default_factory=list)
     config_hash: str = ""
     format_version: int = FORMAT_VERSION
     manifest_hash: str = ""  # of all the rest
 
     @property
     def updates(self) -> int:
-        """Optimizer steps taken: all but those left out."""
+        """Optimizer steps taken: all steps except those left out."""
         return self.global_step - sum(int(step) <= self.global_step for step in self.skips)
 
 
@@ -79,38 +82,41 @@ def path_of(run_dir: Path, step: int, generation: int) -> Path:
 
 
 def place_of(folder: Path) -> tuple[int, int]:
-    """(step, generation) of a checkpoint's folder."""
-    step, generation = NAME.fullmatch(folder.name).groups()
+    """(step, generation) of a checkpoint's folder, from its name."""
+    step, generation = folder.name.removeprefix("step-").split(".g")
     return int(step), int(generation)
 
 
 def present(run_dir: Path) -> list[Path]:
-    """Every committed checkpoint in a run folder, by step and generation, whether it counts or not."""
+    """Every checkpoint in a run folder, by step and generation, whether it counts or not."""
     found = (path for path in (run_dir / CHECKPOINTS).glob("step-*") if NAME.fullmatch(path.name))
     return sorted((path for path in found if (path / MANIFEST).exists()), key=place_of)
 
 
 def committed(run_dir: Path) -> list[Path]:
-    """The checkpoints that count, oldest first: of a superseded generation only those up to where it was superseded."""
+    """The checkpoints that count, oldest first.
+
+    Of a superseded generation, only those up to the step where it was superseded. Of one step, that
+    of the latest generation.
+    """
     bases = generations.base_steps(run_dir)
-    counting = [
-        path
-        for path in present(run_dir)
-        if place_of(path)[0] <= generations.upper_step(bases, place_of(path)[1])
-    ]
-    return list(
-        {place_of(path)[0]: path for path in counting}.values()
-    )  # of one step, the latest generation's
+    counting = {}
+    for path in present(run_dir):
+        step, generation = place_of(path)
+        if step <= generations.upper_step(bases, generation):
+            counting[step] = path
+    return list(counting.values())
 
 
 def newest(location: Path) -> Path:
-    """The newest checkpoint of a run folder, or `location` itself if it is one. Raises CheckpointError."""
+    """The newest checkpoint of a run folder, or `location` itself where it is a checkpoint.
+
+    Raises CheckpointError where there is none.
+    """
     if (location / MANIFEST).exists() and NAME.fullmatch(location.name):
         return location
     refuse_old_format(location)
-    found = [
-        path for path in committed(location) if place_of(path)[0] > 0
-    ]  # step 0 has learnt nothing
+    found = [path for path in committed(location) if place_of(path)[0] > 0]  # 0: untrained
     if not found:
         raise CheckpointError(
             f"{location}: found no finished checkpoint in it; give a run folder or one of its "
@@ -123,13 +129,16 @@ def refuse_old_format(location: Path) -> None:
     """Raise CheckpointError for a checkpoint, or a run folder with checkpoints, of format 1."""
     if old := [*location.glob("state.json"), *location.glob(f"{CHECKPOINTS}/step-*/state.json")]:
         raise CheckpointError(
-            f"{old[0].parent}: found checkpoint format 1, this version reads {FORMAT_VERSION}; use the "
-            "version of scemae that wrote it, or another run_dir"
+            f"{old[0].parent}: found checkpoint format 1, this version reads {FORMAT_VERSION}; use "
+            "the version of scemae that wrote it, or another run_dir"
         )
 
 
 def read_state(folder: Path) -> TrainState:
-    """The state of one checkpoint. Raises CheckpointError where it is unreadable or of another format."""
+    """The manifest of one checkpoint.
+
+    Raises CheckpointError where it is unreadable, was altered, or is of another format.
+    """
     path = folder / MANIFEST
     try:
         text = documents.read_bytes(path, error=CheckpointError, remedy=OLDER)
@@ -143,20 +152,24 @@ def read_state(folder: Path) -> TrainState:
         raise CheckpointError(f"{path}: cannot be read ({error}); {OLDER}") from error
     if (found := raw.get("format_version")) != FORMAT_VERSION:
         raise CheckpointError(
-            f"{folder}: found checkpoint format {str(found)[:40]}, this version reads {FORMAT_VERSION}; use the "
-            "version of scemae that wrote it"
+            f"{folder}: found checkpoint format {str(found)[:40]}, this version reads "
+            f"{FORMAT_VERSION}; use the version of scemae that wrote it"
         )
     if disk.json_digest({**raw, "manifest_hash": ""}) != raw.get("manifest_hash"):
         raise CheckpointError(
-            f"{path}: its own SHA-256 is another, it was altered; give an older checkpoint"
+            f"{path}: its content is not that of its own SHA-256, so it was altered; give an older "
+            "checkpoint"
         )
     return documents.convert(raw, TrainState, path, error=CheckpointError, remedy=OLDER)
 
 
 def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
-    """The first thing wrong with files number part, part + parts, ... of a checkpoint: size or SHA-256; None if whole."""
+    """The first file of a checkpoint with a wrong size or SHA-256, in words; None if all are right.
+
+    Only the files number part, part + parts, ... are read, so that ranks can share the work.
+    """
     try:
-        listed = [Written(**entry) for entry in read_state(folder).files]
+        listed = [WrittenFile(**entry) for entry in read_state(folder).files]
     except CheckpointError as error:
         return str(error)
     if not listed:
@@ -176,22 +189,21 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The whole weights of one checkpoint. Raises CheckpointError where they are missing or damaged."""
+    """The weights of one checkpoint. Raises CheckpointError where they are missing or damaged."""
     needed = {entry["file"]: entry["sha256"] for entry in read_state(folder).files}.get(WEIGHTS)
     path = folder / WEIGHTS
     try:
-        disk.open_regular(path).close()  # a pipe would be waited for
+        disk.open_regular(path).close()  # safetensors would wait for a pipe
         weights = load_file(path)
-        problem = None if weights_digest(folder) == needed else "its SHA-256 is not its manifest's"
+        if weights_digest(folder) != needed:
+            raise ValueError("its SHA-256 is not its manifest's")
     except (OSError, SafetensorError, FileError, KeyError, ValueError) as error:
-        problem = error
-    if problem:
-        raise CheckpointError(f"{path}: cannot be read ({problem}); {OLDER}")
+        raise CheckpointError(f"{path}: cannot be read ({error}); {OLDER}") from error
     return weights
 
 
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each of a checkpoint's weights, from the head of their file. Raises CheckpointError."""
+    """The shapes of a checkpoint's weights, from the header of the file. Raises CheckpointError."""
     path = folder / WEIGHTS
     try:
         disk.open_regular(path).close()
@@ -202,26 +214,30 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of a checkpoint's weights: which backbone a projector belongs to."""
+    """SHA-256 of a checkpoint's weights, by which a projector names its backbone."""
     return disk.file_digest(folder / WEIGHTS)
 
 
 def adopt(folder: Path, run_dir: Path, generation: Generation) -> Path:
-    """Make a checkpoint this generation's own: hard links to its files under its name, which no other one deletes.
+    """Make a checkpoint this generation's own, by hard links to its files under a name of its own.
 
-    From then on, later steps of earlier generations no longer count. Raises CheckpointError where it is gone.
+    No other generation deletes it then, and later steps of earlier generations no longer count.
+    Raises CheckpointError where it no longer exists.
     """
     step, _ = place_of(folder)
-    mine = path_of(run_dir, step, generation.number)
-    if not mine.exists():
-        copy_by_links(folder, mine, run_dir)
+    own = path_of(run_dir, step, generation.number)
+    if not own.exists():
+        copy_by_links(folder, own, run_dir)
     generation.record_base(step)
-    return mine
+    return own
 
 
 def copy_by_links(folder: Path, target: Path, run_dir: Path) -> None:
-    """Another name, in the run folder, for a checkpoint, at once whole: hard links, or copies where the file system has none.
-    Raises CheckpointError, also where a file in it is a link: it would bring in what somebody else chose."""
+    """Make `target` a second name of a checkpoint, complete in one step.
+
+    Its files are hard links, or copies where the file system has no links. Raises CheckpointError,
+    also where a file of the checkpoint is a symbolic link, because it could lead to other weights.
+    """
     aside = target.with_name(target.name + ".partial")
     try:
         disk.make_folders(aside.parent, run_dir)
@@ -243,39 +259,37 @@ def copy_by_links(folder: Path, target: Path, run_dir: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Delete a checkpoint of a run so that a kill half-way leaves nothing that looks whole. Raises FileError where a link is in
-    its place, or on the way to it."""
+    """Delete a checkpoint so that a kill during it leaves nothing that looks complete.
+
+    Raises FileError where the checkpoint, or a folder between it and the run folder, is a link.
+    """
     run_dir = folder.parent.parent
-    if not disk.is_inside(folder, run_dir):
-        raise FileError(
-            f"{folder}: found a link on the way from {run_dir}; it was not removed, because what it leads to may be "
-            "another run's"
-        )
+    disk.refuse_links_between(folder, run_dir)
     doomed = folder.with_name(folder.name + ".partial")
     try:
         os.replace(folder, doomed)
         faults.at("prune", step=place_of(folder)[0])
         disk.remove_tree(doomed, run_dir)
-    except FileNotFoundError:  # a zombie of this run and we clean up alike
+    except FileNotFoundError:  # a superseded generation of this run deletes it too
         pass
 
 
 def tidy(run_dir: Path, generation: Generation, keep: int, keep_every: int) -> None:
-    """Delete what is not wanted: all but the newest `keep` that count and every `keep_every`-th step (0: none).
+    """Delete all but the newest `keep` that count and every `keep_every`-th step (0: none more).
 
-    Only what bears this generation's number, or an earlier one's, which is dead or fenced.
+    Checkpoints of later generations stay. Earlier ones are dead or fenced.
     """
     counting = committed(run_dir)
-    kept = {path for path in counting if keep_every and place_of(path)[0] % keep_every == 0} | set(
-        counting[-keep:]
-    )
+    kept = set(counting[-keep:])
+    if keep_every:
+        kept |= {path for path in counting if place_of(path)[0] % keep_every == 0}
     for path in present(run_dir):
         if path not in kept and place_of(path)[1] <= generation.number:
             remove(path)
 
 
 def clear_partial(run_dir: Path, generation: Generation) -> None:
-    """Delete what earlier generations left half written or half deleted."""
+    """Delete checkpoints that earlier generations left half written or half deleted."""
     for path in (run_dir / CHECKPOINTS).glob("step-*.partial"):
         known = NAME.fullmatch(path.name.removesuffix(".partial"))
         if known and int(known[2]) < generation.number and disk.is_inside(path, run_dir):

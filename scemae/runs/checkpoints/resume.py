@@ -1,4 +1,4 @@
-"""Going on: find the newest whole checkpoint that counts, make it this generation's, give it back to an engine."""
+"""Resume a run: find its newest intact checkpoint, make it this generation's, load it."""
 
 import sys
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ from scemae.files.documents import Count
 from scemae.runs import generations
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.checkpoint import WEIGHTS, TrainState
+from scemae.runs.generation_files import LEDGER
 from scemae.runs.generations import Generation
-from scemae.runs.ledger import FILE as LEDGER
 
 SAME = (
     ("stage", "stage"),
@@ -31,17 +31,18 @@ SAME = (
 
 
 def newest_whole(run_dir: Path, place: Place) -> Path | None:
-    """The newest checkpoint whose files are all as their manifest says; each rank checks a part. All ranks call it.
+    """The newest checkpoint whose files have the sizes and hashes of its manifest.
 
-    Names each damaged one in a warning. Raises CheckpointError if there are some but none is whole, or none is left.
+    All ranks call it, and each checks a part of the files. Damaged checkpoints are named in
+    warnings. Raises CheckpointError where none of them is intact, or where none is left of a run
+    that has trained.
     """
     found = _listed(run_dir, place)
     while found:
         for folder in reversed(found):
             problems: list = [None] * place.world_size
-            distributed.all_gather_object(
-                problems, checkpoint.damage(Path(folder), place.rank, place.world_size)
-            )
+            mine = checkpoint.damage(Path(folder), place.rank, place.world_size)
+            distributed.all_gather_object(problems, mine)
             problem = next(filter(None, problems), None)
             if problem is None:
                 return Path(folder)
@@ -52,13 +53,13 @@ def newest_whole(run_dir: Path, place: Place) -> Path | None:
                     flush=True,
                 )
         before, found = found, _listed(run_dir, place)
-        if found == before:  # else an old generation has saved and pruned meanwhile
+        if found == before:  # else an old generation, still alive, has saved
             raise CheckpointError(
-                f"{run_dir}: found {len(found)} checkpoints and none of them whole ({problem}); restore "
-                "one from a backup, or choose another run_dir to start from scratch"
+                f"{run_dir}: found {len(found)} checkpoints and none of them whole ({problem}); "
+                "restore one from a backup, or choose another run_dir to start from scratch"
             )
     trained = agree(len(generations.rows(run_dir, LEDGER)) if place.is_first else None)
-    if trained:  # a run saves before its first step: they are gone
+    if trained:  # a run saves before its first step, so somebody removed them
         raise CheckpointError(
             f"{run_dir}: found no checkpoint although {trained} steps were trained; bring its "
             f"{checkpoint.CHECKPOINTS} folder back, or choose another run_dir to start from scratch"
@@ -74,9 +75,10 @@ def _listed(run_dir: Path, place: Place) -> list[str]:
 def go_on(
     run_dir: Path, place: Place, generation: Generation, wanted: TrainState, last_step: int
 ) -> Path | None:
-    """The newest whole checkpoint, now this generation's own; None where the run has none. All ranks call it.
+    """The newest intact checkpoint, made this generation's own; None where the run has none.
 
-    One of `last_step` stays as it is: that run has ended. Raises CheckpointError where it is of other settings.
+    All ranks call it. A checkpoint of `last_step` is left alone: that run has ended. Raises
+    CheckpointError where the checkpoint is of other settings than `wanted`.
     """
     for _ in range(3):
         folder = newest_whole(run_dir, place)
@@ -97,10 +99,13 @@ def go_on(
 def _make_own(
     folder: Path, run_dir: Path, generation: Generation, wanted: TrainState, last_step: int
 ) -> tuple[str | None, str | None]:
-    """On rank 0: where the checkpoint is now, None where it has vanished; and why it must not be used, or None."""
+    """On rank 0, (path, refusal): where the checkpoint is now, or why it must not be used.
+
+    Both are None where it has vanished.
+    """
     try:
         state = checkpoint.read_state(folder)
-    except CheckpointError:  # an old generation has just pruned it: there is a newer one
+    except CheckpointError:  # an old generation has just deleted it: there is a newer one
         return None, None
     if refusal := differs(folder, state, wanted):
         return None, refusal
@@ -121,46 +126,45 @@ def differs(folder: Path, state: TrainState, wanted: TrainState) -> str | None:
         found, needed = getattr(state, name), getattr(wanted, name)
         if found != needed:
             return (
-                f"{folder}: its {what} was {difference(found, needed)}; go on with what it was, or choose another "
-                "run_dir"
+                f"{folder}: its {what} was {difference(found, needed)}; go on with what it was, or "
+                "choose another run_dir"
             )
     return None
 
 
 def resume(engine: Any, folder: Path, wanted: TrainState, place: Place) -> TrainState:
-    """Load weights and moments from `folder` into the engine, whatever ranks and ZeRO stage wrote them.
+    """Load weights and moments from `folder` into the engine.
 
-    Returns `wanted` at the step of the checkpoint. Raises CheckpointError where it is incomplete.
+    Any number of ranks and any ZeRO stage may have written them. Returns `wanted` at the step of
+    the checkpoint. Raises CheckpointError where it is incomplete.
     """
     state = checkpoint.read_state(folder)
     mine = zero_state.held(engine)
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             for part in mine:
-                part.weights.copy_(
-                    file.get_tensor(part.name).view(-1)[part.start : part.start + len(part)]
-                )
+                whole = file.get_tensor(part.name).view(-1)
+                part.weights.copy_(whole[part.start : part.start + len(part)])
             for name, value in zero_state.not_optimized(engine.module).items():
                 value.copy_(file.get_tensor(name))
         _load_moments(folder, mine, place)
-    except (
-        SafetensorError,
-        KeyError,
-        RuntimeError,
-    ) as error:  # a name or a shape that is not there
+    except (SafetensorError, KeyError, RuntimeError) as error:  # a missing name, another shape
         raise CheckpointError(
-            f"{folder}: holds another model, or other moments ({' '.join(str(error).split())[:200]}); "
-            f"{checkpoint.OLDER}"
+            f"{folder}: holds another model, or other moments "
+            f"({' '.join(str(error).split())[:200]}); {checkpoint.OLDER}"
         ) from error
     zero_state.finish_load(engine, state.updates)
     return replace(wanted, global_step=state.global_step, skips=state.skips)
 
 
 def _load_moments(folder: Path, mine: list[Fragment], place: Place) -> None:
+    """Copy into `mine` the moments that any file of the checkpoint has for them."""
     left = sum(value.numel() for part in mine for value in part.moments.values())
     by_name = {part.name: part for part in mine}
     files = sorted(folder.glob("moments-*"))
-    first = place.rank % max(len(files), 1)  # a rank of the same number needs its own file alone
+    first = place.rank % max(
+        len(files), 1
+    )  # often all that a rank needs is in the file of its number
     for path in files[first:] + files[:first]:
         for name, key, start, values in _stretches(path, by_name) if left else ():
             part = by_name[name]
@@ -171,20 +175,18 @@ def _load_moments(folder: Path, mine: list[Fragment], place: Place) -> None:
                 left -= end - begin
     if left:
         raise CheckpointError(
-            f"{folder}: found no moments for {left:,} numbers of this rank; it is of another model, or "
-            "incomplete: remove it to go on from the checkpoint before"
+            f"{folder}: found no moments for {left:,} numbers of this rank; it is of another "
+            "model, or incomplete: remove it to go on from the checkpoint before"
         )
 
 
 def _stretches(path: Path, wanted: dict[str, Any]) -> Iterator[tuple[str, str, int, Tensor]]:
+    """Parameter, moment, first element and values (n,) of each part of a moment in a file."""
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get("starts", "")
+        where, remedy = f"{path}: starts", checkpoint.OLDER
         starts = documents.parse_json(
-            text,
-            dict[str, Count],
-            f"{path}: starts",
-            error=CheckpointError,
-            remedy=checkpoint.OLDER,
+            text, dict[str, Count], where, error=CheckpointError, remedy=remedy
         )
         for entry in file.keys():
             name, _, key = entry.rpartition("/")
@@ -193,7 +195,7 @@ def _stretches(path: Path, wanted: dict[str, Any]) -> Iterator[tuple[str, str, i
 
 
 def difference(found: object, needed: object) -> str:
-    """What was found and what is asked for, down to the setting that differs."""
+    """In words: what was found and what is needed, for each setting that differs."""
     if isinstance(found, dict) and isinstance(needed, dict):
         keys = [key for key in needed if found.get(key) != needed[key]]
         return "; ".join(f"{key} {difference(found.get(key), needed[key])}" for key in keys)

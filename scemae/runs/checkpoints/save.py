@@ -1,11 +1,11 @@
-"""Saving off the critical path: a snapshot of this rank's share, written by a thread while training goes on, committed
-by one rename once every rank has said that its part is on disk.
+"""Save checkpoints while training goes on.
 
-    begin    all ranks: is there room? copy weights and moments to host memory, start the thread    (the stall)
-    thread   each rank: write its files aside, fsync them and their folder
-    commit   all ranks, at a heartbeat that found all threads done: rank 0 writes the manifest, renames, prunes
+    begin    all ranks: copy weights and moments to host memory, start a thread    (steps wait)
+    thread   each rank: write its files aside, sync them and their folder          (steps go on)
+    commit   all ranks, at a heartbeat where all threads are done: rank 0 writes the manifest,
+             renames the folder, and deletes old checkpoints
 
-A failure on any rank costs this save alone.
+A failure on any rank costs only this save.
 """
 
 import json
@@ -27,27 +27,29 @@ from scemae.errors import CheckpointError, FileError
 from scemae.files import disk
 from scemae.runs import faults
 from scemae.runs.checkpoints import checkpoint
-from scemae.runs.checkpoints.checkpoint import WEIGHTS, TrainState
-from scemae.runs.checkpoints.tensor_file import Written, write_tensors
+from scemae.runs.checkpoints.checkpoint import WEIGHTS, ListedFile, TrainState
+from scemae.runs.checkpoints.tensor_file import WrittenFile, write_tensors
+from scemae.runs.generation_files import LEDGER, METRICS
 from scemae.runs.generations import Generation
-from scemae.runs.ledger import FILE as LEDGER
-from scemae.runs.metrics_log import METRICS
 
 
 @dataclass
 class Pending:
-    """A save on its way: its state, where it is written, and what this rank's thread came to."""
+    """A save that is not committed: its state, its folder, and the result of this rank's thread."""
 
     state: TrainState
     aside: Path
     thread: threading.Thread | None = None
-    files: list[Written] | None = None
+    files: list[WrittenFile] | None = None
     failure: str | None = None
     seconds: float = 0.0
 
 
 class Saver:
-    """Saves one run's checkpoints, one at a time. Every method is called by all ranks together, `is_done` apart."""
+    """Saves one run's checkpoints, one at a time.
+
+    All ranks call each method together, except `is_done`.
+    """
 
     def __init__(
         self,
@@ -59,26 +61,27 @@ class Saver:
         keep_every: int,
         whole_weights: Callable[[Any, bool], dict[str, Tensor]],
     ) -> None:
-        """whole_weights(engine, keep) gathers the module's fp32 weights on the rank that keeps them."""
+        """whole_weights(engine, keep): collects the module's fp32 weights where `keep`."""
         self.run_dir, self.place, self.generation = run_dir, place, generation
         self.keep, self.keep_every, self._whole_weights = keep, keep_every, whole_weights
         self.pending: Pending | None = None
         self.last_step: int | None = None
         self.last_failure = ""
-        self.stall = self.write_seconds = (
-            0.0  # of the last save: what the step waited, what the thread took
-        )
+        # of the last save: how long the step waited, and how long the thread wrote
+        self.stall = self.write_seconds = 0.0
 
     @property
     def is_done(self) -> bool:
-        """True where this rank's part of a pending save is written, or has failed."""
+        """True where this rank's part of a pending save has been written, or has failed."""
         return self.pending is not None and not (
             self.pending.thread and self.pending.thread.is_alive()
         )
 
     def begin(self, engine: Any, state: TrainState, refusal: str | None = None) -> str | None:
-        """Start a save of `state`; returns why not (rank 0 may know a `refusal`), or None. A save still on its way is
-        finished first."""
+        """Start a save of `state`, after finishing a pending one; returns why not, or None.
+
+        refusal: rank 0's reason not to save, if any.
+        """
         started = time.perf_counter()
         self.finish()
         mine = zero_state.owned(engine, self.place.rank, self.place.world_size)
@@ -111,24 +114,25 @@ class Saver:
         return None
 
     def _prepare(self, aside: Path, engine: Any) -> str | None:
+        """On rank 0: make the folder; returns why there can be no save, or None."""
         count = sum(deepspeed_internals.numel(p) for p in engine.module.parameters())
         needed = 12 * count + (1 << 20)  # fp32 weights and two moments
         try:
             disk.make_folders(aside.parent, self.run_dir)
-            disk.remove_tree(
-                aside, self.run_dir, best_effort=True
-            )  # of this generation: its number is in the name
+            # of this generation: its number is in the name
+            disk.remove_tree(aside, self.run_dir, best_effort=True)
             aside.mkdir()
             free = shutil.disk_usage(aside).free
         except FileError as error:
             return str(error)
         except OSError as error:
             return f"{aside}: {error.strerror}"
-        return (
-            f"{aside.parent}: found {free >> 20:,} MiB free, a checkpoint needs {needed >> 20:,}; make room"
-            if free < needed
-            else None
-        )
+        if free < needed:
+            return (
+                f"{aside.parent}: found {free >> 20:,} MiB free, a checkpoint needs "
+                f"{needed >> 20:,}; make room"
+            )
+        return None
 
     def _write(
         self,
@@ -140,37 +144,27 @@ class Saver:
         started, rank, step = time.perf_counter(), self.place.rank, pending.state.global_step
         try:
             disk.make_folders(pending.aside, self.run_dir)
-            name = f"moments-{rank + 1:04d}-of-{self.place.world_size:04d}.safetensors"
-            written = [
-                write_tensors(
-                    pending.aside / name,
-                    moments,
-                    {"starts": json.dumps(starts)},
-                    rank=rank,
-                    step=step,
-                )
-            ]
+            path = (
+                pending.aside / f"moments-{rank + 1:04d}-of-{self.place.world_size:04d}.safetensors"
+            )
+            metadata = {"starts": json.dumps(starts)}
+            written = [write_tensors(path, moments, metadata, rank=rank, step=step)]
             if self.place.is_first:
+                path, metadata = pending.aside / WEIGHTS, {"format": "pt"}
                 arrays = {key: value.numpy() for key, value in weights.items()}
-                written.append(
-                    write_tensors(
-                        pending.aside / WEIGHTS, arrays, {"format": "pt"}, rank=rank, step=step
-                    )
-                )
-                for rows in (
-                    LEDGER,
-                    METRICS,
-                ):  # no less durable than the checkpoint that they lead to
+                written.append(write_tensors(path, arrays, metadata, rank=rank, step=step))
+                # The rows up to this checkpoint must be as durable as it is.
+                for rows in (LEDGER, METRICS):
                     disk.sync_file(self.generation.folder / rows)
             disk.sync_folder(pending.aside)
             pending.files = written
-        except Exception as error:  # whatever it is, all ranks hear of it at the commit
+        except Exception as error:  # of any kind: the commit reports it to all ranks
             pending.failure = f"rank {rank}: {getattr(error, 'strerror', None) or error}"
         pending.seconds = time.perf_counter() - started
 
     def finish(self) -> str | None:
-        """Wait for a save on its way and commit it; returns why it failed, or None."""
-        if self.pending is None:
+        """Wait for a pending save and commit it; returns why it failed, or None."""
+        if self.pending is None or self.pending.thread is None:
             return None
         started = time.perf_counter()
         self.pending.thread.join()
@@ -179,16 +173,17 @@ class Saver:
         return failure
 
     def commit(self) -> str | None:
-        """Commit a pending save whose threads have all ended; returns why it failed, or None."""
+        """Commit the pending save, whose threads have all ended; returns why it failed, or None."""
         pending, self.pending = self.pending, None
+        if pending is None:
+            return None
         parts: list = [None] * self.place.world_size
         distributed.all_gather_object(parts, (pending.files, pending.failure, pending.seconds))
         self.write_seconds = max(seconds for *_, seconds in parts)
         failure = next((why for _, why, _ in parts if why), None)
         if self.place.is_first:
-            failure = failure or self._commit(
-                pending, [file for written, *_ in parts for file in written]
-            )
+            if failure is None:
+                failure = self._commit(pending, [file for files, *_ in parts for file in files])
             if failure:
                 self._drop(pending.aside)
         failure = agree(failure)
@@ -198,15 +193,13 @@ class Saver:
             self.last_step = pending.state.global_step
         return failure
 
-    def _commit(self, pending: Pending, written: list[Written]) -> str | None:
-        step, final = (
-            pending.state.global_step,
-            pending.aside.with_name(pending.aside.name.removesuffix(".partial")),
-        )
+    def _commit(self, pending: Pending, written: list[WrittenFile]) -> str | None:
+        """On rank 0: write the manifest, rename, delete old checkpoints; returns why it failed."""
+        step = pending.state.global_step
+        final = pending.aside.with_name(pending.aside.name.removesuffix(".partial"))
+        files = [ListedFile(**asdict(file)) for file in written]
         try:
-            checkpoint.write_state(
-                pending.aside, replace(pending.state, files=[asdict(file) for file in written])
-            )
+            checkpoint.write_state(pending.aside, replace(pending.state, files=files))
             faults.at("manifest", step=step)
             disk.rename_folder(pending.aside, final)
             faults.at("rename", step=step)
@@ -223,7 +216,7 @@ class Saver:
         return None
 
     def _drop(self, aside: Path) -> None:
-        """Remove what a failed save has written; a link in its place is left alone."""
+        """Remove what a failed save has written, unless a link has taken its place."""
         try:
             disk.remove_tree(aside, self.run_dir, best_effort=True)
         except FileError:
@@ -232,13 +225,14 @@ class Saver:
     def _warn(self, step: int, why: str) -> None:
         self.last_failure = why
         if self.place.is_first:
-            kept = (
+            newest = (
                 "none is"
                 if self.last_step is None
                 else f"that of step {self.last_step} is the newest"
             )
             print(
-                f"scemae: the checkpoint of step {step} was not saved ({why}); {kept}, the run goes on",
+                f"scemae: the checkpoint of step {step} was not saved ({why}); {newest}, the run "
+                "goes on",
                 file=sys.stderr,
                 flush=True,
             )
@@ -249,6 +243,6 @@ def save_now(saver: Saver, engine: Any, state: TrainState) -> None:
     failure = saver.begin(engine, state) or saver.finish()
     if failure:
         raise CheckpointError(
-            f"{saver.run_dir}: the checkpoint of step {state.global_step} cannot be saved ({failure}); "
-            "mend that and start again"
+            f"{saver.run_dir}: the checkpoint of step {state.global_step} cannot be saved "
+            f"({failure}); mend that and start again"
         )

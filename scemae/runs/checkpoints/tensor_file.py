@@ -1,12 +1,17 @@
-"""Writing a safetensors file in one pass that also hashes it and checks that it holds only numbers; reading is
-safetensors' own."""
+"""Writing a safetensors file in one pass that also hashes it and checks that it holds only numbers.
+
+safetensors' own writer gives no hash, so the file would be read again, and a hash of what is read
+from a faulty disk would confirm the fault. For the moments of a DeiT-S and its decoder (194 MiB, 3
+repeats each on a busy machine) one pass took 1.1 to 1.3 s (0.30 s of CPU), safetensors' writer with
+the check and the hash 1.8 to 2.5 s (0.47 s); their peak memory was alike. Reading is safetensors'.
+"""
 
 import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,8 +23,8 @@ TYPES = {"float32": "F32", "int64": "I64"}  # safetensors' names
 
 
 @dataclass
-class Written:
-    """One file of a checkpoint, as it was meant to be on disk."""
+class WrittenFile:
+    """A file as it was written: its name, its size, and the SHA-256 of what was to be written."""
 
     file: str
     bytes: int
@@ -28,25 +33,26 @@ class Written:
 
 def write_tensors(
     path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str], **here: int
-) -> Written:
-    """Write float32 and int64 arrays as a new safetensors file, to disk (fsync). Lets go of the GIL while it writes and hashes.
+) -> WrittenFile:
+    """Write float32 and int64 arrays as a new safetensors file, and sync it.
 
-    Raises OSError (FileExistsError where the name is taken), or ValueError naming the first array that holds something that
-    is no finite number. `here` is for faults on purpose.
+    Other threads run while it writes and hashes. Raises OSError (FileExistsError where the name is
+    taken), and ValueError with the name of the first array that holds a NaN or an infinity. `here`
+    is where a test may break it (faults.py).
     """
     with disk.create(path, buffering=0) as file:
         size, sha256 = fill(file, tensors, metadata, **here)
-    return Written(path.name, size, sha256)
+    return WrittenFile(path.name, size, sha256)
 
 
 def fill(
     file: BinaryIO, tensors: dict[str, np.ndarray], metadata: dict[str, str], **here: int
 ) -> tuple[int, str]:
-    """Write them to an open file and sync it; its size in bytes and its SHA-256."""
-    header, offset = {"__metadata__": metadata}, 0
-    tensors = dict(
-        sorted(tensors.items(), key=lambda item: -item[1].itemsize)
-    )  # so that each begins at its own multiple
+    """Write arrays to an open file, as `write_tensors`; its size in bytes, and its SHA-256."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    # The largest elements first, so that each array begins at a multiple of its element's size.
+    tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))
     for name, array in tensors.items():
         header[name] = {
             "dtype": TYPES[array.dtype.name],
@@ -62,14 +68,14 @@ def fill(
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{name} holds numbers that are not finite")
-        _write(file, digest, memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+        _write(file, digest, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     faults.at("fsync", **here)
     file.flush()
     os.fsync(file.fileno())
     return 8 + len(text) + offset, digest.hexdigest()
 
 
-def _write(file, digest, data: bytes | memoryview) -> None:
+def _write(file: BinaryIO, digest: Any, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while len(view):
         done = file.write(view[:BLOCK])  # may be short on a nearly full disk
