@@ -14,7 +14,7 @@ from scemae.files import disk
 from scemae.runs.generation_files import METRICS
 from scemae.runs.generations import claim
 from scemae.sweep import spec as sweeps
-from scemae.sweep import tune_driver
+from scemae.sweep import sweep_folder, tune_driver
 from scemae.sweep.trials import FINISHED
 
 
@@ -30,14 +30,14 @@ class Idle(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """One look, the last."""
-        run = self._config["order"].folder / "run"
+        run = self._config["command"].folder / "run"
         generation = claim(run, None, None)
         generation.record_base(0)
         rows = (
             {
                 "step": step,
                 "probe_same": 1.0,
-                "probe_different": 5.0 + self._config["order"].trial.number % 97 / 97,
+                "probe_different": 5.0 + self._config["command"].trial.number % 97 / 97,
             }
             for step in (10, 20, 30)
         )
@@ -61,7 +61,7 @@ def main() -> None:
             "correspond.optim.global_batch_size=50",
         ]
     )
-    sweep.claim()
+    sweep_folder.claim(sweep)
     sys.stdout, told = sys.stderr, sys.stdout
     before, began = peak_mib(), time.perf_counter()
     tune_driver.show = lambda sweep: (

@@ -1,4 +1,4 @@
-"""`scemae submit`: the stages as one chain of dependent jobs, through submitit, from a snapshot in the run folder."""
+"""`scemae submit`: the stages as a chain of dependent jobs, through submitit, from a snapshot."""
 
 import argparse
 import os
@@ -34,7 +34,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def gather(words: list[str]) -> list[str]:
-    """Turn `pretrain.optim.epochs=9` and the like into one list per stage, as configs/submit.yaml has them."""
+    """Make one list per stage of settings such as `pretrain.optim.epochs=9`."""
     found: dict[str, list[str]] = {}
     rest = []
     for word in words:
@@ -48,7 +48,7 @@ def gather(words: list[str]) -> list[str]:
 
 def submit(config: SubmitConfig, stages: list[Stage], *, dry_run: bool) -> None:
     """Submit the chain and record it, or only print it."""
-    run_dir, local = Path(config.run_dir).absolute(), config.cluster.kind == "local"
+    run_dir, is_local = Path(config.run_dir).absolute(), config.cluster.kind == "local"
     check_place(run_dir)
     if dry_run:
         print(*(script(config, stages, i) for i in range(len(stages))), sep="\n")
@@ -56,24 +56,22 @@ def submit(config: SubmitConfig, stages: list[Stage], *, dry_run: bool) -> None:
     require_batch(config)
     status.refuse_if_alive(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / JOBS).mkdir(
-        mode=0o700, exist_ok=True
-    )  # what each job runs lies there, with the URLs that were typed
+    # Private: the commands of the jobs are in it, with the URLs that were typed.
+    (run_dir / JOBS).mkdir(mode=0o700, exist_ok=True)
     chain.snapshot(config, stages)
-    (run_here if local else queue)(config, stages, {})
+    (run_here if is_local else queue)(config, stages, {})
 
 
 def check_place(run_dir: Path) -> None:
-    """Raise ConfigError for a folder whose name would mean something else in a job script or on PYTHONPATH."""
-    strange = [
-        one for one in str(run_dir) if not one.isprintable()
-    ]  # new lines, and bytes that are no UTF-8
-    taken = next(
-        (one for one in (*strange, ":", "%j", "%t", "%A", "%a") if one in str(run_dir)), None
-    )
-    if taken is not None:
+    """Raise ConfigError for a path that job scripts or PYTHONPATH would misread."""
+    # Among them are line ends, and bytes that are not UTF-8.
+    unprintable = [one for one in str(run_dir) if not one.isprintable()]
+    special = (*unprintable, ":", "%j", "%t", "%A", "%a")
+    found = next((one for one in special if one in str(run_dir)), None)
+    if found is not None:
         raise ConfigError(
-            f"run_dir: found {taken!r} in {str(run_dir)!r}, which the job scripts cannot express; give a folder without it"
+            f"run_dir: found {found!r} in {str(run_dir)!r}, which the job scripts cannot express; "
+            "give a folder without it"
         )
 
 
@@ -81,18 +79,21 @@ def require_batch(config: SubmitConfig) -> None:
     """Raise LaunchError where jobs are to be submitted and this machine cannot."""
     if config.cluster.kind != "local" and shutil.which("sbatch") is None:
         raise LaunchError(
-            "found no sbatch on PATH; submit from a login node of the cluster, or give cluster=local"
+            "found no sbatch on PATH; submit from a login node of the cluster, or give "
+            "cluster=local"
         )
 
 
 def queue(
     config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[list[str]]], at_once: int = 1
 ) -> None:
-    """Submit each stage to start when the one before it has ended as it asks; all of them, or none. arrays: by name of the
-    stage, the commands of those that are an array of jobs, `at_once` of them at a time."""
-    run_dir = Path(config.run_dir).absolute()
+    """Submit all stages or none; each starts once the one before it has ended as `after` says.
+
+    arrays: the commands of stages that are arrays of jobs, of which `at_once` run at a time.
+    """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+    run_dir = Path(config.run_dir).absolute()
     chain.make_jobs(run_dir)
     for i, stage in enumerate(stages):
         try:
@@ -109,18 +110,15 @@ def queue(
                 f"{stage.name}: the cluster refused the job and nothing stays queued: "
                 f"{' '.join(str(error).split())}"
             ) from error
-        stage.job_id = job.job_id.partition("_")[0]  # of an array's elements too
+        stage.job_id = job.job_id.partition("_")[0]  # of an array's first element: the array's
         chain.write(run_dir, "batch", stages)
-        print(
-            f"{stage.name}: job {stage.job_id}"
-            + (f" after {stages[i - 1].job_id}" if i else "")
-            + f", log {job.paths.stdout}"
-        )
-    print(f"`scemae submit --status {shlex.quote(config.run_dir)}` tells how it goes")
+        after = f" after {stages[i - 1].job_id}" if i else ""
+        print(f"{stage.name}: job {stage.job_id}{after}, log {job.paths.stdout}")
+    print(f"`scemae submit --status {shlex.quote(config.run_dir)}` shows their state")
 
 
 def run_here(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[list[str]]]) -> None:
-    """Run the stages, and the commands of an array, one after the other on this machine; stop at the first that fails."""
+    """Run the stages, and the commands of an array, one by one here; stop at the first failure."""
     run_dir = Path(config.run_dir).absolute()
     jobs = chain.make_jobs(run_dir)
     commands = [
@@ -139,23 +137,20 @@ def run_here(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[l
             raise Preempted(
                 f"{stage.name}: asked to stop; its ranks save and end, the same command goes on"
             ) from None
-        # Not job.results(), which unpickles: only whether each rank succeeded is of interest.
-        if any(
-            status.outcome(jobs / f"{stage.job_id}_{rank}_result.pkl") != "success"
-            for rank in range(stage.ranks)
-        ):
+        # Not job.results(), which would unpickle what the ranks returned.
+        results = [jobs / f"{job.job_id}_{rank}_result.pkl" for rank in range(stage.ranks)]
+        if any(status.outcome(result) != "success" for result in results):
             raise LaunchError(
-                f"{stage.name}: failed, the stages after it were not started; see {job.paths.stdout}, "
-                "mend it and run the same command again"
+                f"{stage.name}: failed, the stages after it were not started; see "
+                f"{job.paths.stdout}, correct the cause and run the same command again"
             )
 
 
 def _executor(config: SubmitConfig, stages: list[Stage], i: int, *, is_array: bool = False) -> Any:
     """submitit's executor with the options of stage i, which waits for the stage before it."""
     submitit = _submitit()
-    cluster, stage = config.cluster, stages[i]
-    folder = Path(config.run_dir).absolute() / JOBS
-    if cluster.kind == "local":
+    stage, folder = stages[i], Path(config.run_dir).absolute() / JOBS
+    if config.cluster.kind == "local":
         executor = submitit.LocalExecutor(folder)
         executor.update_parameters(
             timeout_min=60 * 24 * 365,
@@ -168,79 +163,84 @@ def _executor(config: SubmitConfig, stages: list[Stage], i: int, *, is_array: bo
 
     class SlurmWithoutSrun(submitit.SlurmExecutor):
         @classmethod
-        def affinity(cls) -> int:  # a dry run works where there is no srun
-            return 1
+        def affinity(cls) -> int:
+            return 1  # so that a dry run works where Slurm is not installed
 
     executor = SlurmWithoutSrun(folder)
-    more = {
-        "ntasks-per-node": stage.ranks,
-        "requeue": True,
-        "kill-on-invalid-dep": "yes",
-        # submitit insists on a signal; what cannot save gets one that does nothing, and fails at its limit.
-        "signal": f"TERM@{cluster.signal}" if stage.saves else "B:CONT@1",
-        **(
-            {
-                "output": f"{folder}/".replace("%", "%%")
-                + ("%A_%a_0_log.out" if is_array else "%j_0_log.out")
-            }
-            if "%" in str(folder)
-            else {}
-        ),
-        **{
-            name: value or True
-            for name, _, value in (option.partition("=") for option in cluster.options)
-        },
-    }
+    executor.update_parameters(
+        job_name=f"scemae-{stage.name}",
+        nodes=stage.nodes,
+        cpus_per_task=config.cluster.cpus_per_task,
+        time=config.cluster.time,
+        use_srun=False,
+        stderr_to_stdout=True,
+        setup=_setup(config),
+        additional_parameters=_other_options(config, stage, folder, is_array),
+        **_named_options(config, stages, i),
+    )
+    return executor
+
+
+def _named_options(config: SubmitConfig, stages: list[Stage], i: int) -> dict[str, Any]:
+    """The options of stage i that submitit knows by name and that are set."""
+    cluster, stage, dependency = config.cluster, stages[i], None
+    if i:
+        before = stages[i - 1]
+        dependency = f"{stage.after}:{before.job_id or 'JOB_OF_' + before.name.upper()}"
     named = {
         "partition": cluster.partition,
         "account": cluster.account,
         "qos": cluster.qos,
         "mem": cluster.mem,
         "gpus_per_node": stage.gpus or None,
-        "dependency": f"{stage.after}:{stages[i - 1].job_id or 'JOB_OF_' + stages[i - 1].name.upper()}"
-        if i
-        else None,
+        "dependency": dependency,
     }
-    executor.update_parameters(
-        job_name=f"scemae-{stage.name}",
-        nodes=stage.nodes,
-        cpus_per_task=cluster.cpus_per_task,
-        time=cluster.time,
-        use_srun=False,
-        stderr_to_stdout=True,
-        setup=_setup(config),
-        additional_parameters=more,
-        **{key: value for key, value in named.items() if value is not None},
-    )
-    return executor
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def _other_options(
+    config: SubmitConfig, stage: Stage, folder: Path, is_array: bool
+) -> dict[str, Any]:
+    """The options of sbatch that submitit does not know by name."""
+    found: dict[str, Any] = {
+        "ntasks-per-node": stage.ranks,
+        "requeue": True,
+        "kill-on-invalid-dep": "yes",
+        # submitit needs a signal. A stage that cannot save gets one that does nothing.
+        "signal": f"TERM@{config.cluster.signal}" if stage.saves else "B:CONT@1",
+    }
+    if "%" in str(folder):
+        log = "%A_%a_0_log.out" if is_array else "%j_0_log.out"
+        found["output"] = f"{folder}/".replace("%", "%%") + log
+    for option in config.cluster.options:
+        name, _, value = option.partition("=")
+        found[name] = value or True
+    return found
 
 
 def _setup(config: SubmitConfig) -> list[str]:
-    """The shell lines of each job: the user's, then what makes it run the snapshot."""
+    """The shell lines of each job: the user's, then those that make it run the snapshot."""
     code, cluster = Path(config.run_dir).absolute() / CODE, config.cluster
-    inside = f"{cluster.container} env PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))} python"
-    program = (
-        inside if cluster.container else shlex.quote(sys.executable)
-    )  # words of a shell: ranks.sh evaluates them
-    # Without the second, python -m would find the code in the working folder first.
+    path = f"PYTHONPATH={shlex.quote(str(code))}"
+    # Words of a shell: ranks.sh evaluates them.
+    program = shlex.quote(sys.executable)
+    if cluster.container:
+        program = f"{cluster.container} env PYTHONSAFEPATH=1 {path} python"
     return [
         *cluster.setup,
-        f"export PYTHONPATH={shlex.quote(str(code))}",
-        "export PYTHONSAFEPATH=1",
+        f"export {path}",
+        "export PYTHONSAFEPATH=1",  # else python -m takes the code of the current folder
         f"export SCEMAE_COMMAND={shlex.quote(program + ' -m scemae')}",
         f"export SCEMAE_MAX_RESTARTS={cluster.max_restarts}",
     ]
 
 
 def command(config: SubmitConfig, stage: Stage) -> list[str]:
-    """What a job runs: on the cluster the script that people submit by hand ends with too, here the program itself."""
+    """What a job runs: on a cluster ranks.sh, as jobs submitted by hand do; here scemae itself."""
     if config.cluster.kind == "local":
         return [sys.executable, "-m", "scemae", *stage.arguments]
-    return [
-        "bash",
-        str(Path(config.run_dir).absolute() / CODE / "scemae" / "cluster" / "ranks.sh"),
-        *stage.arguments,
-    ]
+    code = Path(config.run_dir).absolute() / CODE
+    return ["bash", str(code / "scemae" / "cluster" / "ranks.sh"), *stage.arguments]
 
 
 def script(config: SubmitConfig, stages: list[Stage], i: int) -> str:
@@ -253,9 +253,10 @@ def script(config: SubmitConfig, stages: list[Stage], i: int) -> str:
 
 
 def run_stage(command: list[str]) -> None:
-    """Inside a job: run the command and end as it ended; ranks.sh has requeued if that was to be done.
+    """Inside a job: run the command and end with its status; ranks.sh requeues where needed.
 
-    submitit's own signal handlers would requeue a job that has saved nothing: here signals go to the command.
+    Signals are passed on to the command, since submitit's own handlers would requeue a job that has
+    saved nothing.
     """
     environment = dict(os.environ)
     place = _submitit().JobEnvironment()
@@ -270,14 +271,11 @@ def run_stage(command: list[str]) -> None:
     child = subprocess.Popen(command, env=environment)
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, lambda received, _: child.send_signal(received))
-    found = child.wait()
-    if found in (0, 1):
-        if found:
-            raise LaunchError(
-                f"{shlex.join(map(masked, command))}: failed, see above"
-            )  # submitit records it, the job fails
-        return
-    sys.exit(found if found > 0 else 128 - found)
+    ended = child.wait()
+    if ended == 1:  # submitit records the error, and the job fails
+        raise LaunchError(f"{shlex.join(map(masked, command))}: failed, see above")
+    if ended:
+        sys.exit(ended if ended > 0 else 128 - ended)
 
 
 def _submitit() -> Any:

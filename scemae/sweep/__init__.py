@@ -1,1 +1,1 @@
-"""`scemae sweep`: hyper-parameter searches with Ray Tune, safe on a shared cluster."""
+"""`scemae sweep`: searches of settings with Ray Tune, on one machine or many nodes."""

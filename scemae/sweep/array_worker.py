@@ -1,9 +1,10 @@
-"""Trials of a sweep one after the other in this process's care, without Ray: what an element of an array of jobs does.
+"""One element of a job array: runs its share of a sweep's trials one by one, without Ray.
 
-    SWEEP/generations/0003/parts/0002/    the starts of element 2 of the array that is start 3 of the sweep
+    SWEEP/generations/0003/parts/0002/    the starts of element 2 of the array that is start 3
 
-No two processes run the same trial: elements share the trials by number, a restarted element takes over from its own past,
-and a later start of the sweep from all of them. Whoever was taken over from finds that out before it writes, and ends.
+No two processes run the same trial: the elements share the trials by number, a restarted element
+takes over from its earlier starts, and a later start of the sweep from all elements. A process that
+was superseded finds that out before it writes, and ends.
 """
 
 import sys
@@ -15,7 +16,7 @@ from scemae.process.stop_signals import StopRequest
 from scemae.runs.generations import Generation
 from scemae.runs.run_folder import own
 from scemae.sweep.processes.rank_processes import ForkServerClient
-from scemae.sweep.processes.trial_process import ASKED, KILLED, TrialCommand, TrialProcess, clear
+from scemae.sweep.processes.trial_process import ASKED, KILLED, TrialProcess, clear
 from scemae.sweep.spec import Sweep
 from scemae.sweep.trials import (
     FAILED,
@@ -31,17 +32,18 @@ from scemae.sweep.trials import (
 
 
 def run_array_element(sweep: Sweep, part: int, of: int, start: Generation) -> None:
-    """Run trials part, part + of, ... of a random or grid search, but those that have ended; one that had begun goes on.
+    """Run trials part, part + of, ... of a random or grid search; those that have begun resume.
 
-    start: of the sweep, which these trials are a part of. Raises Preempted once asked to stop and saved, RunFolderError once
-    another start of the sweep or of this part has taken over.
+    start: the start of the sweep that the array is. Raises Preempted once asked to stop and saved,
+    RunFolderError once another start of the sweep or of this element has taken over.
     """
     stop = StopRequest()
+    folder = start.folder / "parts" / f"{part:04d}"
     refuse_links(sweep.folder)
-    disk.make_folders(start.folder / "parts", sweep.folder)
-    disk.refuse_link(start.folder / "parts" / f"{part:04d}")
+    disk.make_folders(folder.parent, sweep.folder)
+    disk.refuse_link(folder)
     trials = [sweep.trial(number) for number in range(part, sweep.size, of)]
-    with own(start.folder / "parts" / f"{part:04d}", "sweep") as mine:
+    with own(folder, "sweep") as mine:
         records = [read_record(sweep.folder, trial) for trial in trials]
         mine.record_base(sum(record.step + record.has_ended for record in records))
 
@@ -49,62 +51,59 @@ def run_array_element(sweep: Sweep, part: int, of: int, start: Generation) -> No
             for one in (start, mine):
                 sweep.refuse_superseded(one)
 
-        nurseries = _RestartingForkServer(sweep, stop)
+        server = _RestartingForkServer(sweep, stop)
         try:
-            for trial in (trial for trial, record in zip(trials, records) if not record.has_ended):
-                check()
-                write_trial(sweep.folder, trial)
-                record, outcome = _to_its_end(sweep, trial, nurseries, stop, check)
-                record = end_trial(sweep.folder, trial, outcome, record.reason)
-                clear(trial.folder(sweep.folder))
-                told = record.reason or " ".join(
-                    f"{name} {score:.3f}" for name, score in record.scores.items()
-                )
-                print(f"trial {trial.number} {outcome}: {told}", flush=True)
+            for record in records:
+                if not record.has_ended:
+                    check()
+                    write_trial(sweep.folder, record.trial)
+                    _run_to_end(sweep, record.trial, server, stop, check)
         finally:
-            nurseries.close()
+            server.close()
 
 
 class _RestartingForkServer:
-    """One warm process after the other, each started when it is needed and the one before is gone."""
+    """A fork server that is started when it is needed and the one before is gone."""
 
     def __init__(self, sweep: Sweep, stop: StopRequest) -> None:
-        self._sweep, self._stop, self._living = sweep, stop, None
+        self._sweep, self._stop = sweep, stop
+        self._live: ForkServerClient | None = None
 
     def get(self) -> ForkServerClient:
-        """The one that lives."""
-        if self._living is None or not self._living.is_alive:
+        """A live one."""
+        if self._live is None or not self._live.is_alive:
+            threads = self._sweep.config.trial.cpus
             try:
-                self._living = ForkServerClient(
-                    spawns=self._sweep.spawns, threads=self._sweep.config.trial.cpus
-                )
+                self._live = ForkServerClient(spawns=self._sweep.spawns, threads=threads)
             except LaunchError:
-                self._stop.check("starting trials")  # a scheduler asks every process of a job
+                # It may have ended because a scheduler asks every process of a job to stop.
+                self._stop.check("starting trials")
                 raise
-        return self._living
+        return self._live
 
     def close(self) -> None:
-        if self._living is not None:
-            self._living.close()
+        if self._live is not None:
+            self._live.close()
 
 
-def _to_its_end(
+def _run_to_end(
     sweep: Sweep,
     trial: Trial,
-    nurseries: _RestartingForkServer,
+    server: _RestartingForkServer,
     stop: StopRequest,
     check: Callable[[], None],
-) -> tuple[TrialRecord, str]:
-    """Start a trial until it has ended, at most `retries` times more where its processes are lost."""
+) -> None:
+    """Run a trial, again up to `retries` times if its processes are lost, and record its end."""
     for _ in range(sweep.config.retries + 1):
         stop.check("starting trials")
-        record, outcome = _work(sweep, trial, nurseries.get(), stop)
-        check()  # ranks that were taken over from have failed, but their trial has not
+        record, outcome = _run_once(sweep, trial, server.get(), stop)
+        check()  # ranks that were superseded have failed, but their trial has not
         if outcome in (FINISHED, FAILED):
-            return record, outcome
+            break
         if outcome == ASKED or stop.requested:
             raise Preempted(
-                f"{sweep.folder}: asked to stop; trial {trial.number} has saved, the same command goes on"
+                f"{sweep.folder}: asked to stop; trial {trial.number} has saved, the same command "
+                "goes on"
             )
         record.reason = record.reason or "its ranks lost each other"
         print(
@@ -112,28 +111,27 @@ def _to_its_end(
             file=sys.stderr,
             flush=True,
         )
-    record.reason = f"lost {sweep.config.retries + 1} times: {record.reason}"
-    return record, FAILED
+    else:
+        record.reason = f"lost {sweep.config.retries + 1} times: {record.reason}"
+        outcome = FAILED
+    record = end_trial(sweep.folder, trial, outcome, record.reason)
+    clear(trial.folder(sweep.folder))
+    scores = " ".join(f"{name} {score:.3f}" for name, score in record.scores.items())
+    print(f"trial {trial.number} {outcome}: {record.reason or scores}", flush=True)
 
 
-def _work(
-    sweep: Sweep, trial: Trial, nursery: ForkServerClient, stop: StopRequest
+def _run_once(
+    sweep: Sweep, trial: Trial, server: ForkServerClient, stop: StopRequest
 ) -> tuple[TrialRecord, str]:
     """One start of a trial: its record and FINISHED, FAILED, ASKED or KILLED."""
-    work = TrialProcess(
-        TrialCommand(
-            sweep.folder, trial, sweep.arguments(trial), sweep.config.trial.ranks, sweep.environment
-        ),
-        nursery,
-        lambda: stop.requested,
-    )
+    process = TrialProcess(sweep.command(trial), server, lambda: stop.requested)
     try:
-        record, outcome = work.look()
+        record, outcome = process.next_evaluation()
         while outcome == RUNNING:
-            record, outcome = work.look()
+            record, outcome = process.next_evaluation()
     except LaunchError as error:
         record, outcome = read_record(sweep.folder, trial), KILLED
         record.reason = str(error)
     finally:
-        work.close()
+        process.close()
     return record, outcome

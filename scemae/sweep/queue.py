@@ -1,4 +1,4 @@
-"""The book of a sweep that runs: which trials wait, run, have ended; the one writer of all that they share."""
+"""The trials of a running sweep: which come next, how they end; writes their shared files."""
 
 import sys
 import time
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from scemae.errors import RunFolderError
 from scemae.process.progress import progress_bar, say
 from scemae.runs.generations import Generation
-from scemae.sweep import ranking
 from scemae.sweep.processes.trial_process import clear
+from scemae.sweep.ranking import BestTrials
 from scemae.sweep.search import Search
 from scemae.sweep.spec import Sweep
 from scemae.sweep.trials import (
@@ -24,37 +24,40 @@ from scemae.sweep.trials import (
 
 
 class TrialQueue:
-    """Hands out trials, and writes down how they end."""
+    """Hands out trials, and records how they end."""
 
     def __init__(
-        self, sweep: Sweep, generation: Generation, show: Callable[[], None] = lambda: None
+        self,
+        sweep: Sweep,
+        generation: Generation,
+        write_results: Callable[[], object] | None = None,
     ) -> None:
-        """Reads what earlier starts left: trials that ended are told to the search, the others come first. `show` is called
-        now and then, when a trial has ended."""
-        self.sweep, self._generation, self._show = sweep, generation, show
+        """Read the trials of earlier starts: the search learns from those that ended, the others
+        come first.
+
+        write_results: called now and then when a trial has ended, and at the end.
+        """
+        self.sweep, self._generation, self._write_results = sweep, generation, write_results
         records = sweep.records()
         self.ended = {record.number: record for record in records if record.has_ended}
-        self._again = [record.trial for record in records if not record.has_ended]
+        self._resumed = [record.trial for record in records if not record.has_ended]
         known = {record.number for record in records}
         self._new = iter([number for number in range(sweep.size) if number not in known])
         self._search = Search(sweep, records)
-        self._losses: dict[int, int] = {}
+        self._losses: dict[int, int] = {}  # by trial number
         self._best = no_best_yet(sweep)
-        self._leavings: set[int] = set()  # of ended trials, to be removed
+        self._leftovers: set[int] = set()  # numbers of ended trials with files to remove
         for record in self.ended.values():
-            self._sort_in(record)
+            self._rank(record)
         self._table = ResultsTable(sweep.folder, sweep.names)
-        self._table.rewrite(iter(records))
-        self._began, self._ended_before, self._shown = (
-            time.monotonic(),
-            len(self.ended),
-            time.monotonic(),
-        )
+        self._table.rewrite(records)
+        self._began = self._written = time.monotonic()
+        self._ended_before = len(self.ended)
         self._bar = progress_bar(total=sweep.size, initial=len(self.ended), unit="trial")
         if records:
             print(
-                f"{sweep.folder}: {len(self.ended)} of {sweep.size} trials have ended, {len(self._again)} go on where they "
-                "stood",
+                f"{sweep.folder}: {len(self.ended)} of {sweep.size} trials have ended, "
+                f"{len(self._resumed)} go on where they stood",
                 flush=True,
             )
 
@@ -64,94 +67,88 @@ class TrialQueue:
         return len(self.ended) >= self.sweep.size
 
     def next(self) -> Trial | None:
-        """The trial to start now, on disk already; None where all have been handed out."""
-        if self._again:
-            return self._again.pop(0)
+        """The trial to start now, written to disk; None if all have been handed out."""
+        if self._resumed:
+            return self._resumed.pop(0)
         if (number := next(self._new, None)) is None:
             return None
         trial = self._search.propose(number)
-        self._check()
+        self.sweep.refuse_superseded(self._generation)
         write_trial(self.sweep.folder, trial)
         return trial
 
     def end(
         self, trial: Trial, outcome: str, reason: str = "", progress: float | None = None
     ) -> None:
-        """Write down how a trial ended, in all places; of one that was stopped, the share of its training at that look."""
-        self._check()
+        """Record how a trial ended. progress: see `end_trial`."""
+        self.sweep.refuse_superseded(self._generation)
         record = end_trial(self.sweep.folder, trial, outcome, reason, progress)
         self.ended[trial.number] = record
-        self._sort_in(record)
-        _go_on(lambda: self._table.append(record))
-        self._search.tell(record)
-        self._tell(record)
+        self._rank(record)
+        _unless_disk_full(lambda: self._table.append(record))
+        self._search.add_result(record)
+        self._print(record)
         self.remove_leftovers(but=trial.number)
-        if time.monotonic() - self._shown > 60 + len(self.ended) / 10:
-            _go_on(self._show)
-            self._shown = time.monotonic()
+        if self._write_results and time.monotonic() - self._written > 60 + len(self.ended) / 10:
+            _unless_disk_full(self._write_results)
+            self._written = time.monotonic()
 
     def lose(self, trial: Trial, reason: str) -> None:
-        """The processes of a trial, or its node, are gone: it goes on, `retries` times."""
-        self._losses[trial.number] = self._losses.get(trial.number, 0) + 1
-        if self._losses[trial.number] > self.sweep.config.retries:
-            self.end(trial, FAILED, f"lost {self._losses[trial.number]} times: {reason}")
+        """The trial's processes or node are gone: it goes on, at most `retries` times."""
+        count = self._losses[trial.number] = self._losses.get(trial.number, 0) + 1
+        if count > self.sweep.config.retries:
+            self.end(trial, FAILED, f"lost {count} times: {reason}")
             return
         say(f"trial {trial.number}: {reason}; it goes on from its last checkpoint", sys.stdout)
-        self._again.append(trial)
+        self._resumed.append(trial)
 
     def put_back(self, trial: Trial) -> None:
         """A trial that was asked to stop, and saved: it comes first when the sweep goes on."""
-        self._again.append(trial)
+        self._resumed.append(trial)
 
     def remove_leftovers(self, but: int | None = None) -> None:
-        """Remove what ended trials no longer need: tokens of their own, and checkpoints of all but the best. `but`: its
-        processes may live for a moment yet."""
-        for number in [number for number in self._leavings if number != but]:
-            clear(self.ended[number].trial.folder(self.sweep.folder))
-            self._leavings.discard(number)
-            if self.sweep.config.keep and number not in self._best.kept:
-                drop_checkpoints(self.sweep.folder, self.ended[number].trial)
+        """Remove what ended trials no longer need: their own tokens, and checkpoints of all but the
+        best.
 
-    def _sort_in(self, record: TrialRecord) -> None:
-        """Who is not among the best, or falls out of them, is swept up."""
+        but: a trial whose processes may still live.
+        """
+        for number in [number for number in self._leftovers if number != but]:
+            _remove_leftovers_of(self.sweep, self.ended[number], self._best)
+            self._leftovers.discard(number)
+
+    def _rank(self, record: TrialRecord) -> None:
+        """A trial that is not among the best, or not any more, has leftovers."""
         before = self._best.kept
         self._best.add(record)
-        self._leavings |= {record.number, *(before - self._best.kept)}
+        self._leftovers |= {record.number, *(before - self._best.kept)}
 
     def close(self) -> None:
-        """The last look at everything."""
+        """Remove the last leftovers and write the results."""
         self.remove_leftovers()
         self._bar.close()
-        self._show()
+        if self._write_results:
+            self._write_results()
 
-    def _check(self) -> None:
-        self.sweep.refuse_superseded(self._generation)
-
-    def _tell(self, record: TrialRecord) -> None:
-        found = " ".join(
-            f"{name} {record.scores[name]:.3f}"
-            for name in self.sweep.config.objectives
-            if name in record.scores
-        )
-        seconds = time.monotonic() - self._began
-        rate = 60 * (len(self.ended) - self._ended_before) / max(seconds, 1e-9)
-        left = (self.sweep.size - len(self.ended)) / rate
-        said = (
-            f"trial {record.number} {record.outcome}"
-            + (f" at step {record.step} of {record.total}" if record.outcome == STOPPED else "")
-            + (f": {found or record.reason}" if found or record.reason else "")
-        )
+    def _print(self, record: TrialRecord) -> None:
+        names = [name for name in self.sweep.config.objectives if name in record.scores]
+        scores = " ".join(f"{name} {record.scores[name]:.3f}" for name in names)
+        text = f"trial {record.number} {record.outcome}"
+        if record.outcome == STOPPED:
+            text += f" at step {record.step} of {record.total}"
+        if scores or record.reason:
+            text += f": {scores or record.reason}"
         if self._best.ordered:
-            said += " (best {:.3f} of trial {})".format(*self._best.ordered[0])
-        say(
-            f"{said}; {len(self.ended)} of {self.sweep.size}, {rate:.1f} trials/min, {left:.0f} min left",
-            sys.stdout,
-        )
+            text += " (best {:.3f} of trial {})".format(*self._best.ordered[0])
+        minutes = max(time.monotonic() - self._began, 1e-9) / 60
+        rate = (len(self.ended) - self._ended_before) / minutes
+        left = (self.sweep.size - len(self.ended)) / rate
+        done = f"{len(self.ended)} of {self.sweep.size}"
+        say(f"{text}; {done}, {rate:.1f} trials/min, {left:.0f} min left", sys.stdout)
         self._bar.update()
 
 
-def _go_on(write: Callable[[], object]) -> None:
-    """Write what is made again from trials/ at the next start and at the end: where the disk is full the sweep goes on."""
+def _unless_disk_full(write: Callable[[], object]) -> None:
+    """Write what is written again at the next start and at the end: the sweep goes on without."""
     try:
         write()
     except (OSError, RunFolderError) as error:
@@ -162,17 +159,21 @@ def _go_on(write: Callable[[], object]) -> None:
         )
 
 
-def no_best_yet(sweep: Sweep) -> ranking.BestTrials:
-    """None yet, by this sweep's objectives; at least one is asked for, to be told of."""
-    return ranking.BestTrials(list(sweep.config.objectives), max(sweep.config.keep, 1))
+def no_best_yet(sweep: Sweep) -> BestTrials:
+    """The best trials of a sweep before any has ended; one at least, for the printed lines."""
+    return BestTrials(list(sweep.config.objectives), max(sweep.config.keep, 1))
 
 
 def remove_leftovers(sweep: Sweep) -> None:
-    """Remove what ended trials no longer need, as a book does on its way: after jobs of an array, which have none."""
+    """Remove what ended trials no longer need, after jobs of an array, which have no TrialQueue."""
     ended, best = [record for record in sweep.records() if record.has_ended], no_best_yet(sweep)
     for record in ended:
         best.add(record)
     for record in ended:
-        clear(record.trial.folder(sweep.folder))
-        if sweep.config.keep and record.number not in best.kept:
-            drop_checkpoints(sweep.folder, record.trial)
+        _remove_leftovers_of(sweep, record, best)
+
+
+def _remove_leftovers_of(sweep: Sweep, record: TrialRecord, best: BestTrials) -> None:
+    clear(record.trial.folder(sweep.folder))
+    if sweep.config.keep and record.number not in best.kept:
+        drop_checkpoints(sweep.folder, record.trial)

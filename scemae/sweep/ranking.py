@@ -1,6 +1,7 @@
-"""Which trials are best: by one score, by several at once, and whether another score would rank them alike.
+"""Which trials are best: by one score, by several, and whether another score ranks them alike.
 
-Lower scores are better. Only finished trials take part: a trial that was stopped early was scored after less training.
+Lower scores are better. Only finished trials are ranked: a trial that was stopped early was scored
+after less training.
 """
 
 import bisect
@@ -12,12 +13,12 @@ import numpy as np
 from scemae.sweep.trials import FINISHED, TrialRecord
 
 RESAMPLES = 1000  # of trials, for an interval (ours)
-AT_ONCE = 50  # resamples ranked in one array: 10,000 trials take 8 MB
+AT_ONCE = 50  # resamples ranked in one array: 8 MB for 10,000 trials
 
 
 @dataclass
 class Agreement:
-    """Spearman's rank correlation of two scores over n trials, and the interval that holds 95 % of bootstrapped ones."""
+    """Spearman's rank correlation of two scores over n trials, with its 95 % bootstrap interval."""
 
     n: int
     rho: float
@@ -26,7 +27,7 @@ class Agreement:
 
 
 def score(record: TrialRecord, objective: str) -> float:
-    """A trial's last score; not a number where it has none, or where it diverged."""
+    """A trial's last score; NaN if it has none or diverged."""
     value = float(record.scores.get(objective, math.nan))
     return value if math.isfinite(value) else math.nan
 
@@ -40,31 +41,25 @@ def ranked(records: list[TrialRecord], objective: str) -> list[TrialRecord]:
 
 
 def best(records: list[TrialRecord], objective: str) -> TrialRecord | None:
-    """The finished trial with the lowest score, of equal ones the first; None where none has a score."""
+    """The finished trial with the lowest score, the first of equal ones; None if none has one."""
     return next(iter(ranked(records, objective)), None)
 
 
 def pareto_front(records: list[TrialRecord], objectives: list[str]) -> list[TrialRecord]:
-    """The finished trials that no other beats: as good in every objective and better in one. Ordered by the first objective.
+    """The finished trials that no other dominates, ordered by the first objective.
 
-    Trials with the same scores do not beat each other. A trial without one of the scores takes no part.
+    A trial dominates another if it is as good in every objective and better in one; trials with the
+    same scores do not. A trial without one of the scores is left out.
     """
-    found = [
-        (tuple(score(one, name) for name in objectives), one)
-        for one in ranked(records, objectives[0])
-    ]
-    found = sorted(
-        (pair for pair in found if not any(map(math.isnan, pair[0]))),
-        key=lambda pair: (pair[0], pair[1].number),
-    )
+    found = []
+    for one in ranked(records, objectives[0]):
+        point = tuple(score(one, name) for name in objectives)
+        if not any(map(math.isnan, point)):
+            found.append((point, one))
     front: list[TrialRecord] = []
     scores = np.empty((len(found), len(objectives)))  # of the front, in its first rows
-    for (
-        point,
-        one,
-    ) in (
-        found
-    ):  # in this order whatever beats a trial comes before it, and one of the front beats it too
+    # In this order a trial comes after all that dominate it, and one of those is in the front.
+    for point, one in sorted(found, key=lambda pair: (pair[0], pair[1].number)):
         before = scores[: len(front)]
         if not ((before <= point).all(axis=1) & (before < point).any(axis=1)).any():
             scores[len(front)] = point
@@ -73,16 +68,16 @@ def pareto_front(records: list[TrialRecord], objectives: list[str]) -> list[Tria
 
 
 class BestTrials:
-    """The best trials so far, without a look at all others: by the first objective, and of several the Pareto front."""
+    """The best trials so far, updated trial by trial: by the first objective, and the front."""
 
     def __init__(self, objectives: list[str], most: int) -> None:
-        """`most`: how many, beside the front."""
+        """most: how many, beside the Pareto front of several objectives."""
         self._objectives, self._most = objectives, most
         self.ordered: list[tuple[float, int]] = []  # score and number, best first
         self._front: list[TrialRecord] = []
 
     def add(self, record: TrialRecord) -> None:
-        """A trial has ended."""
+        """Take in a trial that has ended."""
         own = score(record, self._objectives[0])
         if record.outcome != FINISHED or math.isnan(own):
             return
@@ -93,33 +88,28 @@ class BestTrials:
 
     @property
     def kept(self) -> set[int]:
-        """Numbers of the trials that keep their checkpoints: these, and the paper's setting."""
-        return {
-            0,
-            *(number for _, number in self.ordered),
-            *(record.number for record in self._front),
-        }
+        """Numbers of the trials that keep their checkpoints: these and the paper's setting."""
+        numbers = [number for _, number in self.ordered]
+        return {0, *numbers, *(record.number for record in self._front)}
 
 
 def agreement(records: list[TrialRecord], first: str, second: str) -> Agreement | None:
-    """How alike two scores rank the finished trials that have both; None where one of them is constant.
+    """How alike two scores rank the finished trials that have both; None if one is constant.
 
-    The interval is the 2.5th to 97.5th percentile over resampled trials (ours); of a list of trials it is always the same.
+    The interval is the 2.5th to 97.5th percentile over resampled trials (ours), drawn with a fixed
+    seed: the same trials always give the same interval.
     """
-    from scipy.stats import rankdata, spearmanr  # heavy, and of use to the page alone
+    from scipy.stats import rankdata, spearmanr  # heavy, and only the page needs it
 
-    pairs = np.array(
-        [(score(one, first), score(one, second)) for one in ranked(records, first)]
-    ).reshape(-1, 2)
+    both = [(score(one, first), score(one, second)) for one in ranked(records, first)]
+    pairs = np.array(both).reshape(-1, 2)
     pairs = pairs[~np.isnan(pairs).any(axis=1)]
     if len(pairs) < 3 or (pairs == pairs[0]).all(axis=0).any():
         return None
     generator, found = np.random.default_rng(0), []
     for _ in range(RESAMPLES // AT_ONCE):
-        drawn = pairs[
-            generator.integers(len(pairs), size=(AT_ONCE, len(pairs)))
-        ]  # resamples, trials, 2
-        ranks = rankdata(drawn, axis=1)
+        chosen = generator.integers(len(pairs), size=(AT_ONCE, len(pairs)))
+        ranks = rankdata(pairs[chosen], axis=1)  # resamples, trials, 2
         ranks -= ranks.mean(axis=1, keepdims=True)
         spread = np.sqrt((ranks**2).sum(axis=1).prod(axis=1))
         found.append(ranks.prod(axis=2).sum(axis=1) / np.where(spread > 0, spread, np.nan))

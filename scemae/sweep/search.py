@@ -1,9 +1,10 @@
-"""Which trial comes next: random and grid search by number, TPE (Optuna) by what the trials before have shown.
+"""Which trial comes next: by its number for random and grid search, by TPE (Optuna) from scores.
 
-Each draw of TPE is seeded by (seed, number), so that with one trial at a time a sweep that was stopped and went on draws
-what an undisturbed one draws.
+Each draw of TPE is seeded by (seed, number), so that with one trial at a time a sweep that was
+stopped and resumed draws the same trials as an uninterrupted one.
 """
 
+import math
 import warnings
 from typing import Any
 
@@ -11,38 +12,39 @@ from scemae.sweep.space import Parameter, rounded
 from scemae.sweep.spec import Sweep
 from scemae.sweep.trials import FINISHED, STOPPED, TPE, Trial, TrialRecord
 
-STARTUP = 10  # trials before TPE begins to model: random ones (Optuna's default)
-ATTEMPTS = 100  # draws of TPE that may break a constraint, before one is drawn at random
+STARTUP = 10  # random trials before TPE begins to model (Optuna's default)
+ATTEMPTS = 100  # draws of TPE that may break a constraint before one is drawn at random
 
 
 class Search:
-    """Proposes trials, and is told how they end."""
+    """Proposes trials, and learns how they end."""
 
     def __init__(self, sweep: Sweep, records: list[TrialRecord]) -> None:
+        """records: the trials of earlier starts."""
         self._sweep, self._tpe = sweep, Tpe(sweep) if sweep.config.search == TPE else None
         for record in records:
             if record.has_ended:
-                self.tell(record)
+                self.add_result(record)
             elif self._tpe:
-                self._tpe.expect(record.trial)
+                self._tpe.add_running(record.trial)
 
     def propose(self, number: int) -> Trial:
-        """Trial `number`, now to be started for the first time."""
+        """Trial `number`, to be started for the first time now."""
         if self._tpe is None or number < STARTUP:
             trial = self._sweep.trial(number)
             if self._tpe:
-                self._tpe.expect(trial)
+                self._tpe.add_running(trial)
             return trial
         return self._tpe.propose(number)
 
-    def tell(self, record: TrialRecord) -> None:
-        """A trial has ended."""
+    def add_result(self, record: TrialRecord) -> None:
+        """Take in a trial that has ended."""
         if self._tpe:
-            self._tpe.tell(record)
+            self._tpe.add_result(record)
 
 
 class Tpe:
-    """Optuna's tree-structured Parzen estimator over the space, with all parameters modelled together."""
+    """Optuna's tree-structured Parzen estimator over the space, all parameters modelled jointly."""
 
     def __init__(self, sweep: Sweep) -> None:
         import optuna
@@ -52,46 +54,41 @@ class Tpe:
         self._optuna, self._sweep = optuna, sweep
         self._study = optuna.create_study(directions=["minimize"] * len(sweep.config.objectives))
         self._ranges = {one.name: distribution(optuna, one) for one in sweep.space.parameters}
-        self._asked: dict[int, Any] = {}
+        self._running: dict[int, Any] = {}  # Optuna's trials by our number
 
     def propose(self, number: int) -> Trial:
         """The next point that keeps the constraints."""
         for attempt in range(ATTEMPTS):
             self._seed(number, attempt)
             asked = self._study.ask(self._ranges)
-            self._study.tell(
-                asked, state=self._optuna.trial.TrialState.FAIL
-            )  # what runs is the point as it is written
-            values = {
-                one.name: plain(one, asked.params[one.name]) for one in self._sweep.space.parameters
-            }
+            # Forgotten: the point that runs is the rounded one, which add_running adds.
+            self._study.tell(asked, state=self._optuna.trial.TrialState.FAIL)
+            parameters = self._sweep.space.parameters
+            values = {one.name: as_drawn(one, asked.params[one.name]) for one in parameters}
             if self._sweep.space.fits(values):
                 trial = Trial(number, values, TPE)
                 break
         else:
             trial = self._sweep.trial(number)
-        self.expect(trial)
+        self.add_running(trial)
         return trial
 
-    def expect(self, trial: Trial) -> None:
-        """A trial runs: it keeps others away from its point."""
+    def add_running(self, trial: Trial) -> None:
+        """A trial runs: TPE proposes no other points close to it."""
         if self._sweep.space.contains(trial.values):
             self._study.enqueue_trial(trial.values)
-            self._asked[trial.number] = self._study.ask(self._ranges)
+            self._running[trial.number] = self._study.ask(self._ranges)
 
-    def tell(self, record: TrialRecord) -> None:
-        """Its scores; of one that was stopped early those of its last look. A failed one says nothing."""
-        state = self._optuna.trial.TrialState
-        objectives = self._sweep.config.objectives
-        scores = [record.scores.get(name, float("nan")) for name in objectives]
-        is_good = record.outcome in (FINISHED, STOPPED) and all(score == score for score in scores)
+    def add_result(self, record: TrialRecord) -> None:
+        """Give Optuna the scores of a trial; the last if it stopped early, none if it failed."""
         if not self._sweep.space.contains(record.values):
             return
-        asked = self._asked.pop(record.number, None)
-        if asked is None:
-            self.expect(record.trial)
-            asked = self._asked.pop(record.number)
-        if not is_good:
+        if record.number not in self._running:
+            self.add_running(record.trial)
+        asked, state = self._running.pop(record.number), self._optuna.trial.TrialState
+        objectives = self._sweep.config.objectives
+        scores = [record.scores.get(name, math.nan) for name in objectives]
+        if record.outcome not in (FINISHED, STOPPED) or any(map(math.isnan, scores)):
             self._study.tell(asked, state=state.FAIL)
         elif record.outcome == STOPPED and len(objectives) == 1:
             for step, found in record.curve:
@@ -108,23 +105,18 @@ class Tpe:
 
 
 def distribution(optuna: Any, parameter: Parameter) -> Any:
-    """A parameter's range as Optuna has it."""
+    """A parameter's range as a distribution of Optuna."""
+    kinds, low, high = optuna.distributions, parameter.low, parameter.high
     if parameter.values is not None:
-        return optuna.distributions.CategoricalDistribution(parameter.values)
+        return kinds.CategoricalDistribution(parameter.values)
     if parameter.is_whole:
-        return optuna.distributions.IntDistribution(
-            int(parameter.low),
-            int(parameter.high),
-            log=parameter.log,
-            step=int(parameter.step or 1),
-        )
-    return optuna.distributions.FloatDistribution(
-        parameter.low, parameter.high, log=parameter.log, step=parameter.step
-    )
+        step = int(parameter.step or 1)
+        return kinds.IntDistribution(int(low), int(high), log=parameter.log, step=step)
+    return kinds.FloatDistribution(low, high, log=parameter.log, step=parameter.step)
 
 
-def plain(parameter: Parameter, value: Any) -> Any:
-    """A drawn value as the random search has it: the step it is meant to be, or to six digits."""
+def as_drawn(parameter: Parameter, value: Any) -> Any:
+    """A value of Optuna as the random search draws it: the nearest step, else six digits."""
     if parameter.values is None and parameter.step is not None:
         return min(parameter.steps(), key=lambda step: abs(step - value))
     return rounded(value) if isinstance(value, float) and parameter.values is None else value

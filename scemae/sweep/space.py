@@ -1,20 +1,21 @@
-"""The search space of a sweep: which settings, in which ranges, under which constraints; points of it by seed and number.
+"""The search space of a sweep: settings, ranges, constraints, and points by seed and number.
 
-    parameters:                                    nested as the settings of the stage
+    parameters:                                    nested like the settings of the stage
       carb:
-        eta: {low: 0.05, high: 0.5, step: 0.025}   a number; log: true draws its logarithm; whole numbers stay whole
+        eta: {low: 0.05, high: 0.5, step: 0.025}   numbers; log: true draws the logarithm
         projector: {values: [linear, mlp]}         one of these
     constraints:
       - carb.r_att_att > carb.r_inatt_inatt        <, <=, > or >= between settings or numbers
 
-A point depends on (seed, number) alone, so any process draws the same trial 17, whatever was drawn before.
+Settings that are whole numbers stay whole. A point depends on (seed, number) alone, so that any
+process draws the same trial 17, whatever was drawn before.
 """
 
 import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,15 @@ from scemae.config.schema.jobs import SpaceConfig
 from scemae.errors import ConfigError
 
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-TRIES = 10_000  # draws without one that fits before a space counts as empty
+TRIES = 10_000  # draws that break a constraint before a space counts as empty
 POINTS = 100_000  # of a grid, at most
+CORNERS = 4096  # that are checked, at most
 
 Values = dict[str, Any]  # by name of the setting
 
 
 def rounded(value: float) -> float:
-    """To six digits: what is typed again is the same number."""
+    """Six digits of a value, so that it can be typed again without loss."""
     return float(f"{value:.6g}")
 
 
@@ -50,21 +52,20 @@ class Parameter:
     values: list | None = None
 
     def draw(self, share: float) -> Any:
-        """The value at `share` (0 to below 1) of the range, all parts alike likely (in the logarithm with log)."""
+        """The value at `share` (0 to below 1) of the range; with log, of the logarithm's range."""
         if self.values is not None:
             return self.values[int(share * len(self.values))]
+        if self.log and (self.step is not None or self.is_whole):
+            # Each whole number gets the part of the logarithm's range that rounds to it.
+            low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+            value = round(math.exp(low + share * (high - low)))
+            return min(max(value, int(self.low)), int(self.high))
         if self.step is not None or self.is_whole:
-            if self.log:  # as whole numbers whose logarithms fill the range
-                low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
-                return min(
-                    max(round(math.exp(low + share * (high - low))), int(self.low)), int(self.high)
-                )
             steps = self.steps()
             return steps[int(share * len(steps))]
         if self.log:
-            return rounded(
-                math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
-            )
+            low, high = math.log(self.low), math.log(self.high)
+            return rounded(math.exp(low + share * (high - low)))
         return rounded(self.low + share * (self.high - self.low))
 
     def steps(self) -> list:
@@ -73,18 +74,15 @@ class Parameter:
             return self.values
         if self.step is None and not self.is_whole:
             raise ConfigError(
-                f"space: {self.name} has no step, and search=grid needs one; give {{low, high, step}} or "
-                "{values: [...]}, or search=random"
+                f"space: {self.name} has no step, and search=grid needs one; give {{low, high, "
+                "step} or {values: [...]}, or search=random"
             )
         step = self.step or 1
-        found = [
-            self.low + i * step for i in range(math.floor((self.high - self.low) / step + 1e-9) + 1)
-        ]
-        return (
-            [int(value) for value in found]
-            if self.is_whole
-            else [float(f"{value:.12g}") for value in found]
-        )
+        count = math.floor((self.high - self.low) / step + 1e-9) + 1
+        found = [self.low + i * step for i in range(count)]
+        if self.is_whole:
+            return [int(value) for value in found]
+        return [float(f"{value:.12g}") for value in found]
 
     def contains(self, value: Any) -> bool:
         """True where the search could draw this value."""
@@ -96,7 +94,7 @@ class Parameter:
 
     @property
     def ends(self) -> list:
-        """The values at its edges: all of them for a choice."""
+        """The lowest and highest value, or all values of a choice."""
         return self.values if self.values is not None else [self.low, self.high]
 
 
@@ -108,87 +106,87 @@ class Space:
     parameters: list[Parameter]
     constraints: list[str]
 
+    @property
+    def names(self) -> list[str]:
+        """The searched settings."""
+        return [parameter.name for parameter in self.parameters]
+
     def fits(self, values: Values) -> bool:
         """True where `values` keep every constraint."""
         return all(_holds(text, values) for text in self.constraints)
 
     def draw(self, seed: int, number: int) -> Values:
-        """Point `number` of the random search: the first that fits of a stream of its own. Raises ConfigError."""
+        """Point `number` of the random search: the first of its own stream of draws that fits.
+
+        Raises ConfigError if none does.
+        """
         stream = np.random.Generator(np.random.Philox(key=[seed, number]))
         for _ in range(TRIES):
-            values = {
-                parameter.name: parameter.draw(share)
-                for parameter, share in zip(self.parameters, stream.random(len(self.parameters)))
-            }
+            shares = stream.random(len(self.parameters))
+            drawn = [one.draw(share) for one, share in zip(self.parameters, shares)]
+            values = dict(zip(self.names, drawn))
             if self.fits(values):
                 return values
         raise ConfigError(
-            f"space: none of {TRIES:,} points drawn keeps its constraints ({'; '.join(self.constraints)}); widen "
-            "the ranges or drop a constraint"
+            f"space: none of {TRIES:,} points drawn keeps its constraints "
+            f"({'; '.join(self.constraints)}); widen the ranges or drop a constraint"
         )
 
     def grid(self) -> list[Values]:
-        """All points that fit, in order. Raises ConfigError where there are none, or no end of them."""
+        """All points that fit, in order. Raises ConfigError if there are none, or too many."""
         columns = [parameter.steps() for parameter in self.parameters]
         if (count := math.prod(map(len, columns))) > POINTS:
             raise ConfigError(
-                f"space: a grid of {count:,} points; at most {POINTS:,}, give larger steps or search=random"
+                f"space: a grid of {count:,} points; at most {POINTS:,}, give larger steps or "
+                "search=random"
             )
-        found = [
-            values
-            for point in product(*columns)
-            if self.fits(
-                values := dict(zip([parameter.name for parameter in self.parameters], point))
-            )
-        ]
+        points = [dict(zip(self.names, point)) for point in product(*columns)]
+        found = [values for values in points if self.fits(values)]
         if not found:
             raise ConfigError(
-                f"space: none of its {count:,} points keeps its constraints ({'; '.join(self.constraints)}); "
-                "widen the ranges or drop a constraint"
+                f"space: none of its {count:,} points keeps its constraints "
+                f"({'; '.join(self.constraints)}); widen the ranges or drop a constraint"
             )
         return found
 
-    def corners(self, most: int = 4096) -> Iterator[Values]:
-        """Points at the edges of the space that fit: what cannot run there is found before anything starts."""
+    def corners(self) -> Iterator[Values]:
+        """Points at the ends of all ranges that fit, checked before a sweep starts."""
         points = product(*(parameter.ends for parameter in self.parameters))
-        for _, point in zip(range(most), points):
-            values = dict(zip([parameter.name for parameter in self.parameters], point))
+        for point in islice(points, CORNERS):
+            values = dict(zip(self.names, point))
             if self.fits(values):
                 yield values
 
     def contains(self, values: Values) -> bool:
         """True where the search could draw these values."""
-        return all(
-            parameter.contains(values[parameter.name]) for parameter in self.parameters
-        ) and self.fits(values)
+        is_inside = all(one.contains(values[one.name]) for one in self.parameters)
+        return is_inside and self.fits(values)
 
 
-def read(found: SpaceConfig) -> Space:
-    """Check a space as configs/space has it. Raises ConfigError in one sentence."""
-    checks.one_of("space.stage", found.stage, ("pretrain", "correspond"))
-    schema = SCHEMAS[found.stage]
+def read(config: SpaceConfig) -> Space:
+    """Check a space of configs/space or of the user. Raises ConfigError."""
+    checks.one_of("space.stage", config.stage, ("pretrain", "correspond"))
+    schema = SCHEMAS[config.stage]
     known = setting_names(schema)
     parameters = []
-    for name, leaf in _leaves(found.parameters, ""):
+    for name, leaf in _leaves(config.parameters, ""):
         if name not in known and not name.startswith("method.settings."):
             raise ConfigError(
-                f"space: found no setting {name!r} of `scemae {found.stage}`; `scemae {found.stage} --cfg` prints "
-                "every one"
+                f"space: found no setting {name!r} of `scemae {config.stage}`; "
+                f"`scemae {config.stage} --cfg` prints every one"
             )
         parameters.append(_parameter(name, leaf, _type_of(schema, name)))
     if not parameters:
         raise ConfigError(
-            "space: found no parameters to search, at least one was needed; give space=carb, or a file with "
-            "parameters: {carb: {eta: {low: 0.05, high: 0.5}}}"
+            "space: found no parameters to search, at least one was needed; give space=carb, or a "
+            "file with parameters: {carb: {eta: {low: 0.05, high: 0.5}}}"
         )
-    names = [
-        one.name
-        for one in parameters
-        if one.values is None or not any(isinstance(value, str) for value in one.values)
+    numbers = [
+        one.name for one in parameters if not any(isinstance(v, str) for v in one.values or [])
     ]
-    for text in found.constraints:
-        _check_constraint(text, names)
-    return Space(found.stage, parameters, list(found.constraints))
+    for text in config.constraints:
+        _check_constraint(text, numbers)
+    return Space(config.stage, parameters, list(config.constraints))
 
 
 def _leaves(tree: Any, prefix: str) -> Iterator[tuple[str, dict]]:
@@ -212,22 +210,19 @@ def _parameter(name: str, leaf: dict, kind: Any) -> Parameter:
     if "values" in leaf:
         if len(leaf) > 1 or not isinstance(leaf["values"], list) or not leaf["values"]:
             raise ConfigError(
-                f"space: {name}: found {leaf}, {{values: [...]}} with at least one value and nothing beside it was "
-                "needed"
+                f"space: {name}: found {leaf}, {{values: [...]}} with at least one value and "
+                "nothing beside it was needed"
             )
         return Parameter(name, values=list(leaf["values"]))
     low, high, step, log = (leaf.get(key) for key in ("low", "high", "step", "log"))
     numbers = [number for number in (low, high, step) if number is not None]
-    if (
-        low is None
-        or high is None
-        or not all(isinstance(number, int | float) for number in numbers)
-        or not low < high
-    ):
+    are_numbers = all(isinstance(number, int | float) for number in numbers)
+    if low is None or high is None or not are_numbers or not low < high:
         raise ConfigError(f"space: {name}: found {leaf}, numbers low < high were needed")
     if (step is not None and step <= 0) or (log and (low <= 0 or step is not None)):
         raise ConfigError(
-            f"space: {name}: found {leaf}; step must be above 0, and log needs low above 0 and no step"
+            f"space: {name}: found {leaf}; step must be above 0, and log needs low above 0 and no "
+            "step"
         )
     is_whole = kind is int
     if is_whole and any(number != int(number) for number in numbers):
@@ -236,6 +231,7 @@ def _parameter(name: str, leaf: dict, kind: Any) -> Parameter:
 
 
 def _type_of(schema: Any, name: str) -> Any:
+    """The type of a setting, such as int; None for settings of a method."""
     for part in name.split("."):
         if not is_dataclass(schema):
             return None
@@ -243,22 +239,18 @@ def _type_of(schema: Any, name: str) -> Any:
     return schema
 
 
-def _parts(text: str) -> list[str]:
-    return text.split()
-
-
 def _check_constraint(text: str, names: list[str]) -> None:
-    parts = _parts(text)
+    parts = text.split()
     if len(parts) != 3 or parts[1] not in COMPARE:
         raise ConfigError(
-            f"space: constraint {text!r}: found no comparison; `carb.r_att_att > carb.r_inatt_inatt`, say, with "
-            "spaces around <, <=, > or >="
+            f"space: constraint {text!r}: found no comparison; give one such as `carb.r_att_att > "
+            "carb.r_inatt_inatt`, with spaces around <, <=, > or >="
         )
     for side in (parts[0], parts[2]):
         if side not in names and not _is_number(side):
             raise ConfigError(
-                f"space: constraint {text!r}: found {side!r}, which is neither a number nor one of the parameters "
-                f"that are numbers ({', '.join(names)})"
+                f"space: constraint {text!r}: found {side!r}, which is neither a number nor one of "
+                f"the parameters that are numbers ({', '.join(names)})"
             )
 
 
@@ -271,7 +263,6 @@ def _is_number(text: str) -> bool:
 
 
 def _holds(text: str, values: Values) -> bool:
-    left, compare, right = _parts(text)
-    return COMPARE[compare](
-        *(values[side] if side in values else float(side) for side in (left, right))
-    )
+    left, compare, right = text.split()
+    sides = [values[side] if side in values else float(side) for side in (left, right)]
+    return COMPARE[compare](*sides)

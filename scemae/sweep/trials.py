@@ -1,21 +1,22 @@
-"""The trials of a sweep on disk, which is all that a sweep needs to go on: with Ray or without it, here or in a moved folder.
+"""The trials of a sweep on disk. A sweep needs nothing else to resume, with or without Ray.
 
-    SWEEP/sweep.json            what the sweep is: space, search, seed, settings of every trial
-    SWEEP/trials/000017/        one trial
-        trial.json              its number, values, and where they came from; written before it starts
-        run/                    the run folder of `scemae correspond` (or pretrain): checkpoints, metrics, TensorBoard
-        log.txt                 what its ranks print
-        end.json                how it ended; a trial without it goes on where its newest checkpoint stands
-    SWEEP/results.csv           the table, a row for each trial that has ended
+    SWEEP/sweep.json          what the sweep is: space, search, seed, settings of every trial
+    SWEEP/trials/000017/      one trial
+        trial.json            its number, values and origin; written before it starts
+        run/                  the run folder of `scemae correspond` (or pretrain)
+        log.txt               what its ranks print
+        end.json              how it ended; a trial without it resumes from its newest checkpoint
+    SWEEP/results.csv         the table, a row for each trial that has ended
 
-Trial 0 is the paper's setting: the values that the swept settings have without a sweep.
+The folder may be moved. Trial 0 is the paper's setting: the values of the swept settings without a
+sweep.
 """
 
 import csv
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -39,16 +40,16 @@ class Trial:
 
     number: Count
     values: Values
-    origin: str
+    origin: str  # PAPER, RANDOM, GRID or TPE
 
     def folder(self, sweep: Path) -> Path:
-        """Where it lies."""
+        """The trial's folder in the sweep's."""
         return sweep / "trials" / f"{self.number:06d}"
 
 
 @dataclass
 class TrialEnd:
-    """end.json: what became of a trial (see TrialRecord)."""
+    """end.json: how a trial ended (see TrialRecord)."""
 
     outcome: Literal["waiting", "running", "finished", "stopped", "failed"]
     step: Count = 0
@@ -63,39 +64,46 @@ class TrialEnd:
 
 @dataclass
 class RunLength:
-    """How long a run is to be, in its provenance.json."""
+    """The number of steps in a run's provenance.json."""
 
     total_steps: Count = 0
 
 
 @dataclass
 class TrialRecord:
-    """A trial and what became of it."""
+    """A trial, and how far it has come or how it ended."""
 
     number: int
     values: Values
     origin: str
     outcome: str = WAITING
     step: int = 0
-    total: int = 0
-    scores: dict[str, float] = field(default_factory=dict)  # of its last look
-    curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-    seconds: float = 0.0  # from start to end, of all its starts
+    total: int = 0  # steps of its whole training
+    scores: dict[str, float] = field(default_factory=dict)  # of its last evaluation
+    curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # step, scores
+    seconds: float = 0.0  # from start to end, summed over its starts
     starts: int = 0
-    trained: int = 0  # steps in all; more than `step` where some were lost and done again
-    reason: str = ""
+    trained: int = 0  # steps of all starts; more than `step` if some were lost and repeated
+    reason: str = ""  # why it failed
 
     @property
     def has_ended(self) -> bool:
+        """True if it will not run again."""
         return self.outcome in (FINISHED, STOPPED, FAILED)
 
     @property
+    def progress(self) -> float:
+        """The share of its training that is done, 0 to 1."""
+        return self.step / self.total if self.total else 0.0
+
+    @property
     def trial(self) -> Trial:
+        """The trial alone."""
         return Trial(self.number, self.values, self.origin)
 
 
 def write_trial(sweep: Path, trial: Trial) -> None:
-    """Put a trial on disk, before it starts."""
+    """Write trial.json, before the trial starts."""
     folder = disk.make_folders(trial.folder(sweep), sweep)
     disk.write_json(folder / "trial.json", asdict(trial))
 
@@ -103,33 +111,32 @@ def write_trial(sweep: Path, trial: Trial) -> None:
 def end_trial(
     sweep: Path, trial: Trial, outcome: str, reason: str = "", progress: float | None = None
 ) -> TrialRecord:
-    """Say how a trial ended; what it scored is read from its run. `progress`: the share of its training at whose look it was
-    stopped: what it did until it was gone depends on the clock, so it does not count."""
+    """Write end.json; the scores are read from the trial's run.
+
+    progress: the share of its training at the evaluation by which it was stopped early. What it
+    did between that and its end depends on the clock, so it does not count.
+    """
     record = read_run(sweep, trial)
     if progress is not None:
         record.step = round(progress * record.total)
-        record.curve = [look for look in record.curve if look[0] <= record.step]
+        record.curve = [point for point in record.curve if point[0] <= record.step]
         record.scores = record.curve[-1][1] if record.curve else {}
     record.outcome, record.reason = outcome, reason
-    disk.write_json(
-        trial.folder(sweep) / "end.json",
-        {
-            name: value
-            for name, value in asdict(record).items()
-            if name not in ("number", "values", "origin")
-        },
-    )
+    found = asdict(record)
+    for name in ("number", "values", "origin"):
+        del found[name]
+    disk.write_json(trial.folder(sweep) / "end.json", found)
     return record
 
 
 def read_records(sweep: Path) -> Iterator[TrialRecord]:
-    """Every trial of a sweep, in order."""
+    """Every trial of a sweep, in order. Raises RunFolderError for a damaged file."""
     root = sweep / "trials"
     for name in sorted(os.listdir(root)) if root.is_dir() else []:
         path = root / name / "trial.json"
-        text = _whole(path)
+        text = _whole_json(path)
         if text is None:
-            continue  # it was to be written when the sweep was stopped, and had not begun
+            continue  # the sweep was stopped before it was written, so the trial never ran
         trial = documents.parse_json(
             text, Trial, path, error=RunFolderError, remedy="restore it, or remove its folder"
         )
@@ -140,8 +147,8 @@ def read_records(sweep: Path) -> Iterator[TrialRecord]:
         yield read_record(sweep, trial)
 
 
-def _whole(path: Path) -> bytes | None:
-    """The JSON in a file; None where there is no such file, or half of one."""
+def _whole_json(path: Path) -> bytes | None:
+    """The JSON in a file; None if there is no file, or its end is missing."""
     try:
         text = documents.read_bytes(path, error=RunFolderError, remedy="remove it")
     except OSError:
@@ -150,26 +157,23 @@ def _whole(path: Path) -> bytes | None:
 
 
 def read_record(sweep: Path, trial: Trial) -> TrialRecord:
-    """What is known of a trial."""
+    """A trial with how it ended, or how far it has come."""
     path = trial.folder(sweep) / "end.json"
-    text = _whole(path)
+    text = _whole_json(path)
     if text is None:
         return read_run(sweep, trial)
+    remedy = "remove it, and the trial goes on from its newest checkpoint"
     found = documents.parse_json(
-        text,
-        TrialEnd,
-        path,
-        error=RunFolderError,
-        finite=False,
-        remedy="remove it, and the trial goes on from its newest checkpoint",
+        text, TrialEnd, path, error=RunFolderError, finite=False, remedy=remedy
     )
     return TrialRecord(trial.number, trial.values, trial.origin, **vars(found))
 
 
 def read_run(sweep: Path, trial: Trial) -> TrialRecord:
-    """How far a trial's run has come, from the run folder."""
-    run, record = trial.folder(sweep) / "run", TrialRecord(trial.number, trial.values, trial.origin)
-    reached: dict[int, int] = {}
+    """A trial with how far its run folder says it has come."""
+    run = trial.folder(sweep) / "run"
+    record = TrialRecord(trial.number, trial.values, trial.origin)
+    reached: dict[int, int] = {}  # last step by generation
     for row, counts in generations.all_rows(run, METRICS):
         reached[row["generation"]] = max(reached.get(row["generation"], 0), row["step"])
         if not counts:
@@ -178,16 +182,12 @@ def read_run(sweep: Path, trial: Trial) -> TrialRecord:
         if scores := scores_of(row):
             record.curve.append((row["step"], scores))
     record.scores = record.curve[-1][1] if record.curve else {}
-    bases = generations.base_steps(run)
+    bases, numbers = generations.base_steps(run), generations.numbers(run)
     record.trained = sum(max(step - bases.get(number, 0), 0) for number, step in reached.items())
-    record.starts = len(generations.numbers(run))
-    record.seconds = sum(
-        map(
-            generations.seconds_of,
-            (generations.path_of(run, number) for number in generations.numbers(run)),
-        )
-    )
-    record.total = _total(run)
+    record.starts = len(numbers)
+    folders = [generations.path_of(run, number) for number in numbers]
+    record.seconds = sum(map(generations.seconds_of, folders))
+    record.total = _total_steps(run)
     record.outcome = RUNNING if record.starts else WAITING
     return record
 
@@ -197,24 +197,23 @@ def scores_of(row: dict[str, Any]) -> dict[str, float]:
     return {name: row[PROBE + name] for name in OBJECTIVES if PROBE + name in row}
 
 
-def _total(run: Path) -> int:
+def _total_steps(run: Path) -> int:
+    path = run / "provenance.json"
     try:
-        return documents.read_json(
-            run / "provenance.json", RunLength, error=RunFolderError
-        ).total_steps
+        return documents.read_json(path, RunLength, error=RunFolderError).total_steps
     except OSError:
         return 0
 
 
 def drop_checkpoints(sweep: Path, trial: Trial) -> None:
-    """Remove the checkpoints of a trial that has ended and is not among the best; what it showed stays."""
-    from scemae.runs.checkpoints import checkpoint  # here: Ray's workers do without torch
+    """Remove the checkpoints of a trial that has ended; its metrics stay."""
+    from scemae.runs.checkpoints import checkpoint  # here: Ray's workers run without torch
 
     drop(trial.folder(sweep) / "run" / checkpoint.CHECKPOINTS, sweep)
 
 
 def drop(folder: Path, sweep: Path) -> None:
-    """Remove a folder below a sweep's; what cannot be removed, or lies behind a link, stays, and is told."""
+    """Remove a folder inside a sweep's; print why if it is behind a link or cannot be removed."""
     try:
         disk.remove_tree(folder, sweep, best_effort=True)
     except FileError as error:
@@ -222,66 +221,41 @@ def drop(folder: Path, sweep: Path) -> None:
 
 
 def refuse_links(sweep: Path) -> None:
-    """Raise FileError where the folder of the trials, of one of them, or its run is a link: another run would be changed."""
-    for path in (
-        sweep / "trials",
-        *(sweep / "trials").glob("*"),
-        *(sweep / "trials").glob("*/run"),
-    ):
+    """Raise FileError if a folder of trials or runs is a link: another run would be changed."""
+    trials = sweep / "trials"
+    for path in (trials, *trials.glob("*"), *trials.glob("*/run")):
         disk.refuse_link(path)
 
 
 class ResultsTable:
-    """results.csv: written anew when a sweep begins, then a row is appended whenever a trial ends."""
+    """results.csv: rewritten when a sweep starts; a row is appended when a trial ends."""
 
     def __init__(self, sweep: Path, names: list[str]) -> None:
+        """names: the swept settings."""
         self._path, self._names = sweep / "results.csv", names
-        self._head = [
-            "trial",
-            "origin",
-            "outcome",
-            *names,
-            *OBJECTIVES,
-            "step",
-            "total",
-            "steps_trained",
-            "starts",
-            "seconds",
-            "reason",
-        ]
 
-    def rewrite(self, records: Iterator[TrialRecord]) -> None:
-        """All rows that there are, in the order of trials."""
-        head = io.StringIO()
-        csv.writer(head, lineterminator="\n").writerow(self._head)
-        disk.write_text(
-            self._path,
-            head.getvalue() + "".join(self._row(record) for record in records if record.has_ended),
-        )
+    def rewrite(self, records: Iterable[TrialRecord]) -> None:
+        """Write the row of every trial that has ended."""
+        first = ["trial", "origin", "outcome", *self._names, *OBJECTIVES]
+        last = ["step", "total", "steps_trained", "starts", "seconds", "reason"]
+        rows = [self._row(record) for record in records if record.has_ended]
+        disk.write_text(self._path, _csv_line([*first, *last]) + "".join(rows))
 
     def append(self, record: TrialRecord) -> None:
-        """One row more, in one write."""
+        """Append one row, in one write."""
         with os.fdopen(disk.open_to_append(self._path), "a", encoding="utf8", newline="") as file:
             file.write(self._row(record))
 
     def _row(self, record: TrialRecord) -> str:
-        line = io.StringIO()
-        scores = (
-            f"{record.scores[name]:.6g}" if name in record.scores else "" for name in OBJECTIVES
-        )
-        csv.writer(line, lineterminator="\n").writerow(
-            [
-                record.number,
-                record.origin,
-                record.outcome,
-                *(record.values.get(name, "") for name in self._names),
-                *scores,
-                record.step,
-                record.total,
-                record.trained,
-                record.starts,
-                f"{record.seconds:.1f}",
-                record.reason,
-            ]
-        )
-        return line.getvalue()
+        values = [record.values.get(name, "") for name in self._names]
+        found = record.scores
+        scores = [f"{found[name]:.6g}" if name in found else "" for name in OBJECTIVES]
+        steps = [record.step, record.total, record.trained, record.starts]
+        first = [record.number, record.origin, record.outcome, *values, *scores, *steps]
+        return _csv_line([*first, f"{record.seconds:.1f}", record.reason])
+
+
+def _csv_line(cells: list) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()

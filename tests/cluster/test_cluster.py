@@ -1,6 +1,7 @@
-"""The job scripts on a real Slurm: four virtual nodes, real ranks, and everything that takes them away.
+"""The job scripts on a real Slurm of four virtual nodes: signals, preemption, dead ranks and nodes.
 
-Not marked: half a minute each. Marked rig_long: time limits, preemptions and dying nodes, one to four minutes each.
+Tests without a mark take half a minute each; those marked rig_long (time limits, preemptions, dying
+nodes) one to four minutes.
 """
 
 import os
@@ -35,7 +36,7 @@ def shards(tmp_path_factory):
 
 
 def settings(shards, steps, save_every=10):
-    """A tiny stage 1 of so many steps; on two cores four ranks do about ten a second."""
+    """A tiny stage 1 of `steps` steps; on two cores four ranks do about ten a second."""
     return [
         *TINY,
         f"data.shards={shards}",
@@ -72,13 +73,13 @@ def last_step(run):
 
 
 def finishes_after_restart(rig, job_id, run, steps, seconds=240):
-    """The same job completes, restarted at least once, and its newest checkpoint is the last step."""
+    """Check that the job completes, was restarted, and that its newest checkpoint is the last."""
     record = rig.completed(job_id, seconds)
     assert int(record["Restarts"]) >= 1 and last_step(run) == steps, rig.log(job_id)
 
 
 def is_the_run_that_nobody_disturbed(run, whole):
-    """Step for step the same samples, keys and pixels, and the same weights in the end, to the bit."""
+    """Check that samples, keys and pixels of each step and the final weights are bit-equal."""
     told = scemae("verify-resume", run, "--all", "--against", whole).stdout
     print(told, scemae("goodput", run).stdout, sep="\n")
     assert f"step for step the samples of {whole}" in told and same_end(run, whole)
@@ -86,7 +87,7 @@ def is_the_run_that_nobody_disturbed(run, whole):
 
 @pytest.fixture(scope="session")
 def whole(shards, tmp_path_factory):
-    """The run that nobody disturbed, for a number of steps; four ranks, on this machine alone."""
+    """Undisturbed runs by their number of steps, of four ranks on this machine without Slurm."""
     made = {}
 
     def make(steps):
@@ -99,7 +100,7 @@ def whole(shards, tmp_path_factory):
 
 
 def preempt(rig, grace):
-    """Take all nodes away from partition main, `grace` seconds after asking."""
+    """Preempt all nodes of partition main, `grace` seconds after the signal."""
     rig.run("scontrol", "update", "partition=main", f"GraceTime={grace}")
     rig.sbatch(
         "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 3"
@@ -135,7 +136,7 @@ def test_the_ranks_of_a_job_share_the_tables(rig, tmp_path):
     assert len(list((run / "generations" / "0001" / "claims").iterdir())) == 6
 
 
-def test_asked_to_stop_a_job_saves_queues_again_and_finishes(rig, shards, tmp_path):
+def test_a_job_that_is_asked_to_stop_saves_queues_again_and_finishes(rig, shards, tmp_path):
     run = tmp_path / "run"
     job_id = submit(rig, run, shards, 60)
     reaches(rig, job_id, run, 4)
@@ -154,7 +155,7 @@ def test_a_chain_runs_to_the_end(rig, shards, tmp_path):
     assert re.search(rf"^correspond +{ids[1]} +COMPLETED +saved at step 4 of 4$", told, re.M), told
 
 
-def test_what_fails_for_good_ends_the_chain(rig, tmp_path):
+def test_a_failed_stage_ends_the_chain(rig, tmp_path):
     _, ids = submit_chain(rig, tmp_path / "none", tmp_path, 8)
     rig.ends(ids[1])
     first, second = (rig.job(job_id) for job_id in ids)
@@ -167,7 +168,7 @@ def test_what_fails_for_good_ends_the_chain(rig, tmp_path):
 
 
 def submit_chain(rig, shards, tmp_path, steps):
-    """`scemae submit` of both stages on two nodes, one rank each; returns the chain's folder and job ids."""
+    """`scemae submit` of both stages on two nodes, a rank each; the chain's folder and job ids."""
     run = tmp_path / "chain"
     both = [
         f"data.shards={shards}",
@@ -289,8 +290,8 @@ def test_a_job_whose_node_is_cut_off_goes_on(rig, shards, whole, tmp_path, which
 
 
 @pytest.mark.rig_long
-def test_what_is_cut_off_and_lives_on_never_touches_the_run(rig, shards, whole, tmp_path):
-    """Split brain: the old ranks, alone on their node, wake up in the middle of a save after the new ones have saved."""
+def test_ranks_that_live_on_behind_a_cut_never_change_the_run(rig, shards, whole, tmp_path):
+    """The old ranks, cut off on their node, continue a save after the new ranks have saved."""
     run = tmp_path / "run"
     faults = {
         "SCEMAE_FAULTS": f"late@manifest:step=100,once={tmp_path / 'once'}",

@@ -1,4 +1,4 @@
-"""`scemae submit` without a cluster: what it would submit, the snapshot, the local chain, the refusals."""
+"""`scemae submit` without a cluster: dry runs, the snapshot, the local chain, errors."""
 
 import os
 import re
@@ -109,7 +109,8 @@ def test_jobs_run_from_a_snapshot(tmp_path):
         [
             sys.executable,
             "-c",
-            "import scemae, scemae.shards.write as s, scemae.cluster.submit as c, scemae.config.load as f\n"
+            "import scemae, scemae.shards.write as s, scemae.cluster.submit as c\n"
+            "import scemae.config.load as f\n"
             "print(scemae.__file__, s.__file__, c.__file__, f.configs_dir(), sep='\\n')",
         ],
         capture_output=True,
@@ -178,7 +179,7 @@ def test_what_cannot_work_is_refused_before_anything_is_submitted(tmp_path, word
     assert not (tmp_path / "run").exists()
 
 
-def test_without_a_cluster_it_says_so(tmp_path, monkeypatch):
+def test_without_a_cluster_submitting_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     refused = scemae("submit", f"run_dir={tmp_path / 'run'}", check=False)
     assert (
@@ -188,7 +189,7 @@ def test_without_a_cluster_it_says_so(tmp_path, monkeypatch):
     )
 
 
-def test_the_status_of_what_was_never_submitted(tmp_path):
+def test_the_status_of_a_chain_that_was_never_submitted(tmp_path):
     refused = scemae("submit", "--status", tmp_path, check=False)
     assert refused.returncode == 1 and "found no chain.json" in refused.stderr
 

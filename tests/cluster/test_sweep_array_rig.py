@@ -1,4 +1,7 @@
-"""`scemae sweep --array` on a real Slurm: elements that are asked to stop, killed, or reach their time limit. Minutes each."""
+"""`scemae sweep --array` on a real Slurm: elements asked to stop, killed, or at their time limit.
+
+Each test takes minutes.
+"""
 
 import csv
 import json
@@ -27,7 +30,7 @@ def rig():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A backbone that has learnt nothing, and shards of 24 pictures."""
+    """An untrained backbone, and shards of 24 pictures."""
     folder = tmp_path_factory.mktemp("array-rig")
     write_backbone(folder / "mae")
     write_shards(folder / "shards", 24)
@@ -72,7 +75,7 @@ def restarts(rig, array):
 
 
 def ends_whole(rig, page, run, seconds=400):
-    """The page's job completes, and every trial has finished; none was trained twice in full."""
+    """Check that the page's job completes and every trial finished, none trained twice in full."""
     rig.completed(page, seconds)
     found = records(run)
     assert [(one.number, one.outcome) for one in found] == [
@@ -83,7 +86,7 @@ def ends_whole(rig, page, run, seconds=400):
 
 
 def table(run):
-    """results.csv by trial, without what depends on the clock, and how often a trial was started."""
+    """results.csv by trial, without what depends on the clock, and each trial's starts."""
     with open(run / "results.csv", encoding="utf8", newline="") as file:
         found = sorted(csv.DictReader(file), key=lambda row: int(row["trial"]))
     return [

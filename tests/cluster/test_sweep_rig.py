@@ -1,6 +1,6 @@
-"""Sweeps on a real Slurm: two nodes, and everything that takes trials, Ray, nodes or the job away.
+"""Sweeps on two nodes of a real Slurm: killed trials and Ray processes, dying nodes, requeues.
 
-Not marked: under a minute. Marked rig_long: one to four minutes each.
+Tests without a mark take under a minute; those marked rig_long one to four minutes.
 """
 
 import csv
@@ -84,7 +84,10 @@ def ended(run):
 
 
 def ends_whole(rig, job_id, run, seconds=400, restarts=None):
-    """The job completes; every trial has finished, none was trained twice in full, and the table has each once."""
+    """Check that the job completes and every trial finished, none trained twice in full.
+
+    The table must have each trial once.
+    """
     record = rig.completed(job_id, seconds)
     found = records(run)
     assert [one.number for one in found] == list(range(TRIALS)) and {

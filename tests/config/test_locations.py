@@ -23,6 +23,7 @@ from scemae.evaluation.report import report
 from scemae.files import ownership
 from scemae.runs import lineage, run_folder, verify
 from scemae.sweep import spec as sweeps
+from scemae.sweep import sweep_folder
 from scemae.sweep.trials import RANDOM, Trial
 from tests.support import write_shards
 
@@ -115,7 +116,7 @@ def test_a_foreign_sweep_runs_nothing(trap, tmp_path):
     (folder / "sweep.json").write_text('{"identity": "x"}')
     (folder / "sweep.yaml").write_text(yaml.safe_dump(asdict(loaded)))
     with pytest.raises(ConfigError, match="sweep.yaml: correspond: found pipe:"):
-        sweeps.reopen(folder)
+        sweep_folder.reopen(folder)
     mine = sweeps.load([f"run_dir={folder}", "correspond.backbone=y"])
     for values, words in (
         (
@@ -271,7 +272,7 @@ def test_a_chain_and_a_sweep_hold_no_secret(tmp_path, capsys):
     assert "s3cret" not in told(tmp_path) + capsys.readouterr().out and "s3cret" in made.base[0]
     (made.folder / "sweep.json").write_text('{"identity": "x"}')
     assert (
-        sweeps.reopen(made.folder).settings.data.shards == "https://***@h/a?sig=***"
+        sweep_folder.reopen(made.folder).settings.data.shards == "https://***@h/a?sig=***"
     )  # of which there is a copy in the cache
 
 

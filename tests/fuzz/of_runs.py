@@ -20,7 +20,7 @@ from scemae.runs.ledger import FILE as LEDGER
 from scemae.runs.metrics_log import read_metrics
 from scemae.shards import folder as any_folder
 from scemae.shards.write import write_split
-from scemae.sweep import spec, trials
+from scemae.sweep import spec, sweep_folder, trials
 from scemae.sweep.page import results
 from tests.fuzz.of_sources import make_pictures
 from tests.fuzz.target import Target
@@ -183,7 +183,7 @@ def make_sweep(root: Path) -> None:
         ]
     )
     opened.folder.mkdir()
-    opened.claim()
+    sweep_folder.claim(opened)
     trial = trials.Trial(0, {"optim.lr": 1e-4}, trials.PAPER)
     trials.write_trial(opened.folder, trial)
     trials.write_trial(opened.folder, trials.Trial(1, {"optim.lr": 2e-4}, trials.RANDOM))
@@ -205,10 +205,10 @@ def make_sweep(root: Path) -> None:
 
 def sweep_page(root: Path) -> None:
     """`scemae sweep --page`, but for its drawings."""
-    opened = spec.reopen(root / "sweep")
+    opened = sweep_folder.reopen(root / "sweep")
     records = opened.records()
     results.facts(opened, records)
-    results.told(opened)
+    results.closing_lines(opened)
 
 
 def make_chain(root: Path) -> None:

@@ -166,7 +166,7 @@ def test_training_goes_on_without_tensorboard_events(tmp_path, monkeypatch, caps
     )
 
 
-def test_a_nursery_serves_on_when_nobody_hears_it(tmp_path):
+def test_a_fork_server_goes_on_when_its_output_is_closed(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "scemae.sweep.processes.fork_server", "--spawn"],
         stdin=subprocess.PIPE,

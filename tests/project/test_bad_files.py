@@ -31,8 +31,7 @@ from scemae.runs import generations, goodput, lineage, networks, verify
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.tensor_file import write_tensors
 from scemae.shards.check import describe
-from scemae.sweep import spec as sweeps
-from scemae.sweep import trials
+from scemae.sweep import sweep_folder, trials
 from scemae.sweep.coordinator import address_of
 from scemae.training import replay
 from tests.support import digest, write_backbone, write_shards
@@ -576,8 +575,8 @@ def test_a_chain_with_something_wrong_is_named_with_the_field(tmp_path, place, n
 @pytest.mark.parametrize(
     ("read", "name", "text", "words"),
     [
-        (lambda path: sweeps.read_file(path), "sweep.json", "[]", "sweep.json"),
-        (lambda path: sweeps.read_file(path), "sweep.json", "{}", "identity"),
+        (lambda path: sweep_folder.read_sweep_file(path), "sweep.json", "[]", "sweep.json"),
+        (lambda path: sweep_folder.read_sweep_file(path), "sweep.json", "{}", "identity"),
         (lambda path: address_of(path.parent), "ray.json", '{"address": 3}', "address"),
         (lambda path: address_of(path.parent), "ray.json", '{"address": "x; y"}', "address"),
         (lambda path: replay.read_facts(path.parent), "capsule.json", '{"step": 1}', "rank"),

@@ -284,7 +284,7 @@ def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path):
 def test_a_folder_code_of_its_user_is_not_replaced(tmp_path):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "mine.py").write_bytes(KEPT)
-    with pytest.raises(ConfigError, match="found what no `scemae submit` has made"):
+    with pytest.raises(ConfigError, match="found something that `scemae submit` did not make"):
         chain.copy_code(tmp_path)
     assert contents(tmp_path) == {"code": b"", "code/mine.py": KEPT}
     shutil.rmtree(tmp_path / "code")

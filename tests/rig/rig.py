@@ -1,8 +1,9 @@
-"""A real Slurm of several virtual nodes on this machine: start it, submit to it, disturb it, stop it.
+"""A real Slurm of several virtual nodes on this machine: start it, submit, break nodes, stop it.
 
-By hand, as root: tests/rig/start-slurm.sh, tests/rig/in-login.sh sbatch ..., tests/rig/node.sh crash n2, stop-slurm.sh;
-SLURM_TEST_ROOT names its folder. It needs neither systemd nor cgroups and edits nothing in /etc. Every node has its own
-network, host name and processes; files are shared. Nodes share this machine's cores: nothing here measures speed.
+By hand, as root, in tests/rig: start-slurm.sh, in-login.sh sbatch ..., node.sh crash n2,
+stop-slurm.sh; SLURM_TEST_ROOT names the cluster's folder. It needs neither systemd nor cgroups and
+edits nothing in /etc. Every node has its own network, host name and processes; files are shared.
+All nodes share this machine's cores, so it does not measure speed.
 """
 
 import fcntl
@@ -61,9 +62,8 @@ class Rig:
                 text=True,
             )
         if done.returncode and not installed and not self._installed():
-            pytest.skip(
-                f"no Slurm here, and it could not be installed: {done.stdout.strip().splitlines()[-1]}"
-            )
+            reason = done.stdout.strip().splitlines()[-1]
+            pytest.skip(f"no Slurm here, and it could not be installed: {reason}")
         assert done.returncode == 0, done.stdout
 
     def stop(self) -> None:

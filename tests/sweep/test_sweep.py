@@ -1,4 +1,4 @@
-"""`scemae sweep`: what is refused before anything starts, and one real sweep with Ray from its command to its best.yaml."""
+"""`scemae sweep`: errors before anything starts, and one real sweep with Ray to its best.yaml."""
 
 import copy
 import csv
@@ -22,6 +22,7 @@ from scemae.errors import CheckpointError, ConfigError, RunFolderError, ShardErr
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.metrics_log import read_metrics
 from scemae.sweep import spec as sweeps
+from scemae.sweep import sweep_checks, sweep_folder
 from scemae.sweep.trials import FINISHED, STOPPED, read_records
 from tests.support import scemae, write_backbone, write_shards
 
@@ -59,7 +60,7 @@ def words(made, run, *others):
 
 def checked(made, run, *others):
     sweep = sweeps.load(words(made, run, *others))
-    sweep.check()
+    sweep_checks.check(sweep)
     return sweep
 
 
@@ -100,7 +101,7 @@ def test_a_sweep_that_can_run_passes_and_nothing_is_written(made, tmp_path):
         ),
     ],
 )
-def test_what_cannot_work_is_one_sentence_before_anything_starts(
+def test_what_cannot_work_is_refused_before_anything_starts(
     made, tmp_path, others, error, sentence
 ):
     with pytest.raises(error) as told:
@@ -141,7 +142,7 @@ def test_a_space_with_a_point_that_cannot_run_names_it(made, tmp_path):
 
 def claimed(made, run, *others):
     sweep = checked(made, run, *others)
-    sweep.claim()
+    sweep_folder.claim(sweep)
     return sweep
 
 
@@ -163,11 +164,11 @@ def test_the_folder_of_another_sweep_is_refused_with_what_differs(
     made, tmp_path, others, difference
 ):
     first = claimed(made, tmp_path)
-    before = (tmp_path / sweeps.FILE).read_bytes()
+    before = (tmp_path / sweep_folder.FILE).read_bytes()
     with pytest.raises(RunFolderError) as told:
         claimed(made, tmp_path, *others)
     assert difference in str(told.value) and "give another run_dir" in str(told.value)
-    assert (tmp_path / sweeps.FILE).read_bytes() == before and claimed(
+    assert (tmp_path / sweep_folder.FILE).read_bytes() == before and claimed(
         made, tmp_path
     ).identity == first.identity
 
@@ -193,7 +194,7 @@ def test_other_weights_and_other_images_are_another_sweep(made, tmp_path):
             claimed(made, tmp_path / "run", others)
 
 
-def test_where_things_lie_and_how_many_trials_there_are_is_not_what_a_sweep_is(made, tmp_path):
+def test_paths_and_the_number_of_trials_may_change_between_starts(made, tmp_path):
     first = claimed(made, tmp_path / "run")
     moved = shutil.copytree(made, tmp_path / "moved")
     again = claimed(
@@ -207,7 +208,7 @@ def test_where_things_lie_and_how_many_trials_there_are_is_not_what_a_sweep_is(m
     )
     assert again.identity == first.identity and again.size == 3
     shutil.move(tmp_path / "run", tmp_path / "elsewhere")
-    reopened = sweeps.reopen(tmp_path / "elsewhere")
+    reopened = sweep_folder.reopen(tmp_path / "elsewhere")
     assert reopened.identity == first.identity and reopened.size == 3
     assert reopened.arguments(reopened.trial(1)) == [
         word.replace(str(tmp_path / "run"), str(tmp_path / "elsewhere"))
@@ -221,22 +222,22 @@ def test_the_folder_of_another_command_or_a_damaged_one_is_refused(made, tmp_pat
     with pytest.raises(RunFolderError, match="found a run of another command in it"):
         claimed(made, tmp_path / "run")
     claimed(made, tmp_path / "sweep")
-    (tmp_path / "sweep" / sweeps.FILE).write_text("{")
+    (tmp_path / "sweep" / sweep_folder.FILE).write_text("{")
     with pytest.raises(RunFolderError, match="cannot be read"):
         claimed(made, tmp_path / "sweep")
 
 
 @pytest.mark.parametrize(("grace", "every"), [(0.3333, 2), (0.5, 4), (1.0, 10), (0.01, 2)])
-def test_trials_are_looked_at_and_saved_at_shares_of_their_training(made, tmp_path, grace, every):
+def test_trials_are_evaluated_and_saved_at_shares_of_their_training(made, tmp_path, grace, every):
     found = sweeps.load(
         words(made, tmp_path, f"halving.grace={grace}", f"correspond.loop.log_every={every}")
     )
     slow = next(step for step in range(every, 999, every) if step >= grace * STEPS)
-    assert found.looks(found.paper) == {"probe_every": slow, "save_every": slow, "keep": 1}
+    assert found.loop_settings(found.paper) == {"probe_every": slow, "save_every": slow, "keep": 1}
     given = sweeps.load(
         words(made, tmp_path, "correspond.loop.log_every=2", "correspond.loop.probe_every=4")
     )
-    assert "probe_every" not in given.looks(given.paper)
+    assert "probe_every" not in given.loop_settings(given.paper)
 
 
 def test_a_trials_command_has_its_values_and_a_folder_of_its_own(made, tmp_path):
@@ -270,7 +271,7 @@ def test_a_sweep_with_open_shards_can_be_copied_by_ray(made, tmp_path):
     assert pickle.loads(pickle.dumps(found)).images == IMAGES
 
 
-def test_trials_on_a_backbone_of_somebody_else_share_the_tokens_of_the_sweep(made, tmp_path):
+def test_with_another_users_backbone_trials_share_tokens_in_the_sweeps_folder(made, tmp_path):
     shutil.copytree(made / "mae", tmp_path / "mae")
     (tmp_path / "mae" / "tokens").mkdir(exist_ok=True)  # it came along
     given = words(
@@ -331,7 +332,7 @@ def stranger(tmp_path_factory):
 
 
 def run_sweep(made, run, *others):
-    """`scemae sweep`; nothing of it may be left: no process that has its TMPDIR, and nothing in that."""
+    """`scemae sweep`; it must leave no process that has its TMPDIR, and nothing in there."""
     temp, here = Path(f"/tmp/dt{os.getpid()}"), run.parent / "here"
     temp.mkdir()
     here.mkdir(exist_ok=True)
@@ -429,7 +430,7 @@ def test_the_same_seed_gives_the_same_table(swept, made, tmp_path):
         "trial",
         "origin",
         "outcome",
-        *sweeps.reopen(run).names,
+        *sweep_folder.reopen(run).names,
         "different",
         "same",
         "cycle",
@@ -452,7 +453,7 @@ def test_a_moved_sweep_goes_on_with_more_trials(swept, made, stranger, tmp_path)
         all(after[number].has_ended and after[number].starts == 1 for number in (4, 5))
         and stranger.poll() is None
     )
-    assert json.loads((moved / sweeps.FILE).read_text()) == json.loads(
-        (run / sweeps.FILE).read_text()
+    assert json.loads((moved / sweep_folder.FILE).read_text()) == json.loads(
+        (run / sweep_folder.FILE).read_text()
     )
     assert len(table(moved)) == 6 and not math.isnan(float(table(moved, "different")[0][0]))

@@ -1,4 +1,4 @@
-"""`scemae sweep --array` without a cluster: what is refused, what would be submitted, and its elements one after the other here."""
+"""`scemae sweep --array` without a cluster: errors, dry runs, and elements run one by one."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from scemae.cluster import chain, status
 from scemae.errors import ConfigError, LaunchError, RunFolderError
 from scemae.runs import generation_files, generations
 from scemae.runs.checkpoints import checkpoint
-from scemae.sweep import ranking
+from scemae.sweep import ranking, sweep_folder
 from scemae.sweep import spec as sweeps
 from scemae.sweep.array_worker import run_array_element
 from scemae.sweep.trials import (
@@ -106,7 +106,7 @@ def table(run):
         (["space.parameters.carb.eta.high=0.95"], "the space allows carb.eta=0.95"),
     ],
 )
-def test_what_an_array_cannot_do_is_one_sentence_before_anything_starts(
+def test_what_an_array_cannot_do_is_refused_before_anything_starts(
     made, tmp_path, others, sentence
 ):
     with pytest.raises(ConfigError) as told:
@@ -158,7 +158,7 @@ def test_a_dry_run_prints_both_jobs_and_writes_nothing(made, tmp_path, monkeypat
     )
 
 
-def test_without_a_cluster_or_with_a_sweep_that_lives_nothing_is_submitted(
+def test_without_a_cluster_or_with_a_running_sweep_nothing_is_submitted(
     made, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -175,7 +175,7 @@ def test_without_a_cluster_or_with_a_sweep_that_lives_nothing_is_submitted(
     )
 
 
-def test_help_and_wrong_words_of_an_element(made, tmp_path, capsys):
+def test_help_and_wrong_arguments_of_an_element(made, tmp_path, capsys):
     with pytest.raises(SystemExit, match="0"):
         run_command(["sweep", "--array", "--help"])
     assert "random and grid search as an array of jobs" in capsys.readouterr().out
@@ -193,8 +193,9 @@ def test_help_and_wrong_words_of_an_element(made, tmp_path, capsys):
 
 
 def test_nothing_of_an_array_needs_ray_or_optuna(made):
-    rooms = "scemae.cluster.array, scemae.sweep.array_worker, scemae.sweep.command, scemae.sweep.queue, scemae.sweep.page.results"
-    code = f"import sys\nimport {rooms}\nprint({{'ray', 'optuna', 'submitit'}} & set(sys.modules))"
+    modules = "cluster.array sweep.array_worker sweep.command sweep.queue sweep.page.results"
+    imports = "".join(f"import scemae.{name}\n" for name in modules.split())
+    code = f"import sys\n{imports}print({{'ray', 'optuna', 'submitit'}} & set(sys.modules))"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -212,7 +213,7 @@ def test_nothing_of_an_array_needs_ray_or_optuna(made):
         ({}, "UNKNOWN"),
     ],
 )
-def test_an_array_that_the_scheduler_has_forgotten_is_told_by_what_its_elements_left(
+def test_the_state_of_an_array_unknown_to_the_scheduler_follows_from_its_result_files(
     tmp_path, monkeypatch, left, state
 ):
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -244,7 +245,7 @@ def test_what_a_job_left_is_not_unpickled(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_id_that_is_no_number_is_no_word_of_a_command(tmp_path):
+def test_a_job_id_that_is_no_number_never_reaches_a_command(tmp_path):
     assert status.state_of(tmp_path, "batch", "-o/etc/passwd") == ("UNKNOWN", "its id is no number")
 
 
@@ -259,7 +260,7 @@ def score_of(number, outcome, *scores):
 
 @pytest.mark.parametrize("objectives", [["different"], ["different", "cycle"]])
 @pytest.mark.parametrize("most", [1, 3])
-def test_the_best_found_one_by_one_are_the_best_of_all(objectives, most):
+def test_the_best_trials_found_one_by_one_are_the_best_of_all(objectives, most):
     generator = np.random.default_rng(most)
     ended = [
         score_of(number, outcome, *scores)
@@ -315,7 +316,7 @@ def add_look(run, score):
 def begin(made, run, *others):
     """A sweep whose array has begun, as start 1."""
     sweep = sweeps.load(words(made, run, *others))
-    sweep.claim()
+    sweep_folder.claim(sweep)
     with generations.beating(generations.claim(run, None, None)):  # until all is submitted
         return sweep
 
@@ -340,7 +341,7 @@ def element():
 
     yield start_one
     for process in begun:
-        process.kill()  # its nursery and ranks die with it
+        process.kill()  # its server and ranks die with it
         process.communicate()
 
 
@@ -427,7 +428,7 @@ def test_an_element_whose_ranks_are_killed_goes_on_retries_times(made, tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["a start of the sweep", "a start of this element"])
-def test_an_element_that_was_taken_over_from_writes_nothing_more(made, tmp_path, element, who):
+def test_a_superseded_element_writes_nothing_more(made, tmp_path, element, who):
     begin(made, tmp_path, "trials=2", *OPEN)
     process = element(tmp_path)
     wait(has_trained(tmp_path), process)
@@ -508,7 +509,7 @@ def test_a_local_array_runs_all_trials_and_ends_with_table_page_and_best(whole):
 @pytest.mark.slow
 def test_trials_of_an_array_are_what_their_commands_give_alone(whole, tmp_path):
     run, _ = whole
-    sweep = sweeps.reopen(run)
+    sweep = sweep_folder.reopen(run)
     for number in (0, 3):
         values = sweep.paper if number == 0 else sweep.space.draw(0, number)
         scemae(
@@ -541,5 +542,7 @@ def test_ray_goes_on_where_an_array_stopped_and_an_array_where_ray_did(
     assert list(table(run)) == [0, 1]
     scemae("sweep", *words(made, run, "trials=4", "jobs=1", "cluster=local"), "--array")
     assert table(run) == table(whole[0]) and [one.starts for one in records(run)] == [1, 1, 1, 1]
-    assert sweeps.reopen(run).identity == begun.identity and len(generations.numbers(run)) == 3
+    assert (
+        sweep_folder.reopen(run).identity == begun.identity and len(generations.numbers(run)) == 3
+    )
     assert [stage.name for stage in chain.read(run)[1]] == ["sweep", "page"]

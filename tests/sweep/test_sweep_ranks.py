@@ -1,4 +1,4 @@
-"""The processes of trials: started, watched, stopped, gone with who started them; and one trial at work, look by look."""
+"""The processes of trials: started, watched, stopped, ended with their parent; and one trial."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 from scemae.errors import LaunchError
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.metrics_log import read_metrics
-from scemae.sweep.processes import rank_processes as ranks_room
+from scemae.sweep.processes import rank_processes
 from scemae.sweep.processes.rank_processes import ForkServerClient, Ranks
 from scemae.sweep.processes.trial_process import (
     ASKED,
@@ -38,31 +38,31 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def nurseries():
-    """One that forks and one that spawns, started by a rank of something else."""
+def servers():
+    """One that forks and one that spawns, started by a process that is a rank itself."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RANK", "7")
         patch.setenv("MASTER_PORT", "1")
         patch.setenv("SCEMAE_TEST", "inherited")
         found = {spawns: ForkServerClient(spawns=spawns, threads=1) for spawns in (True, False)}
     yield found
-    for nursery in found.values():
-        nursery.close()
+    for server in found.values():
+        server.close()
 
 
 @pytest.fixture(params=[True, False], ids=["spawned", "forked"])
-def nursery(nurseries, request):
-    return nurseries[request.param]
+def server(servers, request):
+    return servers[request.param]
 
 
 @pytest.fixture
-def warm(nurseries):
+def warm(servers):
     """The one that forks."""
-    return nurseries[False]
+    return servers[False]
 
 
 def arguments(made, run, *others):
-    """A stage 2 of STEPS steps, looked at and saved every tenth."""
+    """A stage 2 of STEPS steps, evaluated and saved every ten steps."""
     return [
         "correspond",
         f"run_dir={run}",
@@ -124,28 +124,28 @@ def environments(mark):
     return found
 
 
-def test_the_exit_status_and_the_words_of_a_rank_are_kept(nursery, tmp_path):
+def test_the_exit_status_and_the_output_of_a_rank_are_kept(server, tmp_path):
     log = tmp_path / "log.txt"
-    assert status_of(Ranks(nursery, ["--help"], 1, log, {})) == 0
+    assert status_of(Ranks(server, ["--help"], 1, log, {})) == 0
     first = log.read_text()
     assert "scemae" in first and "pretrain" in first
-    assert status_of(Ranks(nursery, ["nonsense"], 1, log, {})) == 1
+    assert status_of(Ranks(server, ["nonsense"], 1, log, {})) == 1
     assert log.read_text().startswith(first) and "found no command `nonsense`" in log.read_text()
 
 
-def test_a_rank_that_was_killed_says_by_what(nursery, tmp_path):
+def test_a_rank_that_was_killed_says_by_what(server, tmp_path):
     for number in (signal.SIGKILL, signal.SIGTERM):
-        ranks = Ranks(nursery, LONG, 1, tmp_path / "log.txt", HELD)
+        ranks = Ranks(server, LONG, 1, tmp_path / "log.txt", HELD)
         assert ranks.poll() is None
         ranks.signal(number)
         assert status_of(ranks) == -number
-        ranks.signal(number)  # of one that is gone: nothing
+        ranks.signal(number)  # it is gone: nothing happens
 
 
-def test_each_rank_of_a_trial_knows_its_place_and_nothing_of_ours(nurseries, tmp_path):
+def test_each_rank_of_a_trial_has_its_own_place_and_not_ours(servers, tmp_path):
     mark = f"{os.getpid()}-places"
-    ranks = Ranks(nurseries[True], LONG, 2, tmp_path / "log.txt", {**HELD, "SCEMAE_MARK": mark})
-    found = list(wait(lambda: len(told := environments(mark)) == 2 and told).values())
+    ranks = Ranks(servers[True], LONG, 2, tmp_path / "log.txt", {**HELD, "SCEMAE_MARK": mark})
+    found = list(wait(lambda: len(reported := environments(mark)) == 2 and reported).values())
     ranks.stop(0)
     assert (
         sorted(one["RANK"] for one in found)
@@ -157,10 +157,10 @@ def test_each_rank_of_a_trial_knows_its_place_and_nothing_of_ours(nurseries, tmp
         for one in found
     )
     assert found[0]["MASTER_PORT"] == found[1]["MASTER_PORT"] != "1"
-    alone = Ranks(nurseries[True], LONG, 1, tmp_path / "log.txt", {**HELD, "SCEMAE_MARK": mark})
+    alone = Ranks(servers[True], LONG, 1, tmp_path / "log.txt", {**HELD, "SCEMAE_MARK": mark})
     (one,) = wait(lambda: environments(mark)).values()
     alone.stop(0)
-    assert not one.keys() & set(ranks_room.LAUNCHED)
+    assert not one.keys() & set(rank_processes.LAUNCHER_VARIABLES)
     assert (one["SCEMAE_TEST"], one["OMP_NUM_THREADS"]) == ("inherited", "1")
 
 
@@ -172,19 +172,19 @@ def test_two_ranks_train_together(warm, made, tmp_path):
     assert json.loads((tmp_path / "run" / "provenance.json").read_text())["world_size"] == 2
 
 
-def test_where_a_rank_dies_the_others_are_given_some_time_and_then_killed(
-    nursery, tmp_path, monkeypatch
+def test_when_a_rank_dies_the_others_get_some_time_and_are_then_killed(
+    server, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(ranks_room, "PATIENCE", 0.5)
-    first = nursery.start(LONG, HELD, tmp_path / "log.txt")
-    ranks = Ranks(nursery, LONG, 2, tmp_path / "log.txt", HELD)
+    monkeypatch.setattr(rank_processes, "PATIENCE", 0.5)
+    first = server.start(LONG, HELD, tmp_path / "log.txt")
+    ranks = Ranks(server, LONG, 2, tmp_path / "log.txt", HELD)
     os.kill(ranks._pids[1], signal.SIGTERM)
     began = time.monotonic()
     assert status_of(ranks) == -signal.SIGTERM
     assert time.monotonic() - began > 0.4 and not lives(ranks._pids[0])
     assert lives(first)  # of another trial
     os.kill(first, signal.SIGKILL)
-    wait(lambda: first in nursery.ended)
+    wait(lambda: first in server.ended)
 
 
 def test_ranks_that_are_asked_to_stop_save_first(warm, made, tmp_path):
@@ -214,31 +214,33 @@ def test_ranks_that_do_not_stop_in_time_are_killed(warm, tmp_path):
 
 
 @pytest.mark.parametrize("spawns", [True, False], ids=["spawned", "forked"])
-def test_ranks_die_with_a_nursery_that_is_shot(tmp_path, spawns):
-    nursery = ForkServerClient(spawns=spawns, threads=1)
-    ranks = Ranks(nursery, LONG, 2, tmp_path / "log.txt", HELD)
+def test_ranks_die_with_a_fork_server_that_is_killed(tmp_path, spawns):
+    server = ForkServerClient(spawns=spawns, threads=1)
+    ranks = Ranks(server, LONG, 2, tmp_path / "log.txt", HELD)
     pids = ranks._pids
-    assert all(map(lives, pids)) and ranks.poll() is None and nursery.is_alive
-    os.kill(nursery._process.pid, signal.SIGKILL)
-    wait(lambda: not any(map(lives, [*pids, nursery._process.pid])))
-    assert not nursery.is_alive and ranks.poll() == -signal.SIGKILL
+    assert all(map(lives, pids)) and ranks.poll() is None and server.is_alive
+    os.kill(server._process.pid, signal.SIGKILL)
+    wait(lambda: not any(map(lives, [*pids, server._process.pid])))
+    assert not server.is_alive and ranks.poll() == -signal.SIGKILL
     with pytest.raises(LaunchError, match="the process that starts trials is gone"):
-        nursery.start(["--help"], {}, tmp_path / "log.txt")
+        server.start(["--help"], {}, tmp_path / "log.txt")
 
 
-def test_a_nursery_that_is_closed_asks_its_ranks_to_end_first(tmp_path):
-    nursery = ForkServerClient(spawns=True, threads=1)
-    ranks = Ranks(nursery, LONG, 2, tmp_path / "log.txt", HELD)
-    nursery.close()
+def test_a_fork_server_that_is_closed_asks_its_ranks_to_end_first(tmp_path):
+    server = ForkServerClient(spawns=True, threads=1)
+    ranks = Ranks(server, LONG, 2, tmp_path / "log.txt", HELD)
+    server.close()
     assert not any(map(lives, ranks._pids)) and status_of(ranks) == -signal.SIGTERM
 
 
-def test_a_nursery_whose_worker_is_shot_has_its_ranks_save_and_ends(made, tmp_path):
+def test_a_fork_server_whose_parent_is_killed_has_its_ranks_save_and_ends(made, tmp_path):
     run = tmp_path / "run"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom scemae.sweep.processes.rank_processes import ForkServerClient\n"
-        "nursery = ForkServerClient(spawns=False, threads=1)\n"
-        "print(nursery._process.pid, nursery.start(sys.argv[2:], {}, Path(sys.argv[1])), flush=True)\ntime.sleep(600)"
+        "import sys, time\nfrom pathlib import Path\n"
+        "from scemae.sweep.processes.rank_processes import ForkServerClient\n"
+        "server = ForkServerClient(spawns=False, threads=1)\n"
+        "pid = server.start(sys.argv[2:], {}, Path(sys.argv[1]))\n"
+        "print(server._process.pid, pid, flush=True)\ntime.sleep(600)"
     )
     command = arguments(made, run, "optim.epochs=100000", "loop.save_every=100000")
     worker = subprocess.Popen(
@@ -259,7 +261,7 @@ def test_a_nursery_whose_worker_is_shot_has_its_ranks_save_and_ends(made, tmp_pa
     )
 
 
-def test_a_nursery_that_does_not_start_says_why(monkeypatch, tmp_path):
+def test_a_fork_server_that_does_not_start_says_why(monkeypatch, tmp_path):
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho no such library >&2\nexit 3\n")
     broken.chmod(0o755)
@@ -270,10 +272,10 @@ def test_a_nursery_that_does_not_start_says_why(monkeypatch, tmp_path):
         ForkServerClient(spawns=False, threads=1)
 
 
-# One trial at work.
+# One trial.
 
 
-def order(made, sweep, *others, number=1):
+def command_of(made, sweep, *others, number=1):
     trial = Trial(number, {"carb.eta": 0.1}, "random")
     write_trial(sweep, trial)
     return TrialCommand(
@@ -285,34 +287,36 @@ def order(made, sweep, *others, number=1):
     )
 
 
-def looks(work):
-    """All that a start has to tell: (step of the last look, outcome) each, and the last record."""
-    told = []
+def evaluations_of(process):
+    """All evaluations of a start: (step, outcome) of each, and the last record."""
+    reported = []
     while True:
-        record, outcome = work.look()
-        told.append((record.curve[-1][0] if record.curve else 0, outcome))
+        record, outcome = process.next_evaluation()
+        reported.append((record.curve[-1][0] if record.curve else 0, outcome))
         if outcome != RUNNING:
-            return told, record
+            return reported, record
 
 
 @pytest.fixture(scope="module")
-def undisturbed(nurseries, made, tmp_path_factory):
-    """Of a trial that nothing happens to: what it told, and its record."""
-    return looks(
-        TrialProcess(order(made, tmp_path_factory.mktemp("undisturbed")), nurseries[False])
+def undisturbed(servers, made, tmp_path_factory):
+    """The evaluations and the record of a trial that is not disturbed."""
+    return evaluations_of(
+        TrialProcess(command_of(made, tmp_path_factory.mktemp("undisturbed")), servers[False])
     )
 
 
-def first_look(work):
-    record, outcome = work.look()
+def first_evaluation(process):
+    record, outcome = process.next_evaluation()
     assert outcome == RUNNING, record
     return record
 
 
-def test_looks_come_in_order_and_the_last_when_all_has_ended_well(undisturbed):
-    told, record = undisturbed
-    assert told[-1] == (STEPS, FINISHED) and {outcome for _, outcome in told[:-1]} == {RUNNING}
-    assert [step for step, _ in told] == [
+def test_evaluations_come_in_order_and_the_last_with_the_end(undisturbed):
+    reported, record = undisturbed
+    assert reported[-1] == (STEPS, FINISHED) and {outcome for _, outcome in reported[:-1]} == {
+        RUNNING
+    }
+    assert [step for step, _ in reported] == [
         step for step, _ in record.curve
     ]  # each, however fast they came
     assert [step for step, _ in record.curve] == list(range(10, STEPS + 1, 10))
@@ -325,21 +329,21 @@ def test_looks_come_in_order_and_the_last_when_all_has_ended_well(undisturbed):
 def test_a_trial_that_was_killed_goes_on_from_its_checkpoint_to_the_same_scores(
     undisturbed, warm, made, tmp_path
 ):
-    asked = order(made, tmp_path)
-    work = TrialProcess(asked, warm)
-    first_look(work)
-    owner = json.loads((asked.folder / "run" / "generations" / "0001" / "owner.json").read_text())
+    command = command_of(made, tmp_path)
+    process = TrialProcess(command, warm)
+    first_evaluation(process)
+    owner = json.loads((command.folder / "run" / "generations" / "0001" / "owner.json").read_text())
     os.kill(owner["pid"], signal.SIGKILL)
-    _, record = looks(work)
+    _, record = evaluations_of(process)
     assert (
         record.reason == "killed by SIGKILL"
-        and work.look()[1] == KILLED
+        and process.next_evaluation()[1] == KILLED
         and 0 < record.step < STEPS
     )
-    told, again = looks(TrialProcess(asked, warm))
+    reported, again = evaluations_of(TrialProcess(command, warm))
     assert (
-        told[-1] == (STEPS, FINISHED) and told[0][0] >= record.curve[-1][0]
-    )  # its last look is told again
+        reported[-1] == (STEPS, FINISHED) and reported[0][0] >= record.curve[-1][0]
+    )  # its last evaluation comes again
     assert (
         again.starts == 2
         and STEPS <= again.trained < 2 * STEPS
@@ -347,60 +351,66 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint_to_the_same_scores(
     )
 
 
-@pytest.mark.parametrize("every", [2, 10], ids=["between looks too", "at looks alone"])
+@pytest.mark.parametrize("every", [2, 10], ids=["between evaluations too", "at evaluations only"])
 def test_a_trial_that_was_asked_to_stop_saves_and_loses_nothing(
     undisturbed, warm, made, tmp_path, monkeypatch, every
 ):
-    asked, stop = (
-        order(made, tmp_path, f"loop.log_every={every}"),
+    command, stop = (
+        command_of(made, tmp_path, f"loop.log_every={every}"),
         tmp_path / "stop",
     )  # it stops where it logs
     monkeypatch.setenv(STOP_FILE, str(stop))
-    work = TrialProcess(asked, warm)
-    first_look(work)
+    process = TrialProcess(command, warm)
+    first_evaluation(process)
     stop.touch()
-    told, record = looks(work)
-    run = asked.folder / "run"
+    reported, record = evaluations_of(process)
+    run = command.folder / "run"
     assert (
-        told[-1][1] == ASKED
+        reported[-1][1] == ASKED
         and checkpoint.read_state(checkpoint.committed(run)[-1]).global_step == record.step < STEPS
     )
     assert (
-        looks(TrialProcess(asked, warm))[0][-1][1] == ASKED
-        and read_run(tmp_path, asked.trial).starts == 1
+        evaluations_of(TrialProcess(command, warm))[0][-1][1] == ASKED
+        and read_run(tmp_path, command.trial).starts == 1
     )  # none is started
     stop.unlink()
-    told, again = looks(TrialProcess(asked, warm))
-    assert told[-1] == (STEPS, FINISHED) and (again.starts, again.trained) == (2, STEPS)
+    reported, again = evaluations_of(TrialProcess(command, warm))
+    assert reported[-1] == (STEPS, FINISHED) and (again.starts, again.trained) == (2, STEPS)
     assert again.curve == undisturbed[1].curve
 
 
 def test_a_trial_that_was_closed_is_gone_and_can_go_on(warm, made, tmp_path):
-    asked = order(made, tmp_path)
-    work = TrialProcess(asked, warm)
-    first_look(work)
-    pid = json.loads((asked.folder / "run" / "generations" / "0001" / "owner.json").read_text())[
+    command = command_of(made, tmp_path)
+    process = TrialProcess(command, warm)
+    first_evaluation(process)
+    pid = json.loads((command.folder / "run" / "generations" / "0001" / "owner.json").read_text())[
         "pid"
     ]
-    work.close()
-    assert not lives(pid) and looks(TrialProcess(asked, warm))[0][-1] == (STEPS, FINISHED)
+    process.close()
+    assert not lives(pid) and evaluations_of(TrialProcess(command, warm))[0][-1] == (
+        STEPS,
+        FINISHED,
+    )
 
 
 def test_a_trial_that_fails_gives_its_reason(warm, made, tmp_path):
-    _, record = looks(TrialProcess(order(made, tmp_path, "carb.clusters=500"), warm))
+    _, record = evaluations_of(TrialProcess(command_of(made, tmp_path, "carb.clusters=500"), warm))
     assert (
         record.reason.startswith("scemae correspond: carb:")
         and "at least 1 and 500 (carb.clusters)" in record.reason
     )
-    told, record = looks(
-        TrialProcess(order(made, tmp_path, "probe_shards=null", "optim.epochs=2", number=2), warm)
+    reported, record = evaluations_of(
+        TrialProcess(
+            command_of(made, tmp_path, "probe_shards=null", "optim.epochs=2", number=2), warm
+        )
     )
     assert (
-        told[-1][1] == FAILED and record.reason == "it has no score at its last step; see log.txt"
+        reported[-1][1] == FAILED
+        and record.reason == "it has no score at its last step; see log.txt"
     )
 
 
-def test_a_run_that_ended_before_its_last_probe_makes_up_for_it_once(warm, made, tmp_path):
+def test_a_run_without_its_last_evaluation_makes_it_once(warm, made, tmp_path):
     sweep, trial = tmp_path, Trial(1, {}, "random")
     command = arguments(made, trial.folder(sweep) / "run", "optim.epochs=4", "loop.probe_every=2")
     assert status_of(Ranks(warm, command, 1, tmp_path / "log.txt", {})) == 0

@@ -1,4 +1,4 @@
-"""Which trial comes next: by (seed, number, history) alone, within the constraints, and better than chance."""
+"""Which trial comes next: by seed, number and history alone; within constraints; above chance."""
 
 import math
 from dataclasses import asdict
@@ -68,7 +68,7 @@ def play(search, first, last, score=lambda trial: ended(trial, loss(trial.values
     found = []
     for number in range(first, last):
         found.append(score(search.propose(number)))
-        search.tell(found[-1])
+        search.add_result(found[-1])
     return found
 
 
@@ -88,7 +88,7 @@ def test_trial_0_is_the_papers_setting_in_every_search(tmp_path):
     assert Search(changed, []).propose(0).values == {**paper, "carb.eta": 0.25}
 
 
-def test_a_random_search_and_a_grid_go_by_number_whatever_has_happened(tmp_path):
+def test_random_and_grid_search_depend_on_the_number_alone(tmp_path):
     random, grid = (
         sweep(tmp_path, search="random"),
         sweep(tmp_path, "space=eta_clusters", "trials=99", search="grid"),
@@ -108,7 +108,7 @@ def test_a_random_search_and_a_grid_go_by_number_whatever_has_happened(tmp_path)
     }  # 8 x 5, the paper's among them once
 
 
-def test_a_search_rebuilt_from_disk_proposes_what_the_undisturbed_one_does(tmp_path):
+def test_a_search_rebuilt_from_disk_proposes_what_an_uninterrupted_one_does(tmp_path):
     found, whole = sweep(tmp_path), Search(sweep(tmp_path), [])
     undisturbed = play(whole, 0, 20)
     assert {one.origin for one in undisturbed[STARTUP:]} == {TPE}
@@ -134,13 +134,13 @@ def write_end(folder, record):
     )
 
 
-def test_a_trial_that_runs_when_the_sweep_is_stopped_is_waited_for_again(tmp_path):
+def test_a_trial_that_runs_when_the_sweep_is_stopped_still_counts_as_running(tmp_path):
     found = sweep(tmp_path)
     records = play(Search(found, []), 0, STARTUP + 3)
     running = Search(found, records[:-1]).propose(STARTUP + 2)
     half = [*records[:-1], TrialRecord(running.number, running.values, running.origin)]
     again, following = Search(found, half), Search(found, records)
-    again.tell(ended(running, loss(running.values)))
+    again.add_result(ended(running, loss(running.values)))
     assert running.values == records[-1].values
     assert again.propose(STARTUP + 3).values == following.propose(STARTUP + 3).values
 
@@ -198,7 +198,7 @@ def test_a_constraint_that_tpe_hardly_meets_is_met_by_chance(tmp_path, monkeypat
     monkeypatch.setattr("scemae.sweep.search.ATTEMPTS", 1)
     trial = search.propose(STARTUP + 2)
     assert (trial.values, trial.origin) == (point, RANDOM)
-    search.tell(ended(trial, 0.1))
+    search.add_result(ended(trial, 0.1))
 
 
 def test_tpe_draws_steps_of_any_number_of_digits(tmp_path):
@@ -225,7 +225,7 @@ def score_eta(trial):
         lambda trial: ended(trial, {"different": math.nan}, STOPPED),
     ],
 )
-def test_failed_trials_and_scores_that_are_no_numbers_do_not_break_tpe(tmp_path, bad):
+def test_failed_trials_and_scores_that_are_not_finite_do_not_break_tpe(tmp_path, bad):
     search = Search(sweep(tmp_path), [])
     records = play(
         search,

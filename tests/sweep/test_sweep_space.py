@@ -1,4 +1,4 @@
-"""The search space: draws that depend on (seed, number) alone, constraints that hold, and one sentence for every mistake."""
+"""The search space: draws by (seed, number) alone, constraints, and an error for every mistake."""
 
 import json
 import math
@@ -42,7 +42,8 @@ def test_a_point_is_the_same_in_any_order_and_any_process():
     forwards = draws(space(CARB, ORDERED), 40, seed=3)
     backwards = [space(CARB, ORDERED).draw(3, number) for number in reversed(range(40))]
     code = (
-        "import json, sys\nfrom scemae.config.schema.jobs import SpaceConfig\nfrom scemae.sweep.space import read\n"
+        "import json, sys\nfrom scemae.config.schema.jobs import SpaceConfig\n"
+        "from scemae.sweep.space import read\n"
         "space = read(SpaceConfig(**json.load(sys.stdin)))\n"
         "print(json.dumps([space.draw(3, number) for number in (39, 7)]))"
     )
@@ -203,7 +204,7 @@ def test_corners_are_the_ends_that_fit():
         (CARB, ["carb.eta == 0.1"], "found no comparison"),
     ],
 )
-def test_a_space_that_cannot_be_is_one_sentence(tree, constraints, sentence):
+def test_an_impossible_space_is_refused(tree, constraints, sentence):
     with pytest.raises(ConfigError) as told:
         space(tree, constraints)
     assert (
@@ -213,7 +214,7 @@ def test_a_space_that_cannot_be_is_one_sentence(tree, constraints, sentence):
     )
 
 
-def test_a_space_of_another_stage_knows_its_settings_alone():
+def test_a_space_has_settings_of_its_own_stage_only():
     assert space({"mask_ratio": {"low": 0.5, "high": 0.9}}, stage="pretrain").draw(0, 0).keys() == {
         "mask_ratio"
     }
@@ -223,7 +224,7 @@ def test_a_space_of_another_stage_knows_its_settings_alone():
         space(CARB, stage="evaluate")
 
 
-def test_constraints_that_nothing_keeps_are_one_sentence():
+def test_constraints_that_no_point_keeps_are_refused():
     found = space({"carb": {"eta": {"low": 0.1, "high": 0.2, "step": 0.1}}}, ["carb.eta > 0.3"])
     for search in (lambda: found.draw(0, 1), found.grid):
         with pytest.raises(
@@ -233,7 +234,7 @@ def test_constraints_that_nothing_keeps_are_one_sentence():
     assert list(found.corners()) == []
 
 
-def test_a_grid_without_steps_or_without_end_is_one_sentence():
+def test_a_grid_without_steps_or_of_too_many_points_is_refused():
     with pytest.raises(ConfigError, match="carb.eta has no step, and search=grid needs one"):
         space({"carb": {"eta": {"low": 0.1, "high": 0.2}}}).grid()
     with pytest.raises(ConfigError, match="a grid of 101,000,000 points; at most 100,000"):
@@ -242,7 +243,7 @@ def test_a_grid_without_steps_or_without_end_is_one_sentence():
         ).grid()
 
 
-def test_a_space_of_ones_own_is_a_file(tmp_path):
+def test_a_file_of_the_user_is_a_space(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
         "stage: correspond\nparameters:\n  carb:\n    eta: {low: 0.1, high: 0.2}\n"
@@ -314,7 +315,7 @@ def test_an_experiment_is_a_file_too(tmp_path):
         load_config("correspond", ["run_dir=x", "backbone=y", f"experiment={path}"])
 
 
-def test_settings_of_a_trial_and_of_the_sweep_are_told_apart():
+def test_settings_of_a_trial_are_separate_from_those_of_the_sweep():
     words = ["run_dir=x", "correspond.backbone=y", "correspond.optim.epochs=3", "trials=7"]
     found = sweeps.load(words)
     assert found.base == ["backbone=y", "optim.epochs=3"] and found.config.trials == 7

@@ -1,4 +1,4 @@
-"""What a sweep has on disk: what is read of a run that was stopped and went on, the table, and the book that is kept."""
+"""A sweep on disk: runs that were stopped and resumed, the table, and the queue of trials."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ from scemae.sweep.trials import (
 VALUES = {"carb.eta": 0.25, "carb.clusters": 3}
 
 
-def look(step, score, **others):
+def evaluation(step, score, **others):
     return {
         "step": step,
         "probe_different": score,
@@ -45,7 +45,7 @@ def look(step, score, **others):
 
 
 def start(run, base, rows, seconds=10.0):
-    """One start of a run that lived for `seconds` and wrote `rows`; a number stands for the loss of that step."""
+    """One start of a run, `seconds` long, that wrote `rows`; a number is a row of that step."""
     generation = claim(run, None, None)
     if base is not None:
         generation.record_base(base)
@@ -81,9 +81,10 @@ def test_a_trial_waits_until_it_has_started(tmp_path):
     )
 
 
-def test_a_run_in_one_go_is_read_as_it_is(tmp_path):
+def test_a_run_of_one_start_is_read_as_it_is(tmp_path):
     record = read_run(
-        tmp_path, make(tmp_path, trial(), (0, [5, 10, look(10, 7.0), 15, 20, look(20, 6.0)]))
+        tmp_path,
+        make(tmp_path, trial(), (0, [5, 10, evaluation(10, 7.0), 15, 20, evaluation(20, 6.0)])),
     )
     assert record.curve == [
         (10, {"different": 7.0, "same": 3.5}),
@@ -93,9 +94,9 @@ def test_a_run_in_one_go_is_read_as_it_is(tmp_path):
     assert (record.step, record.total, record.trained, record.starts) == (20, 30, 20, 1)
 
 
-def test_work_that_was_done_again_counts_as_trained_and_not_as_a_step(tmp_path):
-    killed = (0, [5, 10, look(10, 7.0), 15, 20, look(20, 9.9), 25])  # saved at 10
-    later = (10, [15, 20, look(20, 6.0)]), (20, [25, 30, look(30, 5.0)])
+def test_repeated_steps_count_as_trained_but_not_as_progress(tmp_path):
+    killed = (0, [5, 10, evaluation(10, 7.0), 15, 20, evaluation(20, 9.9), 25])  # saved at 10
+    later = (10, [15, 20, evaluation(20, 6.0)]), (20, [25, 30, evaluation(30, 5.0)])
     record = read_run(tmp_path, make(tmp_path, trial(), killed, *later))
     assert record.curve == [
         (10, {"different": 7.0, "same": 3.5}),
@@ -106,9 +107,9 @@ def test_work_that_was_done_again_counts_as_trained_and_not_as_a_step(tmp_path):
     assert record.trained == len([*range(1, 26), *range(11, 21), *range(21, 31)])
 
 
-def test_a_start_that_never_trained_is_a_start_alone(tmp_path):
+def test_a_start_that_never_trained_counts_as_a_start_only(tmp_path):
     record = read_run(
-        tmp_path, make(tmp_path, trial(), (0, [10, look(10, 7.0)]), (None, []), (10, [15]))
+        tmp_path, make(tmp_path, trial(), (0, [10, evaluation(10, 7.0)]), (None, []), (10, [15]))
     )
     assert (record.step, record.trained, record.starts, record.scores["different"]) == (
         15,
@@ -118,9 +119,10 @@ def test_a_start_that_never_trained_is_a_start_alone(tmp_path):
     )
 
 
-def test_a_look_that_came_late_counts_once(tmp_path):
+def test_an_evaluation_made_up_for_later_counts_once(tmp_path):
     record = read_run(
-        tmp_path, make(tmp_path, trial(), (0, [15, 30]), (30, [look(30, 5.0, late=True)]), (30, []))
+        tmp_path,
+        make(tmp_path, trial(), (0, [15, 30]), (30, [evaluation(30, 5.0, late=True)]), (30, [])),
     )
     assert record.curve == [(30, {"different": 5.0, "same": 2.5})] and (
         record.trained,
@@ -128,39 +130,42 @@ def test_a_look_that_came_late_counts_once(tmp_path):
     ) == (30, 3)
     other = trial(2)
     record = read_run(
-        tmp_path, make(tmp_path, other, (0, [15, look(15, 8.0)]), (15, [look(15, 9.9), 30]))
+        tmp_path,
+        make(tmp_path, other, (0, [15, evaluation(15, 8.0)]), (15, [evaluation(15, 9.9), 30])),
     )
     assert record.curve == [
         (15, {"different": 8.0, "same": 4.0})
-    ]  # unmarked, it is of no step of its own
+    ]  # not marked as late, so it is a repeated row
 
 
 def test_a_torn_row_is_left_out(tmp_path):
-    one = make(tmp_path, trial(), (0, [10, look(10, 7.0)]))
+    one = make(tmp_path, trial(), (0, [10, evaluation(10, 7.0)]))
     with open(path_of(one.folder(tmp_path) / "run", 1) / METRICS, "a") as file:
         file.write('{"step": 20, "probe_diff')
     assert (read_run(tmp_path, one).step, len(read_run(tmp_path, one).curve)) == (10, 1)
 
 
 def test_how_a_trial_ended_is_read_back_as_it_was_written(tmp_path):
-    one = make(tmp_path, trial(), (0, [10, look(10, 7.0), 30, look(30, 5.5)]))
+    one = make(tmp_path, trial(), (0, [10, evaluation(10, 7.0), 30, evaluation(30, 5.5)]))
     for outcome, reason in ((FINISHED, ""), (STOPPED, ""), (FAILED, 'it "broke", at\nlast')):
-        told = end_trial(tmp_path, one, outcome, reason)
+        ended = end_trial(tmp_path, one, outcome, reason)
         assert (
-            read_record(tmp_path, one) == told
-            and (told.outcome, told.reason) == (outcome, reason)
-            and told.has_ended
+            read_record(tmp_path, one) == ended
+            and (ended.outcome, ended.reason) == (outcome, reason)
+            and ended.has_ended
         )
     nothing = end_trial(tmp_path, make(tmp_path, trial(2)), FAILED, "lost")
-    assert list(read_records(tmp_path)) == [told, nothing] and nothing.scores == {}
+    assert list(read_records(tmp_path)) == [ended, nothing] and nothing.scores == {}
 
 
-def test_a_trial_that_was_stopped_counts_up_to_the_look_that_decided(tmp_path):
-    one = make(tmp_path, trial(), (0, [10, look(10, 7.0), 20, look(20, 6.0), 25]))
-    told = end_trial(tmp_path, one, STOPPED, progress=10 / 30)
-    assert told.curve == [(10, {"different": 7.0, "same": 3.5})] and told.scores == told.curve[0][1]
-    assert (told.step, told.trained) == (10, 25)
-    assert read_record(tmp_path, one) == told
+def test_a_trial_that_was_stopped_counts_up_to_the_evaluation_that_stopped_it(tmp_path):
+    one = make(tmp_path, trial(), (0, [10, evaluation(10, 7.0), 20, evaluation(20, 6.0), 25]))
+    ended = end_trial(tmp_path, one, STOPPED, progress=10 / 30)
+    assert (
+        ended.curve == [(10, {"different": 7.0, "same": 3.5})] and ended.scores == ended.curve[0][1]
+    )
+    assert (ended.step, ended.trained) == (10, 25)
+    assert read_record(tmp_path, one) == ended
 
 
 def test_a_trial_that_was_half_written_when_the_sweep_ended_had_not_begun(tmp_path):
@@ -175,14 +180,16 @@ def test_a_trial_that_was_half_written_when_the_sweep_ended_had_not_begun(tmp_pa
 
 
 def test_a_moved_folder_holds_the_same_records(tmp_path):
-    make(tmp_path / "a", trial(0, origin=PAPER), (0, [10, look(10, 7.0)]), (10, [20]))
-    end_trial(tmp_path / "a", make(tmp_path / "a", trial(1), (0, [30, look(30, 6.0)])), FINISHED)
+    make(tmp_path / "a", trial(0, origin=PAPER), (0, [10, evaluation(10, 7.0)]), (10, [20]))
+    end_trial(
+        tmp_path / "a", make(tmp_path / "a", trial(1), (0, [30, evaluation(30, 6.0)])), FINISHED
+    )
     before = list(read_records(tmp_path / "a"))
     shutil.move(tmp_path / "a", tmp_path / "elsewhere" / "b")
     assert list(read_records(tmp_path / "elsewhere" / "b")) == before and len(before) == 2
 
 
-def test_a_table_written_anew_is_the_table_that_grew(tmp_path):
+def test_a_rewritten_table_equals_one_that_grew_row_by_row(tmp_path):
     records = [
         TrialRecord(
             0,
@@ -225,8 +232,8 @@ def test_a_table_written_anew_is_the_table_that_grew(tmp_path):
     )
 
 
-def test_dropped_checkpoints_leave_what_a_trial_showed(tmp_path):
-    one = make(tmp_path, trial(), (0, [30, look(30, 5.0)]))
+def test_dropping_checkpoints_keeps_the_scores(tmp_path):
+    one = make(tmp_path, trial(), (0, [30, evaluation(30, 5.0)]))
     (one.folder(tmp_path) / "run" / "checkpoints" / "step-00000030.g0001").mkdir(parents=True)
     before = read_run(tmp_path, one)
     drop_checkpoints(tmp_path, one)
@@ -236,11 +243,11 @@ def test_dropped_checkpoints_leave_what_a_trial_showed(tmp_path):
     )
 
 
-# The book.
+# The queue of trials.
 
 
-def open_book(folder, *words):
-    """A book of a random search of 6 trials; nothing is trained."""
+def open_queue(folder, *words):
+    """The queue of a random search of 6 trials, none of which is trained."""
     sweep = sweeps.load(
         [
             f"run_dir={folder}",
@@ -254,25 +261,30 @@ def open_book(folder, *words):
     return TrialQueue(sweep, claim(folder, "sweep", None))
 
 
-def run_to_its_end(book, one, score, outcome=FINISHED, total=30):
-    """A run that was trained by nobody, with a checkpoint and tokens of its own, and its end in the book."""
-    make(book.sweep.folder, one, (0, [10, look(10, score + 1), 30, look(30, score)]), total=total)
+def run_to_end(queue, one, score, outcome=FINISHED, total=30):
+    """Write a run of no training, with a checkpoint and tokens of its own, and end its trial."""
+    make(
+        queue.sweep.folder,
+        one,
+        (0, [10, evaluation(10, score + 1), 30, evaluation(30, score)]),
+        total=total,
+    )
     for part in ("run/checkpoints/step-00000030.g0001", "tokens"):
-        (one.folder(book.sweep.folder) / part).mkdir(parents=True)
-    book.end(one, outcome)
+        (one.folder(queue.sweep.folder) / part).mkdir(parents=True)
+    queue.end(one, outcome)
 
 
-def with_checkpoints(book):
+def with_checkpoints(queue):
     return {
         one.number
-        for one in book.ended.values()
-        if (one.trial.folder(book.sweep.folder) / "run" / "checkpoints").exists()
+        for one in queue.ended.values()
+        if (one.trial.folder(queue.sweep.folder) / "run" / "checkpoints").exists()
     }
 
 
 def test_every_trial_is_handed_out_once_and_is_on_disk_before(tmp_path):
-    book, found = open_book(tmp_path), []
-    while (one := book.next()) is not None:
+    queue, found = open_queue(tmp_path), []
+    while (one := queue.next()) is not None:
         assert (
             read_record(tmp_path, one).outcome == WAITING
             and (one.folder(tmp_path) / "trial.json").exists()
@@ -282,25 +294,25 @@ def test_every_trial_is_handed_out_once_and_is_on_disk_before(tmp_path):
         PAPER
     ] + 5 * [RANDOM]
     assert [one.values for one in found[1:]] == [
-        book.sweep.space.draw(0, number) for number in range(1, 6)
+        queue.sweep.space.draw(0, number) for number in range(1, 6)
     ]
     for one in found:
-        assert not book.is_done
-        run_to_its_end(book, one, 5.0)
-    assert book.is_done and book.next() is None
+        assert not queue.is_done
+        run_to_end(queue, one, 5.0)
+    assert queue.is_done and queue.next() is None
 
 
-def test_a_book_that_is_opened_again_goes_on_where_it_stood(tmp_path):
-    book = open_book(tmp_path)
-    first, second, third, _ = (book.next() for _ in range(4))
-    run_to_its_end(book, second, 5.0)
-    book.put_back(third)
-    assert book.next() == third
+def test_a_reopened_queue_goes_on_where_it_stood(tmp_path):
+    queue = open_queue(tmp_path)
+    first, second, third, _ = (queue.next() for _ in range(4))
+    run_to_end(queue, second, 5.0)
+    queue.put_back(third)
+    assert queue.next() == third
     table = (tmp_path / "results.csv").read_text()
-    again = open_book(tmp_path)
+    again = open_queue(tmp_path)
     assert (
         (tmp_path / "results.csv").read_text() == table
-        and again.ended == book.ended
+        and again.ended == queue.ended
         and list(again.ended) == [1]
     )
     assert [again.next().number for _ in range(5)] == [0, 2, 3, 4, 5] and again.next() is None
@@ -308,32 +320,32 @@ def test_a_book_that_is_opened_again_goes_on_where_it_stood(tmp_path):
 
 
 def test_a_trial_that_is_lost_too_often_has_failed(tmp_path, capsys):
-    book = open_book(tmp_path, "retries=2")
-    one = book.next()
+    queue = open_queue(tmp_path, "retries=2")
+    one = queue.next()
     for _ in range(2):
-        book.lose(one, "killed by SIGKILL")
-        assert not book.ended and book.next() == one
+        queue.lose(one, "killed by SIGKILL")
+        assert not queue.ended and queue.next() == one
     assert (
         "trial 0: killed by SIGKILL; it goes on from its last checkpoint" in capsys.readouterr().out
     )
-    book.lose(one, "killed by SIGKILL")
+    queue.lose(one, "killed by SIGKILL")
     assert (
-        book.ended[0].outcome == FAILED
-        and book.ended[0].reason == "lost 3 times: killed by SIGKILL"
+        queue.ended[0].outcome == FAILED
+        and queue.ended[0].reason == "lost 3 times: killed by SIGKILL"
     )
-    assert book.next().number == 1
+    assert queue.next().number == 1
 
 
 @pytest.mark.parametrize("keep", [0, 1, 2])
 def test_only_the_best_and_the_papers_setting_keep_their_checkpoints(tmp_path, keep):
-    book, scores = open_book(tmp_path, f"keep={keep}"), [9.0, 4.0, 6.0, 1.0, 2.0, float("nan")]
+    queue, scores = open_queue(tmp_path, f"keep={keep}"), [9.0, 4.0, 6.0, 1.0, 2.0, float("nan")]
     for score in scores:
-        one = book.next()
-        run_to_its_end(book, one, score, STOPPED if score == 1.0 else FINISHED)
-        assert one.number in with_checkpoints(book)  # its processes may live
-    book.close()
+        one = queue.next()
+        run_to_end(queue, one, score, STOPPED if score == 1.0 else FINISHED)
+        assert one.number in with_checkpoints(queue)  # its processes may live
+    queue.close()
     finished = sorted((score, number) for number, score in enumerate(scores) if score > 1.0)
-    assert with_checkpoints(book) == (
+    assert with_checkpoints(queue) == (
         {0} | {number for _, number in finished[:keep]} if keep else set(range(6))
     )
     assert not list(tmp_path.glob("trials/*/tokens"))
@@ -341,7 +353,7 @@ def test_only_the_best_and_the_papers_setting_keep_their_checkpoints(tmp_path, k
 
 
 def test_the_pareto_front_keeps_its_checkpoints(tmp_path):
-    book = open_book(tmp_path, "keep=1", "objectives=[different,cycle]")
+    queue = open_queue(tmp_path, "keep=1", "objectives=[different,cycle]")
     for different, cycle in (
         (9.0, 9.0),
         (4.0, 5.0),
@@ -350,30 +362,30 @@ def test_the_pareto_front_keeps_its_checkpoints(tmp_path):
         (3.0, 8.0),
         (5.0, 5.0),
     ):
-        one = book.next()
+        one = queue.next()
         make(tmp_path, one, (0, [{"step": 30, "probe_different": different, "probe_cycle": cycle}]))
         (one.folder(tmp_path) / "run" / "checkpoints").mkdir()
-        book.end(one, FINISHED)
-    book.close()
-    assert with_checkpoints(book) == {0, 1, 2, 4}
+        queue.end(one, FINISHED)
+    queue.close()
+    assert with_checkpoints(queue) == {0, 1, 2, 4}
 
 
-def test_a_book_reopened_sweeps_up_what_was_left(tmp_path):
-    book = open_book(tmp_path, "keep=1")
+def test_a_reopened_queue_removes_leftovers(tmp_path):
+    queue = open_queue(tmp_path, "keep=1")
     for score in (9.0, 4.0, 6.0):
-        run_to_its_end(book, book.next(), score)
-    assert with_checkpoints(book) == {0, 1, 2}  # of the last one they were still there
-    again = open_book(tmp_path, "keep=1")
+        run_to_end(queue, queue.next(), score)
+    assert with_checkpoints(queue) == {0, 1, 2}  # those of the last one are not removed yet
+    again = open_queue(tmp_path, "keep=1")
     again.remove_leftovers()
     assert with_checkpoints(again) == {0, 1}
 
 
-def test_a_book_that_another_start_has_taken_over_writes_nothing_more(tmp_path):
-    book = open_book(tmp_path)
-    one = book.next()
-    open_book(tmp_path)
+def test_a_superseded_queue_writes_nothing_more(tmp_path):
+    queue = open_queue(tmp_path)
+    one = queue.next()
+    open_queue(tmp_path)
     table = (tmp_path / "results.csv").read_text()
-    for act in (book.next, lambda: book.end(one, FINISHED)):
+    for act in (queue.next, lambda: queue.end(one, FINISHED)):
         with pytest.raises(RunFolderError, match="another start of this sweep has taken it over"):
             act()
     assert (tmp_path / "results.csv").read_text() == table and not (
@@ -381,16 +393,16 @@ def test_a_book_that_another_start_has_taken_over_writes_nothing_more(tmp_path):
     ).exists()
 
 
-def test_a_table_and_a_page_that_find_no_room_do_not_end_a_sweep(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_for_table_and_page_does_not_end_a_sweep(tmp_path, monkeypatch, capsys):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    book = open_book(tmp_path)
+    queue = open_queue(tmp_path)
     monkeypatch.setattr(ResultsTable, "append", full)
-    monkeypatch.setattr(book, "_show", full)
-    monkeypatch.setattr(book, "_shown", -1e9)
-    run_to_its_end(book, book.next(), 5.0)
+    monkeypatch.setattr(queue, "_write_results", full)
+    monkeypatch.setattr(queue, "_written", -1e9)
+    run_to_end(queue, queue.next(), 5.0)
     assert (
-        book.ended[0].outcome == FINISHED
+        queue.ended[0].outcome == FINISHED
         and capsys.readouterr().err.count("No space left on device; the sweep goes on") == 2
     )

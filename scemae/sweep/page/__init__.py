@@ -1,1 +1,1 @@
-"""What a sweep shows: its page, figures and results."""
+"""The results of a sweep: its page, figures, table and best setting."""

@@ -1,45 +1,28 @@
-"""The page of a sweep, sweep.html: which setting won, by how much, and which settings matter."""
+"""The page of a sweep, sweep.html: the best setting, by how much, and which settings matter."""
 
 import math
-import shlex
-from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib import rc_context
 
-from scemae.errors import ConfigError, RunFolderError
+from scemae.errors import RunFolderError
 from scemae.files import disk
 from scemae.runs.goodput import clock
-from scemae.sweep.page import figures
-from scemae.sweep.page.axes import Axis, axes_of, say
-from scemae.sweep.page.canvas import Picture
+from scemae.sweep.page import score_figures, setting_figures
+from scemae.sweep.page.canvas import STYLE, Picture
 from scemae.sweep.page.importance import FEWEST, Importance, importances
+from scemae.sweep.page.setting_axes import SettingAxis, as_text, axes_of
+from scemae.sweep.page.summary import OUTCOMES, by_rank, causes, counts, paper_of, summary
 from scemae.sweep.ranking import Agreement, agreement, best, pareto_front, ranked, score
-from scemae.sweep.trials import FAILED, FINISHED, PAPER, RUNNING, STOPPED, WAITING, TrialRecord
+from scemae.sweep.trials import PAPER, TrialRecord
 
 PAGE = "sweep.html"
-ROWS = 500  # of the table; ten thousand take a browser's breath
+ROWS = 500  # of the table: a browser sorts them without delay
 CAUSES = 50  # different reasons of failures that are listed
-REASON = 600  # letters of a reason
-PROXY, TRUTH = "cycle", "different"  # the score without labels, and the one it may stand for
+PROXY, TRUTH = "cycle", "different"  # the score without labels, and the one it may stand in for
 ETA, CLUSTERS = "carb.eta", "carb.clusters"
-OUTCOMES = {
-    FINISHED: "finished",
-    STOPPED: "stopped early",
-    FAILED: "failed",
-    RUNNING: "running",
-    WAITING: "waiting",
-}
-
-
-@dataclass
-class Cause:
-    """Why trials failed: the reason, and the numbers of those that give it."""
-
-    reason: str
-    numbers: list[int]
 
 
 def write_page(
@@ -47,31 +30,19 @@ def write_page(
     title: str,
     records: list[TrialRecord],
     objectives: list[str],
+    *,
     facts: dict[str, str],
     parameters: dict[str, dict],
     best_yaml: str | None,
-    *,
-    command: str | None = None,
 ) -> Path:
-    """Write the page of these trials to folder/sweep.html, whole or not at all, and return its path.
+    """Write the page of these trials to folder/sweep.html, replacing it whole; returns its path.
 
-    Scores are in px of a 70-px frame, lower is better; the first of `objectives` decides what is best. `parameters` names
-    the swept settings and what is known of their ranges (low, high, log, values), `facts` are the rows of a small table, and
-    `command` trains the best setting; without it, it is the line of `best_yaml` that starts with "# scemae", or made of the
-    best values. Raises RunFolderError where the disk fails, ConfigError without an objective.
+    Scores are in px of a 70-px frame, lower is better; `objectives[0]` decides what is best.
+    `parameters` has what is known of each swept setting's range (low, high, log, values), `facts`
+    the rows of a small table. Raises RunFolderError if the disk fails.
     """
-    if not objectives:
-        raise ConfigError(
-            "the page of a sweep: found no objective, needed one at least; give objectives=[different]"
-        )
     text = render(
-        title,
-        records,
-        objectives,
-        facts=facts,
-        parameters=parameters,
-        best_yaml=best_yaml,
-        command=command,
+        title, records, objectives, facts=facts, parameters=parameters, best_yaml=best_yaml
     )
     path = folder / PAGE
     try:
@@ -92,7 +63,6 @@ def render(
     facts: dict[str, str],
     parameters: dict[str, dict],
     best_yaml: str | None,
-    command: str | None,
 ) -> str:
     """The page as text."""
     environment = Environment(
@@ -106,14 +76,8 @@ def render(
     found = importances(records, objective, axes)
     alike = agreement(records, PROXY, TRUTH) if both_scored(records) >= FEWEST else None
     pictures = draw(records, objectives, axes, found=found, alike=alike)
-    winner = best(records, objective)
     shown = by_rank(records, objective)
-    rows = shown[:ROWS] + [one for one in shown[ROWS:] if one.origin == PAPER]
-    command = command or command_in(best_yaml or "") or (command_of(winner) if winner else None)
-    scores = [
-        *objectives,
-        *sorted({name for one in records for name in one.scores} - set(objectives)),
-    ]
+    others = {name for one in records for name in one.scores} - set(objectives)
     return environment.get_template(PAGE).render(
         title=title,
         records=records,
@@ -121,9 +85,9 @@ def render(
         objectives=objectives,
         facts=facts,
         axes=axes,
-        rows=rows,
-        scores=scores,
-        winner=winner,
+        rows=shown[:ROWS] + [one for one in shown[ROWS:] if one.origin == PAPER],
+        scores=[*objectives, *sorted(others)],
+        winner=best(records, objective),
         paper=paper_of(records),
         sentences=summary(records, objective),
         counts=counts(records),
@@ -134,12 +98,11 @@ def render(
         front=pareto_front(records, objectives) if len(objectives) > 1 else [],
         causes=causes(records),
         best_yaml=best_yaml,
-        command=command,
-        say=say,
+        command=command_in(best_yaml or ""),
+        as_text=as_text,
         score=score,
         clock=clock,
         outcomes=OUTCOMES,
-        share=share,
         is_nan=math.isnan,
         most_causes=CAUSES,
         most_rows=ROWS,
@@ -149,157 +112,44 @@ def render(
 def draw(
     records: list[TrialRecord],
     objectives: list[str],
-    axes: list[Axis],
+    axes: list[SettingAxis],
     *,
     found: Importance,
     alike: Agreement | None,
 ) -> dict[str, Picture | str]:
-    """Every figure by its name, or why it is not shown; figures that the sweep has no use for are absent."""
-    objective, places = objectives[0], {axis.name: axis for axis in axes}
-    drawn = {
-        "history": figures.history(records, objective),
-        "parallel": figures.parallel(records, objective, axes),
-        "importance": figures.bars(found, axes),
-        "slices": figures.slices(records, objective, axes),
-        "learning": figures.learning(records, objective),
-    }
-    if {ETA, CLUSTERS} <= places.keys():
-        drawn["heat"] = figures.heat(
-            records,
-            objective,
-            replace(places[ETA], label="share of attentive tokens, η"),
-            replace(places[CLUSTERS], label="clusters, $K_c$"),
-        )
-    else:
-        drawn["heat"] = f"{ETA} and {CLUSTERS} were not both searched"
-    if len(objectives) > 1:
-        drawn["front"] = figures.front(records, objectives)
-    if any(PROXY in one.scores for one in records):
-        drawn["proxy"] = (
-            figures.proxy(records, PROXY, TRUTH)
-            if alike
-            else f"found {both_scored(records)} finished with scores of both, needed {FEWEST} trials that are not all alike"
-        )
+    """Every figure by its name, or why it is missing; those that do not apply are left out."""
+    objective, by_name = objectives[0], {axis.name: axis for axis in axes}
+    with rc_context(STYLE):
+        drawn = {
+            "history": score_figures.history(records, objective),
+            "parallel": setting_figures.parallel(records, objective, axes),
+            "importance": setting_figures.bars(found, axes),
+            "slices": setting_figures.slices(records, objective, axes),
+            "learning": score_figures.learning(records, objective),
+            "heat": f"{ETA} and {CLUSTERS} were not both searched",
+        }
+        if {ETA, CLUSTERS} <= by_name.keys():
+            across = replace(by_name[ETA], label="share of attentive tokens, η")
+            up = replace(by_name[CLUSTERS], label="clusters, $K_c$")
+            drawn["heat"] = setting_figures.heat(records, objective, across, up)
+        if len(objectives) > 1:
+            drawn["front"] = score_figures.front(records, objectives)
+        if any(PROXY in one.scores for one in records):
+            drawn["proxy"] = (
+                f"found {both_scored(records)} finished with scores of both, needed {FEWEST} "
+                "trials whose scores differ"
+            )
+            if alike:
+                drawn["proxy"] = score_figures.proxy(records, PROXY, TRUTH)
     return drawn
 
 
-def summary(records: list[TrialRecord], objective: str) -> list[str]:
-    """What came out, in sentences: the best trial against the paper's setting, then how trials ended."""
-    winner, paper = best(records, objective), paper_of(records)
-    if winner is None:
-        first = "No trial has finished with a score yet."
-    else:
-        first = (
-            f"Trial {winner.number} is the best: {score(winner, objective):.2f} px on “{objective}”"
-        )
-        if winner is paper:
-            others = len(ranked(records, objective)) - 1
-            first += ". It is the paper's setting" + (
-                "; no other finished trial did better."
-                if others
-                else ", and the only one that has finished with a score."
-            )
-        elif paper is None or paper.outcome != FINISHED or math.isnan(score(paper, objective)):
-            first += ". The paper's setting has no score to compare with."
-        else:
-            other = score(paper, objective)
-            gain = other - score(winner, objective)
-            first += (
-                f", {gain:.2f} px"
-                + (f" ({100 * gain / other:.1f} %)" if other > 0 else "")
-                + f" less than the paper's setting ({other:.2f} px)."
-            )
-    ended = [f"{count:,} {words}" for words, count in counts(records).items() if count]
-    sentences = [
-        first,
-        f"Of {len(records):,} trial{'s' * (len(records) != 1)}: {', '.join(ended)}."
-        if ended
-        else "There are no trials.",
-    ]
-    if lost := sum(
-        one.outcome == FINISHED and math.isnan(score(one, objective)) for one in records
-    ):
-        sentences.append(
-            f"Left out below, as their score is no number (diverged): {lost} of the finished."
-        )
-    return sentences
-
-
-def counts(records: list[TrialRecord]) -> dict[str, int]:
-    """How many trials ended in which way, and how many have not."""
-    found = Counter(one.outcome for one in records)
-    return {words: found[outcome] for outcome, words in OUTCOMES.items()}
-
-
-def paper_of(records: list[TrialRecord]) -> TrialRecord | None:
-    """The trial of the paper's setting."""
-    return next((one for one in records if one.origin == PAPER), None)
-
-
 def both_scored(records: list[TrialRecord]) -> int:
-    """How many finished trials have the score without labels and the one it may stand for."""
+    """How many finished trials have both PROXY and TRUTH."""
     return sum(not math.isnan(score(one, TRUTH)) for one in ranked(records, PROXY))
 
 
-def by_rank(records: list[TrialRecord], objective: str) -> list[TrialRecord]:
-    """All trials: the finished, best first; then the others by how they ended and by score; those without a score last."""
-    order = list(OUTCOMES)
-
-    def key(one: TrialRecord) -> tuple:
-        value = score(one, objective)
-        return (
-            one.outcome != FINISHED or math.isnan(value),
-            order.index(one.outcome),
-            math.isnan(value),
-            0.0 if math.isnan(value) else value,
-            one.number,
-        )
-
-    return sorted(records, key=key)
-
-
-def share(record: TrialRecord) -> float:
-    """How much of its training a trial has behind it, 0 to 1."""
-    return record.step / record.total if record.total else 0.0
-
-
-def causes(records: list[TrialRecord]) -> list[Cause]:
-    """Why trials failed, the most frequent reason first."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for one in records:
-        if one.outcome == FAILED:
-            reason = one.reason.strip() or "no reason is known"
-            found[reason if len(reason) <= REASON else reason[:REASON] + " …"].append(one.number)
-    return sorted(
-        (Cause(reason, numbers) for reason, numbers in found.items()),
-        key=lambda one: -len(one.numbers),
-    )
-
-
 def command_in(best_yaml: str) -> str | None:
-    """The command that a comment of the best setting's file gives."""
-    return next(
-        (
-            line.removeprefix("# ")
-            for line in best_yaml.splitlines()
-            if line.startswith("# scemae ")
-        ),
-        None,
-    )
-
-
-def command_of(record: TrialRecord) -> str:
-    """The command that trains stage 2 with a trial's values; capitals are for the reader to fill in."""
-    words = ["scemae correspond run_dir=RUN backbone=BACKBONE data.shards=SHARDS"]
-    return " ".join(
-        words + [shlex.quote(f"{name}={spell(value)}") for name, value in record.values.items()]
-    )
-
-
-def spell(value: Any) -> str:
-    """A value in full, as a key=value setting takes it."""
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(spell, value)) + "]"
-    if isinstance(value, bool) or value is None:
-        return say(value)
-    return repr(float(value)) if isinstance(value, float) else str(value)
+    """The command in the comments of best.yaml, which trains the best setting."""
+    lines = [line for line in best_yaml.splitlines() if line.startswith("# scemae ")]
+    return lines[0].removeprefix("# ") if lines else None

@@ -1,4 +1,4 @@
-"""The processes of trials on this machine: started through a nursery, watched, stopped."""
+"""The ranks of trials on this machine: started through a fork server, watched, stopped."""
 
 import json
 import os
@@ -13,50 +13,50 @@ from pathlib import Path
 
 from scemae.errors import LaunchError
 
-PATIENCE = 30.0  # seconds that the other ranks of a trial get to end by themselves once one has ended badly
-LAUNCHED = (
+PATIENCE = 30.0  # seconds that the other ranks of a trial get to end once one has failed
+# What torchrun, Slurm or ranks.sh set for this process, and trials must not inherit.
+LAUNCHER_VARIABLES = (
     "RANK",
     "WORLD_SIZE",
     "LOCAL_RANK",
     "LOCAL_WORLD_SIZE",
     "MASTER_ADDR",
     "MASTER_PORT",
-)  # not meant for trials
+)
 
 
 class ForkServerClient:
-    """The warm process (fork_server.py) of a worker, and what it has told of its ranks."""
+    """A fork server of this process (fork_server.py), and how its ranks have ended."""
 
     def __init__(self, *, spawns: bool, threads: int) -> None:
-        """`threads` of each rank's matrix products. Raises LaunchError where it does not start."""
-        environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
-        environment |= {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        """Start it. threads: OMP_NUM_THREADS of each rank.
+
+        Raises LaunchError if it does not start.
+        """
+        kept = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
+        environment = kept | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         environment.setdefault("DS_ACCELERATOR", "cuda" if spawns else "cpu")
+        command = [sys.executable, "-m", "scemae.sweep.processes.fork_server"]
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "scemae.sweep.processes.fork_server",
-                *(["--spawn"] if spawns else []),
-            ],
+            command + ["--spawn"] * spawns,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
-            start_new_session=True,
-        )  # Ray shoots the group of a worker
-        self.ended: dict[int, int] = {}
-        self._born: queue.Queue = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
-        self._complaints: list[str] = []
-        overhearing = threading.Thread(target=self._overhear, daemon=True)
-        overhearing.start()
-        if self._born.get() is None:
-            overhearing.join(5)  # until its last words are here
+            start_new_session=True,  # Ray kills the process group of a worker
+        )
+        self.ended: dict[int, int] = {}  # status by pid
+        self._pids: queue.Queue[int | None] = queue.Queue()  # None: the server has ended
+        self._errors: list[str] = []  # its last lines on stderr
+        threading.Thread(target=self._read_answers, daemon=True).start()
+        error_reader = threading.Thread(target=self._read_errors, daemon=True)
+        error_reader.start()
+        if self._pids.get() is None:
+            error_reader.join(5)
             raise LaunchError(
                 f"the process that starts trials ended with {self._process.wait()}: "
-                f"{''.join(self._complaints)[-500:].strip()}"
+                f"{''.join(self._errors)[-500:].strip()}"
             )
 
     @property
@@ -65,14 +65,11 @@ class ForkServerClient:
         return self._process.poll() is None
 
     def start(self, argv: list[str], environment: dict[str, str], log: Path) -> int:
-        """Start `scemae ARGV` with its output appended to `log`; the pid. Raises LaunchError."""
+        """Start `scemae ARGV`, output appended to `log`; returns the pid. Raises LaunchError."""
+        request = {"argv": argv, "env": environment, "log": str(log)}
         try:
-            print(
-                json.dumps({"argv": argv, "env": environment, "log": str(log)}),
-                file=self._process.stdin,
-                flush=True,
-            )
-            pid = self._born.get(timeout=60)
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+            pid = self._pids.get(timeout=60)
         except (OSError, queue.Empty):
             pid = None
         if pid is None:
@@ -80,7 +77,8 @@ class ForkServerClient:
         return pid
 
     def close(self) -> None:
-        """End it; ranks that still live get some seconds to save."""
+        """End it; ranks that still live get `PATIENCE` seconds to save."""
+        assert self._process.stdin is not None
         try:
             self._process.stdin.close()
             self._process.wait(PATIENCE)
@@ -88,21 +86,21 @@ class ForkServerClient:
             self._process.kill()
             self._process.wait()
 
-    def _listen(self) -> None:
-        for line in self._process.stdout:
+    def _read_answers(self) -> None:
+        for line in self._process.stdout or ():
             try:
-                word = json.loads(line)
+                answer = json.loads(line)
             except json.JSONDecodeError:
-                continue  # what an import prints
-            if "status" in word:
-                self.ended[word["pid"]] = word["status"]
+                continue  # printed by some import
+            if "status" in answer:
+                self.ended[answer["pid"]] = answer["status"]
             else:
-                self._born.put(word.get("pid", 0))
-        self._born.put(None)
+                self._pids.put(answer.get("pid", 0))
+        self._pids.put(None)
 
-    def _overhear(self) -> None:
-        for line in self._process.stderr:
-            self._complaints = [*self._complaints[-20:], line]
+    def _read_errors(self) -> None:
+        for line in self._process.stderr or ():
+            self._errors = [*self._errors[-20:], line]
 
 
 class Ranks:
@@ -110,13 +108,13 @@ class Ranks:
 
     def __init__(
         self,
-        nursery: ForkServerClient,
+        server: ForkServerClient,
         argv: list[str],
         count: int,
         log: Path,
         environment: dict[str, str],
     ) -> None:
-        self._nursery, self._until = nursery, float("inf")
+        self._server, self._deadline = server, float("inf")
         places: list[dict[str, str]] = [{}]
         if count > 1:
             shared = {
@@ -125,36 +123,34 @@ class Ranks:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(free_port("127.0.0.1")),
             }
-            places = [
-                {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)
-            ]
-        self._pids = [nursery.start(argv, {**environment, **place}, log) for place in places]
+            places = [{**shared, "RANK": str(i), "LOCAL_RANK": str(i)} for i in range(count)]
+        self._pids = [server.start(argv, {**environment, **place}, log) for place in places]
 
     def poll(self) -> int | None:
-        """None while they run; then 0, or the status that says why they ended: 1 before 75 before a signal's."""
-        found = {pid: self._nursery.ended[pid] for pid in self._pids if pid in self._nursery.ended}
-        if len(found) < len(self._pids):
-            if not self._nursery.is_alive:
+        """None while they run; then 0, or the status of the cause: 1, else 75, else a signal's."""
+        ended = {pid: self._server.ended[pid] for pid in self._pids if pid in self._server.ended}
+        if len(ended) < len(self._pids):
+            if not self._server.is_alive:
                 return -signal.SIGKILL
-            if any(found.values()):
-                self._until = min(self._until, time.monotonic() + PATIENCE)
-            if time.monotonic() > self._until:
+            if any(ended.values()):
+                self._deadline = min(self._deadline, time.monotonic() + PATIENCE)
+            if time.monotonic() > self._deadline:
                 self.signal(signal.SIGKILL)
             return None
-        statuses = set(found.values())
+        statuses = set(ended.values())
         return next((status for status in (1, 75) if status in statuses), min(statuses))
 
     def signal(self, number: int) -> None:
         """Send a signal to those that live."""
         for pid in self._pids:
-            if pid not in self._nursery.ended:
+            if pid not in self._server.ended:
                 try:
                     os.kill(pid, number)
                 except ProcessLookupError:
                     pass
 
     def stop(self, patience: float) -> None:
-        """Ask them to save and end, for `patience` seconds; then kill them."""
+        """Give them `patience` seconds to save and end, then kill them."""
         if patience:
             self.signal(signal.SIGTERM)
         until = time.monotonic() + patience

@@ -1,9 +1,10 @@
-"""The Ray processes of one sweep on one node: started with ports, folder and token of their own, stopped by their own pids.
+"""The Ray processes of one sweep on one node: own ports, folder and token, stopped by their pids.
 
-A good neighbour on a shared node: every port is one that was free, the temporary folder is short (the sockets in it may
-have names of 107 bytes at most), private and removed, a token is asked for by every process of this Ray and of no other, no
-dashboard listens, RAY_* of the environment are left out, and `ray stop`, which ends every Ray of a user, is never called.
-Importing ray is left to the driver: a head and its workers are `ray start --block` in a session of its own.
+Other Rays of the node, also of the same user, are left alone: every port is one that was free; the
+temporary folder is private, removed at the end, and its name short (a socket's path has at most 107
+bytes); every process of this Ray asks for its token; no dashboard listens; RAY_* variables of the
+environment are left out; and `ray stop`, which ends every Ray of a user, is never called. Only the
+driver imports ray: a head or worker is `ray start --block` in a session of its own.
 """
 
 import os
@@ -15,17 +16,19 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 from scemae.errors import LaunchError
 from scemae.files import disk
 from scemae.sweep.processes.fork_server import signal_at_parent_death
-from scemae.sweep.processes.rank_processes import LAUNCHED, free_port
+from scemae.sweep.processes.rank_processes import LAUNCHER_VARIABLES, free_port
 from scemae.sweep.processes.trial_process import STOP_FILE
 
-MARK = "SCEMAE_SWEEP_NODE"  # in the environment of every process of this node: who they are
+MARK = "SCEMAE_SWEEP_NODE"  # in the environment of every process of this node's Ray
 TEMP = "SCEMAE_SWEEP_TEMP"
 START_SECONDS = 120.0
-STORE_BYTES = 100_000_000  # of Ray's object store: trials exchange numbers
-# 0: one that is free, not one of Ray's usual ones, which another Ray on this node may have.
+STORE_BYTES = 100_000_000  # of Ray's object store: trials exchange only numbers
+# 0: any free port; Ray's usual ones may be taken by another Ray on this node.
 PORTS = [
     f"--{name}=0"
     for name in (
@@ -45,40 +48,40 @@ OPTIONS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_maximum_gcs_destroyed_actor_cached_count": "200",
     "RAY_task_events_max_num_task_in_gcs": "1000",
-    "RAY_memory_monitor_refresh_ms": "0",  # the trials' memory is not Ray's to judge
-    # They save first, and end by themselves (fork_server.py).
+    "RAY_memory_monitor_refresh_ms": "0",  # else Ray kills trials by its own view of their memory
+    # Ranks save first, and end by themselves (fork_server.py).
     "RAY_kill_child_processes_on_worker_exit": "false",
     "RAY_process_group_cleanup_enabled": "false",
 }
 
 
 class RayNode:
-    """A head, or a worker that joins one."""
+    """A Ray head, or a worker that joins one."""
 
     def __init__(
         self, token: Path, cpus: int, wants_gpus: bool, address: str, head: str | None
     ) -> None:
-        """token: a file with the secret of this Ray. address: of this node, an IP. head: "IP:PORT" to join; None: be it."""
+        """Start it.
+
+        token: a file with the secret of this Ray. address: the IP of this node. head: "IP:PORT" of
+        the head to join, or None to be the head.
+        """
         base = os.environ.get("TMPDIR", "/tmp")
-        self.temp = Path(
-            tempfile.mkdtemp(prefix="scemae-", dir=base if len(base) <= 24 else "/tmp")
-        )  # mode 0700
+        base = base if len(base) <= 24 else "/tmp"
+        self.temp = Path(tempfile.mkdtemp(prefix="scemae-", dir=base))  # mode 0700
         self.mark = self.temp.name
         self.stop_file = self.temp / "stop"
         self._log = self.temp / "start.log"
         (self.temp / "ray").mkdir()
         self.environment = self._environment(token)
-        is_alone = address.startswith("127.")
-        if is_alone:  # Ray takes a loopback address that it is given for another one; by this, meant for desktops, it keeps to it
+        is_local = address.startswith("127.")
+        if is_local:
+            # Ray would replace a loopback address by another one, but for this, meant for desktops.
             self.environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         command = [
-            sys.executable,
-            "-m",
-            "ray.scripts.scripts",
-            "start",
-            "--block",
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
             f"--temp-dir={self.temp / 'ray'}",
-            *([] if is_alone else [f"--node-ip-address={address}"]),
+            *([] if is_local else [f"--node-ip-address={address}"]),
             f"--num-cpus={cpus}",
             f"--object-store-memory={STORE_BYTES}",
             "--disable-usage-stats",
@@ -87,12 +90,8 @@ class RayNode:
             *([] if wants_gpus else ["--num-gpus=0"]),
         ]
         if head is None:
-            command += [
-                "--head",
-                "--port=0",
-                "--include-dashboard=false",
-                f"--ray-client-server-port={free_port(address)}",
-            ]
+            command += ["--head", "--port=0", "--include-dashboard=false"]
+            command.append(f"--ray-client-server-port={free_port(address)}")
         else:
             command.append(f"--address={head}")
         with os.fdopen(disk.open_to_append(self._log), "ab") as log:
@@ -108,11 +107,11 @@ class RayNode:
 
     @property
     def is_alive(self) -> bool:
-        """False once it has ended: with --block, Ray ends all of a node when one of its processes is gone."""
+        """False once it has ended: with --block, Ray ends with any one of its processes."""
         return self._process.poll() is None
 
     def wait_until_ready(self) -> str:
-        """The address of the Ray that it is, or has joined, once it runs. Raises LaunchError."""
+        """Wait until it runs; the address of the Ray that it is or joined. Raises LaunchError."""
         until = time.monotonic() + START_SECONDS
         while time.monotonic() < until and self.is_alive:
             if "Ray runtime started" in self.log():
@@ -122,30 +121,32 @@ class RayNode:
         last = " ".join(self.log().split())[-600:]
         self.stop()
         raise LaunchError(
-            f"Ray did not start on {socket.gethostname()}: {last or 'it left no word'}"
+            f"Ray did not start on {socket.gethostname()}: {last or 'it left no message'}"
         )
 
     def log(self) -> str:
-        """What `ray start` has said."""
+        """The output of `ray start`."""
         try:
             return self._log.read_text(encoding="utf8", errors="replace")
         except OSError:
             return ""
 
     def stop(self, patience: float = 0.0) -> None:
-        """End its processes, and no other's, and remove its folder. Ranks that have been asked to save get `patience` seconds
-        first."""
+        """End its processes and no others, and remove its folder.
+
+        patience: seconds that ranks which were asked to save get first.
+        """
         until = time.monotonic() + patience
-        for pid in filter(_is_nursery, self.pids() if patience else []):
-            _kill(pid, signal.SIGTERM)  # those that are idle leave at once
-        while time.monotonic() < until and any(map(_is_nursery, self.pids())):
+        for pid in filter(_is_fork_server, self.pids() if patience else []):
+            _kill(pid, signal.SIGTERM)  # those without ranks end at once
+        while time.monotonic() < until and any(map(_is_fork_server, self.pids())):
             time.sleep(0.2)
         self._signal(signal.SIGTERM)
         until = time.monotonic() + 1  # they have nothing to save
         while self.pids() and time.monotonic() < until:
             self._process.poll()
             time.sleep(0.1)
-        for _ in range(20):  # what is shot may just have started another
+        for _ in range(20):  # a process may have started another just before it was killed
             if not (left := self.pids()):
                 break
             for pid in left:
@@ -157,23 +158,19 @@ class RayNode:
 
     def pids(self) -> list[int]:
         """All processes of this node's Ray, trials included, by the mark in their environment."""
-        wanted, found = f"{MARK}={self.mark}\0".encode(), []
-        for entry in os.listdir("/proc"):
-            if entry.isdigit() and int(entry) != os.getpid():
-                try:
-                    if wanted in Path(f"/proc/{entry}/environ").read_bytes() and not _is_zombie(
-                        entry
-                    ):
-                        found.append(int(entry))
-                except OSError:
-                    continue
+        found = []
+        for process in psutil.process_iter(["environ", "status"]):
+            environment = process.info["environ"] or {}  # None for processes of other users
+            is_zombie = process.info["status"] == psutil.STATUS_ZOMBIE
+            if environment.get(MARK) == self.mark and not is_zombie and process.pid != os.getpid():
+                found.append(process.pid)
         return found
 
     def _environment(self, token: Path) -> dict[str, str]:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith("RAY_") and name not in LAUNCHED
+            if not name.startswith("RAY_") and name not in LAUNCHER_VARIABLES
         }
         return {
             **kept,
@@ -193,7 +190,7 @@ class RayNode:
 
 
 def leave_with_parent() -> None:
-    """In a child, before it becomes another program: be asked to end when whoever started it is shot."""
+    """In a child, before it runs another program: get SIGTERM when the parent dies."""
     signal_at_parent_death(signal.SIGTERM)
 
 
@@ -204,26 +201,18 @@ def _kill(pid: int, number: int) -> None:
         pass
 
 
-def _is_nursery(pid: int) -> bool:
+def _is_fork_server(pid: int) -> bool:
     try:
-        return b"scemae.sweep.processes.fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
+        return "scemae.sweep.processes.fork_server" in psutil.Process(pid).cmdline()
+    except psutil.Error:
         return False
 
 
-def _is_zombie(pid: str) -> bool:
-    return (
-        Path(f"/proc/{pid}/stat")
-        .read_text(encoding="utf8", errors="replace")
-        .rpartition(")")[2]
-        .split()[0]
-        == "Z"
-    )
-
-
 def own_address(towards: str | None) -> str:
-    """The IP of this node by which others reach it: the one that it would reach `towards` by, a host name; none: loopback.
-    SCEMAE_NODE_IP says it where that is wrong (several networks)."""
+    """The IP of this node from which it reaches the host `towards`; loopback if that is None.
+
+    SCEMAE_NODE_IP overrides it, for nodes with several networks.
+    """
     if given := os.environ.get("SCEMAE_NODE_IP"):
         return given
     if towards is None:
@@ -236,9 +225,6 @@ def own_address(towards: str | None) -> str:
                 return probe.getsockname()[0]
     except OSError:
         pass
-    found = {
-        entry[4][0] for entry in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
-    }
-    return next(
-        (address for address in sorted(found) if not address.startswith("127.")), "127.0.0.1"
-    )
+    found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
+    addresses = sorted({str(entry[4][0]) for entry in found})
+    return next((one for one in addresses if not one.startswith("127.")), "127.0.0.1")

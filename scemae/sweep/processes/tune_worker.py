@@ -1,4 +1,4 @@
-"""A slot of Ray Tune on some node; imports neither torch nor what a trial needs: its nursery does."""
+"""Ray Tune's worker. It imports neither torch nor what a trial needs: its fork server does."""
 
 from typing import Any
 
@@ -11,31 +11,31 @@ from scemae.sweep.trials import RUNNING
 
 
 class TrialWorker(tune.Trainable):
-    """A slot on some node: works at one trial after the other, with one warm process to start their ranks from."""
+    """A slot on some node: runs one trial after the other, all from one fork server."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._nursery, self._work, self._config = None, None, config
+        """config: command (TrialCommand), threads of each rank, spawns."""
+        self._server: ForkServerClient | None = None
+        self._process: TrialProcess | None = None
+        self._config = config
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial."""
         self._close()
         self._config = new_config
         return True
 
     def step(self) -> dict[str, Any]:
-        """Wait for the next look at the trial."""
+        """Wait for the next evaluation of the trial, or its end."""
         try:
-            if self._work is None:
-                if self._nursery is None or not self._nursery.is_alive:
-                    self._nursery = ForkServerClient(
-                        spawns=self._config["spawns"], threads=self._config["threads"]
-                    )
-                self._work = TrialProcess(self._config["order"], self._nursery)
-            record, outcome = self._work.look()
+            if self._process is None:
+                self._process = TrialProcess(self._config["command"], self._live_server())
+            record, outcome = self._process.next_evaluation()
         except LaunchError as error:
             return {"progress": 0.0, "outcome": KILLED, "reason": str(error), "done": True}
-        looked = record.curve[-1][0] if record.curve else 0
+        step = record.curve[-1][0] if record.curve else 0
         return {
-            "progress": looked / max(record.total, 1),
+            "progress": step / max(record.total, 1),
             "outcome": outcome,
             "reason": record.reason,
             **record.scores,
@@ -43,11 +43,18 @@ class TrialWorker(tune.Trainable):
         }
 
     def cleanup(self) -> None:
-        self._close(PATIENCE)  # at the end of everything, which may come early
-        if self._nursery is not None:
-            self._nursery.close()
+        """End the trial, which may be early, and the fork server."""
+        self._close(PATIENCE)
+        if self._server is not None:
+            self._server.close()
+
+    def _live_server(self) -> ForkServerClient:
+        if self._server is None or not self._server.is_alive:
+            spawns, threads = self._config["spawns"], self._config["threads"]
+            self._server = ForkServerClient(spawns=spawns, threads=threads)
+        return self._server
 
     def _close(self, patience: float = 0.0) -> None:
-        if self._work is not None:
-            self._work.close(patience)
-        self._work = None
+        if self._process is not None:
+            self._process.close(patience)
+        self._process = None
