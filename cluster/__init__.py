@@ -1,2 +1,4 @@
-"""Scripts that start scemae on a Slurm cluster; they and scemae meet only in a command line, the environment and an
-exit status. Imported as scemae.cluster."""
+"""Scripts and commands that start scemae as jobs of a cluster, imported as scemae.cluster.
+
+They use scemae by its command line, the environment and the exit status alone.
+"""

@@ -161,7 +161,9 @@ def _executor(config: SubmitConfig, stages: list[Stage], i: int, *, is_array: bo
         )
         return executor
 
-    class SlurmWithoutSrun(submitit.SlurmExecutor):
+    slurm_executor: Any = submitit.SlurmExecutor
+
+    class SlurmWithoutSrun(slurm_executor):
         @classmethod
         def affinity(cls) -> int:
             return 1  # so that a dry run works where Slurm is not installed

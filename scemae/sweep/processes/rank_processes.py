@@ -14,7 +14,7 @@ from pathlib import Path
 from scemae.errors import LaunchError
 
 PATIENCE = 30.0  # seconds that the other ranks of a trial get to end once one has failed
-# What torchrun, Slurm or ranks.sh set for this process, and trials must not inherit.
+# What a launcher sets for this process, and trials must not inherit.
 LAUNCHER_VARIABLES = (
     "RANK",
     "WORLD_SIZE",
