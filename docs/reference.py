@@ -36,19 +36,31 @@ class Described:
 
 def descriptions() -> dict[str, Described]:
     """Name of each dataclass of the schema to its docstring and the comments of its fields."""
-    found = {}
+    found: dict[str, Described] = {}
     for module in MODULES:
-        path = Path(str(module.__file__))
-        comments = _comments(path)
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef):
-                lines = {
-                    part.target.id: _description(comments, part)
-                    for part in node.body
-                    if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
-                }
-                found[node.name] = Described(ast.get_docstring(node) or "", lines)
+        found |= describe(Path(str(module.__file__)))
     return found
+
+
+def describe(path: Path) -> dict[str, Described]:
+    """The same for the classes of one source file."""
+    comments = _comments(path)
+    found: dict[str, Described] = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            lines = {
+                part.target.id: _description(comments, part)
+                for part in node.body
+                if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+            }
+            found[node.name] = Described(ast.get_docstring(node) or "", lines)
+    return found
+
+
+def meaning(described: dict[str, Described], schema: type, name: str) -> str:
+    """The description of a field, which may be inherited; "" where there is none."""
+    classes = [described[one.__name__] for one in schema.__mro__ if one.__name__ in described]
+    return next((one.fields[name] for one in classes if name in one.fields), "")
 
 
 def _comments(path: Path) -> dict[int, tuple[str, bool]]:
@@ -118,7 +130,7 @@ class _Section:
         lines = ["| Setting | Type | Default | Meaning | Also set by |", "|---|---|---|---|---|"]
         sections = []
         for part in fields(schema):
-            key, text = prefix + part.name, self._described[schema.__name__].fields[part.name]
+            key, text = prefix + part.name, meaning(self._described, schema, part.name)
             if not is_dataclass(part.type):
                 lines.append(self._row(key, part.type, text))
                 continue

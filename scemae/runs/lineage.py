@@ -1,9 +1,10 @@
 """A run folder and those it rests on, read again: settings, provenance, results, and the shards they name."""
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from scemae.config.dotted import flatten
 from scemae.config.locations import masked_all
 from scemae.config.schema import SCHEMAS
 from scemae.data.storage.shard_set import ShardSet, open_shards
@@ -139,7 +140,8 @@ def read_run(folder: Path) -> Run:
         raise RunFolderError(
             f"{folder}: its config.yaml or provenance.json cannot be read ({error}); {AGAIN}"
         ) from error
-    found = masked_all(flatten(tree))
+    settings = flatten(tree)
+    found = masked_all({name: value for name, value in settings.items() if value != {}})
     if "runs" in found:
         raise RunFolderError(
             f"{folder}: found a run of `scemae tables`, whose page is {folder / 'tables.html'}; give the "
@@ -192,18 +194,6 @@ def _check_types(schema: type, tree: dict[str, Any], where: str) -> None:
             documents.convert(
                 tree[part.name], part.type, where + part.name, error=RunFolderError, remedy=AGAIN
             )
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts or dataclasses as one dict of dotted names."""
-    value = asdict(value) if is_dataclass(value) else value
-    return {
-        name: leaf
-        for key, part in value.items()
-        for name, leaf in (
-            flatten(part, f"{prefix}{key}.") if isinstance(part, dict) else {prefix + key: part}
-        ).items()
-    }
 
 
 def related(run: Run) -> tuple[dict[str, Run], dict[str, str]]:

@@ -13,7 +13,7 @@ import pytest
 from scemae.errors import RunFolderError
 from scemae.evaluation.landmarks.benchmarks import MATCHING_TARGETS, find_benchmark
 from scemae.evaluation.tables.cells import SPECS
-from scemae.evaluation.tables.grid import contrasts, flatten, headline, lay_out
+from scemae.evaluation.tables.grid import contrasts, facts_in_words, headline, lay_out
 from scemae.evaluation.tables.paper import find_paper, paper_notes, paper_rows, paper_silhouettes
 from scemae.evaluation.tables.typeset import escape
 from scemae.evaluation.tables.write import (
@@ -413,7 +413,7 @@ def test_labels_tell_the_rows_of_the_ablation_apart(tables):
 
 
 def test_nested_facts_are_words():
-    assert flatten({"a": {"b": [0.5, None], "c": True}, "d": 146501}) == [
+    assert facts_in_words({"a": {"b": [0.5, None], "c": True}, "d": 146501}) == [
         ("a.b", "0.5, –"),
         ("a.c", "yes"),
         ("d", "146501"),

@@ -1,6 +1,7 @@
 """Imports go down the layers only, never in a circle, and each heavy dependency has one owner."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -209,3 +210,22 @@ def test_a_wrong_import_is_found(tmp_path, where, line, complaint):
     found = [*upward(known), " -> ".join(circle(graph))]
     found += [f"{p}: {m}" for p in OWNERS for m in strangers(p, known)]
     assert any(complaint in one for one in found)
+
+
+def named_packages(page: str) -> list[str]:
+    """The packages in the first column of the page's first table, from top to bottom."""
+    table = page.split("|---|---|\n", 1)[1].split("\n\n", 1)[0]
+    first = [row.split("|")[1] for row in table.splitlines()]
+    return [name for cell in first for name in re.findall(r"`(\w+)(?:/|\.py)`", cell)]
+
+
+def test_the_architecture_page_names_every_package_once_and_in_the_order_of_imports():
+    page = (REPO / "docs" / "explanation" / "architecture.md").read_text()
+    inside = [path for path in (REPO / "scemae").iterdir() if not path.is_symlink()]
+    packages = [
+        path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
+    assert sorted([*named_packages(page), "__init__", "__main__"]) == sorted(packages)
+    places = [LAYERS.index(name) for name in named_packages(page)]
+    assert places == sorted(places, reverse=True)
+    assert "data" not in named_packages(page.replace("`data/`", "`date/`"))

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scemae.config.dotted import flatten
 from scemae.config.load import load_config
 from scemae.config.values import given_path
 from scemae.errors import RunFolderError, ScemaeError
@@ -20,7 +21,7 @@ from scemae.evaluation.report.recipe import paper_numbers, recipe
 from scemae.files import disk, ownership
 from scemae.runs import goodput
 from scemae.runs.checkpoints import checkpoint
-from scemae.runs.lineage import Run, data_of, flatten, locate, read_results, read_run, related
+from scemae.runs.lineage import Run, data_of, locate, read_results, read_run, related
 from scemae.runs.metrics_log import read_metrics
 
 HELP = """\

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from scemae.config.dotted import flatten
 from scemae.evaluation.tables.cells import SPECS, Cell, Difference, Row, Spec, Tables, label
 from scemae.evaluation.tables.paper import find_paper
 
@@ -144,15 +145,9 @@ def stated_facts(tables: Tables, grid: Grid) -> list[tuple[str, str]]:
     ]
 
 
-def flatten(facts: dict, prefix: str = "") -> list[tuple[str, str]]:
+def facts_in_words(facts: dict) -> list[tuple[str, str]]:
     """Nested facts as (dotted name, text)."""
-    found: list[tuple[str, str]] = []
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            found += flatten(value, f"{prefix}{name}.")
-        else:
-            found.append((f"{prefix}{name}", _words(value)))
-    return found
+    return [(name, _words(value)) for name, value in flatten(facts).items() if value != {}]
 
 
 def _columns(spec: Spec, rows: list[Row], tables: Tables) -> dict[str, str]:
@@ -259,7 +254,7 @@ def _reason(tables: Tables, spec: Spec) -> str:
 
 def _words(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {words}" for name, words in flatten(value))
+        return ", ".join(f"{name} {words}" for name, words in facts_in_words(value))
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_words, value)) or "none"
     if value is None or isinstance(value, bool):

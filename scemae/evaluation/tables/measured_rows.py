@@ -1,12 +1,12 @@
 """From measured arrays to the rows of tables: cells with intervals, differences, departures."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scemae.config.dotted import flatten
 from scemae.config.load import load_config
 from scemae.distributed import tf32
 from scemae.evaluation import protocol, scores
@@ -17,7 +17,7 @@ from scemae.evaluation.measuring.plan import Measured, MeasuringPlan, read_measu
 from scemae.evaluation.subjects import DETECTION, EMBEDDING, FEW_SHOT, FLOOR, MATCHING, OURS
 from scemae.evaluation.tables import figure_data
 from scemae.evaluation.tables.cells import Cell, Difference, Row, Tables, label
-from scemae.runs import lineage, run_folder
+from scemae.runs import run_folder
 
 COUPLES = "matching.couples"
 
@@ -169,9 +169,7 @@ def _compare(
 
 def departures(plan: MeasuringPlan) -> list[str]:
     """Settings other than the full protocol's (configs/tables.yaml), a phrase each."""
-    full, here = (
-        lineage.flatten(asdict(one)) for one in (load_config("tables", ["run_dir=-"]), plan.config)
-    )
+    full, here = (flatten(one) for one in (load_config("tables", ["run_dir=-"]), plan.config))
     found = [
         f"{key} {here[key]} instead of {full[key]}"
         for key in protocol.EVALUATION

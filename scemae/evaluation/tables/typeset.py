@@ -5,7 +5,14 @@ under them.
 import unicodedata
 
 from scemae.evaluation.tables.cells import SPECS, Cell, Difference, Row, Tables
-from scemae.evaluation.tables.grid import Grid, GridCell, contrasts, flatten, lay_out, stated_facts
+from scemae.evaluation.tables.grid import (
+    Grid,
+    GridCell,
+    contrasts,
+    facts_in_words,
+    lay_out,
+    stated_facts,
+)
 
 HEADS = {"hypercolumn": "Hypercol.", "cluster": "Cluster", "lcr": "L_LCR"}
 TEX = {
@@ -170,7 +177,7 @@ def _markdown_rest(tables: Tables) -> str:
     ]
     lines += [
         f"- {name}: {_one_line(words)}"
-        for name, words in flatten(tables.facts)
+        for name, words in facts_in_words(tables.facts)
         if not name.startswith("missing_tables")
     ]
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from scemae.evaluation.tables.cells import (
     label,
     to_json,
 )
-from scemae.evaluation.tables.grid import contrasts, flatten, headline, lay_out, stated_facts
+from scemae.evaluation.tables.grid import contrasts, facts_in_words, headline, lay_out, stated_facts
 from scemae.evaluation.tables.paper import paper_notes, paper_rows, paper_silhouettes
 from scemae.evaluation.tables.typeset import HEADS, latex, markdown
 from scemae.files import disk
@@ -95,7 +95,7 @@ def html(tables: Tables) -> str:
         contrasts=contrasts,
         headline=headline,
         stated_facts=stated_facts,
-        flat=flatten,
+        flat=facts_in_words,
     )
 
 

@@ -7,13 +7,14 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import distributed
 
+from scemae.config.dotted import flatten
 from scemae.config.locations import masked
 from scemae.distributed.process_group import INTERFACES, Place, barrier
 from scemae.runs import run_folder
@@ -59,7 +60,7 @@ def take_seat(place: Place, config: Any, data_digest: str) -> Seat:
         [name for _, name in socket.if_nameindex()],
         run_folder.versions(),
         run_folder.commit(),
-        dict(_flat(asdict(config))),
+        {name: masked(str(value)) for name, value in flatten(config).items()},
         data_digest,
     )
 
@@ -174,14 +175,6 @@ def _sameness(seats: list[Seat]) -> list[Finding]:
         f"the same settings and data on {_number(len(seats), 'rank')}",
     )
     return found or [fine]
-
-
-def _flat(settings: dict, prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, masked(str(value))
 
 
 def _differ(seats: list[Seat], value: Callable[[Seat], str]) -> str | None:
