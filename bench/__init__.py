@@ -1,1 +1,1 @@
-"""Speed, told as ratios: each claim is measured side by side with its peers, in turns, in one run (`python -m bench`)."""
+"""Speed as ratios to peers, measured in turns within one run (`python -m bench`)."""

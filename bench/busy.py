@@ -1,11 +1,12 @@
-"""How OpenMP's threads should wait for each other: steps per second on an idle machine and beside busy processes.
+"""How OpenMP's threads should wait for each other: steps per second, machine idle or busy.
 
     python -m bench busy [--others 3] [--seconds 6] [--repeats 5] [--out DIR]
 
-What is trained is the demo's stage 1, by the parts and threads of `scemae pretrain`. Each way of waiting has a process of its
-own, because OpenMP reads the environment once; all are started first, and all but the one that is measured are stopped
-(SIGSTOP). The busy processes, which this command starts as well, are stopped while the idle machine is measured, so that the
-two numbers of a case are seconds apart. For the first of each pair the machine must be idle: do nothing else on it.
+It trains the demo's stage 1 with the parts and threads of `scemae pretrain`. OpenMP reads the
+environment once, so each way of waiting runs in its own process. All processes are started first;
+all but the measured one are stopped (SIGSTOP). The command also starts the busy processes, and
+stops them while it measures the idle machine, so that the two numbers of a case are seconds apart.
+Do nothing else on the machine meanwhile.
 """
 
 import torch  # noqa: I001  first: it reads the environment of the case, to which scemae would add
@@ -112,7 +113,7 @@ def stopped(command: list[str], **options: object) -> Iterator[subprocess.Popen]
 
 @contextmanager
 def training(shards: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """A process that trains when asked, with no other say on threads than this; ready, and stopped."""
+    """A stopped process that is ready to train, its threads set by `environment` alone."""
     kept = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     with stopped(
         [sys.executable, "-m", "bench.busy", str(shards)],
@@ -142,17 +143,17 @@ def measured(worker: subprocess.Popen, busy: list[subprocess.Popen], seconds: fl
 
 
 def table(found: dict[str, list[float]]) -> list[dict]:
-    """One row per way of waiting: steps per second of both states, and the ratio to what OpenMP does by itself."""
+    """One row per way of waiting: steps per second idle and busy, and the ratio to the default."""
     rows = []
     for name in CASES:
         row: dict = {"how threads wait": name}
         for state in (IDLE, BUSY):
             values = found[f"{state} {name}"]
-            told = summary(values)
+            spread = summary(values)
             row |= {
-                f"{state}, steps/s": told["median"],
-                f"{state}, least": told["min"],
-                f"{state}, most": told["max"],
+                f"{state}, steps/s": spread["median"],
+                f"{state}, least": spread["min"],
+                f"{state}, most": spread["max"],
                 f"{state}, x by itself": ratio(values, found[f"{state} {USUAL}"]),
                 f"{state} repeats": values,
             }
@@ -161,7 +162,7 @@ def table(found: dict[str, list[float]]) -> list[dict]:
 
 
 def train(shards: str) -> None:
-    """In a process of a case: for each number of seconds on stdin, train about so long and answer with steps per second."""
+    """The process of a case: read seconds from stdin, train that long, print steps per second."""
     from scemae.config.load import load_config
     from scemae.data.order import Order
     from scemae.distributed.process_group import process_group
@@ -195,7 +196,10 @@ def train(shards: str) -> None:
 
 
 def block(run: object, batches: Iterator[tuple], seconds: float) -> float:
-    """Steps per second of training for `seconds`, at least one step; the first, whose batch may be ready, is not timed."""
+    """Steps per second over `seconds`, at least one step.
+
+    The first step is not timed: its batch may have been ready.
+    """
     from scemae.runs.metrics_log import Meter
     from scemae.training.loop import train_step
 

@@ -1,4 +1,4 @@
-"""JPEG decoders alone: images per second of one core, and by how much their pixels differ from Pillow's."""
+"""JPEG decoders alone: images per second of one core, and how far pixels differ from Pillow's."""
 
 import io
 import time
@@ -30,7 +30,7 @@ DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
 
 
 def rates(jpegs: list[bytes], repeats: int) -> list[dict]:
-    """Rows of images/s of one thread that decodes all of `jpegs`, after a first round that does not count."""
+    """Images/s of one thread that decodes all of `jpegs`, after a round of warm-up."""
     cv2.setNumThreads(1)
     cases = {name: partial(rate, decode, jpegs) for name, decode in DECODERS.items()}
     interleave(cases, 1)
@@ -56,7 +56,7 @@ def rate(decode: Callable[[bytes], np.ndarray], jpegs: list[bytes]) -> float:
 
 
 def differences(jpegs: list[bytes]) -> list[dict]:
-    """Rows of the distance from Pillow in grey levels; a pixel differs where one of its channels does."""
+    """Distance from Pillow's pixels in grey levels; a pixel differs if one of its channels does."""
     rows = []
     for name, decode in DECODERS.items():
         most, total, differing, pixels = 0, 0, 0, 0

@@ -1,4 +1,4 @@
-"""Stage 1 from shards to weights: `scemae pretrain` as anyone starts it, against the official recipe's loop and loader."""
+"""Stage 1 from shards to weights: `scemae pretrain` against the official recipe's loop."""
 
 # isort: off
 import scemae.models.torchvision_cpu  # noqa: F401  before timm and lightly, which import torchvision
@@ -32,7 +32,7 @@ BEATS = 2  # measured heartbeats of a run, after one that warms up
 
 
 def measure(options: argparse.Namespace) -> tuple[list[dict], dict]:
-    """One row for ours and one for plain, and the facts beside the table; each repeat of ours is a run of its own."""
+    """A row for ours and one for plain, and facts; each repeat of ours is a run of its own."""
     config = training_step.settings(options)
     device = choose_device(options.device)
     if device.type == "cpu":
@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace) -> tuple[list[dict], dict]:
 
 
 def run_ours(options: argparse.Namespace, waits: list[float]) -> float:
-    """Images per second of a run of its own, by its own heartbeats but the first; adds its waiting for data, of 1."""
+    """Images/s of one run, from its heartbeats after the first; appends its data wait, of 1."""
     total = (1 + BEATS) * options.steps
     epochs = total * options.batch / len(open_shards(str(options.end_to_end)))
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def run_ours(options: argparse.Namespace, waits: list[float]) -> float:
 
 
 class Faces(Dataset):
-    """The images of a folder of shards, decoded by PIL and cropped by torchvision, as the official recipe does."""
+    """The images of a folder of shards, decoded by PIL and cropped by torchvision."""
 
     def __init__(self, folder: Path, data: Data, size: int) -> None:
         self.folder, self.count = folder, len(open_shards(str(folder)))
@@ -149,8 +149,10 @@ class PlainLoop:
                 yield images.to(self.device, non_blocking=True), None
 
     def block(self) -> float:
-        """Images per second of the same steps as a run of ours measures, after the same to warm up; the loader's
-        processes live for this block alone."""
+        """Images/s of as many steps as a run of ours measures, after the same warm-up.
+
+        The loader's processes are started for this block and end with it.
+        """
         feed = self.batches()
         one = training_step.peer_step(
             self.module,
@@ -158,7 +160,7 @@ class PlainLoop:
             feed,
             bf16=self.options.precision == "bf16",
             is_compiled=False,
-            tells_norm=True,
+            reads_norm=True,
         )
         for _ in range(self.options.steps):
             one()

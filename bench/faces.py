@@ -1,4 +1,4 @@
-"""The images that are measured on: faces of the project's own generator as shards, drawn once and kept in a cache."""
+"""The images of the benchmarks: generated faces as shards, drawn once and cached."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def shards(count: int) -> Path:
-    """Shards of the training split of `count` generated faces (about 0.7 of them), in the user's cache folder."""
+    """Shards of the training split (about 0.7) of `count` generated faces, in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "scemae-bench"
     folder = cache / f"faces-{count}"
     if not folder.exists():

@@ -37,10 +37,8 @@ from scemae.data.storage.shard_set import open_shards
 Case = Callable[[argparse.Namespace], None]
 PARTS = ("steps", "recipe", "plain", "profile", "loader", "stage2")
 MODELS = ("deit_tiny", "deit_small", "deit_base")
-CELEBA, EPOCHS = (
-    146_501,
-    400,
-)  # images of CelebA without MAFL, and epochs of the paper (PROTOCOL 1.1, 1.4)
+CELEBA = 146_501  # images of CelebA without MAFL (PROTOCOL 1.1)
+EPOCHS = 400  # of the paper (PROTOCOL 1.4)
 
 
 def main(argv: list[str]) -> int:
@@ -55,19 +53,10 @@ def main(argv: list[str]) -> int:
         return 0
     if needs.main([]):
         return 1
-    told = [
-        "--batch",
-        options.batch,
-        "--steps",
-        options.steps,
-        "--workers",
-        options.workers,
-        "--out",
-        options.out,
-        *(["--rehearse"] if options.rehearse else []),
-    ]
+    sizes = f"--batch {options.batch} --steps {options.steps} --workers {options.workers}".split()
+    sizes += ["--out", str(options.out), *(["--rehearse"] if options.rehearse else [])]
     chosen = [name for name in cases(options) if name.partition("-")[0] in (options.part or PARTS)]
-    command = [sys.executable, "-m", "bench", "gpu", str(options.shards), *map(str, told)]
+    command = [sys.executable, "-m", "bench", "gpu", str(options.shards), *sizes]
     return max(job.case(options.out, name, [*command, "--case", name]) for name in chosen)
 
 
@@ -128,18 +117,8 @@ def steps(model: str, options: argparse.Namespace) -> None:
 def attention(options: argparse.Namespace) -> None:
     """bench attention: which back end a step should use."""
     model, decoder = ("deit_tiny", "light") if options.rehearse else ("deit_small", "mae")
-    import_module("bench.attention").main(
-        [
-            "--model",
-            model,
-            "--decoder",
-            decoder,
-            "--batch",
-            str(options.batch),
-            "--out",
-            str(options.out),
-        ]
-    )
+    words = f"--model {model} --decoder {decoder} --batch {options.batch}".split()
+    import_module("bench.attention").main([*words, "--out", str(options.out)])
 
 
 def recipe(model: str, tier: str, decoder: str, options: argparse.Namespace) -> None:
@@ -187,58 +166,23 @@ def plain(options: argparse.Namespace) -> None:
     """bench step --end-to-end."""
     model = "deit_tiny" if options.rehearse else "deit_small"
     tier = "host" if options.rehearse else "gpu"
-    import_module("bench.step").main(
-        [
-            "--model",
-            model,
-            "--end-to-end",
-            str(options.shards / "train"),
-            "--tier",
-            tier,
-            *_sizes(options),
-        ]
-    )
+    words = ["--model", model, "--tier", tier, "--end-to-end", str(options.shards / "train")]
+    import_module("bench.step").main([*words, *_sizes(options)])
 
 
 def _sizes(options: argparse.Namespace) -> list[str]:
-    small = [
-        "--decoder",
-        "light",
-        "--repeats",
-        "1",
-        "--steps",
-        "1",
-        "--warm-up",
-        "1",
-        "--precision",
-        "fp32",
-    ]
-    full = ["--repeats", "5", "--steps", "20", "--warm-up", "10", "--precision", "bf16"]
-    return [
-        "--batch",
-        str(options.batch),
-        "--out",
-        str(options.out),
-        *(small if options.rehearse else full),
-    ]
+    small = "--decoder light --repeats 1 --steps 1 --warm-up 1 --precision fp32"
+    full = "--repeats 5 --steps 20 --warm-up 10 --precision bf16"
+    words = (small if options.rehearse else full).split()
+    return ["--batch", str(options.batch), "--out", str(options.out), *words]
 
 
 def profiled(kind: str, options: argparse.Namespace) -> None:
     """Where the time of a step goes, eager or compiled."""
     model, decoder = ("deit_tiny", "light") if options.rehearse else ("deit_small", "mae")
-    profile.main(
-        [
-            "--model",
-            model,
-            "--decoder",
-            decoder,
-            "--batch",
-            str(options.batch),
-            "--out",
-            str(options.out),
-            *(["--compile"] if kind == "compiled" else []),
-        ]
-    )
+    words = f"--model {model} --decoder {decoder} --batch {options.batch}".split()
+    words += ["--compile"] if kind == "compiled" else []
+    profile.main([*words, "--out", str(options.out)])
 
 
 def loader(options: argparse.Namespace) -> None:
@@ -246,32 +190,14 @@ def loader(options: argparse.Namespace) -> None:
     shards = options.shards / "train"
     is_celeba = decoders.by_pil(open_shards(str(shards)).jpeg(0)).shape == (218, 178, 3)
     small = ["--images", "64", "--repeats", "1", "--faces", "200"] if options.rehearse else []
-    import_module("bench.loader").main(
-        [
-            *(["--shards", str(shards)] if is_celeba else []),
-            *small,
-            "--batch",
-            str(options.batch),
-            "--workers",
-            str(options.workers),
-            "--out",
-            str(options.out),
-        ]
-    )
+    given = ["--shards", str(shards)] if is_celeba else []
+    words = f"--batch {options.batch} --workers {options.workers}".split()
+    import_module("bench.loader").main([*given, *small, *words, "--out", str(options.out)])
 
 
 def stage2(options: argparse.Namespace) -> None:
     """bench stage2."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     small = ["--model", "demo", "--images", "64", "--views", "1"] if options.rehearse else []
-    import_module("bench.stage2").main(
-        [
-            "--shards",
-            str(options.shards / "train"),
-            "--device",
-            device,
-            "--out",
-            str(options.out),
-            *small,
-        ]
-    )
+    words = ["--shards", str(options.shards / "train"), "--device", device]
+    import_module("bench.stage2").main([*words, "--out", str(options.out), *small])

@@ -2,7 +2,7 @@
 
     python -m bench growth [--faces 4000] [--out DIR]
 
-Each line is a real `scemae pretrain` (the demo's small model) of some heartbeats; the first is left out.
+Each line is a real `scemae pretrain` of the demo's small model; its first heartbeat is left out.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
 def line(
     folder: Path, what: str, images: int, batch: int, ranks: int, steps: int, tier: str = "host"
 ) -> dict:
-    """One run: images/s and data-wait share (medians of heartbeats), peak memory of a rank, seconds to the first step."""
+    """One run: median images/s and data wait, peak memory of a rank, seconds to the first step."""
     shards = faces.shards(images)
     samples = len(open_shards(str(shards)))
     every = max(steps * 64 // batch // 6, 1)

@@ -103,15 +103,15 @@ def run(out: Path, command: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     with disk.locked(out / "lock", wait=False):
         child = subprocess.Popen(command, start_new_session=True)
-        told = {"command": command, "group": child.pid, "started": time.time()}
-        disk.write_json(out / "job.json", told)
+        record = {"command": command, "group": child.pid, "started": time.time()}
+        disk.write_json(out / "job.json", record)
         status = child.wait()
-        while _lives(
-            child.pid
-        ):  # a stage that was asked to stop still saves after its script is gone
+        # a stage that was asked to stop still saves after its script has ended
+        while _lives(child.pid):
             time.sleep(0.2)
         disk.write_json(
-            out / "job.json", {**told, "status": status, "seconds": time.time() - told["started"]}
+            out / "job.json",
+            {**record, "status": status, "seconds": time.time() - record["started"]},
         )
         pack(out)
     return status
@@ -140,7 +140,7 @@ def poll(out: Path, wait: float) -> int:
     until = time.monotonic() + wait
     while (runs := is_running(out)) and time.monotonic() < until:
         time.sleep(min(1.0, max(until - time.monotonic(), 0)))
-    told = (
+    record = (
         json.loads((out / "job.json").read_text(encoding="utf8"))
         if (out / "job.json").exists()
         else {}
@@ -148,11 +148,11 @@ def poll(out: Path, wait: float) -> int:
     words = (
         "runs"
         if runs
-        else f"ended with {told['status']}"
-        if "status" in told
+        else f"ended with {record['status']}"
+        if "status" in record
         else "was cut off; the same start goes on"
     )
-    print(f"{out}: {words}: {' '.join(told.get('command', []))}")
+    print(f"{out}: {words}: {' '.join(record.get('command', []))}")
     for found in cases(out):
         seconds = found.get(
             "seconds", (datetime.now(UTC) - datetime.fromisoformat(found["time"])).total_seconds()
@@ -163,7 +163,7 @@ def poll(out: Path, wait: float) -> int:
         )
     if (out / "log.txt").exists():
         print("".join(f"  | {line}\n" for line in _tail(out / "log.txt")), end="")
-    return RUNS if runs else ENDED_WELL if told.get("status") == 0 else FAILED
+    return RUNS if runs else ENDED_WELL if record.get("status") == 0 else FAILED
 
 
 def stop(out: Path) -> int:
@@ -189,19 +189,20 @@ def case(
     lacking += [
         f"needs {earlier}, which is not done" for earlier in after if not is_done(done.get(earlier))
     ]
-    told = {
+    record = {
         "name": name,
         "command": command,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
     if lacking:
-        disk.write_json(place, {**told, "left_out": "; ".join(lacking)})
+        disk.write_json(place, {**record, "left_out": "; ".join(lacking)})
         print(f"{name}: left out, {'; '.join(lacking)}", flush=True)
         return 0
     print(f"{name}: {' '.join(command)}", flush=True)
-    disk.write_json(place, told)
+    disk.write_json(place, record)
     began = time.monotonic()
-    asked: list[int] = []  # signals that came: the command got them too, and ends when it has saved
+    # signals received: the command has received them too, and ends once it has saved
+    asked: list[int] = []
     before = {
         number: signal.signal(number, lambda number, frame: asked.append(number))
         for number in (signal.SIGTERM, signal.SIGINT)
@@ -210,7 +211,7 @@ def case(
     for number, handler in before.items():
         signal.signal(number, handler)
     disk.write_json(
-        place, {**told, "status": status, "seconds": round(time.monotonic() - began, 1)}
+        place, {**record, "status": status, "seconds": round(time.monotonic() - began, 1)}
     )
     pack(out)
     if asked:

@@ -1,4 +1,4 @@
-"""The data pipeline alone: images per second from JPEGs at rest to augmented, normalised batches; ours and others'."""
+"""The data pipeline alone: images/s from JPEGs in memory to normalised batches, ours and peers'."""
 
 import argparse
 import itertools
@@ -29,24 +29,25 @@ OURS = ("streaming", "resident")
 HELP = """\
 python -m bench loader: images per second of the loader alone, against a null model, on all cores
 
-  python -m bench loader                                        on generated faces, kept in the user's cache folder
-  python -m bench loader --shards data/celeba/train             on CelebA
+  python -m bench loader                               on generated faces, cached
+  python -m bench loader --shards data/celeba/train    on CelebA
   python -m bench loader --only webdataset --images 2048 --repeats 2 --out /tmp/speed
 
-From 178x218 JPEGs in the page cache to float32 batches (b, 3, 96, 96): the 178x178 frame, RandomResizedCrop 0.2..1 (bicubic,
-antialiased), flip, normalise. Each block runs in a fresh process, with as many workers (processes or threads, as the
-loader has it) for all, glibc told alike to keep freed memory, and a warm-up of what its queues hold before the clock
-starts. Peers that are not installed are left out, those that fail are named:
+From 178x218 JPEGs in the page cache to float32 batches (b, 3, 96, 96): the 178x178 frame,
+RandomResizedCrop 0.2..1 (bicubic, antialiased), flip, normalise. Each block runs in a fresh process
+with the same number of workers (processes or threads, as the loader has them) and the same setting
+of glibc (freed memory is kept). The clock starts once the loader's queues have been emptied once.
+Peers that are not installed are left out; peers that fail are named. To install them:
 
-  pip install -c constraints-cpu.txt spdl                          its "ffmpeg" asks for FFmpeg's libraries, 4 or later
-  pip install --no-deps -c constraints-cpu.txt litdata lightning-utilities tifffile obstore
-  pip install --no-deps -c constraints-cpu.txt mosaicml-streaming catalogue Brotli python-snappy cramjam zstd zstandard
-  pip install --no-deps -c constraints-cpu.txt transformers tokenizers huggingface_hub hf-xet regex typer    (for mosaicml)
-  pip install --no-deps -c constraints-cpu.txt boto3 botocore s3transfer jmespath requests urllib3    (for mosaicml, litdata)
+  pip install -c constraints-cpu.txt spdl          (its case "ffmpeg" needs FFmpeg's libraries >= 4)
+  pip install --no-deps -c constraints-cpu.txt litdata lightning-utilities tifffile obstore \
+      boto3 botocore s3transfer jmespath requests urllib3
+  pip install --no-deps -c constraints-cpu.txt mosaicml-streaming catalogue Brotli python-snappy \
+      cramjam zstd zstandard transformers tokenizers huggingface_hub hf-xet regex typer
 
-(without dependencies, since botocore asks for an older python-dateutil than the constraints hold)
+(--no-deps, because botocore asks for an older python-dateutil than the constraints allow)
 
-Writes loader (the table), loader-decoders (one core, decoding alone) and loader-pixels (how decoders differ).
+Writes loader (the table), loader-decoders (decoding alone) and loader-pixels (their differences).
 """
 
 
@@ -54,15 +55,15 @@ def main(argv: list[str]) -> None:
     """Measure and write the three tables."""
     options = parse(argv)
     shards = options.shards or faces.shards(options.faces)
-    told = {
+    facts = {
         "batch": options.batch,
         "workers": options.workers,
         "images per block": options.images,
         **machine.facts(),
     }
     jpegs = some_jpegs(ShardSet(shards), 500)
-    machine.write("loader-pixels", options.out, decoders.differences(jpegs), told)
-    machine.write("loader-decoders", options.out, decoders.rates(jpegs, options.repeats), told)
+    machine.write("loader-pixels", options.out, decoders.differences(jpegs), facts)
+    machine.write("loader-decoders", options.out, decoders.rates(jpegs, options.repeats), facts)
     with tempfile.TemporaryDirectory(prefix="bench-loader-") as folder:
         images = loaders.prepare(
             shards, Path(folder), options.images + 2 * warm_up(options.workers) * options.batch
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> None:
     versions = {
         name: machine.version_of(name) for name in loaders.installed() if name != "torchvision"
     }
-    machine.write("loader", options.out, rows, {**told, **versions, **failed})
+    machine.write("loader", options.out, rows, {**facts, **versions, **failed})
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -97,11 +98,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def some_jpegs(shards: ShardSet, most: int) -> list[bytes]:
-    """Up to `most` images. Ends the program where they are not CelebA's aligned ones: what all loaders crop is."""
+    """Up to `most` images. Ends the program unless they are aligned CelebA, which loaders crop."""
     jpegs = [shards.jpeg(sample) for sample in range(min(len(shards), most))]
     if any(decoders.by_pil(data).shape != (218, 178, 3) for data in jpegs):
         raise SystemExit(
-            f"{shards.folder}: found images of another size than 178x218; give shards of aligned CelebA"
+            f"{shards.folder}: found images of another size than 178x218; give aligned CelebA"
         )
     return jpegs
 
@@ -146,7 +147,7 @@ def measure(
 
 
 def alone(function: object, *arguments: object) -> float:
-    """`function` in a fresh process, so that no loader meets another's threads, settings or leftovers."""
+    """Call `function` in a fresh process, free of other loaders' threads and settings."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
 
@@ -190,7 +191,7 @@ def warm_up(workers: int) -> int:
 
 
 def ours(tier: str, shards: Path, batch: int, workers: int) -> Iterator[Tensor]:
-    """Our batches, from frames decoded as they are asked for, or from resident ones (decoded before the first)."""
+    """Our batches, from frames that are decoded on demand, or all of them beforehand."""
     opened = ShardSet(shards)
     source, order = Streaming(opened, 178), Order(len(opened), 0, batch)
     if tier == "resident":

@@ -38,7 +38,7 @@ def facts() -> dict[str, Any]:
 def write(
     name: str, out_dir: Path | str, rows: list[dict[str, Any]], facts: dict[str, Any]
 ) -> Path:
-    """OUT/<name>.json with all of it and OUT/<name>.md with a table; prints the table, returns its path.
+    """Write OUT/<name>.json with everything and OUT/<name>.md with a table; print and return it.
 
     Keys of the first row are the columns; a list in a row (the repeats) stays in the JSON.
     """
@@ -79,12 +79,12 @@ def markdown(name: str, rows: list[dict[str, Any]], facts: dict[str, Any]) -> st
     columns = [key for key, value in rows[0].items() if not isinstance(value, list)]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(_cell(row.get(key)) for key in columns) + " |" for row in rows]
-    told = "; ".join(
+    listed = "; ".join(
         f"{key.replace('_', ' ')} {_cell(value)}"
         for key, value in facts.items()
         if value is not None
     )
-    return f"# {name}\n\n" + "\n".join(lines) + f"\n\n{told}.\n"
+    return f"# {name}\n\n" + "\n".join(lines) + f"\n\n{listed}.\n"
 
 
 def _cell(value: Any) -> str:

@@ -1,10 +1,10 @@
-"""The matching test of the paper (1,000 pairs, DeiT-S, stride 2: 157 TFLOP) as a share of what the matrix products of this
-machine could do, measured beside it.
+"""The paper's matching test as a share of this machine's peak for matrix products.
 
-    python -m bench matching [--couples 16] [--model deit_small] [--stride 2] [--precision fp32] [--out DIR]
+    python -m bench matching [--couples 16] [--model deit_small] [--stride 2] [--out DIR]
 
-Weights are random: speed does not depend on them. Counted are the encoder's products alone (training/flops.py), timed is all:
-cover-and-stride, projector, upsampling and search.
+1,000 pairs with DeiT-S at stride 2 are 157 TFLOP. The peak is measured in the same run. Weights are
+random: speed does not depend on them. Only the encoder's products are counted (training/flops.py);
+cover-and-stride, projector, upsampling and search are timed as well.
 """
 
 import argparse

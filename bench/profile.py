@@ -2,7 +2,7 @@
 
   python -m bench profile --model deit_small --batch 16 [--compile] [--out DIR]
 
-Self time of every operator (of kernels on a GPU) from torch's profiler over some steps through the real engine.
+Self time of every operator (on a GPU: kernel) from torch's profiler, in the real engine.
 """
 
 import argparse
@@ -13,7 +13,9 @@ from torch.profiler import ProfilerActivity
 from bench import machine, step, training_step
 from scemae.distributed.process_group import process_group
 
-KINDS = {  # the first whose word is in an operator's name; a fused kernel's name holds those of all that it fuses, so it is first
+# The first kind with a word in the operator's name counts. Fused kernels come first: their names
+# hold the names of all that they fuse.
+KINDS = {
     "fused by the compiler": ("triton",),
     "attention": ("attention", "flash", "fmha", "mha", "softmax"),
     "matrix products": ("mm", "gemm", "cutlass", "nvjet", "dot", "linear"),
@@ -77,8 +79,9 @@ def main(argv: list[str]) -> int:
                 one()
             training_step.wait_for(place.device)
     rows = table(profiler.key_averages(), on_gpu, options.steps)
+    how, device = "compiled" if options.compile else "eager", "cuda" if on_gpu else "cpu"
     machine.write(
-        f"profile-{options.model}-{'compiled' if options.compile else 'eager'}-{'cuda' if on_gpu else 'cpu'}",
+        f"profile-{options.model}-{how}-{device}",
         options.out,
         rows,
         machine.facts() | {"batch": options.batch, "steps": options.steps},

@@ -1,11 +1,11 @@
-"""Measuring several cases fairly: in turns, so that what the machine does meanwhile meets all of them alike."""
+"""Measuring several cases in turns, so that other work on the machine slows all of them alike."""
 
 from collections.abc import Callable
 from statistics import median
 
 
 def interleave(cases: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Run all cases in turn, `repeats` times over (A B C A B C ...). A call runs one block and returns images/s."""
+    """Run all cases in turns, `repeats` times (A B C A B C ...). A case returns images/s."""
     found: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(repeats):
         for name, case in cases.items():

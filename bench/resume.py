@@ -1,9 +1,10 @@
-"""How long a resumed run takes to its first step: shards in the page cache or not, streaming or resident.
+"""Seconds from the start of a resumed run to its first step, page cache warm or cold.
 
     python -m bench resume [--faces 4000] [--repeats 3] [--out DIR]
 
-A real run is killed in the middle of an epoch and started again; the clock runs from the start of the process to the end
-of its first step. "cold": the shards and the checkpoint are put out of the page cache first (posix_fadvise).
+A real run is killed in the middle of an epoch and started again. The clock runs from the start of
+the process to the end of its first step. "cold": shards and checkpoint are dropped from the page
+cache first (posix_fadvise).
 """
 
 import argparse

@@ -53,7 +53,7 @@ def pretrain(
 
 
 def finished(run_dir: Path, shards: Path, *overrides: str, ranks: int = 1) -> list[dict]:
-    """The rows of metrics of a run that went to its end. Raises RuntimeError with its last words where it did not."""
+    """The metrics of a run that reached its end. Raises RuntimeError with its last messages."""
     with pretrain(run_dir, shards, *overrides, ranks=ranks) as process:
         process.wait()
     if process.returncode:
@@ -62,7 +62,7 @@ def finished(run_dir: Path, shards: Path, *overrides: str, ranks: int = 1) -> li
 
 
 def first_step(run_dir: Path, launched: float, after: int = 0, patience: float = 600) -> dict:
-    """Wait for the row of the first step after step `after` of a running start: with `start`, seconds since `launched`."""
+    """Wait for the metrics row of the first step after `after`; with `start`, adds its seconds."""
     while time.time() < launched + patience:
         for row in read_metrics(run_dir) if (run_dir / "generations").exists() else []:
             if "first_step_seconds" in row and row["time"] > launched and row["step"] > after:

@@ -2,7 +2,7 @@
 
     python -m bench soak [--minutes 5] [--faces 600] [--out DIR]
 
-A real `scemae pretrain` of the demo's small model; the resident set of its process is read once a second, and drawn.
+A real `scemae pretrain` of the demo's small model; its resident memory is read once a second.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def watch(process, seconds: float) -> np.ndarray:
 
 
 def fit(memory: np.ndarray, beats: list[dict], samples: int) -> dict:
-    """Straight lines through the last two thirds: memory in MiB per 100 epochs, speed in per cent over the run."""
+    """Slopes over the last two thirds: memory in MiB per 100 epochs, speed in per cent."""
     third, speed = len(memory) // 3, np.array([row["images_per_second"] for row in beats])
     slope = np.polyfit(*memory[third:].T, 1)[0]
     epochs = beats[-1]["step"] * 64 / samples

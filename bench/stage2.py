@@ -1,13 +1,14 @@
-"""python -m bench stage2: an epoch of CARB with and without the token store, and CL's hypercolumn beside them.
+"""python -m bench stage2: an epoch of CARB with and without the token store, and of CL.
 
-  python -m bench stage2 [--model deit_small] [--shards SHARDS | --faces 600] [--device cpu] [--out DIR]
+  python -m bench stage2 [--model deit_small] [--shards SHARDS | --faces 600] [--device cpu]
 
-store     the real path of `scemae correspond`: the backbone's tokens from the store, projector and loss by DeepSpeed
-without   what it saves: JPEG noise, views, the frozen backbone and the selection in every step, then the same step
-CL        the same views through ResNet-50's hypercolumn, its projector and its loss (peers/contrast_landmark.py)
+store     `scemae correspond`: tokens from the store, projector and loss by DeepSpeed
+without   views, the frozen backbone and the selection in every step, then the same step
+CL        the same views through ResNet-50's hypercolumn, projector and loss
 
-All at the recipe's batch of 32, in turns. Then what filling costs, from images and from the store of the third block;
-after how many epochs the store has paid for itself; bytes per image; and cover-and-stride's share of the peak.
+All at the recipe's batch of 32, in turns. Also: the cost of filling the store, from images and from
+the store of the third block; after how many epochs that cost is recovered; bytes per image; and
+cover-and-stride's share of the peak.
 """
 
 import argparse
@@ -167,7 +168,7 @@ def epochs(
     store: TokenStore,
     fills: list[dict],
 ) -> list[dict]:
-    """Images per second of training with the store, without, and of CL; and when the store has paid for itself."""
+    """Images/s with the store, without it, and of CL; the epoch from which the store is faster."""
     views = source_of_views(config, encoder, shards, place)
     slow_steps = max(options.images // config.optim.global_batch_size, 1)
     cases = {
@@ -222,7 +223,7 @@ def slices(shards: ShardSet, config: CorrespondConfig) -> Iterator[Slice]:
 def source_of_views(
     config: CorrespondConfig, encoder: Encoder, shards: ShardSet, place: Place
 ) -> Iterator[tuple]:
-    """Views (b, 3, 96, 96) and weights (b,), as a run without the store would cut them in each step."""
+    """Views (b, 3, 96, 96) and weights (b,), cut in each step as a run without the store would."""
     size, scale = encoder.grid * encoder.patch_size, tuple(config.data.scale)
     source = open_frames(shards, config.data, config.runtime, place, images=2**40)
     return iter(

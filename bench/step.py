@@ -1,4 +1,4 @@
-"""One training step of stage 1 (forward, backward, AdamW): ours through DeepSpeed, lightly's MAE, the official recipe."""
+"""A training step of stage 1: ours, lightly's MAE, the official recipe."""
 
 import argparse
 import os
@@ -13,18 +13,20 @@ from scemae.distributed.process_group import process_group
 from scemae.training import flops
 
 HELP = """\
-python -m bench step: images per second of one full training step of stage 1, on batches that are already on the device
+python -m bench step: images per second of a training step of stage 1, batches on the device
 
   python -m bench step --model deit_small --decoder mae --batch 64
   python -m bench step --device cuda --precision bf16 --batch 512 --steps 20
-  python -m bench step --end-to-end data/celeba/train --batch 64       from shards, decoding and cropping too
+  python -m bench step --end-to-end data/celeba/train --batch 64       from shards
 
 ours     scemae's autoencoder in the DeepSpeed engine that `scemae pretrain` starts (world size 1)
-lightly  the package's own building blocks as its documentation trains MAE, torch's AdamW; left out where not installed
-plain    the official recipe, eager: attention as a matrix in memory, every patch embedded and predicted
+lightly  lightly's building blocks as its documentation trains MAE, torch's AdamW
+plain    the official recipe, eager: attention matrix in memory, all patches embedded and predicted
 
-All have the same sizes, batch, threads and allocator. bf16: ours by DeepSpeed (fp32 master weights), the peers by
-autocast. The share of the peak is (GFLOP of the published recipe x images/s) / the fastest matrix product measured here.
+All have the same sizes, batch, threads and allocator. bf16: ours by DeepSpeed (fp32 master
+weights), the peers by autocast.
+Share of the peak: GFLOP of the published recipe x images/s, divided by the
+fastest matrix product measured here.
 """
 
 
@@ -35,13 +37,13 @@ def main(argv: list[str]) -> None:
         from bench.end_to_end import measure
     else:
         measure = measure_steps
-    rows, told = measure(options)
+    rows, facts = measure(options)
     name = "end_to_end" if options.end_to_end else "step"
     machine.write(
         f"{name}-{options.model}-{options.device}-{options.precision}",
         options.out,
         rows,
-        {**told, **machine.facts()},
+        {**facts, **machine.facts()},
     )
 
 
@@ -58,9 +60,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--steps",
         type=int,
-        help="steps in one measured block (3); end to end, in one "
-        "heartbeat of three (20: the batches that are ready beforehand, 3 of ours and 2 a worker of "
-        "plain's, must not count)",
+        help="steps in one measured block (3); end to end, in each of three heartbeats (20: "
+        "the few batches that are ready beforehand do not matter)",
     )
     parser.add_argument(
         "--warm-up", type=int, default=2, help="steps of each case before the first round"
@@ -86,7 +87,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--tier",
         default="streaming",
         choices=("streaming", "host", "gpu"),
-        help="runtime.tier of ours, end to end: a tier that decodes once is told apart",
+        help="runtime.tier of ours, end to end",
     )
     parser.add_argument(
         "--workers",

@@ -1,11 +1,11 @@
-"""Sweeps: trials per minute with and without the shared token store, and what 10,000 trials need against 100.
+"""Sweeps: trials per minute with and without a shared token store; cost of 10,000 trials.
 
-    python -m bench sweep store --backbone runs/demo/pretrain --shards runs/demo/shards [--trials 24]
+    python -m bench sweep store --backbone runs/demo/pretrain --shards runs/demo/shards
     python -m bench sweep size [--trials 100 10000]
 
-`store` runs `scemae sweep experiment=demo_sweep` on real stage-2 trials, both ways in turn, each time from an empty folder
-with nothing kept of before. `size` lets Ray Tune, the search, the table and the trial folders do all they do, with trials that
-take no time: what is measured is the sweep itself.
+`store` runs `scemae sweep experiment=demo_sweep` with real stage-2 trials, both ways in turns, each
+time from an empty folder. `size` runs Ray Tune, the search, the table and the trial folders with
+trials that take no time, so that it measures the sweep itself.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def store(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def size(count: int) -> dict[str, Any]:
-    """Peak memory of the driver and of Ray's own processes, and trials per second, of so many idle trials."""
+    """Peak memory of the driver and of Ray's processes, and trials per second, of idle trials."""
     from scemae.sweep.coordinator import MORE
     from scemae.sweep.processes.ray_node import RayNode
 
@@ -181,7 +181,7 @@ def _resident(pid: int) -> int:
 
 
 def _is_rays(pid: int) -> bool:
-    """True for Ray's own processes, which grow with trials: not its workers, of which there are as many as slots."""
+    """True for Ray's own processes, whose memory grows with trials; false for its workers."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

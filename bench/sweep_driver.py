@@ -1,4 +1,4 @@
-"""What `python -m bench sweep size` measures: the driver of a sweep, with trials that take no time."""
+"""The driver of a sweep with trials that take no time, for `python -m bench sweep size`."""
 
 import json
 import os
@@ -29,7 +29,7 @@ class Idle(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """One look, the last."""
+        """Report the only result of this trial."""
         run = self._config["command"].folder / "run"
         generation = claim(run, None, None)
         generation.record_base(0)
@@ -47,7 +47,7 @@ class Idle(tune.Trainable):
 
 
 def main() -> None:
-    """Run the sweep of SCEMAE_SWEEP_START and print what it took."""
+    """Run the sweep of SCEMAE_SWEEP_START and print its seconds and memory."""
     start = json.loads(os.environ["SCEMAE_SWEEP_START"])
     sweep = sweeps.load(
         [
@@ -62,11 +62,10 @@ def main() -> None:
         ]
     )
     sweep_folder.claim(sweep)
-    sys.stdout, told = sys.stderr, sys.stdout
+    sys.stdout, answers = sys.stderr, sys.stdout
     before, began = peak_mib(), time.perf_counter()
-    tune_driver.show = lambda sweep: (
-        None
-    )  # the page is made once, and holds its figures: measured elsewhere
+    # the page is drawn once, whatever the number of trials: it is left out
+    tune_driver.show = lambda sweep: None
     status = tune_driver.run(
         sweep, claim(Path(start["folder"]), None, None), start["address"], Idle
     )
@@ -79,7 +78,7 @@ def main() -> None:
                 "status": status,
             }
         ),
-        file=told,
+        file=answers,
         flush=True,
     )
     os._exit(0)

@@ -1,4 +1,4 @@
-"""The cases of a training step of stage 1: ours in its engine, and peers in a plain torch loop, on batches on the device."""
+"""The cases of a training step of stage 1: ours in its engine, peers in a plain torch loop."""
 
 import argparse
 import time
@@ -51,19 +51,19 @@ def block(step: Step, options: argparse.Namespace, device: torch.device) -> floa
 
 
 def table(found: dict[str, list[float]], gflop: float, peak: float) -> list[dict]:
-    """Median, range, the ratio to each peer, and the share of the peak; repeats stay in the JSON."""
+    """Median, range, ratio to each peer and share of the peak; the repeats stay in the JSON."""
     peers = [name for name in found if not name.startswith("ours")]
     rows = []
     for name, values in found.items():
-        told = summary(values)
+        spread = summary(values)
         rows.append(
             {
                 "case": name,
-                "images/s": told["median"],
-                "least": told["min"],
-                "most": told["max"],
+                "images/s": spread["median"],
+                "least": spread["min"],
+                "most": spread["max"],
                 **{f"x {peer}": ratio(values, found[peer]) for peer in peers},
-                "% of peak": 100 * told["median"] * gflop / peak,
+                "% of peak": 100 * spread["median"] * gflop / peak,
                 "repeats": values,
             }
         )
@@ -94,7 +94,7 @@ def build(name: str, options: argparse.Namespace, place: Place) -> Step:
         batches(options, config, place),
         bf16=options.precision == "bf16",
         is_compiled=name.endswith("-compiled"),
-        tells_norm=kind == "plain",
+        reads_norm=kind == "plain",
     )
 
 
@@ -104,7 +104,7 @@ def build_ours(
     place: Place,
     change: Callable[[nn.Module], None] = lambda module: None,
 ) -> Step:
-    """What scemae.training.loop.train_step does, on the engine of `scemae pretrain`; `change` sees the module before."""
+    """scemae's training step in the engine of `scemae pretrain`; `change` may edit the module."""
     from scemae.distributed import engine as engines
 
     _, _, variant = name.partition("-")
@@ -140,9 +140,9 @@ def peer_step(
     *,
     bf16: bool,
     is_compiled: bool,
-    tells_norm: bool,
+    reads_norm: bool,
 ) -> Step:
-    """A step of a plain torch loop; tells_norm: reads loss and gradient norm each step, as the official recipe does."""
+    """A step of a plain torch loop; reads_norm: loss and gradient norm are read in each step."""
     forward = torch.compile(module) if is_compiled else module
     parameters = [p for p in module.parameters() if p.requires_grad]
 
@@ -150,10 +150,10 @@ def peer_step(
         images, _ = next(feed)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             loss = forward(images)
-        if tells_norm:
+        if reads_norm:
             loss.item()
         loss.backward()
-        if tells_norm:
+        if reads_norm:
             torch.norm(torch.stack([torch.norm(p.grad) for p in parameters if p.grad is not None]))
         optimizer.step()
         optimizer.zero_grad()
@@ -162,7 +162,7 @@ def peer_step(
 
 
 def batches(options: argparse.Namespace, config: PretrainConfig, place: Place) -> Iterator[tuple]:
-    """Images (b, 3, s, s) and mask noise (b, n) on the device, four made once and given out in turn."""
+    """Four batches of images (b, 3, s, s) and mask noise (b, n) on the device, over and over."""
     size, n = config.model.image_size, (config.model.image_size // config.model.patch_size) ** 2
     generator = torch.Generator(place.device).manual_seed(0)
     made = [

@@ -1,9 +1,9 @@
-"""Breaking runs on purpose, on this machine: ranks as plain processes, kill -9 of any of them at any moment.
+"""Kill ranks of runs on this machine with kill -9, at random moments and in every phase of a save.
 
-    python -m tests.chaos OUT [--kills 50] [--seed 0]       the whole exercise, half an hour or so on two cores
+    python -m tests.chaos OUT [--kills 50] [--seed 0]       about half an hour on two cores
 
-Every start goes on from a whole checkpoint, and at the end each run's ledger and final weights are compared with those
-of an uninterrupted run. Prints a Markdown table and writes OUT/chaos.json.
+Every start resumes from a whole checkpoint. At the end the ledger and the final weights of each run
+are compared with those of an uninterrupted run. Prints a Markdown table and writes OUT/chaos.json.
 """
 
 import argparse
@@ -36,7 +36,7 @@ RECIPE = [
 def start_ranks(
     command: list[str], ranks: int, *, folder: Path, **environment: str
 ) -> list[Started]:
-    """Start `scemae COMMAND` as `ranks` processes of one group; each writes its output to folder/rank-N.out."""
+    """Start `scemae COMMAND` as `ranks` processes; rank N writes to folder/rank-N.out."""
     folder.mkdir(parents=True, exist_ok=True)
     outs = (folder / f"rank-{rank}.out" for rank in range(ranks))
     return [
@@ -71,7 +71,7 @@ def same_end(run: Path, whole: Path) -> bool:
 
 
 def check_start(run: Path, out: Path, before: int) -> int:
-    """After a kill: the newest checkpoint that counts is whole, and no older than `before`. Returns its step."""
+    """Check after a kill that the newest checkpoint is whole and not older; return its step."""
     kept = committed(run)
     problems = [damage(folder) for folder in kept]
     assert kept and not any(problems), f"{run}: {problems}, {out}"
@@ -83,7 +83,7 @@ def check_start(run: Path, out: Path, before: int) -> int:
 def break_at_random(
     command: list[str], run: Path, whole: Path, kills: int, ranks: int, chance: random.Random
 ) -> dict:
-    """Kill a random rank at a random moment, `kills` times, then let the run end. Returns what happened."""
+    """Kill a random rank at a random moment, `kills` times, then let the run end; its row."""
     out, done, step, early = run.parent / f"{run.name}-out", 0, 0, 0
     while done < kills:
         processes = start_ranks([*command, f"run_dir={run}"], ranks, folder=out)
@@ -106,7 +106,7 @@ def break_at_random(
 
 
 def break_at(point: str, command: list[str], run: Path, whole: Path, ranks: int) -> dict:
-    """Kill rank 0, then the last rank where it takes part, at a point of a save; let the run end."""
+    """Kill rank 0, then the last rank if it takes part, at a point of a save; let the run end."""
     out, kills = run.parent / f"{run.name}-out", 0
     victims = range(ranks) if point in ("snapshot", "write", "fsync") else [0]
     for victim in victims:
@@ -127,7 +127,7 @@ def break_at(point: str, command: list[str], run: Path, whole: Path, ranks: int)
 
 
 def report(run: Path, whole: Path, **facts: object) -> dict:
-    """What is known of a run that has ended, against the uninterrupted one. Raises where the ledger does not hold."""
+    """Compare a finished run with the uninterrupted one. Raises if the ledger does not hold."""
     shown = scemae("verify-resume", run, "--all", "--against", whole).stdout
     assert "step for step the samples of" in shown
     return {
@@ -152,10 +152,8 @@ def main() -> None:
     out, chance, rows = options.out, random.Random(options.seed), []
     shutil.rmtree(out, ignore_errors=True)
     shards = write_shards(out / "shards", 35)
-    print(
-        "| what | ZeRO | ranks | kills | starts | went on from steps | ledger | weights as uninterrupted |\n|---|---|---|---|---|---|---|---|",
-        flush=True,
-    )
+    columns = "what", "ZeRO", "ranks", "kills", "starts", "resumed at steps", "ledger", "weights"
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
     for stage, ranks, share in ((1, 2, 0.4), (2, 2, 0.3), (3, 2, 0.3)):
         base = ["pretrain", *RECIPE, f"data.shards={shards}", f"runtime.zero_stage={stage}"]
         long = [*base, "optim.epochs=400", "loop.log_every=5", "loop.save_every=20"]
@@ -195,11 +193,10 @@ def main() -> None:
 
 def show(row: dict) -> None:
     """One line of the table."""
-    print(
-        f"| {row['what']} | {row['stage']} | {row['ranks']} | {row['kills']} | {row['starts']} | "
-        f"{' '.join(map(str, row['bases']))} | verified | {'bit-equal' if row['equal_weights'] else 'DIFFERENT'} |",
-        flush=True,
-    )
+    cells = [row[key] for key in ("what", "stage", "ranks", "kills", "starts")]
+    weights = "bit-equal" if row["equal_weights"] else "DIFFERENT"
+    cells += [" ".join(map(str, row["bases"])), "verified", weights]
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Small shards for tests: generated pictures in real tars, as `scemae shards build` lays them out."""
+"""Small shards for tests (real tars, as `scemae shards build` writes them) and processes."""
 
 import hashlib
 import io
@@ -47,7 +47,7 @@ CUDA = (
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 )
-# A test of both runs on a CPU in the ordinary suite, and on a GPU with `pytest -m gpu`: one body, rehearsed.
+# Such a test runs on the CPU in the ordinary suite, and on a GPU with `pytest -m gpu`.
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 
 TINY = [
@@ -100,7 +100,7 @@ def write_shards(
 
 
 def write_backbone(folder: Path) -> Path:
-    """The run folder of a stage 1 with TINY's encoder that has learnt nothing: a backbone at once."""
+    """A finished run of stage 1 with TINY's encoder at its initial weights: a backbone at once."""
     from scemae.config.schema.training import Decoder, Model
     from scemae.interop import adopt
     from scemae.runs import networks
@@ -119,7 +119,7 @@ def write_backbone(folder: Path) -> Path:
 
 
 def flipped(folder: Path, sample: int) -> Path:
-    """The shards of `folder` with one sample's JPEG overwritten, and digests that know it: bad from the source on."""
+    """Overwrite one sample's JPEG in the shards of `folder`, digests included."""
     manifest = read_manifest(folder)
     for shard in manifest.shards:
         index = read_index(folder, shard)
@@ -135,7 +135,7 @@ def flipped(folder: Path, sample: int) -> Path:
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A real disk of `size` at `folder`, which is made; skips the test where none can be mounted."""
+    """Mount a real disk of `size` at `folder`; skip the test if none can be mounted."""
     folder.mkdir(exist_ok=True)
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
@@ -148,7 +148,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def program(name: str) -> str:
-    """Where a program of Debian's is, installed first where that can be done; else the test is skipped."""
+    """The path of a program of Debian, installed if need be; skip the test if that fails."""
     if not shutil.which(name) and os.geteuid() == 0 and shutil.which("apt-get"):
         subprocess.run(["apt-get", "update", "-qq"], capture_output=True)
         subprocess.run(
@@ -164,7 +164,7 @@ def digest(path: Path) -> str:
 
 
 def scemae(*arguments: object, ranks: int = 1, check: bool = True) -> subprocess.CompletedProcess:
-    """Run the command in a process of its own, or in `ranks` of them, as Slurm or torchrun would start them."""
+    """Run the command in a process, or in `ranks` of them as Slurm or torchrun starts them."""
     with tempfile.TemporaryDirectory() as scratch:
         out, errors = Path(scratch) / "out", Path(scratch) / "errors"
         status = _wait([Started(arguments, out, errors, **place) for place in places(ranks)], 300)
@@ -194,8 +194,10 @@ def places(ranks: int) -> list[dict[str, str]]:
 
 
 class Started:
-    """`scemae ARGUMENTS` in a process of its own, a fork of one that has imported what nearly all need (a fresh one takes four
-    seconds to). Used like a Popen; its output is appended to two files."""
+    """`scemae ARGUMENTS` in a process of its own, used like a Popen; output goes to two files.
+
+    The process is forked from one that has imported the common modules, which takes 4 seconds.
+    """
 
     def __init__(
         self, arguments: Iterable[object], out: Path, errors: Path, **environment: str
@@ -231,7 +233,7 @@ class Started:
 
 
 def _wait(started: list[Started], seconds: float) -> int:
-    """The status: 0, or that of the first that ended otherwise, after which the others have 30 seconds left."""
+    """0, or the first status that is not; then the others have 30 seconds to end."""
     until, status = time.monotonic() + seconds, 0
     while living := [process for process in started if process.poll() is None]:
         connection.wait([process.sentinel for process in living], max(until - time.monotonic(), 0))

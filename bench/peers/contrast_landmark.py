@@ -1,7 +1,8 @@
-"""Stage 2 of CL (ContrastLandmark, Cheng et al. 2021) as PROTOCOL 4.2 and 4.3 describe it: hypercolumn and projector.
+"""Stage 2 of CL (ContrastLandmark, Cheng et al. 2021; PROTOCOL 4.2, 4.3): hypercolumn, projector.
 
-A frozen ResNet-50 whose four stages are resized to 24 x 24 and joined, 3,840 channels; a 1x1 convolution with a spatial
-softmax; the loss over all 576 places. Weights are random: speed and memory do not depend on them.
+A frozen ResNet-50 whose four stages are resized to 24 x 24 and joined to 3,840 channels; a 1x1
+convolution with a spatial softmax; the loss over all 576 places. Weights are random: neither speed
+nor memory depends on them.
 """
 
 # isort: off
@@ -19,7 +20,7 @@ PLACES, CHANNELS = 24, 256 + 512 + 1024 + 2048
 
 
 class ContrastLandmark(nn.Module):
-    """Normalised images (b, 3, 96, 96) to the mean loss, a scalar; the projector alone is trained."""
+    """Normalised images (b, 3, 96, 96) to the mean loss, a scalar; trains the projector alone."""
 
     def __init__(self, dim: int = 128, temperature: float = 7.0) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Other loaders, each as its documentation trains with it: the same JPEGs to the same augmented, normalised batches.
+"""Other loaders, each used as its documentation trains with it: same JPEGs, same batches.
 
-A loader is a generator of float32 batches (b, 3, 96, 96). Where a loader leaves the decoder to its user there are three:
-"pil" (Pillow decodes, crops and resizes), "simplejpeg" (it decodes, Pillow does the rest) and "v2" (simplejpeg, then
-torchvision.transforms.v2 on uint8 tensors).
+A loader is a generator of normalised float32 batches (b, 3, 96, 96). Where a loader leaves decoding
+to its user there are three cases: "pil" (Pillow decodes, crops and resizes), "simplejpeg" (it
+decodes, Pillow does the rest) and "v2" (simplejpeg, then torchvision.transforms.v2 on uint8).
 """
 
 # isort: off
@@ -30,22 +30,21 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
 from scemae.data.augment import MEAN, STD
+from scemae.data.geometry import CELEBA_SIZE, CELEBA_TOP
 from scemae.distributed.process_group import keep_freed_memory
 
 DECODERS = ("pil", "simplejpeg", "v2")
-FRAME = (
-    0,
-    30,
-    178,
-    208,
-)  # left, top, right, bottom of CelebA's aligned 178x218 image (PROTOCOL 2.4)
+# left, top, right, bottom of the frame in CelebA's aligned 178x218 image (PROTOCOL 2.4)
+FRAME = (0, CELEBA_TOP, CELEBA_SIZE[0], CELEBA_TOP + CELEBA_SIZE[0])
 SIZE, SCALE, RATIO = 96, (0.2, 1.0), (3 / 4, 4 / 3)
 
 
 @dataclass
 class Images:
-    """Where the images lie, once in each format, and the length of the epoch that a loader is asked for: longer than
-    what is measured, so that the pause between two epochs of a small set does not count."""
+    """Where the images lie in each format, and how many an epoch has.
+
+    An epoch is longer than what is measured: the pause between two epochs must not count.
+    """
 
     tars: list[str]
     files: Path  # files/all/KEY.jpg
@@ -56,7 +55,7 @@ class Images:
 
 @cache
 def view(decoder: str) -> Callable[[bytes], Tensor]:
-    """JPEG bytes to one float32 image (3, 96, 96), as MAE trains: RandomResizedCrop (bicubic, antialiased), flip."""
+    """JPEG bytes to a float32 image (3, 96, 96), augmented as MAE does (bicubic, antialiased)."""
     crop = {
         "size": SIZE,
         "scale": SCALE,
@@ -102,7 +101,7 @@ def read(path: str | Path) -> bytes:
 
 
 def webdataset(images: Images, decoder: str, batch: int, workers: int) -> Iterator[Tensor]:
-    """https://webdataset.github.io/webdataset: resampled shards, a shuffle buffer of 1,000, a DataLoader.
+    """webdataset.github.io/webdataset: resampled shards, a shuffle buffer of 1,000, a DataLoader.
 
     Bytes to `view` instead of .decode("pil"): the same decoding, without the annotation's.
     """
@@ -121,7 +120,7 @@ def webdataset(images: Images, decoder: str, batch: int, workers: int) -> Iterat
 
 
 def torchvision(images: Images, decoder: str, batch: int, workers: int) -> Iterator[Tensor]:
-    """https://docs.pytorch.org/vision/stable/generated/torchvision.datasets.ImageFolder.html: files, a DataLoader."""
+    """torchvision.datasets.ImageFolder as in its documentation: files and a DataLoader."""
     dataset = ImageFolder(str(images.files), transform=view(decoder), loader=read)
     sampler = RandomSampler(dataset, num_samples=images.epoch)
     for found, _ in DataLoader(
@@ -131,7 +130,7 @@ def torchvision(images: Images, decoder: str, batch: int, workers: int) -> Itera
 
 
 def streaming(images: Images, decoder: str, batch: int, workers: int) -> Iterator[Tensor]:
-    """https://docs.mosaicml.com/projects/streaming, "Image Data: CIFAR10": a subclass that transforms, a DataLoader."""
+    """docs.mosaicml.com/projects/streaming, "Image Data: CIFAR10": a subclass and a DataLoader."""
     from streaming import StreamingDataset
 
     class Faces(StreamingDataset):
@@ -145,7 +144,7 @@ def streaming(images: Images, decoder: str, batch: int, workers: int) -> Iterato
 
 
 def litdata(images: Images, decoder: str, batch: int, workers: int) -> Iterator[Tensor]:
-    """https://lightning.ai/docs/litdata/features/custom-data-transforms: a subclass that transforms, its own loader."""
+    """lightning.ai/docs/litdata/features/custom-data-transforms: a subclass, its own loader."""
     from litdata import StreamingDataLoader, StreamingDataset
 
     class Faces(StreamingDataset):
@@ -159,10 +158,10 @@ def litdata(images: Images, decoder: str, batch: int, workers: int) -> Iterator[
 
 
 def spdl(images: Images, decoder: str, batch: int, workers: int) -> Iterator[Tensor]:
-    """https://facebookresearch.github.io/spdl/latest/getting_started/execution_models.html: a Pipeline over files.
+    """facebookresearch.github.io/spdl, getting_started/execution_models: a Pipeline over files.
 
-    "ffmpeg": SPDL's own decoder in threads; its filters crop, mirror and resize. Else `view` in processes ("MP"), as it
-    advises for Python that holds the GIL; in threads it was slower.
+    "ffmpeg": SPDL's own decoder in threads; its filters crop, mirror and resize. Otherwise `view`
+    runs in processes, as SPDL advises for Python code that holds the GIL; threads were slower.
     """
     from spdl.pipeline import PipelineBuilder
 
@@ -209,7 +208,8 @@ def by_ffmpeg(path: str) -> object:
     return spdl.io.decode_packets(
         spdl.io.demux_image(path),
         filter_desc=(
-            f"crop={width}:{height}:{left}:{FRAME[1] + top},{mirror}scale={SIZE}:{SIZE}:flags=bicubic,format=pix_fmts=rgb24"
+            f"crop={width}:{height}:{left}:{FRAME[1] + top},{mirror}"
+            f"scale={SIZE}:{SIZE}:flags=bicubic,format=pix_fmts=rgb24"
         ),
     )
 
@@ -271,7 +271,7 @@ def write_mds(paths: list[str], folder: Path) -> None:
 
 
 def write_litdata(paths: list[str], folder: Path) -> None:
-    """The files as they are; its loader cannot repeat a set, so that `paths` has what an epoch needs.
+    """The files as they are. Its loader cannot repeat a set: `paths` must hold a whole epoch.
 
     Forks, since it would set "spawn" for the whole program.
     """

@@ -1,8 +1,8 @@
 """MAE of the package `lightly`, put together from its building blocks as its documentation does.
 
-docs.lightly.ai, examples/mae: a timm ViT in MaskedVisionTransformerTIMM, MAEDecoderTIMM, the index functions of
-lightly.models.utils, the mean squared error of the masked patches alone, torch's AdamW. Its attention is
-scaled_dot_product_attention, and its head sees masked tokens only.
+docs.lightly.ai, examples/mae: a timm ViT in MaskedVisionTransformerTIMM, MAEDecoderTIMM, the index
+functions of lightly.models.utils, the mean squared error of the masked patches, torch's AdamW. It
+uses scaled_dot_product_attention, and its head sees masked tokens only.
 """
 
 # isort: off

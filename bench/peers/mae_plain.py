@@ -1,8 +1,9 @@
-"""The official MAE recipe, written plainly: eager, naive attention, every token through every layer.
+"""The official MAE recipe: eager, attention written out, every token through every layer.
 
-After the recipe of He et al. 2022 (github.com/facebookresearch/mae: models_mae.py, engine_pretrain.py): a convolution
-embeds all patches and most are then dropped, attention materialises its matrix, the decoder predicts every patch and
-the loss throws the visible ones away. Only the sizes are ours (DeiT widths, patch 8, 96 pixels, raw pixels).
+After He et al. 2022 (github.com/facebookresearch/mae: models_mae.py, engine_pretrain.py): a
+convolution embeds all patches and most are then dropped, attention keeps its matrix in memory, and
+the decoder predicts every patch, of which the loss drops the visible ones. Only the sizes are ours
+(DeiT widths, patch 8, 96 pixels, raw pixels).
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""The peers of `bench loader` deliver what ours does, and their images look alike. Nothing here is timed."""
+"""The peers of `bench loader` deliver what ours does, and images look alike. Nothing is timed."""
 
 from itertools import islice, product
 

@@ -1,4 +1,4 @@
-"""The peers of `bench step` do the same work as we do: same parameters, a loss that falls. Nothing here is timed."""
+"""The peers of `bench step` have the same parameters and a loss that falls. Nothing is timed."""
 
 import json
 
