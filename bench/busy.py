@@ -164,12 +164,12 @@ def table(found: dict[str, list[float]]) -> list[dict]:
 def train(shards: str) -> None:
     """The process of a case: read seconds from stdin, train that long, print steps per second."""
     from scemae.config.load import load_config
-    from scemae.data.order import Order
     from scemae.distributed.process_group import process_group
     from scemae.distributed.watchdog import watch
     from scemae.process.stop_signals import StopRequest
     from scemae.runs import run_folder
     from scemae.training import pretrain
+    from scemae.training.run import Start
 
     answers, sys.stdout = sys.stdout, sys.stderr
     with tempfile.TemporaryDirectory() as folder:
@@ -181,14 +181,14 @@ def train(shards: str) -> None:
             run_folder.hold(Path(config.run_dir), place, "pretrain") as generation,
             watch(generation.folder, place, config.runtime.hang_seconds) as dog,
         ):
-            run = pretrain.prepare(config, place, generation, StopRequest(), dog)
-            order = Order(len(run.shards), config.seed, run.steps.images)
+            run = pretrain.prepare(config, Start(place, generation, StopRequest(), dog))
             slices = (
                 part
                 for step in range(10**9)
-                for part in order.slices(step, 0, 1, run.steps.accumulation)
+                for part in run.order.slices(step, 0, 1, run.steps.accumulation)
             )
-            batches = run.open_feed(order, 0, 10**9)(slices, lambda *_: None)
+            run.feed.open(run.order, 0, 10**9)
+            batches = run.feed.batches(slices, lambda *_: None)
             block(run, batches, 1.0)  # warm
             print("ready", file=answers, flush=True)
             for line in sys.stdin:
@@ -200,15 +200,15 @@ def block(run: object, batches: Iterator[tuple], seconds: float) -> float:
 
     The first step is not timed: its batch may have been ready.
     """
-    from scemae.runs.metrics_log import Meter
+    from scemae.training.heartbeat import Meter
     from scemae.training.loop import train_step
 
-    meter, steps, began = Meter(run.place, 10**5, run.steps.images), 0, 0.0
+    meter, steps, began = Meter(run.start.place, 10**5, run.steps.images), 0, 0.0
     while steps < 2 or time.perf_counter() - began < seconds:
         if steps == 1:
             began = time.perf_counter()
         steps += 1
-        train_step(run.engine, batches, steps, run.steps.accumulation, meter, run.dog, 0)
+        train_step(run.engine, batches, steps, run.steps.accumulation, meter, run.start.dog)
     return (steps - 1) / (time.perf_counter() - began)
 
 

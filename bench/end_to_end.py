@@ -26,7 +26,8 @@ from scemae.data.augment import MEAN, STD
 from scemae.data.decode import ROWS
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed.process_group import choose_device, keep_freed_memory, precision
-from scemae.training import flops
+from scemae.models import flops
+from scemae.training import utilisation
 
 BEATS = 2  # measured heartbeats of a run, after one that warms up
 
@@ -38,7 +39,7 @@ def measure(options: argparse.Namespace) -> tuple[list[dict], dict]:
     if device.type == "cpu":
         keep_freed_memory()
     gflop = flops.autoencoder_step(config.model, config.decoder, config.mask_ratio) / 1e9
-    peak = flops.peak_flops(device, precision(options.precision, device)) / 1e9
+    peak = utilisation.peak_flops(device, precision(options.precision, device)) / 1e9
     waits: list[float] = []
     plain = PlainLoop(options, device)
     found = interleave(

@@ -3,7 +3,7 @@
     python -m bench matching [--couples 16] [--model deit_small] [--stride 2] [--out DIR]
 
 1,000 pairs with DeiT-S at stride 2 are 157 TFLOP. The peak is measured in the same run. Weights are
-random: speed does not depend on them. Only the encoder's products are counted (training/flops.py);
+random: speed does not depend on them. Only the encoder's products are counted (models/flops.py);
 cover-and-stride, projector, upsampling and search are timed as well.
 """
 
@@ -19,9 +19,10 @@ from scemae.evaluation.landmarks import features
 from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
 from scemae.evaluation.landmarks.matching import matching_errors
 from scemae.evaluation.landmarks.pairs import build_pairs
+from scemae.models import flops
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
-from scemae.training import flops
+from scemae.training import utilisation
 
 VIEWS = 3  # of a couple: source, same, different
 
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> int:
 
     match()
     found = interleave(
-        {"peak": lambda: flops.peak_flops(device, dtype), "matching": match}, options.repeats
+        {"peak": lambda: utilisation.peak_flops(device, dtype), "matching": match}, options.repeats
     )
     share = [mine / peak for mine, peak in zip(found["matching"], found["peak"])]
     whole = flops.encoder(model) * passes * VIEWS * 500

@@ -15,6 +15,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -26,20 +27,21 @@ from bench.peers import contrast_landmark
 from bench.repeat import interleave, ratio, summary
 from scemae.config.load import load_config
 from scemae.config.schema.training import CorrespondConfig
-from scemae.data.frame_cache import open_frames
 from scemae.data.order import Order, Slice
-from scemae.data.pipeline import Pipeline, correspondence_views
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed import engine as engines
-from scemae.distributed.process_group import Place, data_threads, precision, process_group
+from scemae.distributed.process_group import Place, precision, process_group
 from scemae.evaluation.landmarks import features
+from scemae.methods import carb, mae
+from scemae.methods.carb import selection_options
+from scemae.models import flops
 from scemae.models.carb import select, third
 from scemae.models.vit import Encoder
-from scemae.runs import networks
-from scemae.runs.networks import selection_options
-from scemae.training import correspond, flops
-from scemae.training.record_file import Records
-from scemae.training.token_store import Fill, TokenStore, open_tokens
+from scemae.training import utilisation
+from scemae.training.feed import Feed, trunk_views
+from scemae.training.record_file import RecordFile
+from scemae.training.token_fill import Fill
+from scemae.training.token_store import TokenStore, open_tokens
 
 CELEBA = 146_501  # images, without MAFL (PROTOCOL 1.4)
 Block = Callable[[], float]
@@ -110,9 +112,7 @@ def settings(options: argparse.Namespace, folder: Path, place: Place) -> Corresp
 def backbone(model: str, place: Place, config: CorrespondConfig) -> Encoder:
     """A frozen encoder of this size, with random weights."""
     sizes = load_config("pretrain", ["run_dir=none", f"model={model}"])
-    built = networks.build_autoencoder(
-        sizes.model, sizes.decoder, mask_ratio=0.75, norm_pix=False, seed=0
-    )
+    built = mae.build(mae.Settings(sizes.model, sizes.decoder, 0.75, False), seed=0)
     return (
         built.encoder.eval()
         .requires_grad_(False)
@@ -127,33 +127,27 @@ def filling(
     order = Order(len(shards), config.seed, config.optim.global_batch_size)
     stop = config.views * len(shards) // config.optim.global_batch_size
 
-    def fill(*overrides: tuple[str, str, object]) -> tuple[TokenStore, float]:
+    def timed(*overrides: tuple[str, str, object]) -> tuple[TokenStore, float]:
         for section, name, value in overrides:
             setattr(getattr(config, section), name, value)
         started = time.perf_counter()
-        store = open_tokens(
-            config,
-            encoder,
-            (Path(config.store.dir) / "x" / "y" / "z", "bench"),
-            shards,
-            place,
-            order=order,
-            stop=stop,
-        )
+        folder = Path(config.store.dir) / "x" / "y" / "z"
+        fill = Fill(config, encoder, (folder, "bench"), shards, place, lambda: None)
+        store = open_tokens(fill, order, stop)
         training_step.wait_for(place.device)
         return store, stop * config.optim.global_batch_size / (time.perf_counter() - started)
 
     eta, clusters = config.carb.eta, config.carb.clusters
     rates = {
-        "from images": fill()[1],
-        "from images, keeping the third block": fill(
+        "from images": timed()[1],
+        "from images, keeping the third block": timed(
             ("carb", "clusters", clusters + 1), ("store", "keep_third", True)
         )[1],
-        "another eta and K_c, from the third block": fill(
+        "another eta and K_c, from the third block": timed(
             ("carb", "clusters", clusters + 2), ("carb", "eta", 0.2)
         )[1],
     }
-    store, _ = fill(
+    store, _ = timed(
         ("carb", "clusters", clusters), ("carb", "eta", eta), ("store", "keep_third", False)
     )
     return store, [{"store": name, "view images/s": rate} for name, rate in rates.items()]
@@ -224,22 +218,10 @@ def source_of_views(
     config: CorrespondConfig, encoder: Encoder, shards: ShardSet, place: Place
 ) -> Iterator[tuple]:
     """Views (b, 3, 96, 96) and weights (b,), cut in each step as a run without the store would."""
-    size, scale = encoder.grid * encoder.patch_size, tuple(config.data.scale)
-    source = open_frames(shards, config.data, config.runtime, place, images=2**40)
-    return iter(
-        Pipeline(
-            source,
-            slices(shards, config),
-            config.seed,
-            device=place.device,
-            workers=data_threads(config.runtime.workers),
-            noisy_jpeg=config.data.jpeg_noise,
-            views=lambda batch: (
-                correspondence_views(batch, size, scale),
-                batch.tensor(batch.slice.weights),
-            ),
-        )
-    )
+    views = partial(trunk_views, size=encoder.image_size, scale=tuple(config.data.scale))
+    feed = Feed(config, shards, place, views, lambda: None)
+    feed.open_frames(2**40)
+    return feed.batches(slices(shards, config), lambda *_: None)
 
 
 def selected(
@@ -257,7 +239,11 @@ def ours(
 ) -> Block:
     """Images per second of so many steps of CARB through the engine."""
     engine = engines.start(
-        correspond.build(config.carb, encoder), config.optim, config.runtime, place, 1
+        carb.build(carb.Settings(config.carb), encoder, seed=0),
+        config.optim,
+        config.runtime,
+        place,
+        1,
     )
 
     def block() -> float:
@@ -301,12 +287,12 @@ def sizes(config: CorrespondConfig) -> list[dict]:
         sizes = load_config("pretrain", ["run_dir=none", f"model={model}"])
         config.carb.eta = eta
         built = Encoder(sizes.model.width, 4, sizes.model.heads)
-        fill = Fill(config, built, None, None, lambda: None)
+        fill = Fill(config, built, (Path("none"), ""), None, None, lambda: None)
         for name, fields in (
             ("selected", fill.selected_fields()),
             ("third block, fp32", fill.third_fields()),
         ):
-            size = Records(Path("none"), "none", {}, fields, 0).type.itemsize
+            size = RecordFile(Path("none"), "none", {}, fields, 0).type.itemsize
             rows.append(
                 {
                     "store": name,
@@ -331,7 +317,7 @@ def expanding(encoder: Encoder, place: Place) -> dict:
     training_step.wait_for(place.device)
     rate = 24 / (time.perf_counter() - started)
     blocks = flops.blocks(1 + encoder.grid**2, encoder.width, len(encoder.blocks))
-    peak = flops.peak_flops(place.device, encoder.patch_embed.weight.dtype)
+    peak = utilisation.peak_flops(place.device, encoder.patch_embed.weight.dtype)
     return {
         "cover-and-stride": "stride 2, 16 crops",
         "images/s": rate,

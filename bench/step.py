@@ -10,7 +10,8 @@ import torch
 from bench import machine, training_step
 from bench.repeat import interleave
 from scemae.distributed.process_group import process_group
-from scemae.training import flops
+from scemae.models import flops
+from scemae.training import utilisation
 
 HELP = """\
 python -m bench step: images per second of a training step of stage 1, batches on the device
@@ -111,7 +112,7 @@ def measure_steps(options: argparse.Namespace) -> tuple[list[dict], dict]:
     config = training_step.settings(options)
     gflop = flops.autoencoder_step(config.model, config.decoder, config.mask_ratio) / 1e9
     with process_group(options.device) as place:
-        peak = flops.peak_flops(place.device, dtype) / 1e9
+        peak = utilisation.peak_flops(place.device, dtype) / 1e9
         steps = {name: training_step.build(name, options, place) for name in options.cases}
         for step in steps.values():
             for _ in range(options.warm_up):
@@ -123,7 +124,7 @@ def measure_steps(options: argparse.Namespace) -> tuple[list[dict], dict]:
             },
             options.repeats,
         )
-        peak = max(peak, flops.peak_flops(place.device, dtype) / 1e9)
+        peak = max(peak, utilisation.peak_flops(place.device, dtype) / 1e9)
     return training_step.table(found, gflop, peak), {
         "batch": options.batch,
         "steps per repeat": options.steps,

@@ -12,7 +12,7 @@ from bench.repeat import ratio, summary
 from scemae.config.load import load_config
 from scemae.config.schema.training import PretrainConfig
 from scemae.distributed.process_group import Place
-from scemae.runs import networks
+from scemae.methods import mae, registry
 
 Step = Callable[[], None]
 
@@ -110,13 +110,7 @@ def build_ours(
     _, _, variant = name.partition("-")
     compiled = {"eager": ["runtime.compile=false"], "compiled": ["runtime.compile=true"]}
     config = settings(options, *compiled.get(variant, []))
-    module = networks.build_autoencoder(
-        config.model,
-        config.decoder,
-        mask_ratio=config.mask_ratio,
-        norm_pix=config.norm_pix,
-        seed=config.seed,
-    )
+    module = mae.build(registry.settings_of(mae, config), seed=config.seed)
     change(module)
     engine = engines.start(module, config.optim, config.runtime, place, 1)
     feed = batches(options, config, place)

@@ -103,12 +103,11 @@ def write_backbone(folder: Path) -> Path:
     """A finished run of stage 1 with TINY's encoder at its initial weights: a backbone at once."""
     from scemae.config.schema.training import Decoder, Model
     from scemae.interop import adopt
-    from scemae.runs import networks
+    from scemae.methods import mae
 
     model = Model("tiny", 48, 4, 3, 8, 96)
-    random = networks.build_autoencoder(
-        model, Decoder("tiny", 32, 1, 2), mask_ratio=0.75, norm_pix=False, seed=0
-    ).encoder
+    settings = mae.Settings(model, Decoder("tiny", 32, 1, 2), 0.75, False)
+    random = mae.build(settings, seed=0).encoder
     adopt.write_run(
         adopt.Adopted(str(folder), "random", [0.5] * 3, [0.5] * 3, model),
         random.state_dict(),

@@ -7,20 +7,20 @@ all of its lines.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from scemae.config.schema.training import Carb, Method
-from scemae.data.geometry import INPUT
+from scemae.config.schema.training import Carb
 from scemae.errors import CheckpointError
 from scemae.evaluation.landmarks import features, matching
 from scemae.evaluation.landmarks.features import Head, Trunk
 from scemae.evaluation.landmarks.regression import join_stages
 from scemae.files import disk
 from scemae.files.documents import Count
+from scemae.methods import carb as carb_method
 from scemae.methods import registry
 from scemae.models import hypercolumn
 from scemae.models.timm_vit import TimmVit
@@ -33,8 +33,6 @@ from scemae.runs.lineage import locate, read_run
 MATCHING, DETECTION, FEW_SHOT, EMBEDDING = "matching", "detection", "few-shot", "t-SNE"
 LARGEST = 1 << 29  # bytes of features that one batch of the matching test may take
 OURS, RIVAL, REFERENCE, FLOOR = "ours", "rival", "reference", "floor"  # the roles of rows
-# The paper's names of the methods.
-TITLES = {"moco": "CL", "byol": "LEAD", "dve": "DVE", "cl": "CL", "lead": "LEAD"}
 
 
 @dataclass
@@ -106,17 +104,8 @@ def load_trunk(location: Path) -> tuple[Trunk, Path]:
 
     Raises CheckpointError.
     """
-    folder, settings = networks.stage_1(location)
-    if settings.get("method") is None:
-        return features.vit_trunk(networks.load_encoder(folder)[0]), folder
-    kept = networks.method_of(folder, settings)
-    method = registry.find(kept.name, 1)
-    own = registry.kept_settings(method, kept, folder)
-    module = networks.sized(
-        lambda: method.build(own, image_size=INPUT, seed=0), checkpoint.read_shapes(folder), folder
-    )
-    trained = registry.load(module, checkpoint.read_weights(folder), folder)
-    return features.trunk_of(cast(nn.Module, trained.trunk)), folder
+    network, folder = registry.load_trunk(location)
+    return features.trunk_of(network), folder
 
 
 @dataclass
@@ -145,30 +134,10 @@ def load_projection(location: Path, backbone: Path, trunk: Trunk) -> Projection:
 
     Raises CheckpointError, also where it was trained on another backbone.
     """
-    folder = checkpoint.newest(location)
-    state = checkpoint.read_state(folder)
-    if state.stage != "correspond" or state.settings.get("method") is None:
-        projector, carb, folder = networks.load_projector(folder, backbone)
-        return Projection(
-            lambda maps, side: projector(maps[0]),
-            carb.dim,
-            projector,
-            registry.OWN[2],
-            carb,
-            folder,
-        )
-    networks.check_backbone(folder, state, backbone)
-    kept = networks.method_of(folder, state.settings)
-    method = registry.find(kept.name, 2)
-    settings = registry.kept_settings(method, kept, folder)
-    module = networks.sized(
-        lambda: method.build(settings, trunk.network, seed=0),
-        checkpoint.read_shapes(folder),
-        folder,
-    )
-    trained = registry.load(module, checkpoint.read_weights(folder), folder)
-    projector = cast(nn.Module, trained.projector)
-    return Projection(projector, settings.dim, projector, kept.name, None, folder)
+    found = registry.load_stage_2(location, backbone, trunk.network)
+    carb = getattr(found.settings, "carb", None)
+    dim, module = found.settings.dim, found.module
+    return Projection(module.head, dim, module, found.name, carb, found.folder)
 
 
 def from_runs(runs: list[Path]) -> list[Subject]:
@@ -224,7 +193,6 @@ class _Trained:
     """The part of a checkpoint's settings that is read; adopted weights have none of it."""
 
     optim: _Batch | None = None
-    method: Method | None = None
 
 
 def from_backbone(backbone: Path, projectors: list[Path]) -> list[Subject]:
@@ -241,20 +209,18 @@ def from_backbone(backbone: Path, projectors: list[Path]) -> list[Subject]:
     state = checkpoint.read_state(folder)
     trained = networks.settings_of(folder, state.settings, _Trained)
     seen = state.global_step * trained.optim.global_batch_size if trained.optim else None
-    kept = trained.method
-    method = "SCE-MAE" if kept is None else TITLES.get(kept.name, kept.name)
+    method = registry.find(registry.method_of(folder, state.settings, 1), 1)
     if isinstance(trunk.network, Encoder):
         lines = _of_tokens(trunk, found)
     elif trunk.is_resized:
         lines = _of_hypercolumn(trunk, found)
     else:
         lines = _of_descriptor(trunk)
-    role = OURS if kept is None else RIVAL
     runs = [str(place.parent.parent) for place in [folder, *(one.folder for one in found)]]
     subjects = [
         Subject(
-            method,
-            role,
+            method.TITLE,
+            method.ROLE,
             trunk,
             disk.json_digest({"weights": digests}),
             digests[0],
@@ -327,12 +293,12 @@ def _of_descriptor(trunk: Trunk) -> list[Line]:
 
 def _clustered(trunk: Trunk, carb: Carb, digest: str, seen: int | None, runs: list[str]) -> Subject:
     """Table 4's row with clusters alone: the trunk with CARB's substitution, and no projector."""
-    options = networks.selection_options(carb)
+    options = carb_method.selection_options(carb)
     assert isinstance(trunk.network, Encoder)  # CARB projectors have no other trunk
     changed = features.substituted(trunk.network, carb.layer, carb.heads, options)
     line = Line(MATCHING, 4, "clusters alone", trunk.width, changed.join, cluster=True, lcr=False)
     return Subject(
-        "SCE-MAE",
+        carb_method.TITLE,
         OURS,
         changed,
         disk.json_digest({"weights": [digest], "clustered": options}),

@@ -18,7 +18,8 @@ from scemae.errors import ConfigError, RunFolderError
 from scemae.files import disk
 from scemae.files.public_weights import read_weights
 from scemae.interop.timm_names import Pixels, translate
-from scemae.runs import networks, run_folder
+from scemae.methods import mae
+from scemae.runs import run_folder
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.checkpoint import TrainState
 from scemae.runs.checkpoints.tensor_file import write_tensors
@@ -88,7 +89,7 @@ def main(given: argparse.Namespace) -> None:
     tensors, changes = translate(read_tensors(given.weights), model, pixels, path=given.weights)
     settings = Adopted(str(given.out), str(given.weights), list(given.mean), list(given.std), model)
     folder = write_run(settings, tensors, disk.file_digest(given.weights), changes=changes)
-    encoder, _ = networks.load_encoder(folder)
+    encoder, _ = mae.load_encoder(folder)
     print(
         f"{given.out}: {given.model}, {encoder.count_parameters() / 1e6:.3f} M parameters of {given.weights.name}; "
         f"{'; '.join(changes)}"
@@ -131,9 +132,7 @@ def write_run(
         aside = final.with_name(final.name + ".partial")
         disk.make_folders(aside.parent, out)
         aside.mkdir()
-        arrays = {
-            networks.ENCODER + key: value.contiguous().numpy() for key, value in tensors.items()
-        }
+        arrays = {mae.ENCODER + key: value.contiguous().numpy() for key, value in tensors.items()}
         written = write_tensors(aside / checkpoint.WEIGHTS, arrays, {"format": "pt"})
         checkpoint.write_state(
             aside,

@@ -26,9 +26,10 @@ from scemae.data.augment import MEAN, STD, normalise
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.files import disk
 from scemae.interop.timm_names import build_timm, timm_options, to_timm
+from scemae.methods import mae, registry
+from scemae.methods.registry import Trained
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
-from scemae.runs import networks
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.tensor_file import WrittenFile, write_tensors
 
@@ -92,13 +93,16 @@ def main(given: argparse.Namespace) -> None:
         raise RunFolderError(f"{given.out}: is there already; give OUT a new name, or remove it")
     if given.onnx:
         check_packages()
-    encoder, folder = networks.load_encoder(given.run)
-    projector = networks.load_projector(given.projector, folder) if given.projector else None
+    encoder, folder = mae.load_encoder(given.run)
+    trained = network = None
+    if given.projector:
+        trained = registry.load_stage_2(given.projector, folder, encoder)
+        network = trained.module.projector
     with disk.building(given.out) as aside:
-        facts = write_tensors_and_config(aside, encoder, folder, projector=projector)
+        facts = write_tensors_and_config(aside, encoder, folder, trained=trained)
         if given.onnx:
-            write_onnx(aside, encoder, projector and projector[0])
-        facts["parity"] = compare(aside, encoder, projector and projector[0], count=given.check)
+            write_onnx(aside, encoder, network)
+        facts["parity"] = compare(aside, encoder, network, count=given.check)
         disk.write_json(aside / "config.json", facts)
         disk.write_text(aside / "README.md", card(facts))
     for name, found in facts["parity"].items():
@@ -121,7 +125,7 @@ def check_packages() -> None:
 
 
 def write_tensors_and_config(
-    out: Path, encoder: Encoder, folder: Path, *, projector: tuple | None
+    out: Path, encoder: Encoder, folder: Path, *, trained: Trained | None
 ) -> dict:
     """encoder.safetensors and projector.safetensors; returns what config.json says so far."""
     written = [_write(out / "encoder.safetensors", to_timm(encoder))]
@@ -138,8 +142,8 @@ def write_tensors_and_config(
             "adopted": state.settings.get("adopted"),
         },
     }
-    if projector is not None:
-        network, carb, second = projector
+    if trained is not None:
+        network, carb, second = trained.module.projector, trained.settings.carb, trained.folder
         written.append(_write(out / "projector.safetensors", network.state_dict()))
         facts["projector"] = {
             "kind": network.kind,

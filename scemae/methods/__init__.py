@@ -1,4 +1,4 @@
-"""The rivals that the paper compares with, one file each: methods/registry.py says what such a file has, and finds it by its name."""
+"""The methods, one file each: the paper's two stages, mae and carb, and its rivals (registry.py)."""
 
 # before any module of this package imports timm or lightly, which import torchvision
 import scemae.models.torchvision_cpu  # noqa: F401

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from scemae.data.pipeline import Batch, view_pairs
 from scemae.models.hypercolumn import ResNetTrunk
 
-STAGE = 1
+STAGE, TITLE, ROLE = 1, "LEAD", "rival"
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Settings:
     momentum: float = 0.996  # BYOL's at the start, held: it rises to 1 there over a length that a module does not know [U]
 
 
-def build(settings: Settings, *, image_size: int, seed: int) -> "BYOL":
+def build(settings: Settings, *, seed: int) -> "BYOL":
     """A freshly initialised BYOL, the same for the same seed. Raises ConfigError for a trunk that timm does not have."""
     torch.manual_seed(seed)
     return BYOL(settings)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scemae.models.hypercolumn import HypercolumnProjector, ResNetTrunk
+from scemae.models.hypercolumn import HypercolumnProjector, widths_of
 
-STAGE = 2
+STAGE, TITLE, ROLE = 2, "CL", "rival"
+STORED = False  # a hypercolumn is too large to keep (PROTOCOL 5.3)
 
 
 @dataclass
@@ -29,13 +30,24 @@ class Settings:
     pixels: float = 4.0  # from one place to the next
 
 
-def build(settings: Settings, trunk: ResNetTrunk, *, seed: int) -> "CL":
-    """A freshly initialised projector under its loss, the same for the same seed; of the trunk only `widths` are read.
+def build(settings: Settings, trunk: nn.Module, *, seed: int) -> "CL":
+    """A freshly initialised projector under its loss, the same for the same seed; of the trunk only
+    `widths` are read.
 
-    Raises ConfigError for a projector that a hypercolumn cannot have.
+    Raises ConfigError for a trunk without a hypercolumn, and for a projector that cannot read one.
     """
     torch.manual_seed(seed)
-    return CL(trunk.widths, settings)
+    return CL(widths_of(trunk), settings)
+
+
+def check(settings: Settings, trunk: nn.Module) -> None:
+    """Raise ConfigError for a trunk without a hypercolumn."""
+    widths_of(trunk)
+
+
+def embed(settings: Settings, trunk: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    """The four maps (b, d_i, h_i, w_i) of normalised images (b, 3, 96, 96)."""
+    return tuple(trunk(images))
 
 
 class CL(nn.Module):
@@ -48,6 +60,10 @@ class CL(nn.Module):
         self.register_buffer(
             "penalty", proximity(settings.side, settings.pixels, settings.power), persistent=False
         )
+
+    def head(self, maps: list[Tensor], side: int) -> Tensor:
+        """Projected features of the trunk's maps, (b, dim, side, side)."""
+        return self.projector(maps, side)
 
     def forward(self, *maps_and_weights: Tensor) -> Tensor:
         """The sum over images of weight * loss, a scalar."""

@@ -20,12 +20,12 @@ from torch.nn import functional as F
 
 from scemae.data import randomness, tps_warps
 from scemae.data.augment import centre_crop, normalise, to_device
-from scemae.data.geometry import FRAME
+from scemae.data.geometry import FRAME, INPUT
 from scemae.data.pipeline import Batch, recoloured
 from scemae.errors import ConfigError
 from scemae.models.hourglass import STRIDE, Hourglass
 
-STAGE = 1
+STAGE, TITLE, ROLE = 1, "DVE", "rival"
 
 
 @dataclass
@@ -41,11 +41,11 @@ class Settings:
     step: int = 2  # every second place of the first view asks, in each direction; DVE's is 1, at 4 times the memory
 
 
-def build(settings: Settings, *, image_size: int, seed: int) -> "DVE":
+def build(settings: Settings, *, seed: int) -> "DVE":
     """A freshly initialised DVE, the same for the same seed. Raises ConfigError where it does not fit the images."""
     torch.manual_seed(seed)
     module = DVE(settings)
-    module.trunk.check_size(image_size)
+    module.trunk.check_size(INPUT)
     return module
 
 

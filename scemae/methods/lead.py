@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scemae.models.hypercolumn import HypercolumnProjector, ResNetTrunk, resize
+from scemae.models.hypercolumn import HypercolumnProjector, resize, widths_of
 
-STAGE = 2
+STAGE, TITLE, ROLE = 2, "LEAD", "rival"
+STORED = False  # a hypercolumn is too large to keep (PROTOCOL 5.3)
 
 
 @dataclass
@@ -35,13 +36,24 @@ class Settings:
     side: int = 24  # places per side, as CL trains
 
 
-def build(settings: Settings, trunk: ResNetTrunk, *, seed: int) -> "LEAD":
-    """A freshly initialised projector under its loss, the same for the same seed; of the trunk only `widths` are read.
+def build(settings: Settings, trunk: nn.Module, *, seed: int) -> "LEAD":
+    """A freshly initialised projector under its loss, the same for the same seed; of the trunk only
+    `widths` are read.
 
-    Raises ConfigError for a projector that a hypercolumn cannot have.
+    Raises ConfigError for a trunk without a hypercolumn, and for a projector that cannot read one.
     """
     torch.manual_seed(seed)
-    return LEAD(trunk.widths, settings)
+    return LEAD(widths_of(trunk), settings)
+
+
+def check(settings: Settings, trunk: nn.Module) -> None:
+    """Raise ConfigError for a trunk without a hypercolumn."""
+    widths_of(trunk)
+
+
+def embed(settings: Settings, trunk: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    """The four maps (b, d_i, h_i, w_i) of normalised images (b, 3, 96, 96)."""
+    return tuple(trunk(images))
 
 
 class LEAD(nn.Module):
@@ -51,6 +63,10 @@ class LEAD(nn.Module):
         super().__init__()
         self.projector = HypercolumnProjector(widths, settings.dim, settings.projector)
         self.side, self.teacher, self.student = settings.side, settings.teacher, settings.student
+
+    def head(self, maps: list[Tensor], side: int) -> Tensor:
+        """Projected features of the trunk's maps, (b, dim, side, side)."""
+        return self.projector(maps, side)
 
     def forward(self, *maps_and_weights: Tensor) -> Tensor:
         """The sum over images of weight * loss, each image with the next one, a scalar."""

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from scemae.data.pipeline import Batch, view_pairs
 from scemae.models.hypercolumn import ResNetTrunk
 
-STAGE = 1
+STAGE, TITLE, ROLE = 1, "CL", "rival"
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Settings:
     companions: int = 32  # images that share BatchNorm's statistics: MoCo's 256 on 8 devices; CL's number of them is [U]
 
 
-def build(settings: Settings, *, image_size: int, seed: int) -> "MoCo":
+def build(settings: Settings, *, seed: int) -> "MoCo":
     """A freshly initialised MoCo, the same for the same seed. Raises ConfigError for a trunk that timm does not have."""
     torch.manual_seed(seed)
     return MoCo(settings)

@@ -57,12 +57,22 @@ def cls_similarity(block: nn.Module, tokens: Tensor, heads: str = "mean") -> Ten
     return logits.softmax(-1).mean(1)
 
 
+def count_attentive(eta: float, n: int) -> int:
+    """How many of n patch tokens are attentive: the share eta, rounded (paper 3.2)."""
+    return round(eta * n)
+
+
+def count_selected(eta: float, clusters: int, n: int) -> int:
+    """k, the size of T: the attentive of n patch tokens, and K_c = `clusters` proxies (paper 3.3)."""
+    return count_attentive(eta, n) + clusters
+
+
 def split(similarity: Tensor, eta: float) -> tuple[Tensor, Tensor]:
-    """The round(eta n) tokens most similar to CLS are attentive, the rest inattentive (paper 3.2).
+    """The `count_attentive` tokens most similar to CLS are attentive, the rest inattentive (paper 3.2).
 
     similarity (b, n). Returns positions (b, eta n) and (b, n - eta n), each in ascending order.
     """
-    count = round(eta * similarity.shape[1])
+    count = count_attentive(eta, similarity.shape[1])
     ranked = similarity.argsort(dim=1, descending=True, stable=True)
     return ranked[:, :count].sort(dim=1).values, ranked[:, count:].sort(dim=1).values
 
@@ -219,6 +229,10 @@ class CARB(nn.Module):
             self.reduction,
         )
         return (per_image * weights).sum()
+
+    def head(self, maps: list[Tensor], side: int) -> Tensor:
+        """Projected features of the encoder's one map (b, d, h, w), (b, dim, h, w)."""
+        return self.projector(maps[0])
 
     def project(self, tokens: Tensor, ids: Tensor, slot: Tensor) -> Tensor:
         """Phi of the tokens of T, (b, k, out). A pointwise Phi maps a token without its neighbours, so it sees the k

@@ -52,6 +52,17 @@ class ResNetTrunk(nn.Module):
         return self(images)[0].mean((2, 3))
 
 
+def widths_of(trunk: nn.Module) -> list[int]:
+    """Channels of a trunk's four maps. Raises ConfigError where it is no `ResNetTrunk`."""
+    widths = getattr(trunk, "widths", None)
+    if widths is None:
+        raise ConfigError(
+            f"found a backbone with a {type(trunk).__name__}, and this method reads a hypercolumn; "
+            "give a backbone of method=moco or byol"
+        )
+    return widths
+
+
 def join(maps: list[Tensor], side: int) -> Tensor:
     """The hypercolumn: maps (b, d_i, h_i, w_i) each resized bilinearly (align_corners False) to (side, side) and joined,
     (b, sum d_i, side, side), not normalised (PROTOCOL 4.2 [F])."""

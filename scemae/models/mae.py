@@ -71,7 +71,13 @@ class MaskedAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.decoder, self.norm_pix = encoder, decoder, norm_pix
-        self.keep = int(encoder.grid**2 * (1 - mask_ratio))  # 144 patches at 0.75: 36 visible
+        # k: 36 of 144 patches stay visible at 0.75
+        self.keep = int(encoder.grid**2 * (1 - mask_ratio))
+
+    @property
+    def trunk(self) -> Encoder:
+        """The part that stage 2 freezes and that evaluation measures."""
+        return self.encoder
 
     def reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted patches (b, n, p*p*c) and masked (b, n), for normalised images and noise (b, n)."""

@@ -102,7 +102,13 @@ class Encoder(nn.Module):
         nn.init.normal_(self.cls_token, std=0.02)
 
     @property
+    def image_size(self) -> int:
+        """The side of its images in pixels."""
+        return self.grid * self.patch_size
+
+    @property
     def width(self) -> int:
+        """Channels of its tokens."""
         return self.norm.normalized_shape[0]
 
     def count_parameters(self) -> int:

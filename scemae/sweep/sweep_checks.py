@@ -4,9 +4,7 @@ from pathlib import Path
 
 from scemae.errors import ConfigError
 from scemae.evaluation.landmarks.probe import Probe
-from scemae.evaluation.subjects import load_trunk
-from scemae.models.vit import Encoder
-from scemae.runs import networks
+from scemae.methods import registry
 from scemae.sweep.spec import Sweep
 
 
@@ -24,16 +22,17 @@ def check(sweep: Sweep) -> None:
             "its own"
         )
     _ = sweep.images, sweep.size  # opens the shards; makes the grid
-    encoder = None
+    method = trunk = None
     if sweep.stage == "correspond":
-        encoder = load_trunk(Path(config.backbone))[0].network
+        trunk = registry.load_trunk(Path(config.backbone))[0]
+        method = registry.find(config.method.name, 2)
     Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir).load()
     points = [sweep.paper, sweep.space.draw(sweep.config.seed, 1), *sweep.space.corners()]
     for values in points:
         try:
             found = sweep.with_values(values)
-            if isinstance(encoder, Encoder) and config.method.name == "carb":
-                networks.check_clusters(found.carb, encoder)
+            if method is not None:
+                method.check(registry.settings_of(method, found), trunk)
         except ConfigError as error:
             raise ConfigError(
                 f"{error}; the space allows {', '.join(sweep.as_words(values))}: narrow it, or "

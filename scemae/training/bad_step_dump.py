@@ -28,20 +28,19 @@ from scemae.runs.checkpoints import checkpoint
 CAPSULES, BATCH, FACTS = "capsules", "batch.safetensors", "capsule.json"
 
 
-def keep(
+def write(
     run_dir: Path,
     folder: Path,
     bad: BadStepError,
     config: PretrainConfig | CorrespondConfig,
     shards: ShardSet,
-    global_batch_size: int,
 ) -> Path:
     """Write the capsule of the last of the bad steps; returns its folder. What cannot be written is left out."""
     step = bad.steps[-1]
     capsule = run_dir / CAPSULES / f"step-{step:08d}"
     try:
         disk.make_folders(capsule, run_dir)
-        order = Order(len(shards), config.seed, global_batch_size)
+        order = Order(len(shards), config.seed, config.optim.global_batch_size)
         part = order.slices(step - 1, 0, 1, 1)[0]
         if isinstance(config, CorrespondConfig):
             part = replace(part, epochs=part.epochs % config.views)

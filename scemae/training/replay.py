@@ -11,6 +11,7 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -26,11 +27,10 @@ from scemae.data.pipeline import Batch, correspondence_views, pretraining_views
 from scemae.errors import FileError, RunFolderError
 from scemae.files import disk, documents
 from scemae.files.documents import Count, FileName, Small
-from scemae.models.carb import select, third
+from scemae.methods import carb, mae
 from scemae.runs import faults, networks
 from scemae.runs.checkpoints import checkpoint
 from scemae.training import bad_step_dump
-from scemae.training.correspond import build
 
 
 @dataclass
@@ -194,7 +194,7 @@ def _look(name: str, first_bad: list[str]) -> Callable:
 
 
 def _pretrain(config: Replayed, folder: Path, batch: Batch) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    module, _ = networks.load_autoencoder(folder)
+    module, _ = mae.load_autoencoder(folder)
     size = config.model.image_size
     return module, pretraining_views(batch, size, tuple(config.data.scale), module.encoder.grid**2)[
         :2
@@ -208,16 +208,10 @@ def _correspond(
         raise RunFolderError(
             f"{folder.parent / 'config.yaml'}: is of another method than mae and carb, which cannot be replayed"
         )
-    encoder, _ = networks.load_encoder(Path(config.backbone))
-    carb = config.carb
-    module = networks.sized(lambda: build(carb, encoder), checkpoint.read_shapes(folder), folder)
+    encoder, _ = mae.load_encoder(Path(config.backbone))
+    settings, shapes = carb.Settings(config.carb), checkpoint.read_shapes(folder)
+    module = networks.sized(partial(carb.build, settings, encoder, seed=0), shapes, folder)
     networks.fill(module, checkpoint.read_weights(folder), folder)
-    views = correspondence_views(batch, encoder.grid * encoder.patch_size, tuple(config.data.scale))
-    chosen = select(
-        encoder, third(encoder, views, carb.layer, carb.heads), **networks.selection_options(carb)
-    )
-    return module, (
-        chosen.tokens.bfloat16(),
-        chosen.ids,
-        chosen.slot,
-    )  # rounded as in the token store
+    views = correspondence_views(batch, encoder.image_size, tuple(config.data.scale))
+    with torch.no_grad():
+        return module, carb.embed(settings, encoder, views)

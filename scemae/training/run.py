@@ -1,28 +1,21 @@
-"""What both stages of training do once their parts are built: plan, go on, describe, train, roll back."""
+"""One run of a stage, whatever the method: resume, train, and roll back where a step is bad."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from scemae.config.locations import masked
-from scemae.config.schema.training import (
-    CorrespondConfig,
-    Data,
-    Loop,
-    Optim,
-    PretrainConfig,
-    Runtime,
-)
+from scemae.config.schema.training import CorrespondConfig, Data, Optim, PretrainConfig, Runtime
 from scemae.data.order import ORDER_VERSION, Order, Slice, accumulation_steps
-from scemae.data.pipeline import Consumed
 from scemae.data.storage.shard_set import ShardSet
 from scemae.distributed import engine as engines
 from scemae.distributed import tf32
-from scemae.distributed.process_group import Place, agree, precision
-from scemae.distributed.watchdog import Watchdog
+from scemae.distributed.process_group import Place, agree, precision, process_group
+from scemae.distributed.watchdog import Watchdog, watch
 from scemae.errors import BadStepError, ConfigError, RunFolderError
 from scemae.process.stop_signals import StopRequest
 from scemae.runs import generations, run_folder
@@ -33,46 +26,74 @@ from scemae.runs.generations import Generation
 from scemae.runs.ledger import FILE as LEDGER
 from scemae.runs.ledger import Ledger
 from scemae.runs.metrics_log import Writer, read_metrics
-from scemae.training import bad_step_dump, flops, schedule
-from scemae.training.bad_steps import WINDOW, Health
-from scemae.training.loop import Steps, Watch, train
+from scemae.training import bad_step_dump, utilisation
+from scemae.training.bad_steps import WINDOW, LossHistory
+from scemae.training.feed import Feed
+from scemae.training.heartbeat import Meter
+from scemae.training.loop import Observers, Steps, train
+from scemae.training.schedule import Schedule
+from scemae.training.token_store import TokenFeed
 
-Feed = Callable[
-    [Iterator[Slice], Consumed], Iterator[tuple]
-]  # slices of the order to the engine's arguments
+
+@dataclass
+class Start:
+    """One start of a run on this rank: what holds its place, its folder and its time."""
+
+    place: Place
+    generation: Generation
+    stop: StopRequest
+    dog: Watchdog
+
+    def note(self) -> None:
+        """Tell the watchdog that data are being prepared; end here if asked to stop."""
+        self.dog.note(0, "data")
+        self.stop.check("preparing data")
 
 
-def plan(shards: ShardSet, optim: Optim, loop: Loop, runtime: Runtime, place: Place) -> Steps:
-    """Steps of this run. Raises ConfigError where the images or the ranks do not fit the global batch."""
-    size = optim.global_batch_size
+@contextmanager
+def started(config: PretrainConfig | CorrespondConfig, stage: str) -> Iterator[Start]:
+    """Join the process group, take the run folder, start the watchdog."""
+    stop = StopRequest("starting or waiting for other ranks")
+    hang_seconds = config.runtime.hang_seconds
+    with (
+        process_group(config.runtime.device, hang_seconds) as place,
+        run_folder.hold(Path(config.run_dir), place, stage) as generation,
+        watch(generation.folder, place, hang_seconds) as dog,
+    ):
+        yield Start(place, generation, stop, dog)
+
+
+def plan(shards: ShardSet, config: PretrainConfig | CorrespondConfig, place: Place) -> Steps:
+    """The steps of a run. Raises ConfigError where images or ranks are too few for the batch."""
+    optim, loop, size = config.optim, config.loop, config.optim.global_batch_size
     if len(shards) < size:
         raise ConfigError(
-            f"optim.global_batch_size={size}: found only {len(shards)} images in {shards.folder}; give "
-            "more images or a smaller batch"
+            f"optim.global_batch_size={size}: found only {len(shards)} images in {shards.folder}; "
+            "give more images or a smaller batch"
         )
     if size < place.world_size:
         raise ConfigError(
-            f"optim.global_batch_size={size}: found {place.world_size} ranks, each needs at least one "
-            "image; raise the batch or start fewer ranks"
+            f"optim.global_batch_size={size}: found {place.world_size} ranks, each needs at least "
+            "one image; raise the batch or start fewer ranks"
         )
     total = max(round(optim.epochs * len(shards) / size), 1)
-    accumulation = accumulation_steps(size, place.world_size, runtime.micro_batch_size)
+    accumulation = accumulation_steps(size, place.world_size, config.runtime.micro_batch_size)
     return Steps(0, total, accumulation, loop.log_every, loop.save_every, loop.probe_every, size)
 
 
 def settings(parts: dict, data: Data, optim: Optim, runtime: Runtime, place: Place) -> dict:
-    """What a resumed run must have in common with its checkpoint: all that changes results, and the precision."""
-    recipe = {
-        name: value
-        for name, value in asdict(data).items()
-        if name not in ("shards", "cache_dir", "max_bad_fraction")
-    }
-    dtype = str(precision(runtime.precision, place.device))
+    """The settings that a resumed run must share with its checkpoint: all that change results.
+
+    parts: the method's own.
+    """
+    without = ("shards", "cache_dir", "max_bad_fraction")
+    recipe = {name: value for name, value in asdict(data).items() if name not in without}
+    dtype = str(precision(runtime.precision, place.device)).removeprefix("torch.")
     return {
         **parts,
         "data": recipe,
         "optim": asdict(optim),
-        "precision": "tf32" if runtime.precision == "tf32" else dtype.removeprefix("torch."),
+        "precision": "tf32" if runtime.precision == "tf32" else dtype,
     }
 
 
@@ -83,7 +104,7 @@ def state_of(
     place: Place,
     shards: ShardSet,
 ) -> TrainState:
-    """What this run's checkpoints are of, before the first step."""
+    """The state of a run before its first step. parts: the method's own settings."""
     return TrainState(
         0,
         config.seed,
@@ -98,220 +119,208 @@ def state_of(
 
 @dataclass
 class Run:
-    """One start of a run: its settings, place, engine and state, and how it feeds and judges the engine."""
+    """One start of a run with all its parts."""
 
     config: PretrainConfig | CorrespondConfig
-    place: Place
-    generation: Generation
+    start: Start
     engine: Any
+    feed: Feed | TokenFeed
     steps: Steps
     state: TrainState
-    shards: ShardSet
-    open_feed: Callable[
-        [Order, int, int], Feed
-    ]  # for the steps from one to another; what it needs is made here
-    facts: dict
     probe: Callable[[], dict[str, float]]
-    stop: StopRequest
-    dog: Watchdog
-    flops: float = 0.0  # per image of a step; 0: not known, no MFU is told
-    made_ahead: Callable[[int], int] = lambda total: (
-        0
-    )  # view images that open_feed makes for a run of so many steps
-    open_seconds: float = 0.0  # what open_feed took
+    facts: dict[str, Any]  # for provenance.json
+    flops: float  # per image of a step; 0: not counted, so that MFU is not reported
+    open_seconds: float = 0.0  # that opening the feed took
 
     def __post_init__(self) -> None:
         if self.engine.is_compiled:
-            self.dog.follow_compilation()
+            self.start.dog.follow_compilation()
 
     @property
     def run_dir(self) -> Path:
+        """The run folder."""
         return Path(self.config.run_dir)
 
+    @property
+    def order(self) -> Order:
+        """The order of the samples."""
+        return Order(len(self.feed.shards), self.config.seed, self.steps.images)
+
     def go(self) -> None:
-        """Go on where the run's newest whole checkpoint stands and train to the last step; roll back where a step is
-        bad. Raises BadStepError once loop.max_skips steps have been left out."""
-        found = resume.go_on(
-            self.run_dir, self.place, self.generation, self.state, self.steps.total
-        )
+        """Train to the last step, from the newest whole checkpoint on; roll back at a bad step.
+
+        Raises BadStepError once more than loop.max_skips steps would be skipped.
+        """
+        place, generation = self.start.place, self.start.generation
+        found = resume.go_on(self.run_dir, place, generation, self.state, self.steps.total)
         if found is None:
             self._start_from_scratch()
         else:
-            self.state = resume.resume(self.engine, found, self.state, self.place)
+            self.state = resume.resume(self.engine, found, self.state, place)
         self._announce(found)
         self._probe_late()
         if self.state.global_step == self.steps.total:
             return
-        order = Order(len(self.shards), self.config.seed, self.steps.images)
         began = time.perf_counter()
-        with tf32.refused():  # it may make what other runs will use
-            feed = self.open_feed(order, self.state.global_step, self.steps.total)
+        with tf32.refused():  # the feed may compute tokens that other runs will read
+            self.feed.open(self.order, self.state.global_step, self.steps.total)
         self.open_seconds = time.perf_counter() - began
-        speed = flops.full_speed(
-            self.flops, self.place, precision(self.config.runtime.precision, self.place.device)
-        )
+        dtype = precision(self.config.runtime.precision, place.device)
+        full_speed = utilisation.full_speed(self.flops, place, dtype)
         while self.state.global_step < self.steps.total:
             try:
-                self._train(order, feed, speed)
+                self._train(full_speed)
             except BadStepError as bad:
                 self._roll_back(bad)
 
-    def _probe_late(self) -> None:
-        """A run that was stopped between a save and the probe after it: what the probe says is still owed."""
-        step, steps, place = self.state.global_step, self.steps, self.place
-        if not steps.probe_every or (step % steps.probe_every and step != steps.total):
-            return
-        told = (
-            [row for row in read_metrics(self.run_dir) if row["step"] == step]
-            if place.is_first
-            else []
-        )
-        if not agree(
-            any("loss" in row for row in told) and not any("probe_seconds" in row for row in told)
-        ):
-            return
-        if place.is_first:
-            self.generation.record_base(step)
-        writer, started = Writer(self.run_dir, self.generation, place, step), time.perf_counter()
-        try:
-            writer.write(
-                step, **self.probe(), probe_seconds=time.perf_counter() - started, late=True
-            )
-        finally:
-            writer.close()
-
     def _start_from_scratch(self) -> None:
-        if self.place.is_first:
+        if self.start.place.is_first:
             checkpoint.refuse_old_format(self.run_dir)
-            self.generation.record_base(0)
-        save_now(
-            self._saver(), self.engine, self.state
-        )  # what a roll-back needs; and a disk that is full shows now
+            self.start.generation.record_base(0)
+        # a roll-back may need it, and a full disk shows now
+        save_now(self._saver(), self.engine, self.state)
 
     def _announce(self, found: Path | None) -> None:
-        if not self.place.is_first:
+        """Print where the run stands, and describe this start in the run folder."""
+        place, config, steps = self.start.place, self.config, self.steps
+        if not place.is_first:
             return
-        config, steps, start = self.config, self.steps, self.state.global_step
+        step = self.state.global_step
+        resumed = f"; resumed at step {step:,} from {found}" if found else ""
         print(
-            f"{len(self.shards):,} images in {masked(config.data.shards)}; {steps.total:,} steps of {steps.images}; "
-            f"{self.place.world_size} x {self.place.device.type}, ZeRO {self.state.zero_stage}"
-            + (f"; resumed at step {start:,} from {found}" if found else ""),
+            f"{len(self.feed.shards):,} images in {masked(config.data.shards)}; {steps.total:,} "
+            f"steps of {steps.images}; {place.world_size} x {place.device.type}, ZeRO "
+            f"{self.state.zero_stage}{resumed}",
             flush=True,
         )
-        if start < steps.total:
-            checkpoint.clear_partial(self.run_dir, self.generation)
+        if step < steps.total:
+            checkpoint.clear_partial(self.run_dir, self.start.generation)
             run_folder.describe(
                 self.run_dir,
                 self.state.stage,
                 config,
                 seed=config.seed,
                 data_digest=self.state.data_digest,
-                world_size=self.place.world_size,
+                world_size=place.world_size,
                 total_steps=steps.total,
                 **self.facts,
             )
 
+    def _probe_late(self) -> None:
+        """Probe now if the run was stopped between the save and the probe of its last step."""
+        step, steps, place = self.state.global_step, self.steps, self.start.place
+        if not steps.probe_every or (step % steps.probe_every and step != steps.total):
+            return
+        rows = read_metrics(self.run_dir) if place.is_first else []
+        known = {name for row in rows if row["step"] == step for name in row}
+        if not agree("loss" in known and "probe_seconds" not in known):
+            return
+        if place.is_first:
+            self.start.generation.record_base(step)
+        writer = Writer(self.run_dir, self.start.generation, place, step)
+        began = time.perf_counter()
+        try:
+            errors = self.probe()
+            seconds = time.perf_counter() - began
+            writer.write(step, **errors, probe_seconds=seconds, late=True)
+        finally:
+            writer.close()
+
     def _saver(self) -> Saver:
+        loop = self.config.loop
         return Saver(
             self.run_dir,
-            self.place,
-            self.generation,
-            keep=self.config.loop.keep,
-            keep_every=self.config.loop.keep_every,
+            self.start.place,
+            self.start.generation,
+            keep=loop.keep,
+            keep_every=loop.keep_every,
             whole_weights=engines.full_weights,
         )
 
-    def _train(self, order: Order, feed: Feed, full_speed: float) -> None:
-        config, steps, place = self.config, self.steps, self.place
-        steps.start = self.state.global_step
-        most_bad = config.data.max_bad_fraction * len(self.shards)
-        ledger = Ledger(
-            self.shards.keys,
-            self.generation.folder,
-            is_first=place.is_first,
-            with_keys=config.loop.ledger_keys,
-            most_bad=most_bad,
-        )
-        slices = (
-            part
-            for step in range(steps.start, steps.total)
-            if str(step + 1) not in self.state.skips
-            for part in order.slices(step, place.rank, place.world_size, steps.accumulation)
-        )
-        writer = Writer(self.run_dir, self.generation, place, steps.start)
-        losses = (
-            [row["loss"] for row in generations.rows(self.run_dir, LEDGER) if "loss" in row]
-            if place.is_first
-            else []
-        )
-        health = Health(config.loop.spike_factor, agree(losses[-WINDOW:]))
-        watch = Watch(self._saver(), ledger, health, self.dog, writer)
-        batches = feed(slices, ledger.add)
+    def _train(self, full_speed: float) -> None:
+        """Train from the state's step to the last one."""
+        self.steps.start = self.state.global_step
+        observers = self._observers(full_speed)
+        batches = self.feed.batches(self._slices(), observers.ledger.add)
         try:
-            train(
-                self.engine,
-                batches,
-                steps,
-                self.state,
-                place,
-                watch=watch,
-                stop=self.stop,
-                set_lr=self._set_lr,
-                probe=self.probe,
-                full_speed=full_speed,
-                after_step=getattr(self.engine.module, "after_step", lambda: None),
-            )
+            train(self.engine, batches, self.steps, self.state, self._schedule(), observers)
         finally:
             batches.close()
-            ledger.close()
-            writer.close()
+            observers.ledger.close()
+            observers.writer.close()
 
-    def _set_lr(self, global_step: int) -> float:
-        optim = self.config.optim
-        warmup = optim.warmup_epochs * len(self.shards) / optim.global_batch_size
-        lr = schedule.learning_rate(
-            global_step,
-            peak=optim.lr,
-            floor=optim.min_lr,
-            warmup_steps=warmup,
-            total_steps=self.steps.total,
+    def _slices(self) -> Iterator[Slice]:
+        """This rank's slice of each micro-step that is not skipped."""
+        steps, place, order = self.steps, self.start.place, self.order
+        for step in range(steps.start, steps.total):
+            if str(step + 1) not in self.state.skips:
+                yield from order.slices(step, place.rank, place.world_size, steps.accumulation)
+
+    def _observers(self, full_speed: float) -> Observers:
+        config, steps, start, shards = self.config, self.steps, self.start, self.feed.shards
+        longest = min(steps.log_every, steps.total)
+        ledger = Ledger(
+            shards.keys,
+            start.generation.folder,
+            is_first=start.place.is_first,
+            with_keys=config.loop.ledger_keys,
+            most_bad=config.data.max_bad_fraction * len(shards),
         )
-        engines.set_learning_rate(self.engine, lr)
-        return lr
+        writer = Writer(self.run_dir, start.generation, start.place, steps.start)
+        rows = generations.rows(self.run_dir, LEDGER) if start.place.is_first else []
+        losses = agree([row["loss"] for row in rows if "loss" in row][-WINDOW:])
+        return Observers(
+            Meter(start.place, longest, steps.images, full_speed),
+            writer,
+            ledger,
+            LossHistory(config.loop.spike_factor, losses),
+            self._saver(),
+            start.dog,
+            start.stop,
+            self.probe,
+        )
+
+    def _schedule(self) -> Schedule:
+        optim = self.config.optim
+        warmup = optim.warmup_epochs * len(self.feed.shards) / optim.global_batch_size
+        return Schedule(optim.lr, optim.min_lr, warmup, self.steps.total)
 
     def _roll_back(self, bad: BadStepError) -> None:
-        folder = resume.newest_whole(self.run_dir, self.place)
+        """Go back to the checkpoint before the bad steps, and skip them from now on."""
+        place, generation = self.start.place, self.start.generation
+        folder = resume.newest_whole(self.run_dir, place)
         new = [step for step in bad.steps if step > checkpoint.place_of(folder)[0]]
         skips = {**self.state.skips, **{str(step): str(bad) for step in new}}
         if len(skips) > self.config.loop.max_skips:
             raise BadStepError(
-                f"{bad}; {len(self.state.skips)} steps were left out before, loop.max_skips allows "
-                f"{self.config.loop.max_skips}: lower optim.lr in a new run_dir with init_from, say",
+                f"{bad}; {len(self.state.skips)} steps were skipped before, loop.max_skips allows "
+                f"{self.config.loop.max_skips}: lower optim.lr, for example, in a new run_dir with "
+                "init_from",
                 bad.steps,
                 bad.rank,
             ) from bad
-        if self.place.is_first:
-            kept = bad_step_dump.keep(
-                self.run_dir, folder, bad, self.config, self.shards, self.steps.images
-            )
+        if place.is_first:
+            kept = bad_step_dump.write(self.run_dir, folder, bad, self.config, self.feed.shards)
             print(
-                f"scemae: {bad}; back to {folder.name}, without {', '.join(map(str, new))}, kept in {kept}",
+                f"scemae: {bad}; back to {folder.name}, without {', '.join(map(str, new))}, whose "
+                f"batch is kept in {kept}",
                 file=sys.stderr,
                 flush=True,
             )
-        self.dog.log(f"{bad}; rolling back to {folder.name}")
-        if problem := agree(self.generation.claim_next() if self.place.is_first else None):
+        self.start.dog.log(f"{bad}; rolling back to {folder.name}")
+        if problem := agree(generation.claim_next() if place.is_first else None):
             raise RunFolderError(problem)
-        self.generation.move_on()
-        found = resume.go_on(
-            self.run_dir, self.place, self.generation, self.state, self.steps.total
-        )
-        self.state = resume.resume(self.engine, found, self.state, self.place)
+        generation.move_on()
+        found = resume.go_on(self.run_dir, place, generation, self.state, self.steps.total)
+        self.state = resume.resume(self.engine, found, self.state, place)
         self.state.skips = skips
 
 
 def weights_folder(location: str | None, run_dir: Path) -> Path | None:
-    """The checkpoint to start from, unless the run has its own to go on from. Raises CheckpointError."""
+    """The checkpoint to take weights from, unless the run has one of its own to resume from.
+
+    Raises CheckpointError.
+    """
     if location is None or agree(bool(checkpoint.committed(run_dir))):
         return None
     return checkpoint.newest(Path(location))

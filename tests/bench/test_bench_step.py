@@ -9,7 +9,7 @@ from bench import attention, machine, step, training_step
 from bench.peers import mae_plain
 from bench.repeat import interleave, ratio, summary
 from scemae.config.load import load_config
-from scemae.runs.networks import build_autoencoder
+from scemae.methods import mae
 from tests.support import TINY
 
 
@@ -48,7 +48,7 @@ def test_the_loss_of_a_peer_falls(name, config):
 
 @pytest.mark.parametrize("name", ["plain", "lightly"])
 def test_a_peer_trains_as_many_parameters_as_ours(name, config):
-    ours = build_autoencoder(config.model, config.decoder, mask_ratio=0.75, norm_pix=False, seed=0)
+    ours = mae.build(mae.Settings(config.model, config.decoder, 0.75, False), seed=0)
     unused = (
         config.model.width if name == "lightly" else 0
     )  # its encoder has a mask token that MAE does not use
@@ -56,7 +56,7 @@ def test_a_peer_trains_as_many_parameters_as_ours(name, config):
 
 
 def test_plain_and_ours_agree_at_the_same_weights_where_the_mask_does_not_matter(config):
-    ours = build_autoencoder(config.model, config.decoder, mask_ratio=0.0, norm_pix=False, seed=0)
+    ours = mae.build(mae.Settings(config.model, config.decoder, 0.0, False), seed=0)
     module = mae_plain.PlainMae(config.model, config.decoder, 0.0)
     own = [p for p in module.parameters() if p.requires_grad]
     assert len(own) == len(list(ours.parameters()))
@@ -174,9 +174,7 @@ def test_plain_products_are_torchs_attention(tokens):
 def test_plain_attention_leaves_the_autoencoders_loss(config):
     losses, given = [], (torch.randn(2, 3, 96, 96), torch.rand(2, 144), torch.full((2,), 0.5))
     for fused in (True, False):
-        module = build_autoencoder(
-            config.model, config.decoder, mask_ratio=0.75, norm_pix=False, seed=0
-        )
+        module = mae.build(mae.Settings(config.model, config.decoder, 0.75, False), seed=0)
         for block in [*module.encoder.blocks, *module.decoder.blocks]:
             block.attn.fused_attn = fused
         losses.append(module(*given))

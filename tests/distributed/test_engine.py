@@ -20,10 +20,10 @@ from scemae.config.load import load_config
 from scemae.distributed import deepspeed_internals as internals
 from scemae.distributed import engine as engines
 from scemae.distributed.process_group import Place, process_group
-from scemae.methods import registry
-from scemae.runs import networks
+from scemae.methods import mae, registry
 from scemae.runs.checkpoints.checkpoint import committed, read_weights
-from scemae.runs.metrics_log import Meter, Word, read_metrics
+from scemae.runs.metrics_log import read_metrics
+from scemae.training.heartbeat import Meter, RankStatus
 from scemae.training.loop import train_step
 from tests.support import CUDA, TINY, scemae, write_shards
 
@@ -127,9 +127,7 @@ def place():
 
 def start(place, *options, accumulation=2):
     settings = load_config("pretrain", [*TINY, "run_dir=none", "runtime.compile=false", *options])
-    module = networks.build_autoencoder(
-        settings.model, settings.decoder, mask_ratio=0.75, norm_pix=False, seed=0
-    )
+    module = mae.build(mae.Settings(settings.model, settings.decoder, 0.75, False), seed=0)
     return engines.start(module, settings.optim, settings.runtime, place, accumulation)
 
 
@@ -149,12 +147,12 @@ def batches(place, spoilt=1.0):
 
 def train(engine, meter, feed, steps, accumulation=2):
     for step in steps:
-        train_step(engine, feed, step, accumulation, meter, Dog(), 0)
+        train_step(engine, feed, step, accumulation, meter, Dog())
 
 
 def heartbeat(meter):
     return meter.heartbeat(
-        Word(False, False, False), np.zeros((len(meter.steps), 8), dtype=np.int64), 0
+        RankStatus(False, False, False), np.zeros((len(meter.steps), 8), dtype=np.int64), 0
     )
 
 
@@ -343,11 +341,7 @@ def stage_1(name):
     method, size = registry.find(name, 1), (2, 3, 96, 96)
     views = [torch.empty(size, device="meta"), torch.empty(size, device="meta")]
     meets = [torch.empty(2, 48, 48, 2, device="meta")] if name == "dve" else []
-    return method.build(method.Settings(), image_size=96, seed=0), [
-        *views,
-        *meets,
-        torch.empty(2, device="meta"),
-    ]
+    return method.build(method.Settings(), seed=0), [*views, *meets, torch.empty(2, device="meta")]
 
 
 def stage_2(name):
@@ -361,9 +355,7 @@ def stage_2(name):
 
 def own(name):
     settings = load_config("pretrain", ["run_dir=none", f"model={name}"])
-    module = networks.build_autoencoder(
-        settings.model, settings.decoder, mask_ratio=0.75, norm_pix=False, seed=0
-    )
+    module = mae.build(mae.Settings(settings.model, settings.decoder, 0.75, False), seed=0)
     return module, [torch.empty(shape, device="meta") for shape in ((2, 3, 96, 96), (2, 144), (2,))]
 
 

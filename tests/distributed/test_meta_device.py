@@ -1,7 +1,5 @@
 """What runs on a GPU, on "meta" tensors: one device, no wait, few operators, small graphs."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -18,11 +16,10 @@ from scemae.methods import registry
 from scemae.models import carb
 from scemae.models.hypercolumn import ResNetTrunk
 from scemae.models.vit import Encoder
-from scemae.runs import networks
-from scemae.runs.metrics_log import Meter
-from scemae.training import correspond
-from scemae.training.record_file import Records
-from scemae.training.token_store import ORIGIN, TokenStore
+from scemae.training.heartbeat import Meter
+from scemae.training.record_file import RecordFile
+from scemae.training.token_fill import ORIGIN
+from scemae.training.token_store import TokenStore
 from tests.distributed.meta_cuda import META, DeviceError, MetaCuda, graph_nodes, images, on_meta
 
 B = 8  # images of a batch: shapes say all, there are no numbers
@@ -36,50 +33,38 @@ def batch(size):
     return Batch(images(B, 3, size, size, dtype=torch.uint8), part, 0)
 
 
-def rival(name, stage, *trunk, **size):
-    """A rival's file, and its module at the paper's size; skips where its packages are absent."""
+def found(name, stage):
+    """A method's file; skips where its packages are absent."""
     try:
-        method = registry.find(name, stage)
+        return registry.find(name, stage)
     except ConfigError as error:
         pytest.skip(str(error))
-    return method, on_meta(method.build(method.Settings(), *trunk, **size, seed=0))
 
 
 def stage_1(name):
-    """A method's module, and what cuts its views."""
-    if name == "mae":
-        given = load_config("pretrain", ["run_dir=none"])
-        module = networks.build_autoencoder(
-            given.model, given.decoder, mask_ratio=0.75, norm_pix=True, seed=0
-        )
-        cut = partial(pipeline.pretraining_views, size=96, scale=(0.2, 1.0), patches=144)
-        return on_meta(module), lambda: cut(batch(178))
-    method, module = rival(name, 1, image_size=96)
-    cut = method.views(method.Settings(), size=96, scale=(0.2, 1.0))
-    return module, lambda: cut(batch(136))
+    """A method's module at the paper's size, and what cuts its views."""
+    given, method = (
+        load_config("pretrain", ["run_dir=-", f"method={name}", "norm_pix=true"]),
+        found(name, 1),
+    )
+    settings = registry.settings_of(method, given)
+    cut = method.views(settings, size=96, scale=(0.2, 1.0))
+    return on_meta(method.build(settings, seed=0)), lambda: cut(batch(given.data.frame))
 
 
 def stage_2(name):
     """A method's module, and what its frozen trunk makes of the views of a batch."""
-    if name == "carb":
-        given = load_config("correspond", ["run_dir=none", "backbone=none"]).carb
-        encoder = Encoder(384, 12, 6).requires_grad_(False)
-        module = on_meta(correspond.build(given, encoder))
-        on_meta(encoder)
+    overrides = ["run_dir=-", "backbone=-", f"method={name}", "carb.clusters=12"]
+    method, given = found(name, 2), load_config("correspond", overrides)
+    settings = registry.settings_of(method, given)
+    trunk = Encoder(384, 12, 6) if name == "carb" else ResNetTrunk()
+    trunk = on_meta(trunk.requires_grad_(False))
 
-        def chosen():
-            seen = pipeline.correspondence_views(batch(136), 96, (0.2, 1.0))
-            return *vars(
-                carb.select(encoder, carb.third(encoder, seen), eta=0.1, clusters=12)
-            ).values(), images(B)
+    def arguments():
+        views = pipeline.correspondence_views(batch(136), 96, (0.2, 1.0))
+        return *method.embed(settings, trunk, views), images(B)
 
-        return module, chosen
-    trunk = on_meta(ResNetTrunk().requires_grad_(False))
-    module = rival(name, 2, trunk)[1]
-    return module, lambda: (
-        *trunk(pipeline.correspondence_views(batch(136), 96, (0.2, 1.0))),
-        images(B),
-    )
+    return on_meta(method.build(settings, trunk, seed=0)), arguments
 
 
 def built(name):
@@ -164,7 +149,7 @@ def test_features_of_frames_stay_on_the_device(kind, stride):
             on_meta(Encoder(192, 4, 3)), "after", "mean", {"eta": 0.1, "clusters": 12}
         ),
         "resnet": lambda: features.resnet_trunk(on_meta(ResNetTrunk("resnet18"))),
-        "hourglass": lambda: features.descriptor_trunk(rival("dve", 1, image_size=96)[1].trunk),
+        "hourglass": lambda: features.descriptor_trunk(stage_1("dve")[0].trunk),
     }[kind]()
     with MetaCuda():
         found = trunk.join(trunk.maps(images(2, 3, 136, 136), stride), trunk.side(stride))
@@ -220,7 +205,7 @@ def test_resident_frames_are_gathered_on_the_device():
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_stored_tokens_are_gathered_on_the_device(tmp_path, is_kept):
     fields = [("tokens", "<u2", (26, 384)), ("ids", "|u1", 26), ("slot", "|u1", 144), *ORIGIN]
-    records = Records(tmp_path, "selected", {}, fields, 40)
+    records = RecordFile(tmp_path, "selected", {}, fields, 40)
     records.folder.mkdir()
     records.path.write_bytes(bytes(40 * records.type.itemsize))
     store = TokenStore(records, np.arange(40), 20, 2, META)

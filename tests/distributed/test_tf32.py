@@ -12,7 +12,8 @@ from scemae.distributed.process_group import Place, choose_device, precision
 from scemae.errors import ConfigError
 from scemae.evaluation.landmarks.features import vit_trunk
 from scemae.evaluation.landmarks.probe import Probe
-from scemae.runs import networks, run_folder
+from scemae.methods import mae
+from scemae.runs import run_folder
 from scemae.training import run
 from tests.support import TINY
 
@@ -67,8 +68,8 @@ def test_errors_measured_during_a_training_that_rounds_are_not_rounded(monkeypat
         "scemae.evaluation.landmarks.probe.match_couples", lambda *_: torch.zeros(1, 1, 2)
     )
     monkeypatch.setattr("scemae.evaluation.landmarks.probe.score", lambda *_: {})
-    model = networks.build_autoencoder(
-        settings("fp32").model, settings("fp32").decoder, mask_ratio=0.75, norm_pix=False, seed=0
+    model = mae.build(
+        mae.Settings(settings("fp32").model, settings("fp32").decoder, 0.75, False), seed=0
     )
     tf32.allow(True)
     probe.errors(vit_trunk(model.encoder), CPU, lambda maps, side: None)

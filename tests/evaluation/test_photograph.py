@@ -25,7 +25,7 @@ from scemae.evaluation.photographs.photograph import (
     parse_points,
     square_box,
 )
-from scemae.runs import networks
+from scemae.methods import mae, registry
 from scemae.runs.checkpoints import checkpoint
 from tests.interop.test_export import tiny_runs
 from tests.support import picture
@@ -267,11 +267,12 @@ def test_detect_gives_landmarks_in_pixels_of_the_photograph(runs, photo, tmp_pat
         ]
     )
     found = json.loads((tmp_path / "out" / "a.landmarks.json").read_text())
-    encoder, folder = networks.load_encoder(runs[0])
+    encoder, folder = mae.load_encoder(runs[0])
     frame = frame_of(read_picture(photo), Box(30, 0, 240)).unsqueeze(0).float() / 255
     maps = photograph_features.load_features(*runs, CPU).subject.trunk.maps(frame, 8)
     first = normalize(maps[0], dim=1)
-    features = torch.cat([first, networks.load_projector(runs[1], folder)[0](maps[0])], dim=1)
+    projector = registry.load_stage_2(runs[1], folder, encoder).module.projector
+    features = torch.cat([first, projector(maps[0])], dim=1)
     crop = (regressor(features)[0].detach().double().numpy() + 1) / 2 * 95
     assert np.allclose(found["landmarks"], Box(30, 0, 240).from_crop(crop), atol=0.02)
     assert (

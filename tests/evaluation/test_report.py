@@ -19,14 +19,15 @@ from scemae.evaluation.landmarks.matching import match
 from scemae.evaluation.landmarks.pairs import DIFFERENT, SOURCE, load_pairs
 from scemae.evaluation.report import pictures, report
 from scemae.files import disk
+from scemae.methods import carb as carb_method
+from scemae.methods import mae as mae_method
 from scemae.models.losses import reconstruction
 from scemae.models.vit import patchify
-from scemae.runs import networks, run_folder
+from scemae.runs import run_folder
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.checkpoint import TrainState
 from scemae.runs.checkpoints.tensor_file import write_tensors
 from scemae.runs.metrics_log import METRICS
-from scemae.training import correspond
 from tests.support import TINY, write_shards
 
 FACES = ["reconstructions", "attention", "similarity", "matches", "detections"]
@@ -59,9 +60,7 @@ def folder(tmp_path_factory):
     first = load_config(
         "pretrain", [*TINY, f"run_dir={mae}", f"data.shards={shards}", "optim.global_batch_size=4"]
     )
-    model = networks.build_autoencoder(
-        first.model, first.decoder, mask_ratio=0.75, norm_pix=False, seed=0
-    )
+    model = mae_method.build(mae_method.Settings(first.model, first.decoder, 0.75, False), seed=0)
     save_run(
         mae,
         first,
@@ -81,7 +80,7 @@ def folder(tmp_path_factory):
         carb,
         second,
         "correspond",
-        correspond.build(second.carb, model.encoder),
+        carb_method.build(carb_method.Settings(second.carb), model.encoder, seed=0),
         {
             "carb": asdict(second.carb),
             "width": 48,

@@ -11,7 +11,8 @@ from scemae.data.storage.manifest import read_manifest
 from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.report import report
 from scemae.evaluation.tables.cells import Cell, Row, Tables, from_json, to_json
-from scemae.runs import goodput, lineage, networks, run_folder, verify
+from scemae.methods import mae
+from scemae.runs import goodput, lineage, run_folder, verify
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.checkpoint import TrainState
 from scemae.runs.checkpoints.tensor_file import write_tensors
@@ -72,9 +73,7 @@ def make(root: Path) -> None:
             "optim.global_batch_size=4",
         ],
     )
-    model = networks.build_autoencoder(
-        settings.model, settings.decoder, mask_ratio=0.75, norm_pix=False, seed=0
-    )
+    model = mae.build(mae.Settings(settings.model, settings.decoder, 0.75, False), seed=0)
     kept = {
         "model": asdict(settings.model),
         "decoder": asdict(settings.decoder),

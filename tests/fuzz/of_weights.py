@@ -19,7 +19,7 @@ from scemae.evaluation.landmarks.regressor_file import load_regressor, save_regr
 from scemae.files import arrays, disk, mapped_arrays
 from scemae.interop import adopt
 from scemae.interop.timm_names import Pixels, translate
-from scemae.runs import networks
+from scemae.methods import mae
 from scemae.runs.checkpoints import checkpoint
 from scemae.training import replay
 from tests.fuzz import of_runs
@@ -100,12 +100,12 @@ def mend_hash(folder: Path) -> None:
 
 def load(folder: Path) -> None:
     """As a backbone."""
-    networks.load_encoder(folder / "mae")
+    mae.load_encoder(folder / "mae")
 
 
 def load_all(folder: Path) -> None:
     """As a run to go on from, and to reconstruct with."""
-    networks.load_autoencoder(folder / "mae")
+    mae.load_autoencoder(folder / "mae")
 
 
 def check(folder: Path) -> None:

@@ -27,6 +27,7 @@ from scemae.interop.timm_names import (
     to_timm,
     translate,
 )
+from scemae.methods import mae, registry
 from scemae.models.vit import Encoder, patchify, sincos_positions
 from scemae.runs import networks
 from scemae.runs.checkpoints import checkpoint
@@ -337,7 +338,7 @@ def adopted(tmp_path_factory):
 
 
 def test_an_adopted_run_is_a_backbone_but_no_autoencoder(adopted):
-    encoder, folder = networks.load_encoder(adopted)
+    encoder, folder = mae.load_encoder(adopted)
     assert (
         encoder.positions.shape == (145, 192)
         and folder.name == "step-00000001.g0001"
@@ -346,10 +347,9 @@ def test_an_adopted_run_is_a_backbone_but_no_autoencoder(adopted):
     said = json.loads((adopted / "provenance.json").read_text())["adopted"]
     assert said["weights"] == "vit.pth" and len(said["sha256"]) == 64 and len(said["changes"]) == 3
     with pytest.raises(CheckpointError, match="an encoder without a decoder"):
-        networks.load_autoencoder(adopted)
-    fresh = networks.build_autoencoder(
-        DEMO, Decoder("light", 32, 1, 2), mask_ratio=0.75, norm_pix=False, seed=0
-    )
+        mae.load_autoencoder(adopted)
+    settings = mae.Settings(DEMO, Decoder("light", 32, 1, 2), 0.75, False)
+    fresh = mae.build(settings, seed=0)
     with pytest.raises(CheckpointError, match="an encoder without a decoder"):
         networks.load_into(fresh, adopted)
 
@@ -369,6 +369,8 @@ def test_stage_2_trains_on_adopted_weights(adopted, tmp_path):
         "loop.save_every=2",
         "optim.warmup_epochs=0",
     )
-    _, folder = networks.load_encoder(adopted)
-    projector, carb, _ = networks.load_projector(tmp_path / "carb", folder)
-    assert carb.dim == 16 and projector(torch.rand(1, 192, 12, 12)).shape == (1, 16, 12, 12)
+    encoder, folder = mae.load_encoder(adopted)
+    found = registry.load_stage_2(tmp_path / "carb", folder, encoder)
+    assert found.settings.dim == 16 and found.module.projector(
+        torch.rand(1, 192, 12, 12)
+    ).shape == (1, 16, 12, 12)

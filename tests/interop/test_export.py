@@ -15,9 +15,9 @@ from scemae.data.augment import MEAN, STD
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.interop import adopt, export
 from scemae.interop.timm_names import build_timm
+from scemae.methods import mae, registry
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
-from scemae.runs import networks
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.tensor_file import write_tensors
 
@@ -77,7 +77,7 @@ def test_config_and_tensors_are_all_that_timm_needs(runs, tmp_path):
     facts = json.loads((tmp_path / "out" / "config.json").read_text())
     model = build_timm(facts["encoder"])
     model.load_state_dict(load_file(tmp_path / "out" / "encoder.safetensors"))
-    images, (encoder, _) = torch.randn(2, 3, 96, 96), networks.load_encoder(runs[0])
+    images, (encoder, _) = torch.randn(2, 3, 96, 96), mae.load_encoder(runs[0])
     assert torch.allclose(model.forward_features(images), encoder(images), atol=1e-5)
     assert (
         facts["pixels"]["mean"] == list(MEAN)
@@ -93,7 +93,7 @@ def test_the_readme_s_own_code_gives_the_encoder_s_tokens(runs, tmp_path, monkey
     scope = {"images": images}
     text = Path("README.md").read_text()
     exec(text.split("```python")[1].split("```")[0], scope)
-    encoder, _ = networks.load_encoder(runs[0])
+    encoder, _ = mae.load_encoder(runs[0])
     mean, std = (torch.tensor(part).view(3, 1, 1) for part in (MEAN, STD))
     assert torch.allclose(scope["tokens"], encoder((images - mean) / std), atol=1e-5)
     assert "projector.safetensors" in text and "{" not in text.split("```")[2]
@@ -103,10 +103,11 @@ def test_the_readme_s_own_code_gives_the_encoder_s_tokens(runs, tmp_path, monkey
 @pytest.mark.parametrize("projector", ["linear", "spatial_softmax"])
 def test_onnx_gives_the_projected_map_at_any_batch(projector, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    mae, carb = tiny_runs(tmp_path, projector=projector)
-    run(mae, tmp_path / "out", "--projector", carb, "--onnx", "--check", "3")
-    encoder, folder = networks.load_encoder(mae)
-    network = export.Features(encoder, networks.load_projector(carb, folder)[0])
+    runs = tiny_runs(tmp_path, projector=projector)
+    run(runs[0], tmp_path / "out", "--projector", runs[1], "--onnx", "--check", "3")
+    encoder, folder = mae.load_encoder(runs[0])
+    trained = registry.load_stage_2(runs[1], folder, encoder)
+    network = export.Features(encoder, trained.module.projector)
     session = onnxruntime.InferenceSession(
         tmp_path / "out" / "features.onnx", providers=["CPUExecutionProvider"]
     )

@@ -1,9 +1,12 @@
 """The rivals on the same spine: a config away from the paper's stages, resumed exactly, refused in one sentence."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from scemae.config.load import load_config
+from scemae.config.schema.training import Method
 from scemae.errors import ConfigError
 from scemae.methods import registry
 from scemae.runs.checkpoints.checkpoint import committed, read_weights
@@ -121,7 +124,7 @@ def test_a_rivals_second_stage_resumes_on_its_frozen_trunk(shards, tmp_path):
             ["method=moco", "method.settings.queue=many"],
             "method.settings.queue: found 'many', moco needs a int",
         ),
-        (["method=cl"], "method: found 'cl', stage 1 has mae, byol, dve, moco"),
+        (["method=cl"], "method: found 'cl', stage 1 has byol, dve, mae, moco"),
     ],
 )
 def test_what_a_rival_cannot_do_is_said_at_the_start(shards, tmp_path, overrides, sentence):
@@ -147,14 +150,15 @@ class Settings:
 ''')
     monkeypatch.setattr(registry.methods, "__path__", [*registry.methods.__path__, str(tmp_path)])
     found = registry.find("mine", 1)
-    assert registry.settings_of(found, {"width": 4}).width == 4
+    given = SimpleNamespace(method=Method("mine", {"width": 4}))
+    assert registry.settings_of(found, given).width == 4
     with pytest.raises(ConfigError, match="stage 2 has carb, cl, lead"):
         registry.find("mine", 2)
 
 
 def test_every_method_has_a_config_that_its_file_accepts():
     for stage, command in ((1, "pretrain"), (2, "correspond")):
-        for name in ("moco", "byol", "dve") if stage == 1 else ("cl", "lead"):
+        for name in ("mae", "moco", "byol", "dve") if stage == 1 else ("carb", "cl", "lead"):
             required = ["run_dir=x"] + (["backbone=y"] if stage == 2 else [])
             loaded = load_config(command, [*required, f"method={name}"])
-            assert registry.settings_of(registry.find(name, stage), loaded.method.settings)
+            assert registry.settings_of(registry.find(name, stage), loaded)

@@ -45,7 +45,7 @@ class Widths:
 
 def build(method, seed=0):
     if method.STAGE == 1:
-        return method.build(SMALL[method], image_size=SIZE, seed=seed)
+        return method.build(SMALL[method], seed=seed)
     return method.build(SMALL[method], Widths(), seed=seed)
 
 
@@ -141,7 +141,7 @@ def test_the_hourglass_has_the_parameters_of_dve_and_half_the_resolution():
     assert Hourglass().count_parameters() == 12_609_472
     assert Hourglass(16, 2, 1, out=8)(torch.randn(2, 3, 96, 96)).shape == (2, 8, 48, 48)
     with pytest.raises(ConfigError, match="images of 90 px, depth 4 needs a multiple of 32"):
-        dve.build(dve.Settings(width=16), image_size=90, seed=0)
+        Hourglass(16).check_size(90)
 
 
 def test_a_second_view_is_another_draw_and_belongs_to_its_sample():
@@ -255,10 +255,7 @@ def test_the_queue_holds_the_last_keys_in_a_ring():
 
 def test_queries_and_keys_share_few_companions_and_keep_their_order():
     settings = moco.Settings("resnet10t", hidden=16, dim=8, queue=10, companions=2)
-    module, images = (
-        moco.build(settings, image_size=SIZE, seed=0).eval(),
-        torch.randn(7, 3, SIZE, SIZE),
-    )
+    module, images = (moco.build(settings, seed=0).eval(), torch.randn(7, 3, SIZE, SIZE))
     with torch.no_grad():
         assert torch.allclose(module._keys(images, 3), module._keys(images, 1), atol=1e-5)
         module.train()
@@ -340,9 +337,7 @@ def test_lead_equals_a_loop_over_places_of_neighbours():
 
 
 def test_dve_exchanges_through_the_next_image_and_no_other():
-    module = dve.build(
-        dve.Settings(width=16, depth=2, blocks=1, dim=8), image_size=32, seed=0
-    ).eval()
+    module = dve.build(dve.Settings(width=16, depth=2, blocks=1, dim=8), seed=0).eval()
     generator = torch.Generator().manual_seed(0)
     first, second = torch.rand(2, 3, 3, 32, 32, generator=generator)
     meets, only_the_first = (

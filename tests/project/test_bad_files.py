@@ -25,9 +25,9 @@ from scemae.evaluation.landmarks.pairs import load_pairs
 from scemae.evaluation.landmarks.regressor_file import load_regressor
 from scemae.evaluation.report import report
 from scemae.files import arrays, disk, documents, mapped_arrays
-from scemae.methods import registry
-from scemae.models.projector import Projector
-from scemae.runs import generations, goodput, lineage, networks, verify
+from scemae.methods import carb as carb_method
+from scemae.methods import mae, registry
+from scemae.runs import generations, goodput, lineage, verify
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.tensor_file import write_tensors
 from scemae.shards.check import describe
@@ -231,11 +231,7 @@ def runs(tmp_path_factory):
     write_backbone(folder / "mae")
     method = registry.find("dve", 1)
     settings = method.Settings(width=16, depth=1, blocks=1, dim=8)
-    write_run(
-        folder / "dve",
-        method.build(settings, image_size=96, seed=0),
-        {"method": registry.described("dve", settings)},
-    )
+    write_run(folder / "dve", method.build(settings, seed=0), registry.described(method, settings))
     return folder
 
 
@@ -331,7 +327,6 @@ def test_a_rivals_checkpoint_with_something_wrong_is_named_and_nothing_large_is_
         ("settings.carb.dim", -1, "give no network"),
         ("settings.carb.dim", 10**18, "give no network"),
         ("settings.carb.projector", "x", "projector"),
-        ("settings.width", 40000, "holds another"),
         ("settings.backbone", 3, "backbone"),
         ("settings.backbone", "", "other weights"),
     ],
@@ -344,10 +339,14 @@ def test_a_projectors_checkpoint_with_something_wrong_is_named_and_nothing_large
     ).carb
     backbone = checkpoint.newest(runs / "mae")
     settings = {"carb": asdict(carb), "width": 48, "backbone": checkpoint.weights_digest(backbone)}
-    write_run(tmp_path / "carb", Projector("linear", 48, 8), settings, "correspond")
-    assert networks.load_projector(tmp_path / "carb", backbone)[1] == carb
+    encoder = mae.load_encoder(backbone)[0]
+    module = carb_method.build(carb_method.Settings(carb), encoder, seed=0)
+    write_run(tmp_path / "carb", module, settings, "correspond")
+    found = registry.load_stage_2(tmp_path / "carb", backbone, encoder)
+    assert found.settings.carb == carb
     with pytest.raises(CheckpointError, match=words):
-        networks.load_projector(forged(tmp_path / "carb", tmp_path / "run", place, new), backbone)
+        run = forged(tmp_path / "carb", tmp_path / "run", place, new)
+        registry.load_stage_2(run, backbone, encoder)
 
 
 @pytest.fixture(scope="module")
@@ -732,7 +731,9 @@ def test_a_replay_makes_no_projector_larger_than_its_checkpoint(runs, tmp_path):
     carb = load_config(
         "correspond", ["run_dir=-", "backbone=-", "data.shards=-", "carb.dim=8"]
     ).carb
-    folder = write_run(tmp_path / "carb", Projector("linear", 48, 8), {}, "correspond")
+    encoder = mae.load_encoder(checkpoint.newest(runs / "mae"))[0]
+    module = carb_method.build(carb_method.Settings(carb), encoder, seed=0)
+    folder = write_run(tmp_path / "carb", module, {}, "correspond")
     settings = replay.Replayed(
         0, replay.Scale((0.2, 1.0)), backbone=str(runs / "mae"), carb=replace(carb, dim=10**9)
     )

@@ -21,12 +21,13 @@ from scemae.data.order import Order
 from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.process_group import process_group
 from scemae.evaluation.landmarks import few_shot, matching, regression
+from scemae.methods import carb
+from scemae.methods.carb import selection_options
 from scemae.models.carb import select, third
 from scemae.models.vit import Encoder
 from scemae.runs.checkpoints.checkpoint import committed, read_weights
 from scemae.runs.metrics_log import read_metrics
-from scemae.runs.networks import selection_options
-from scemae.training import correspond
+from scemae.training.token_fill import Fill
 from scemae.training.token_store import open_tokens
 from tests.support import DEVICES, REPO, TINY, picture, scemae, write_shards
 
@@ -208,11 +209,11 @@ def test_the_token_store_gives_what_the_encoder_gives(shards, tmp_path, device, 
     )
     torch.manual_seed(0)
     model, order = Encoder(48, 4, 3).eval().requires_grad_(False), Order(COUNT, 0, 8)
-    module = correspond.build(chosen.carb, model).to(device)
+    module = carb.build(carb.Settings(chosen.carb), model, seed=0).to(device)
     with process_group(device) as place:
-        store = open_tokens(
-            chosen, model.to(place.device), (tmp_path, "b" * 64), shards, place, order=order, stop=4
-        )
+        backbone = tmp_path, "b" * 64
+        fill = Fill(chosen, model.to(place.device), backbone, shards, place, lambda: None)
+        store = open_tokens(fill, order, 4)
         store._on_device = None
         if is_kept:
             store.keep_on_device()

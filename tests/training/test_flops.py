@@ -7,10 +7,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scemae.config.load import load_config
 from scemae.distributed.process_group import process_group
+from scemae.methods import mae
+from scemae.methods.carb import selection_options
+from scemae.models import flops
 from scemae.models.carb import CARB, select, third
 from scemae.models.projector import PROJECTORS, Projector
-from scemae.runs import networks
-from scemae.training import flops
+from scemae.training import utilisation
 from tests.support import TINY
 
 PRETRAIN = load_config("pretrain", [*TINY, "run_dir=none"])
@@ -26,9 +28,7 @@ def counted(work) -> float:
 
 @pytest.fixture(scope="module")
 def model():
-    return networks.build_autoencoder(
-        PRETRAIN.model, PRETRAIN.decoder, mask_ratio=0.75, norm_pix=False, seed=0
-    )
+    return mae.build(mae.Settings(PRETRAIN.model, PRETRAIN.decoder, 0.75, False), seed=0)
 
 
 def test_a_step_of_the_paper_is_28_gigaflops_an_image():
@@ -40,9 +40,7 @@ def test_a_step_of_the_paper_is_28_gigaflops_an_image():
 
 @pytest.mark.parametrize("ratio", [0.75, 0.5])
 def test_a_step_of_stage_1_is_what_pytorch_counts(ratio):
-    model = networks.build_autoencoder(
-        PRETRAIN.model, PRETRAIN.decoder, mask_ratio=ratio, norm_pix=False, seed=0
-    )
+    model = mae.build(mae.Settings(PRETRAIN.model, PRETRAIN.decoder, ratio, False), seed=0)
     images, noise, weights = torch.zeros(2, 3, 96, 96), torch.rand(2, 144), torch.ones(2)
     whole = flops.autoencoder_step(PRETRAIN.model, PRETRAIN.decoder, ratio)
     assert counted(lambda: model.reconstruct(images, noise)[0].sum().backward()) == whole
@@ -79,9 +77,7 @@ def test_a_step_of_stage_2_is_what_pytorch_counts(model, kind, remaining):
     )
     encoder, images, found = model.encoder.eval(), torch.rand(2, 3, 96, 96), []
     assert counted(
-        lambda: found.append(
-            select(encoder, third(encoder, images), **networks.selection_options(carb))
-        )
+        lambda: found.append(select(encoder, third(encoder, images), **selection_options(carb)))
     ) == flops.selection(PRETRAIN.model, carb)
     step = counted(
         lambda: trained(found[0].tokens, found[0].ids, found[0].slot, torch.ones(2)).backward()
@@ -90,11 +86,11 @@ def test_a_step_of_stage_2_is_what_pytorch_counts(model, kind, remaining):
 
 
 def test_full_speed_is_the_measured_peak_over_the_operations_of_an_image():
-    assert 1e8 < flops.peak_flops(torch.device("cpu"), torch.float32) < 1e15
+    assert 1e8 < utilisation.peak_flops(torch.device("cpu"), torch.float32) < 1e15
     with process_group("cpu") as place:
-        assert flops.full_speed(0, place, torch.float32) == 0
+        assert utilisation.full_speed(0, place, torch.float32) == 0
         one, two = (
-            flops.full_speed(1e9, place, torch.float32),
-            flops.full_speed(1e12, place, torch.float32),
+            utilisation.full_speed(1e9, place, torch.float32),
+            utilisation.full_speed(1e12, place, torch.float32),
         )
         assert 100 < one / two < 10000

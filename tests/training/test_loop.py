@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from scemae.distributed.process_group import process_group
-from scemae.runs.metrics_log import Meter, Word, read_metrics
+from scemae.runs.metrics_log import read_metrics
+from scemae.training.heartbeat import Meter, RankStatus
 from scemae.training.loop import train_step
 from tests.support import TINY, scemae, write_shards
 
 
 class Engine:
     """Stands for an engine that needs no time."""
+
+    module = torch.nn.Identity()
 
     def __call__(self, loss):
         return loss
@@ -47,25 +50,25 @@ def slow_batches(seconds):
 
 def beat(meter):
     return meter.heartbeat(
-        Word(False, False, False), np.zeros((len(meter.steps), 8), dtype=np.int64), 0
+        RankStatus(False, False, False), np.zeros((len(meter.steps), 8), dtype=np.int64), 0
     )
 
 
 def test_all_the_time_between_asking_for_a_batch_and_having_it_is_wait(place):
     meter = Meter(place, 4, 8)
-    train_step(Engine(), slow_batches(0.05), 1, 2, meter, Dog(), 0)
+    train_step(Engine(), slow_batches(0.05), 1, 2, meter, Dog())
     assert 0.1 <= meter.waited < 0.2
     time.sleep(0.1)
     told = beat(meter)
     assert 0.3 < told.data_wait < 0.7 and told.norms == [2.0] and meter.waited == 0
-    train_step(Engine(), iter([(torch.tensor(1.0),)]), 2, 1, meter, Dog(), 0)
+    train_step(Engine(), iter([(torch.tensor(1.0),)]), 2, 1, meter, Dog())
     assert beat(meter).data_wait < 0.5
 
 
 def test_utilisation_is_the_share_of_full_speed_and_untold_where_that_is_unknown(place):
     for full_speed in (0.0, 1000.0):
         meter = Meter(place, 4, 8, full_speed)
-        train_step(Engine(), slow_batches(0.01), 1, 1, meter, Dog(), 0)
+        train_step(Engine(), slow_batches(0.01), 1, 1, meter, Dog())
         told = beat(meter)
         assert told.speed.get("mfu") == (told.images_per_second / 1000 if full_speed else None)
 

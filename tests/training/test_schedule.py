@@ -7,14 +7,12 @@ import pytest
 from scemae.distributed.engine import parameter_groups
 from scemae.models.mae import Decoder, MaskedAutoencoder
 from scemae.models.vit import Encoder
-from scemae.training.schedule import learning_rate
+from scemae.training.schedule import Schedule
 
 
 def test_warm_up_is_linear_and_the_rest_half_a_cosine():
-    rates = [
-        learning_rate(step, peak=3e-4, floor=1e-6, warmup_steps=10, total_steps=110)
-        for step in range(111)
-    ]
+    schedule = Schedule(peak=3e-4, floor=1e-6, warmup_steps=10, total_steps=110)
+    rates = [schedule.learning_rate(step) for step in range(111)]
     assert rates[0] == 0 and rates[5] == pytest.approx(1.5e-4) and rates[10] == pytest.approx(3e-4)
     assert rates[35] == pytest.approx(1e-6 + (3e-4 - 1e-6) * (1 + math.cos(math.pi / 4)) / 2)
     assert rates[110] == pytest.approx(1e-6)

@@ -142,7 +142,7 @@ def test_more_bad_steps_than_allowed_end_the_run(shards, tmp_path):
     )
     assert wait_all(processes) == [1, 1]
     assert re.search(
-        "became nan on rank 0 at step 7; 1 steps were left out before, loop.max_skips allows 1",
+        "became nan on rank 0 at step 7; 1 steps were skipped before, loop.max_skips allows 1",
         output(tmp_path / "out"),
     )
 

@@ -23,12 +23,13 @@ from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.launchers import NAMES
 from scemae.distributed.process_group import process_group
 from scemae.errors import ConfigError
+from scemae.methods import carb
+from scemae.methods.carb import selection_options
 from scemae.models.carb import select, third
 from scemae.models.vit import Encoder
 from scemae.runs import generations
-from scemae.runs.networks import selection_options
-from scemae.training import record_file, token_store
-from scemae.training.correspond import build
+from scemae.training import feed, record_file, token_fill, token_store
+from scemae.training.token_fill import Fill
 from scemae.training.token_store import open_tokens
 from tests.support import REPO, TINY, flipped, scemae, small_disk, write_shards
 
@@ -73,16 +74,8 @@ def opened(
     """A store in `folder`; 10 steps of 8 are four epochs of 20."""
     chosen = settings(folder, *overrides)
     order = Order(COUNT, chosen.seed, chosen.optim.global_batch_size)
-    return open_tokens(
-        chosen,
-        model or encoder(),
-        (folder, backbone),
-        shards,
-        place,
-        order=order,
-        stop=stop,
-        note=note,
-    )
+    fill = Fill(chosen, model or encoder(), (folder, backbone), shards, place, note)
+    return open_tokens(fill, order, stop)
 
 
 def slow_views(shards, chosen, samples, epochs):
@@ -107,8 +100,7 @@ def summary(capsys):
 
 def test_losses_from_the_store_are_those_of_the_encoder_on_the_same_views(tmp_path, shards, place):
     model, chosen, store = encoder(), settings(tmp_path), opened(tmp_path, shards, place)
-    torch.manual_seed(1)
-    module, order = build(chosen.carb, model), Order(COUNT, 0, 8)
+    module, order = carb.build(carb.Settings(chosen.carb), model, seed=1), Order(COUNT, 0, 8)
     slices = [part for step in (0, 4, 9) for part in order.slices(step, 0, 1, 1)]
     for part, fed in zip(slices, store.batches(iter(slices), lambda *_: None), strict=True):
         *_, images = slow_views(shards, chosen, part.samples, part.epochs % VIEWS)
@@ -171,15 +163,13 @@ def test_only_what_a_run_reads_is_computed_and_more_views_share_the_rest(
 def test_a_store_that_is_whole_is_not_filled_again(tmp_path, shards, place, capsys, monkeypatch):
     opened(tmp_path, shards, place)
     before = data_of(tmp_path)
-    monkeypatch.setattr(
-        token_store, "open_frames", lambda *_, **__: pytest.fail("looked at images")
-    )
+    monkeypatch.setattr(feed, "open_frames", lambda *_, **__: pytest.fail("looked at images"))
     opened(tmp_path, shards, place)
     assert "0 computed in" in summary(capsys) and data_of(tmp_path) == before
 
 
 def test_damage_is_found_and_healed(tmp_path, shards, place, capsys, monkeypatch):
-    monkeypatch.setattr(token_store.Fill, "size", 8)
+    monkeypatch.setattr(token_fill.Fill, "chunk_size", 8)
     opened(tmp_path, shards, place)
     path, before = next(tmp_path.glob("*/records")), data_of(tmp_path)
     size = len(before["selected"]) // (VIEWS * COUNT)
@@ -219,7 +209,7 @@ def test_damage_is_found_and_healed(tmp_path, shards, place, capsys, monkeypatch
 def test_what_the_records_depend_on_names_the_folder(tmp_path, shards, place, change, monkeypatch):
     opened(tmp_path, shards, place, stop=1)
     if change == "version":
-        monkeypatch.setattr(token_store, "STORE_VERSION", 0)
+        monkeypatch.setattr(token_fill, "STORE_VERSION", 0)
     opened(
         tmp_path,
         shards,
@@ -263,9 +253,7 @@ def test_the_store_of_the_third_block_gives_the_same_records_without_the_images(
     model, options = encoder(dtype), [f"carb.remaining={remaining}"]
     opened(tmp_path / "direct", shards, place, *options, "carb.eta=0.2", model=model)
     opened(tmp_path / "kept", shards, place, *options, "store.keep_third=true", model=model)
-    monkeypatch.setattr(
-        token_store, "open_frames", lambda *_, **__: pytest.fail("looked at images")
-    )
+    monkeypatch.setattr(feed, "open_frames", lambda *_, **__: pytest.fail("looked at images"))
     opened(
         tmp_path / "kept", shards, place, *options, "carb.eta=0.2", model=model
     )  # used because it is there
@@ -359,11 +347,11 @@ def test_a_store_of_links_is_refused(tmp_path, shards, place):
 FILL = """
 import sys, time
 from pathlib import Path
-from scemae.training import token_store
-from tests import test_token_store as mine
+from scemae.training import token_fill
+from tests.training import test_token_store as mine
 from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.process_group import process_group
-token_store.Fill.size = 8
+token_fill.Fill.chunk_size = 8
 with process_group("cpu") as place:
     mine.opened(Path(sys.argv[1]), open_shards(sys.argv[2]), place, *sys.argv[3:], note=lambda: time.sleep(0.03))
 """
@@ -403,7 +391,7 @@ def alike(monkeypatch):
     """This process computes as those of `fill` do."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(token_store.Fill, "size", 8)
+    monkeypatch.setattr(token_fill.Fill, "chunk_size", 8)
     yield
     torch.set_num_threads(threads)
 
@@ -434,14 +422,14 @@ def test_a_kill_at_any_moment_loses_only_work(tmp_path, folder, shards, place, a
 
 
 def test_a_run_waits_for_the_one_that_fills(tmp_path, shards, place, capsys, monkeypatch):
-    monkeypatch.setattr(record_file, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(record_file, "RETRY_SECONDS", 0.05)
     opened(tmp_path, shards, place, stop=1)
     lock = open(next(tmp_path.iterdir()) / "lock", "w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     noted = []
     threading.Timer(1.0, lock.close).start()
     opened(tmp_path, shards, place, stop=1, note=lambda: noted.append(time.monotonic()))
-    assert len(noted) > 10 and capsys.readouterr().err.count("another run fills it") == 1
+    assert len(noted) > 5 and capsys.readouterr().err.count("another run fills it") == 1
 
 
 def test_a_disk_without_the_room_is_refused_before_it_is_filled(tmp_path, shards, place):
@@ -453,7 +441,7 @@ def test_a_disk_without_the_room_is_refused_before_it_is_filled(tmp_path, shards
 
 
 def test_a_disk_that_fills_up_later_is_named(tmp_path, shards, place, monkeypatch):
-    monkeypatch.setattr(record_file.Records, "check_room", lambda *_: None)
+    monkeypatch.setattr(record_file.RecordFile, "check_room", lambda *_: None)
     with (
         small_disk(tmp_path / "disk", "64k") as disk,
         pytest.raises(ConfigError, match="No space left on device"),

@@ -40,11 +40,13 @@ from scemae.evaluation.landmarks.regression import iod_errors
 from scemae.evaluation.report import face_figures
 from scemae.evaluation.report.face_figures import AttentionMaps, Reconstruction
 from scemae.files import arrays, documents
+from scemae.methods import registry
+from scemae.methods.carb import selection_options
+from scemae.methods.mae import load_autoencoder
 from scemae.models import losses
 from scemae.models.carb import select, third
 from scemae.models.mae import MaskedAutoencoder
 from scemae.models.vit import Encoder, patchify, unpatchify
-from scemae.runs.networks import load_autoencoder, load_projector, selection_options
 
 FACES = 6  # in the pictures of reconstructions and attention
 OTHER_SAMPLES = (
@@ -84,7 +86,9 @@ class Source:
         """Identity for the backbone's features, and the projector where there is one."""
         heads: dict[str, nn.Module] = {MAE: nn.Identity()}
         if self.projector is not None and self.backbone is not None:
-            heads[CARB] = load_projector(self.projector, self.backbone)[0]
+            encoder = self.autoencoder.encoder
+            trained = registry.load_stage_2(self.projector, self.backbone, encoder)
+            heads[CARB] = trained.module.projector
         return heads
 
     @cached_property

@@ -34,14 +34,14 @@ from scemae.files import disk
 from scemae.process.stop_signals import StopRequest
 from scemae.runs import generations, run_folder
 from scemae.runs.checkpoints import checkpoint, resume
-from scemae.runs.metrics_log import peak_memory
 from scemae.training import correspond, pretrain
 from scemae.training.doctor import rank_survey, rehearsal
 from scemae.training.doctor.findings import OK, REFUSED, WARNING, Report
 from scemae.training.doctor.rank_survey import Seat, hosts_of
 from scemae.training.doctor.rehearsal import Limits
+from scemae.training.heartbeat import peak_memory
 from scemae.training.loop import Steps
-from scemae.training.run import Run, plan
+from scemae.training.run import Run, Start, plan
 
 SAMPLES, SPARE, FULL = (
     64,
@@ -145,9 +145,7 @@ def check_data(report: Report, config: Any) -> tuple[ShardSet | None, Steps | No
             f"{found}; more than data.max_bad_fraction={config.data.max_bad_fraction} of all "
             "would stop the run; run `scemae shards verify`",
         )
-    steps, problem = attempt(
-        lambda: plan(shards, config.optim, config.loop, config.runtime, report.place)
-    )
+    steps, problem = attempt(lambda: plan(shards, config, report.place))
     if report.all_ranks("data", problem) and not too_many:
         report.add(
             OK,
@@ -258,7 +256,7 @@ def dry_run(
             run_folder.hold(folder, place, stage) as generation,
             watch(generation.folder, place, config.runtime.hang_seconds) as dog,
         ):
-            run = STAGES[stage](trial, place, generation, stop, dog)
+            run = STAGES[stage](trial, Start(place, generation, stop, dog))
             built = time.time()
             check_parts(report, config, run, folder, resumed)
             if report.refused:

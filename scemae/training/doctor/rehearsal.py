@@ -89,17 +89,17 @@ def rehearse(run: Run, steps: int, started: float) -> Measured | None:
         run.go()
     saved = agree(
         checkpoint.place_of(checkpoint.committed(run.run_dir)[-1])[0]
-        if run.place.is_first
+        if run.start.place.is_first
         else None
     )
     if saved != run.steps.total:
         raise CheckpointError(
             f"the checkpoint of step {run.steps.total} was not saved, stderr says why; mend that"
         )
-    if not run.place.is_first:
+    if not run.start.place.is_first:
         return None
-    made = run.made_ahead(run.steps.total)
-    ahead = run.open_seconds * run.made_ahead(total) / made if made else 0.0
+    made, needed = (run.feed.views_stored(run.order, last) for last in (run.steps.total, total))
+    ahead = run.open_seconds * needed / made if made else 0.0
     return replace(measure(read_metrics(run.run_dir), run.steps.images, started), ahead=ahead)
 
 

@@ -6,13 +6,8 @@ gradient. That is the count of PaLM's appendix B (arXiv 2204.02311): what an att
 counted, so MFU says how much of the device does what the model asks for.
 """
 
-import time
-
-import torch
-from torch import distributed
-
 from scemae.config.schema.training import Carb, Decoder, Model
-from scemae.distributed.process_group import Place, barrier
+from scemae.models.carb import count_selected
 
 
 def linear(tokens: int, width_in: int, width_out: int) -> int:
@@ -52,7 +47,7 @@ def autoencoder_step(model: Model, decoder: Decoder, mask_ratio: float) -> int:
 def projector_step(carb: Carb, width: int, patches: int) -> int:
     """Stage 2, forward and backward: the projector, of T alone where it is pointwise, and the products of Eq. 4."""
     wide = {"mlp": width, "conv3": 9 * carb.dim}.get(carb.projector, carb.dim)
-    tokens = round(carb.eta * patches) + carb.clusters
+    tokens = count_selected(carb.eta, carb.clusters, patches)
     seen = tokens if carb.projector in ("linear", "mlp") else patches
     first, second = (
         linear(seen, width, wide),
@@ -66,7 +61,9 @@ def projector_step(carb: Carb, width: int, patches: int) -> int:
 def selection(model: Model, carb: Carb) -> int:
     """What the frozen encoder does once for each view image of stage 2, forward."""
     patches, width = (model.image_size // model.patch_size) ** 2, model.width
-    tokens = patches if carb.remaining == "all" else round(carb.eta * patches) + carb.clusters
+    tokens = (
+        patches if carb.remaining == "all" else count_selected(carb.eta, carb.clusters, patches)
+    )
     return (
         linear(patches, 3 * model.patch_size**2, width)
         + blocks(1 + patches, width, 3)
@@ -74,32 +71,3 @@ def selection(model: Model, carb: Carb) -> int:
         + 2 * patches * width  # Eq. 1: q, k, v and K q_cls
         + blocks(1 + tokens, width, model.depth - 3)
     )
-
-
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a large square matrix product on this device, the best of five tries."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
-    size, best = (
-        8192 if device.type == "cuda" else 2048,
-        float("inf"),
-    )  # at 1024 AMX shows two thirds
-    left, right = torch.randn(2, size, size, device=device, dtype=dtype)
-    product = left @ right  # the first one chooses a kernel
-    for _ in range(5):
-        wait(device)
-        started = time.perf_counter()
-        torch.matmul(left, right, out=product)
-        wait(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
-
-
-def full_speed(per_image: float, place: Place, dtype: torch.dtype) -> float:
-    """Images per second if every rank's device did nothing but matrix products; 0 where per_image is. MFU is the real
-    speed over this one. All ranks measure at the same time, and call it together."""
-    if not per_image:
-        return 0.0
-    barrier()
-    total = torch.tensor(peak_flops(place.device, dtype), dtype=torch.float64, device=place.device)
-    distributed.all_reduce(total)
-    return total.item() / per_image
