@@ -23,7 +23,7 @@ from bench.peers import mae_plain
 from bench.repeat import interleave
 from scemae.config.schema.training import Data
 from scemae.data.augment import MEAN, STD
-from scemae.data.decode import ROWS
+from scemae.data.geometry import CELEBA_SIZE, celeba_box
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed.process_group import choose_device, keep_freed_memory, precision
 from scemae.models import flops
@@ -114,8 +114,8 @@ class Faces(Dataset):
         image = Image.open(
             BytesIO(_opened(self.folder, os.getpid()).jpeg(i)), formats=["JPEG"]
         ).convert("RGB")
-        if image.size == (178, 218):
-            image = image.crop((0, ROWS.start, 178, ROWS.stop))
+        if image.size == CELEBA_SIZE:
+            image = image.crop(celeba_box())
         return self.transform(image)
 
 

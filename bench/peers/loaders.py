@@ -30,12 +30,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
 from scemae.data.augment import MEAN, STD
-from scemae.data.geometry import CELEBA_SIZE, CELEBA_TOP
+from scemae.data.geometry import celeba_box
 from scemae.distributed.process_group import keep_freed_memory
 
 DECODERS = ("pil", "simplejpeg", "v2")
-# left, top, right, bottom of the frame in CelebA's aligned 178x218 image (PROTOCOL 2.4)
-FRAME = (0, CELEBA_TOP, CELEBA_SIZE[0], CELEBA_TOP + CELEBA_SIZE[0])
+FRAME = celeba_box()  # left, top, right, bottom (PROTOCOL 2.4)
 SIZE, SCALE, RATIO = 96, (0.2, 1.0), (3 / 4, 4 / 3)
 
 

@@ -1,1 +1,1 @@
-"""From shards on disk to augmented batches: order, decoding, augmentation, and the geometry of images."""
+"""From shards on disk to augmented batches: order, decoding, augmentation, sizes of images."""

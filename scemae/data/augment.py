@@ -1,7 +1,8 @@
-"""The image augmentations of both stages, batched on the device; every random number comes in as an argument.
+"""The image augmentations of both stages, batched on the device; random numbers are arguments.
 
-Stage 1: RandomResizedCrop to 96, flip (MAE, PROTOCOL 2.1). Stage 2: RandomResizedCrop of the 136 frame, colour jitter,
-PCA lighting, centre crop (CL, PROTOCOL 4.3; its JPEG noise belongs to decoding and is in decode.py).
+Stage 1: RandomResizedCrop to the input size, flip (MAE, PROTOCOL 2.1). Stage 2: RandomResizedCrop
+of the evaluation frame, colour jitter, PCA lighting, centre crop (CL, PROTOCOL 4.3; its JPEG noise
+is added while decoding, in decode.py).
 """
 
 import math
@@ -13,15 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MEAN, STD = (
-    (0.5084, 0.4224, 0.3769),
-    (0.2599, 0.2371, 0.2323),
-)  # DVE's, for every data set (PROTOCOL 3.1)
+# Of RGB in [0, 1]: DVE's, for every data set (PROTOCOL 3.1).
+MEAN, STD = (0.5084, 0.4224, 0.3769), (0.2599, 0.2371, 0.2323)
 
 # Eigenvalues and vectors of RGB on ImageNet (AlexNet), as every PCA lighting uses them.
 PCA_VALUES = (0.2175, 0.0188, 0.0045)
 PCA_VECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-GREY = (0.299, 0.587, 0.114)
+GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue
 
 
 class Boxes(NamedTuple):
@@ -39,21 +38,19 @@ def _on_device(numbers: tuple, dtype: torch.dtype, device: torch.device) -> Tens
 
 
 def _constant(numbers: tuple, images: Tensor) -> Tensor:
-    """Fixed numbers beside the images; copied once, since a copy of pageable memory waits for the device."""
+    """Fixed numbers on the device of the images, copied once: such a copy waits for the device."""
     return _on_device(numbers, images.dtype, images.device)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on the device, without waiting for it."""
-    return (
-        tensor.pin_memory().to(device, non_blocking=True)
-        if device.type == "cuda"
-        else tensor.to(device)
-    )
+    """Copy a CPU tensor to the device, without waiting for the copy."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Images (b, 3, h, w), uint8 or in [0, 1], to zero mean and unit variance, float32 (PROTOCOL 3.1)."""
+    """Images (b, 3, h, w), uint8 or in [0, 1], to mean 0 and variance 1, float32 (PROTOCOL 3.1)."""
     white = 255 if images.dtype == torch.uint8 else 1
     floats = images.to(torch.float32, copy=True)
     mean, std = (_constant(numbers, floats).view(3, 1, 1) * white for numbers in (MEAN, STD))
@@ -63,8 +60,8 @@ def normalise(images: Tensor) -> Tensor:
 def crop_boxes(u: np.ndarray, size: int, scale: tuple[float, float], tries: int = 10) -> Boxes:
     """RandomResizedCrop's boxes in square images of `size` pixels, for u (b, 4 * tries) in [0, 1).
 
-    The rule of torchvision: area uniform in `scale`, ratio log-uniform in 3/4..4/3, the first of ten tries that fits,
-    else the whole image.
+    torchvision's rule: area uniform in `scale`, ratio log-uniform in 3/4..4/3; the first of
+    `tries` that fits, else the whole image.
     """
     area, ratio, y, x = u.reshape(len(u), 4, tries).transpose(1, 0, 2)
     area = size * size * (scale[0] + area * (scale[1] - scale[0]))
@@ -81,10 +78,11 @@ def crop_boxes(u: np.ndarray, size: int, scale: tuple[float, float], tries: int 
 
 
 def resize_weights(start: Tensor, length: Tensor, size: int, out: int, kernel: str) -> Tensor:
-    """One axis of PIL's antialiased resize of pixels start..start+length-1 to `out`, as matrices (b, out, size).
+    """PIL's antialiased resize along one axis, as matrices (b, out, size).
 
-    start, length (b,). The kernel (Pillow's bicubic with a = -0.5, or bilinear's triangle) is stretched by the scale
-    where the image shrinks, cut off at the box, and each row is normalised to 1.
+    Of an axis of `size` pixels, start..start+length-1 become `out`; start, length (b,). The kernel
+    (Pillow's bicubic with a = -0.5, or bilinear's triangle) is stretched by the scale where the
+    image shrinks, cut off at the box, and each row sums to 1.
     """
     start, length = start.view(-1, 1, 1).float(), length.view(-1, 1, 1).float()
     scale = length / out
@@ -106,8 +104,8 @@ def resized_crop(
 ) -> Tensor:
     """Crop and resize uint8 images (b, 3, s, s) as PIL does, to uint8 (b, 3, out, out).
 
-    flip (b,) bool mirrors. On a CPU by torch's own antialiased resize, image by image: 16 times faster there than the
-    matrices that a GPU is fed with, and within two grey levels of them, which are PIL's own.
+    flip (b,) bool mirrors. A GPU multiplies by matrices, which give PIL's own pixels. A CPU uses
+    torch's antialiased resize image by image: 16 times faster there, and within two grey levels.
     """
     if images.device.type == "cpu":
         return _resized_one_by_one(images, boxes, out, kernel, flip)
@@ -131,7 +129,7 @@ def _resized_one_by_one(
 def resized_by_matrices(
     images: Tensor, boxes: Boxes, out: int, kernel: str, flip: Tensor | None = None
 ) -> Tensor:
-    """The same for a whole batch at once: rows shrink along x, then y, each pass rounded to grey levels like PIL's."""
+    """`resized_crop` of a whole batch at once: along x, then y, rounded after each as in PIL."""
     top, left, height, width = (to_device(torch.from_numpy(part), images.device) for part in boxes)
     across = resize_weights(left, width, images.shape[-1], out, kernel)  # b out s
     down = resize_weights(top, height, images.shape[-2], out, kernel)
@@ -143,29 +141,30 @@ def resized_by_matrices(
 
 
 def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Brightness, contrast and saturation of images (b, 3, h, w) in [0, 1] times factors (b, 3), in order (b, 3)."""
+    """Multiply brightness (0), contrast (1) and saturation (2) by factors (b, 3), in order (b, 3).
+
+    images (b, 3, h, w) in [0, 1].
+    """
     red, green, blue = GREY
     for turn in range(3):
-        grey = (red * images[:, :1] + green * images[:, 1:2]).add_(
-            images[:, 2:], alpha=blue
-        )  # b 1 h w
-        kind, factor = (
-            order[:, turn].view(-1, 1, 1, 1),
-            factors.gather(1, order[:, turn : turn + 1]).view(-1, 1, 1, 1),
-        )
-        blend = torch.where(
-            kind == 2, grey, torch.where(kind == 1, grey.mean((2, 3), keepdim=True), 0.0)
-        )
+        grey = red * images[:, :1] + green * images[:, 1:2]
+        grey = grey.add_(images[:, 2:], alpha=blue)  # b 1 h w
+        kind = order[:, turn].view(-1, 1, 1, 1)
+        factor = factors.gather(1, order[:, turn : turn + 1]).view(-1, 1, 1, 1)
+        mean_or_black = torch.where(kind == 1, grey.mean((2, 3), keepdim=True), 0.0)
+        blend = torch.where(kind == 2, grey, mean_or_black)
         images = (images - blend).mul_(factor).add_(blend).clamp_(0, 1)
     return images
 
 
 def lighting(images: Tensor, alpha: Tensor) -> Tensor:
-    """PCA lighting: adds vectors * values * alpha (b, 3) to each pixel's colour; alpha ~ N(0, 0.1) (PROTOCOL 3.1)."""
+    """PCA lighting (PROTOCOL 3.1): adds vectors * values * alpha to each pixel's colour.
+
+    images (b, 3, h, w) in [0, 1], alpha (b, 3) ~ N(0, 0.1).
+    """
     vectors, values = _constant(PCA_VECTORS, images), _constant(PCA_VALUES, images)
-    colours = ((alpha * values).unsqueeze(1) * vectors).sum(
-        -1
-    )  # no matrix product: its rounding may hang on the batch
+    # No matrix product: its rounding may depend on the size of the batch.
+    colours = ((alpha * values).unsqueeze(1) * vectors).sum(-1)
     return (images + colours.view(-1, 3, 1, 1)).clamp_(0, 1)
 
 

@@ -1,7 +1,8 @@
-"""Streaming with the GPU as the decoder (nvJPEG, through torchvision): for hosts with few cores to a GPU.
+"""Frames that the GPU decodes (nvJPEG, through torchvision): for hosts with few cores to a GPU.
 
-Its pixels differ from the CPU decoder's by some grey levels, so data.decoder is a setting of the recipe. The ledger of
-such a run holds digests of the JPEG bytes, not of pixels, which never visit the host.
+Its pixels differ from the CPU decoder's by some grey levels, so data.decoder is a setting of the
+recipe. The ledger of such a run holds digests of the JPEG bytes, not of the pixels, which are
+never in host memory.
 """
 
 from collections.abc import Callable
@@ -11,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scemae.data.decode import Streaming, digests, square
+from scemae.data.decode import StreamedFrames, digests
+from scemae.data.geometry import frame_box
 from scemae.data.picture import UnusablePicture, check_jpeg
 from scemae.data.storage.shard_set import ShardSet
 from scemae.errors import ConfigError
 
-Decode = Callable[
-    [list[Tensor], torch.device], list[Tensor]
-]  # JPEG bytes to (3, h, w) uint8 on the device
+# JPEG bytes to (3, h, w) uint8 on the device.
+Decode = Callable[[list[Tensor], torch.device], list[Tensor]]
 
 
 def torchvision_decode(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
@@ -28,10 +29,8 @@ def torchvision_decode(jpegs: list[Tensor], device: torch.device) -> list[Tensor
     return decode_jpeg(jpegs, mode=ImageReadMode.RGB, device=device)
 
 
-class NvJpeg:
-    """A source of frames on the device, read and decoded when they are asked for: by a thread that is ahead (pipeline.py)."""
-
-    is_on_device, is_slow = True, True
+class NvjpegFrames:
+    """Frames on a GPU that are read and decoded on demand: pipeline.py does so a batch ahead."""
 
     def __init__(
         self, shards: ShardSet, size: int, device: torch.device, decode: Decode = torchvision_decode
@@ -40,32 +39,30 @@ class NvJpeg:
         if decode is torchvision_decode and device.type != "cuda":
             raise ConfigError("data.decoder=nvjpeg: found no CUDA device; use data.decoder=cpu")
         self.shards, self.size, self.device, self._decode = shards, size, device, decode
-        self._on_host = Streaming(shards, size)
-        self._stream = (
-            torch.cuda.Stream(device) if device.type == "cuda" else None
-        )  # beside that of training
+        self._on_host = StreamedFrames(shards, size)
+        # A stream of its own, so that decoding does not wait for training.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def gather(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, Tensor]:
-        """Samples found (b,), digests (b, 16) of their JPEG bytes, and frames (b, s, s, 3) uint8 on the device, which are there
-        when it returns."""
+        """Samples found (b,), digests (b, 16) of their JPEG bytes, frames (b, s, s, 3) uint8.
+
+        The frames are on the device, and decoded when it returns.
+        """
         if self._stream is None:
             return self._gather(samples)
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
             found, hashes, frames = self._gather(samples)
             self._stream.synchronize()
-        frames.record_stream(
-            torch.cuda.default_stream(self.device)
-        )  # training reads them there: their memory is its until then
+        # Training reads them on the default stream: their memory must not be reused before.
+        frames.record_stream(torch.cuda.default_stream(self.device))
         return found, hashes, frames
 
     def _gather(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, Tensor]:
         jpegs = [np.frombuffer(self.shards.jpeg(sample), np.uint8) for sample in samples.tolist()]
         try:
             found, frames = samples, self._frames(jpegs)
-        except (
-            RuntimeError,
-            UnusablePicture,
-        ):  # one is no JPEG: the host finds which, and what stands in for it
+        except (RuntimeError, UnusablePicture):
+            # One is no JPEG: the CPU's decoder finds which, and the sample that takes its place.
             found, pixels = self._on_host.frames(samples)
             jpegs = [np.frombuffer(self.shards.jpeg(sample), np.uint8) for sample in found.tolist()]
             frames = torch.from_numpy(pixels).to(self.device)
@@ -75,14 +72,15 @@ class NvJpeg:
         for jpeg in jpegs:
             check_jpeg(jpeg.tobytes())  # a header may ask for gigabytes
         images = self._decode([torch.from_numpy(jpeg.copy()) for jpeg in jpegs], self.device)
-        squares = [square(image.permute(1, 2, 0)) for image in images]
-        return torch.stack(
-            [image if len(image) == self.size else self._resize(image) for image in squares]
-        )
+        return torch.stack([self._frame(image) for image in images])
 
-    def _resize(self, image: Tensor) -> Tensor:
-        planes = image.permute(2, 0, 1)[None].float()
-        resized = functional.interpolate(
-            planes, (self.size, self.size), mode="bilinear", antialias=True
-        )
-        return resized.round_().clamp_(0, 255).byte()[0].permute(1, 2, 0)
+    def _frame(self, image: Tensor) -> Tensor:
+        """An image (3, h, w) uint8 to its frame (s, s, 3) uint8."""
+        x0, y0, x1, y1 = frame_box(image.shape[2], image.shape[1])
+        square = image[:, y0:y1, x0:x1]
+        if square.shape[1] != self.size:
+            resized = functional.interpolate(
+                square[None].float(), (self.size, self.size), mode="bilinear", antialias=True
+            )
+            square = resized.round_().clamp_(0, 255).byte()[0]
+        return square.permute(1, 2, 0)

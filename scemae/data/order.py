@@ -1,7 +1,8 @@
 """The global order of samples: a pure function of (seed, epoch), the same for any number of ranks.
 
-The epochs are laid end to end, each a full permutation of all samples, and global batch number s is the stretch
-[s * B, (s + 1) * B) of that line: a batch may span two epochs, no sample is dropped, none comes twice in an epoch.
+Each epoch is a permutation of all samples, and the epochs follow each other in one sequence. Of it,
+global batch number s takes the places s * B .. (s + 1) * B - 1. So a batch may span two epochs, no
+sample is dropped, and none comes twice in an epoch.
 """
 
 from collections.abc import Iterator
@@ -9,18 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ORDER_VERSION = (
-    1  # another order of the same seed would be another version: a run cannot go on under it
-)
+# To be raised when the same seed gives another order: a run cannot resume under another version.
+ORDER_VERSION = 1
 
 
 @dataclass
 class Slice:
-    """What one rank draws for one micro-step: samples and their epochs, the weight of each in the global mean, and its
-    place in the global batch of `global_step` (the step that trains on it, 1 for the first).
+    """One rank's part of a global batch for one micro-step; four arrays (b,), a row for each image.
 
-    All four have `micro_batch_size` rows or fewer, the same on every rank; where a rank has less to do, a
-    sample is repeated with weight 0.
+    `weights` are those of the images in the global mean, `places` their positions in the global
+    batch, `global_step` the step that trains on it, 1 for the first. b is at most the micro-batch
+    size and the same on every rank: where a rank has fewer images, one is repeated with weight 0.
     """
 
     global_step: int
@@ -29,15 +29,13 @@ class Slice:
     weights: np.ndarray
     places: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.samples)
+
     def __getitem__(self, rows: slice) -> "Slice":
         """Some of its rows."""
-        return Slice(
-            self.global_step,
-            self.samples[rows],
-            self.epochs[rows],
-            self.weights[rows],
-            self.places[rows],
-        )
+        arrays = (self.samples, self.epochs, self.weights, self.places)
+        return Slice(self.global_step, *(array[rows] for array in arrays))
 
 
 def permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
@@ -46,7 +44,7 @@ def permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
 
 
 class Order:
-    """Global batches of `samples` samples; keeps the permutations that the current batch touches."""
+    """Global batches of `samples` samples; caches the permutations that the last batch used."""
 
     def __init__(self, samples: int, seed: int, global_batch_size: int) -> None:
         self.samples, self.seed, self.global_batch_size = samples, seed, global_batch_size
@@ -54,8 +52,8 @@ class Order:
 
     def global_batch(self, global_step: int) -> tuple[np.ndarray, np.ndarray]:
         """Samples and epochs of global batch number `global_step`, each (global_batch_size,)."""
-        line = np.arange(self.global_batch_size) + global_step * self.global_batch_size
-        epochs, places = np.divmod(line, self.samples)
+        positions = np.arange(self.global_batch_size) + global_step * self.global_batch_size
+        epochs, places = np.divmod(positions, self.samples)
         touched = range(epochs[0], epochs[-1] + 1)
         known = self._permutations
         self._permutations = {
@@ -68,20 +66,20 @@ class Order:
         return chosen, epochs
 
     def drawn(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-        """What global batches start..stop-1 draw: each epoch they touch, with its samples, in order."""
+        """Each epoch that global batches start..stop-1 use, and the samples they draw from it."""
         first, last = start * self.global_batch_size, stop * self.global_batch_size
         for epoch in range(first // self.samples, -(-last // self.samples)):
             begin = epoch * self.samples
-            line = permutation(self.seed, epoch, self.samples)
-            yield epoch, line[max(first - begin, 0) : min(last - begin, self.samples)]
+            order = permutation(self.seed, epoch, self.samples)
+            yield epoch, order[max(first - begin, 0) : min(last - begin, self.samples)]
 
     def slices(
         self, global_step: int, rank: int, world_size: int, accumulation_steps: int
     ) -> list[Slice]:
         """This rank's micro-steps of one global batch; slices of ranks may differ by one sample.
 
-        A micro-batch's loss is the weighted sum over its images; averaged over ranks and micro-steps, as DeepSpeed
-        does, it is the mean over the global batch.
+        A micro-batch's loss is the weighted sum over its images. DeepSpeed averages it over ranks
+        and micro-steps, which gives the mean over the global batch.
         """
         samples, epochs = self.global_batch(global_step)
         parts = np.array_split(np.arange(self.global_batch_size), world_size * accumulation_steps)

@@ -1,7 +1,7 @@
-"""The one way to open a picture of somebody else's: bytes to upright 8-bit RGB, or the reason why not.
+"""The one way to open a picture from outside: bytes to upright 8-bit RGB, or the reason why not.
 
-Formats are named one by one: Pillow would also open EPS, which starts ghostscript. Sizes are read from the header and
-checked before any pixel is decoded.
+Only the formats listed here are opened: Pillow would also open EPS, which starts ghostscript. Sizes
+are read from the header and checked before any pixel is decoded.
 """
 
 import io
@@ -20,9 +20,9 @@ KINDS = "JPEG, PNG, WebP, TIFF, BMP, GIF or PPM"  # the same in words
 LARGEST = 100_000_000  # pixels: 300 MB as RGB
 SMALLEST = 32  # pixels of a side: less is a blur in a frame of 136
 MOST_BYTES = 256 * disk.MIB  # of a file, and of a member of a shard
-MOST_SCANS = (
-    100  # of a progressive JPEG, each of which passes over all pixels; encoders write about ten
-)
+# Of a progressive JPEG: each scan passes over all pixels; encoders write about ten.
+MOST_SCANS = 100
+# From EXIF's orientation to upright.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -31,23 +31,26 @@ TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # of EXIF's orientation, to upright
+}
 ORIENTATION = 0x0112  # EXIF's tag
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # 16 bits per pixel, grey
 ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
-warnings.filterwarnings(
-    "ignore", category=Image.DecompressionBombWarning
-)  # LARGEST is our own limit
-warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata, which decide no pixel
+# LARGEST is our own limit.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# About damaged metadata, which change no pixel.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class UnusablePicture(ValueError):
-    """A picture that cannot be used; the message is the reason, as a phrase without the file's name."""
+    """A picture cannot be used; the message is the reason, a phrase without the file's name."""
 
 
 def read_picture(path: Path) -> Image.Image:
-    """An image file as `open_picture` gives it, at least SMALLEST pixels each way. Raises DataError in one sentence."""
+    """An image file as `open_picture` gives it, at least SMALLEST pixels each way.
+
+    Raises DataError in one sentence.
+    """
     if not path.exists() or path.is_dir():
         raise DataError(
             f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give an image file"
@@ -67,8 +70,11 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def open_picture(data: bytes, *, upright: bool = True) -> Image.Image:
-    """The bytes of an image file as 8-bit RGB: transparent parts on white, 16 bits brought to 8, of several pictures the
-    first, and turned as its EXIF says where `upright`. Raises UnusablePicture."""
+    """The bytes of an image file as 8-bit RGB. Raises UnusablePicture.
+
+    Transparent parts become white, 16 bits are reduced to 8, of several pictures the first is
+    taken. upright: turn the picture as its EXIF says.
+    """
     if not data:
         raise UnusablePicture("empty file")
     try:
@@ -76,8 +82,7 @@ def open_picture(data: bytes, *, upright: bool = True) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_pixels(*image.size)
             image.load()
-            image = _turned(image) if upright else image
-            return to_rgb(image)
+            return to_rgb(_turned(image) if upright else image)
     except UnusablePicture:
         raise
     except UnidentifiedImageError as error:
@@ -86,18 +91,16 @@ def open_picture(data: bytes, *, upright: bool = True) -> Image.Image:
         raise UnusablePicture(
             f"found more than {LARGEST // 10**6} million pixels, which is too large"
         ) from error
-    except (
-        Exception
-    ) as error:  # Pillow's readers raise all kinds on damaged files: struct.error, KeyError, ...
-        raise UnusablePicture(
-            f"is damaged ({' '.join(str(error).split())[:120] or type(error).__name__})"
-        ) from error
+    except Exception as error:  # on damaged files Pillow raises struct.error, KeyError, ...
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UnusablePicture(f"is damaged ({reason})") from error
 
 
 def decode_jpeg(data: bytes, *, strict: bool = False) -> np.ndarray:
-    """JPEG bytes to (h, w, 3) uint8 by simplejpeg, as stored (EXIF turns nothing). The header is checked first.
+    """JPEG bytes to (h, w, 3) uint8 by simplejpeg, as stored: EXIF's orientation is ignored.
 
-    strict: a missing end or a damaged block is an error. Raises UnusablePicture (a ValueError).
+    The header is checked first. strict: a missing end or a damaged block is an error. Raises
+    UnusablePicture (a ValueError).
     """
     check_jpeg(data)
     try:
@@ -107,10 +110,13 @@ def decode_jpeg(data: bytes, *, strict: bool = False) -> np.ndarray:
 
 
 def check_jpeg(data: bytes) -> tuple[int, int]:
-    """(width, height) of a JPEG by its header. Raises UnusablePicture where it is none, or asks for too much work."""
+    """(width, height) of a JPEG by its header.
+
+    Raises UnusablePicture where it is no JPEG, or would take too much memory or time to decode.
+    """
     try:
         height, width = simplejpeg.decode_jpeg_header(data, strict=False)[:2]
-    except (ValueError, KeyError) as error:  # KeyError: of a colour space that it does not know
+    except (ValueError, KeyError) as error:  # KeyError: an unknown colour space
         raise UnusablePicture("the JPEG does not decode wholly (its header is damaged)") from error
     check_pixels(width, height)
     _check_scans(data)
@@ -122,7 +128,7 @@ def is_turned(data: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             return _orientation(image) in TURNS
-    except Exception:  # whatever Pillow raises; decoding says what is wrong with the picture
+    except Exception:  # Pillow may raise anything; decoding will report the damage
         return False
 
 
@@ -130,7 +136,8 @@ def check_pixels(width: int, height: int) -> None:
     """Raises UnusablePicture for a picture that is too large to decode."""
     if width * height > LARGEST:
         raise UnusablePicture(
-            f"found {width}x{height} pixels, more than {LARGEST // 10**6} million, which is too large"
+            f"found {width}x{height} pixels, more than {LARGEST // 10**6} million, "
+            "which is too large"
         )
 
 
@@ -143,7 +150,10 @@ def check_sides(width: int, height: int) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of an image of any mode of Pillow's. Raises UnusablePicture for pixels without a known range."""
+    """8-bit RGB of an image of any of Pillow's modes.
+
+    Raises UnusablePicture for pixels without a known range.
+    """
     if image.mode in DEEP:
         image = _grey_of_deep(image)
     if image.mode == "F":
@@ -157,7 +167,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_of_deep(image: Image.Image) -> Image.Image:
-    """65535 becomes 255; the one value that the file calls transparent becomes white."""
+    """65535 becomes 255; the value that the file declares transparent becomes white."""
     values = np.asarray(image)
     if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise UnusablePicture("its pixels are 32-bit numbers without a known range")
@@ -175,7 +185,7 @@ def _turned(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF is common, and decides nothing but this: shown as stored
+    except Exception:  # damaged EXIF is common: take the picture as it is stored
         return 1
 
 

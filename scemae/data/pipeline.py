@@ -1,15 +1,15 @@
-"""From the order of samples to the tensors a step is fed with: frames, draw, views, in a bounded queue.
+"""From the order of samples to the tensors of a step: slices, frames, views, in a bounded queue.
 
-Threads decode, or gather what is resident, some batches ahead. On a CPU they also cut the views; a GPU gets whole
-uint8 batches and cuts its own. A batch depends on (seed, epoch, sample) alone, so any number of ranks, threads and
-either tier of data give the same pixels.
+Threads decode frames, or gather them from memory, some batches ahead. On a CPU they also cut the
+views; a GPU gets whole uint8 batches and cuts its own. A batch depends on (seed, epoch, sample)
+alone, so any number of ranks and threads, and every source of frames, give the same pixels.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,20 +17,17 @@ from torch import Tensor
 
 from scemae.data import augment, randomness
 from scemae.data.augment import to_device
-from scemae.data.decode import consumed_frames, digests
+from scemae.data.decode import FrameSource, consumed_frames, digests
+from scemae.data.frame_cache import DeviceFrames
+from scemae.data.nvjpeg import NvjpegFrames
 from scemae.data.order import Slice
 
 CHUNK, AHEAD = 32, 3  # images per job of a thread for a GPU; micro-batches in the queue
 
-Consumed = Callable[
-    [Slice, np.ndarray, np.ndarray], None
-]  # a slice, samples (b,) found, digests (b, 16) of their frames
-Views = Callable[["Batch"], tuple[Tensor, ...]]
-
 
 @dataclass
 class Batch:
-    """Some images of one micro-batch: uint8 (b, 3, s, s), the slice of the order they are, the seed."""
+    """Images of one micro-batch, uint8 (b, 3, s, s), with the slice that drew them and the seed."""
 
     images: Tensor
     slice: Slice
@@ -45,16 +42,21 @@ class Batch:
         return randomness.normal(self.seed, self.slice.epochs, self.slice.samples, purpose, count)
 
     def tensor(self, numbers: np.ndarray) -> Tensor:
-        """Numbers as float32 beside the images."""
+        """Numbers as float32 on the device of the images."""
         return to_device(torch.from_numpy(numbers.astype(np.float32)), self.images.device)
 
 
+Views = Callable[[Batch], tuple[Tensor, ...]]
+# Called with a slice, the samples (b,) found and the digests (b, 16) of their frames.
+Consumed = Callable[[Slice, np.ndarray, np.ndarray], None]
+
+
 class Pipeline:
-    """An iterator of what `views` gives for each slice, in order."""
+    """An iterator over what `views` makes of the frames of each slice, in order."""
 
     def __init__(
         self,
-        source: Any,
+        source: FrameSource | DeviceFrames | NvjpegFrames,
         slices: Iterator[Slice],
         seed: int,
         views: Views,
@@ -64,108 +66,120 @@ class Pipeline:
         workers: int = 2,
         consumed: Consumed = lambda *_: None,
     ) -> None:
-        """`source` of frames: see decode.py, and frame_cache.py for one on the device. `consumed` is told of every
-        micro-batch as it is handed over."""
+        """`consumed` is called for each micro-batch just before it is yielded."""
         self.source, self.slices, self.seed, self.views = source, slices, seed, views
-        self.device, self._noisy_jpeg, self._workers, self._consumed = (
-            device,
-            noisy_jpeg,
-            workers,
-            consumed,
-        )
+        self.device, self._noisy_jpeg = device, noisy_jpeg
+        self._workers, self._consumed = workers, consumed
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        if self.source.is_on_device:
-            yield from (
-                self._decoded_ahead() if self.source.is_slow else map(self._gather, self.slices)
-            )
-            return
-        queue: deque[tuple[Slice, Tensor | None, list[Future]]] = deque()
-        # One core each: torch's own threads under them would spin on the cores that train.
+        if isinstance(self.source, NvjpegFrames):
+            return self._decoded_by_the_gpu(self.source)
+        if isinstance(self.source, DeviceFrames):
+            return self._gathered_on_the_device(self.source)
+        return self._by_threads(self.source)
+
+    def _gathered_on_the_device(self, source: DeviceFrames) -> Iterator[tuple[Tensor, ...]]:
+        for part in self.slices:
+            yield self._device_views(part, *source.gather(part.samples))
+
+    def _decoded_by_the_gpu(self, source: NvjpegFrames) -> Iterator[tuple[Tensor, ...]]:
+        """A thread reads and decodes one batch ahead, while the device trains on the one before."""
+        with ThreadPoolExecutor(1, "decode") as thread:
+            waiting: tuple[Slice, Future] | None = None
+            for part in self.slices:
+                submitted = part, thread.submit(source.gather, part.samples)
+                if waiting is not None:
+                    yield self._device_views(waiting[0], *waiting[1].result())
+                waiting = submitted
+            if waiting is not None:
+                yield self._device_views(waiting[0], *waiting[1].result())
+
+    def _device_views(
+        self, part: Slice, found: np.ndarray, hashes: np.ndarray, frames: Tensor
+    ) -> tuple[Tensor, ...]:
+        self._consumed(part, found, hashes)
+        return self.views(Batch(frames.permute(0, 3, 1, 2), part, self.seed))
+
+    def _by_threads(self, source: FrameSource) -> Iterator[tuple[Tensor, ...]]:
+        submit = self._submit_views if self.device.type == "cpu" else self._submit_frames
+        queue: deque[Callable[[], tuple[Tensor, ...]]] = deque()  # each waits for one micro-batch
+        # One core each: torch's own threads under them would take the cores that train.
         threads = ThreadPoolExecutor(
             self._workers, "data", initializer=torch.set_num_threads, initargs=(1,)
         )
         try:
             for part in self.slices:
-                queue.append(self._submit(threads, part))
+                queue.append(submit(threads, source, part))
                 if len(queue) > AHEAD:
-                    yield self._collate(*queue.popleft())
+                    yield queue.popleft()()
             while queue:
-                yield self._collate(*queue.popleft())
+                yield queue.popleft()()
         finally:
             threads.shutdown(cancel_futures=True)
 
-    def _submit(
-        self, threads: ThreadPoolExecutor, part: Slice
-    ) -> tuple[Slice, Tensor | None, list[Future]]:
-        count = len(part.samples)
-        chunk = -(-count // max(self._workers // AHEAD, 1)) if self.device.type == "cpu" else CHUNK
-        rows = [slice(row, row + chunk) for row in range(0, count, chunk)]
-        if self.device.type == "cpu":
-            return part, None, [threads.submit(self._cut, part[chunk]) for chunk in rows]
-        s = self.source.size
-        pinned = torch.empty(
-            count, s, s, 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda"
-        )
-        return (
-            part,
-            pinned,
-            [threads.submit(self._stage, part[chunk], pinned[chunk]) for chunk in rows],
-        )
+    def _submit_views(
+        self, threads: ThreadPoolExecutor, source: FrameSource, part: Slice
+    ) -> Callable[[], tuple[Tensor, ...]]:
+        """For a CPU: the threads also cut the views."""
+        rows = _chunks(len(part), -(-len(part) // max(self._workers // AHEAD, 1)))
+        futures = [threads.submit(self._cut, source, part[chunk]) for chunk in rows]
+        return partial(self._take_views, part, futures)
 
-    def _cut(self, part: Slice) -> tuple[np.ndarray, np.ndarray, tuple[Tensor, ...]]:
-        """In a thread, for a CPU: samples found, their digests, and the views of some rows."""
-        found, frames = consumed_frames(self.source, part, self.seed, self._noisy_jpeg)
+    def _cut(
+        self, source: FrameSource, part: Slice
+    ) -> tuple[np.ndarray, np.ndarray, tuple[Tensor, ...]]:
+        """In a thread: samples found, digests of their frames, and views of some rows."""
+        found, frames = consumed_frames(source, part, self.seed, self._noisy_jpeg)
         batch = Batch(torch.from_numpy(frames).permute(0, 3, 1, 2), part, self.seed)
         return found, digests(frames), self.views(batch)
 
-    def _stage(self, part: Slice, pinned: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """In a thread, for a GPU: frames of some rows into the batch that will travel."""
-        found, frames = consumed_frames(self.source, part, self.seed, self._noisy_jpeg)
+    def _take_views(self, part: Slice, futures: list[Future]) -> tuple[Tensor, ...]:
+        found, hashes, views = zip(*(future.result() for future in futures))
+        self._consumed(part, np.concatenate(found), np.concatenate(hashes))
+        if len(views) == 1:
+            return views[0]
+        return tuple(torch.cat(column) for column in zip(*views))
+
+    def _submit_frames(
+        self, threads: ThreadPoolExecutor, source: FrameSource, part: Slice
+    ) -> Callable[[], tuple[Tensor, ...]]:
+        """For a GPU: the threads fill pinned memory, from which the whole batch is copied."""
+        shape, on_cuda = (len(part), source.size, source.size, 3), self.device.type == "cuda"
+        pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=on_cuda)
+        futures = [
+            threads.submit(self._fill, source, part[chunk], pinned[chunk])
+            for chunk in _chunks(len(part), CHUNK)
+        ]
+        return partial(self._take_frames, part, pinned, futures)
+
+    def _fill(
+        self, source: FrameSource, part: Slice, pinned: Tensor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """In a thread: frames of some rows into `pinned`; samples found, digests of the frames."""
+        found, frames = consumed_frames(source, part, self.seed, self._noisy_jpeg)
         pinned.numpy()[:] = frames
         return found, digests(frames)
 
-    def _collate(
-        self, part: Slice, pinned: Tensor | None, futures: list[Future]
+    def _take_frames(
+        self, part: Slice, pinned: Tensor, futures: list[Future]
     ) -> tuple[Tensor, ...]:
-        found, hashes, *cut = zip(*(future.result() for future in futures))
-        self._consumed(part, np.concatenate(found), np.concatenate(hashes))
-        if pinned is None:
-            return (
-                cut[0][0]
-                if len(futures) == 1
-                else tuple(torch.cat(column) for column in zip(*cut[0]))
-            )
+        found, hashes = zip(*(future.result() for future in futures))
         images = pinned.to(self.device, non_blocking=True)
-        return self.views(Batch(images.permute(0, 3, 1, 2), part, self.seed))
+        return self._device_views(part, np.concatenate(found), np.concatenate(hashes), images)
 
-    def _decoded_ahead(self) -> Iterator[tuple[Tensor, ...]]:
-        """Of a source that reads and decodes: in a thread that is a batch ahead, while the device trains on the one before."""
-        with ThreadPoolExecutor(1, "decode") as thread:
-            before: tuple[Slice, Future] | None = None
-            for part in self.slices:
-                now = part, thread.submit(self.source.gather, part.samples)
-                if before is not None:
-                    yield self._hand_over(before[0], *before[1].result())
-                before = now
-            if before is not None:
-                yield self._hand_over(before[0], *before[1].result())
 
-    def _gather(self, part: Slice) -> tuple[Tensor, ...]:
-        return self._hand_over(part, *self.source.gather(part.samples))
-
-    def _hand_over(
-        self, part: Slice, found: np.ndarray, hashes: np.ndarray, images: Tensor
-    ) -> tuple[Tensor, ...]:
-        self._consumed(part, found, hashes)
-        return self.views(Batch(images.permute(0, 3, 1, 2), part, self.seed))
+def _chunks(count: int, chunk: int) -> list[slice]:
+    return [slice(row, row + chunk) for row in range(0, count, chunk)]
 
 
 def pretraining_views(
     batch: Batch, size: int, scale: tuple[float, float], patches: int
 ) -> tuple[Tensor, ...]:
-    """Stage 1 (PROTOCOL 2.4): bicubic RandomResizedCrop and flip, normalised (b, 3, size, size); mask noise (b, n);
-    the weight of each image (b,)."""
+    """Stage 1 (PROTOCOL 2.4): bicubic RandomResizedCrop and flip.
+
+    Returns normalised images (b, 3, size, size), mask noise (b, n) in [0, 1) for the n = `patches`
+    patches, and the weight of each image (b,).
+    """
     boxes = augment.crop_boxes(batch.uniform(randomness.CROP, 40), batch.images.shape[-1], scale)
     flip = batch.tensor(batch.uniform(randomness.FLIP, 1))[:, 0] < 0.5
     images = augment.resized_crop(batch.images, boxes, size, "bicubic", flip)
@@ -179,7 +193,7 @@ def pretraining_views(
 def correspondence_views(
     batch: Batch, size: int, scale: tuple[float, float], *, view: int = 0
 ) -> Tensor:
-    """Stage 2 (CL's, PROTOCOL 4.3): bilinear RandomResizedCrop of the frame, jitter 0.4, PCA lighting 0.1, centre crop.
+    """Stage 2 (CL's, PROTOCOL 4.3): bilinear RandomResizedCrop, jitter, PCA lighting, centre crop.
 
     Returns normalised images (b, 3, size, size). Another `view` is another, independent draw.
     """
@@ -191,7 +205,10 @@ def correspondence_views(
 
 
 def recoloured(batch: Batch, images: Tensor, view: int) -> Tensor:
-    """Jitter 0.4 and PCA lighting 0.1 (PROTOCOL 3.1) of the batch's images (b, 3, h, w) in [0, 1], as drawn for `view`."""
+    """Images (b, 3, h, w) in [0, 1] with jitter 0.4 and PCA lighting 0.1 (PROTOCOL 3.1).
+
+    The strengths belong to the samples of `batch` and to the number of the `view`.
+    """
     colour = batch.uniform(randomness.COLOUR + view * randomness.VIEW, 6)
     order = to_device(torch.from_numpy(colour[:, 3:].argsort(1)), images.device)
     images = augment.jitter(images, batch.tensor(0.6 + 0.8 * colour[:, :3]), order)
@@ -201,7 +218,10 @@ def recoloured(batch: Batch, images: Tensor, view: int) -> Tensor:
 
 
 def view_pairs(batch: Batch, size: int, scale: tuple[float, float]) -> tuple[Tensor, ...]:
-    """Stage 1 of CL (PROTOCOL 4.1): two independent views of each image, each as `correspondence_views` makes them,
-    (b, 3, size, size); the weight of each image (b,). Both come of one frame, with one draw of JPEG noise where there is."""
+    """Stage 1 of CL (PROTOCOL 4.1): two independent `correspondence_views` of each image.
+
+    Returns both, (b, 3, size, size), and the weight of each image (b,). The two share one frame,
+    and with data.jpeg_noise one draw of it.
+    """
     first, second = (correspondence_views(batch, size, scale, view=view) for view in range(2))
     return first, second, batch.tensor(batch.slice.weights)

@@ -1,7 +1,8 @@
 """DVE's thin-plate-spline warps of the 136x136 frame, batched (PROTOCOL 3.4 [F]).
 
-A warp is the table (103, 2) of its coefficients: 100 control points on a 10x10 grid over [-1, 1]^2, then the rows
-of the constant, x and y of an affine map. It says where in the old image each pixel of the new one looks.
+A warp is the table (103, 2) of its coefficients: 100 control points on a 10x10 grid over
+[-1, 1]^2, then the rows of the constant, x and y of an affine map. It maps each pixel of the new
+image to the position in the old one that it is sampled from.
 """
 
 from dataclasses import dataclass
@@ -32,10 +33,10 @@ class WarpScales:
 
 SCALES = {
     "evaluation": WarpScales(every=0.0005, half=0.005, shift=0.05, zoom=0.05, degrees=2.5),
-    "few-shot": WarpScales(
-        every=0.0005, half=0.0, shift=0.02, zoom=0.02, degrees=2.0
-    ),  # DVE's WarperSingle
-    # DVE's training: the warp of both views, at half strength but for its affine part, and the one of view 1 on top of it.
+    # DVE's WarperSingle.
+    "few-shot": WarpScales(every=0.0005, half=0.0, shift=0.02, zoom=0.02, degrees=2.0),
+    # DVE's training: the warp of both views, at half strength except for its affine part, and the
+    # warp that is applied to view 1 after it.
     "dve-both": WarpScales(every=0.0005, half=0.005, shift=0.1, zoom=0.1, degrees=5.0),
     "dve-on-top": WarpScales(every=0.001, half=0.01, shift=0.1, zoom=0.1, degrees=5.0),
 }
@@ -70,12 +71,18 @@ def make_warps(normal: np.ndarray, scales: WarpScales) -> Tensor:
 
 
 def warp_grid(warps: Tensor) -> Tensor:
-    """Where each pixel of the warped frame looks: (b, 103, 2) float64 to (b, 136, 136, 2), x then y, frame = [-1, 1]."""
+    """Where in the old frame each pixel of the warped one is sampled: (b, 136, 136, 2).
+
+    warps (b, 103, 2) float64. x before y; the frame is [-1, 1].
+    """
     return (_basis(warps.device) @ warps).reshape(-1, FRAME, FRAME, 2)
 
 
 def resample(images: Tensor, grid: Tensor) -> Tensor:
-    """Look up images (b, c, 136, 136), float, at `grid`: bilinear, zeros outside, -1 and 1 = outer pixel centres."""
+    """Sample float images (b, c, 136, 136) at `grid`: bilinear, zeros outside.
+
+    -1 and 1 are the centres of the outer pixels.
+    """
     return F.grid_sample(
         images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=True
     )
@@ -92,29 +99,31 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def warp_landmarks(landmarks: Tensor, grid: Tensor) -> Tensor:
-    """Where points (b, l, 2) of the old frame lie in the warped one: (b, l, 2) float32, whole pixels.
+    """Points (b, l, 2) of the old frame in the warped one: (b, l, 2) float32, whole pixels.
 
-    The forward position is the pixel whose grid position is nearest, as in DVE (its KD-tree; here all distances).
-    A point that the warped frame does not show gets the border pixel that comes nearest.
+    The forward position is the pixel whose grid position is nearest, as in DVE (which uses a
+    KD-tree; here all distances are compared). A point outside of the warped frame gets the nearest
+    pixel of its border.
     """
     pixels = ((grid + 1) / 2 * (FRAME - 1)).flatten(1, 2)  # b (h w) 2
-    size = max(
-        1, (1 << 24) // (landmarks.shape[1] * FRAME * FRAME)
-    )  # 128 MB of distances at a time
+    size = max(1, (1 << 24) // (landmarks.shape[1] * FRAME * FRAME))  # 128 MB of distances at once
     nearest = torch.cat(
         [
-            torch.cdist(
-                points.to(some.dtype), some, compute_mode="donot_use_mm_for_euclid_dist"
-            ).argmin(dim=2)
+            _distances(points, some).argmin(dim=2)
             for points, some in zip(landmarks.split(size), pixels.split(size))
         ]
     )  # b l
     return torch.stack([nearest % FRAME, nearest // FRAME], dim=2).float()
 
 
+def _distances(points: Tensor, pixels: Tensor) -> Tensor:
+    """From each of points (b, l, 2) to each of pixels (b, p, 2): (b, l, p)."""
+    return torch.cdist(points.to(pixels.dtype), pixels, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 @lru_cache(maxsize=2)
 def _basis(device: torch.device) -> Tensor:
-    """(18496, 103) float64: the kernels of all control points, 1, x and y, at each pixel of the frame."""
+    """(18496, 103) float64: each control point's kernel, 1, x and y, at each pixel of the frame."""
     pixels, control = _lattice(FRAME), _lattice(CONTROL)
     squared = (pixels[:, None] - control).square().sum(dim=2)
     return torch.cat(

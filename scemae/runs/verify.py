@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from scemae.config.values import given_location, given_path
-from scemae.data.decode import Streaming, consumed_frames, digests
+from scemae.data.decode import StreamedFrames, consumed_frames, digests
 from scemae.data.order import Order
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import LedgerError, RunFolderError
@@ -109,7 +109,7 @@ class Plan:
     """What a run should have consumed: the order, and the frames behind it."""
 
     order: Order
-    source: Streaming
+    source: StreamedFrames
     noisy_jpeg: bool
     hashes_jpeg: (
         bool  # nvJPEG's pixels never visit the host: the ledger has digests of what it was given
@@ -173,7 +173,7 @@ def read_plan(run: Path, location: str | None, cache_dir: Path | None = None) ->
     order = Order(len(shards), config.seed, config.optim.global_batch_size)
     return Plan(
         order,
-        Streaming(shards, data.frame),
+        StreamedFrames(shards, data.frame),
         data.jpeg_noise,
         data.decoder == "nvjpeg",
         config.views,

@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from scemae.config.load import to_yaml
 from scemae.config.schema.training import CorrespondConfig, PretrainConfig
-from scemae.data.decode import Streaming, consumed_frames
+from scemae.data.decode import StreamedFrames, consumed_frames
 from scemae.data.order import Order
 from scemae.data.storage.shard_set import ShardSet
 from scemae.errors import BadStepError
@@ -45,7 +45,7 @@ def write(
         if isinstance(config, CorrespondConfig):
             part = replace(part, epochs=part.epochs % config.views)
         frames = consumed_frames(
-            Streaming(shards, config.data.frame), part, config.seed, config.data.jpeg_noise
+            StreamedFrames(shards, config.data.frame), part, config.seed, config.data.jpeg_noise
         )[1]
         disk.write_bytes(
             capsule / BATCH,

@@ -79,7 +79,7 @@ def test_two_ranks_share_one_copy_and_see_what_streaming_decodes(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     ranks = [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)]
-    found, pixels = decode.Streaming(open_shards(str(folder)), 96).frames(np.arange(20)[::-1])
+    found, pixels = decode.StreamedFrames(open_shards(str(folder)), 96).frames(np.arange(20)[::-1])
     assert ranks[0] == ranks[1]  # same pixels, and the same inode behind the one mapping
     assert ranks[0].startswith(f"{hashlib.sha256(pixels).hexdigest()} {found.tolist()} 1 ")
 

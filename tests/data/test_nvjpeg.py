@@ -1,4 +1,4 @@
-"""Streaming through the GPU's decoder. Without a GPU the host's decoder is put in its place: order, crops, stand-ins."""
+"""Frames decoded by the GPU; without one the CPU decodes in its place: order, crops, bad JPEGs."""
 
 import threading
 import time
@@ -34,10 +34,10 @@ def folder(tmp_path):
 @pytest.mark.parametrize("size", [178, 96])
 def test_frames_are_those_of_the_host(folder, size):
     shards, samples = open_shards(str(folder)), np.array([7, 3, 11])
-    found, hashes, frames = nvjpeg.NvJpeg(shards, size, torch.device("cpu"), host_decode).gather(
-        samples
-    )
-    _, expected = decode.Streaming(shards, size).frames(samples)
+    found, hashes, frames = nvjpeg.NvjpegFrames(
+        shards, size, torch.device("cpu"), host_decode
+    ).gather(samples)
+    _, expected = decode.StreamedFrames(shards, size).frames(samples)
     assert np.array_equal(found, samples)
     assert np.abs(frames.numpy().astype(int) - expected).max() <= (0 if size == 178 else 1)
     assert np.array_equal(
@@ -47,9 +47,9 @@ def test_frames_are_those_of_the_host(folder, size):
 
 def test_a_batch_with_no_jpeg_in_it_gets_a_stand_in(folder):
     shards = open_shards(str(flipped(folder, 3)))
-    found, hashes, frames = nvjpeg.NvJpeg(shards, 178, torch.device("cpu"), host_decode).gather(
-        np.array([7, 3])
-    )
+    found, hashes, frames = nvjpeg.NvjpegFrames(
+        shards, 178, torch.device("cpu"), host_decode
+    ).gather(np.array([7, 3]))
     assert found.tolist() == [7, 4] and np.array_equal(
         frames[1], decode.decode(shards.jpeg(4), 178)
     )
@@ -62,7 +62,7 @@ def test_a_thread_decodes_one_batch_ahead_of_training(folder):
         started.append(threading.current_thread().name)
         return host_decode(jpegs, device)
 
-    source, told = nvjpeg.NvJpeg(shards, 178, torch.device("cpu"), decode_elsewhere), []
+    source, told = nvjpeg.NvjpegFrames(shards, 178, torch.device("cpu"), decode_elsewhere), []
     slices = list(Order(12, 0, 3).slices(0, 0, 1, 1)) * 3
     batches = iter(
         Pipeline(
@@ -77,7 +77,7 @@ def test_a_thread_decodes_one_batch_ahead_of_training(folder):
     for ready, part in enumerate(slices, 1):
         (images,) = next(batches)
         assert np.array_equal(
-            images.permute(0, 2, 3, 1), decode.Streaming(shards, 178).frames(part.samples)[1]
+            images.permute(0, 2, 3, 1), decode.StreamedFrames(shards, 178).frames(part.samples)[1]
         )
         assert len(told) == ready and np.array_equal(told[-1], part.samples)
         time.sleep(0.2)
@@ -87,15 +87,15 @@ def test_a_thread_decodes_one_batch_ahead_of_training(folder):
 
 def test_without_a_gpu_it_says_so(folder):
     with pytest.raises(ConfigError, match="found no CUDA device"):
-        nvjpeg.NvJpeg(open_shards(str(folder)), 178, torch.device("cpu"))
+        nvjpeg.NvjpegFrames(open_shards(str(folder)), 178, torch.device("cpu"))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_gpus_pixels_are_within_some_grey_levels_of_the_hosts(folder):
     shards, samples = open_shards(str(folder)), np.arange(12)
-    _, _, frames = nvjpeg.NvJpeg(shards, 178, torch.device("cuda")).gather(samples)
+    _, _, frames = nvjpeg.NvjpegFrames(shards, 178, torch.device("cuda")).gather(samples)
     difference = np.abs(
-        frames.cpu().numpy().astype(int) - decode.Streaming(shards, 178).frames(samples)[1]
+        frames.cpu().numpy().astype(int) - decode.StreamedFrames(shards, 178).frames(samples)[1]
     )
     assert difference.mean() < 2 and np.percentile(difference, 99) <= 12

@@ -24,7 +24,7 @@ def shards(tmp_path_factory):
 def fed(shards, order, slices, views=VIEWS, frame=178, **options):
     return iter(
         pipeline.Pipeline(
-            decode.Streaming(shards, frame),
+            decode.StreamedFrames(shards, frame),
             slices,
             order.seed,
             views,

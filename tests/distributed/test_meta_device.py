@@ -6,7 +6,7 @@ import torch
 
 from scemae.config.load import load_config
 from scemae.data import pipeline
-from scemae.data.frame_cache import OnDevice, Resident, row_bytes
+from scemae.data.frame_cache import DeviceFrames, HostFrames, row_bytes
 from scemae.data.order import Slice
 from scemae.data.pipeline import Batch
 from scemae.distributed.process_group import Place
@@ -194,9 +194,9 @@ def test_warped_views_of_few_shots_stay_on_the_device():
 
 
 def test_resident_frames_are_gathered_on_the_device():
-    resident = Resident(np.zeros(row_bytes(96) * 20, np.uint8), 20, 96)
+    resident = HostFrames(np.zeros(row_bytes(96) * 20, np.uint8), 20, 96)
     with MetaCuda() as mode:
-        source = OnDevice(resident, META)
+        source = DeviceFrames(resident, META)
         mode.counts.clear()
         source.gather(np.arange(B))
     assert mode.operators <= 2  # places to the device, one gather

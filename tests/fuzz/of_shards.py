@@ -7,7 +7,7 @@ from random import Random
 
 import numpy as np
 
-from scemae.data.decode import Streaming
+from scemae.data.decode import StreamedFrames
 from scemae.data.storage import shard_set
 from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
 from scemae.shards import check
@@ -49,7 +49,7 @@ def read_all(folder: Path) -> None:
 def train_on(folder: Path) -> None:
     """Frames, as training decodes them."""
     shards = shard_set.open_shards(str(folder / "train"))
-    Streaming(shards, 96).frames(np.arange(min(len(shards), 3)))
+    StreamedFrames(shards, 96).frames(np.arange(min(len(shards), 3)))
 
 
 def evaluate(folder: Path) -> None:

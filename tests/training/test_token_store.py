@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from scemae.config.load import load_config
-from scemae.data.decode import Streaming, consumed_frames, digests
+from scemae.data.decode import StreamedFrames, consumed_frames, digests
 from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Batch, correspondence_views
 from scemae.data.storage.shard_set import open_shards
@@ -82,7 +82,7 @@ def slow_views(shards, chosen, samples, epochs):
     """The view images (b, 3, 96, 96) of b samples in the epochs (b,), as a run without a store would make them."""
     part = Slice(1, samples, epochs, np.ones(len(samples)), np.arange(len(samples)))
     found, frames = consumed_frames(
-        Streaming(shards, chosen.data.frame), part, chosen.seed, chosen.data.jpeg_noise
+        StreamedFrames(shards, chosen.data.frame), part, chosen.seed, chosen.data.jpeg_noise
     )
     batch = Batch(torch.from_numpy(frames).permute(0, 3, 1, 2), part, chosen.seed)
     return found, digests(frames), correspondence_views(batch, 96, tuple(chosen.data.scale))

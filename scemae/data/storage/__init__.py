@@ -1,1 +1,1 @@
-"""Shards at rest: what a folder of them holds, reading one sample of it, and copying shards from a URL."""
+"""Folders of shards: what they hold, reading one sample, and copying shards from a URL."""

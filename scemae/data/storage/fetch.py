@@ -1,10 +1,10 @@
-"""Copying shards from a URL into a cache, once for a node: nothing of it is used before its digest is the manifest's.
+"""Copying shards from a URL into a cache, once for each node; no file is used before its check.
 
-    CACHE_DIR/NAME OF THE URL/0123456789abcdef/     manifest, indexes and tars; named after the digests in the manifest,
-                                                   so that what was copied of other shards is never taken for these
+    CACHE_DIR/NAME OF THE URL/0123456789abcdef/     manifest, indexes and tars
 
-Who serves the files may be hostile or broken: each has a limit of bytes and of time, and one that sends nothing for
-SILENT_SECONDS is given up.
+The last folder is named after the digests in the manifest, so that copies of other shards are never
+taken for these. The server may be hostile or broken: each file has a limit of bytes and of time,
+and a server that sends nothing for SILENT_SECONDS is given up.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -28,21 +29,19 @@ from scemae.errors import FileError, ShardError
 from scemae.files import disk, documents
 from scemae.files.ownership import is_private
 
-SILENT_SECONDS, PATIENCE, SLOWEST = (
-    120.0,
-    600.0,
-    2**16,
-)  # PATIENCE seconds and one more for each SLOWEST bytes
+SILENT_SECONDS = 120.0
+# A file may take PATIENCE seconds, and one more for each SLOWEST bytes.
+PATIENCE, SLOWEST = 600.0, 2**16
 PIECE = 2**20
 
 
 def scheme_of(location: str) -> str | None:
-    """The scheme of a location of shards, None for a folder. Raises ShardError for one that nothing here can open."""
+    """The scheme of a location of shards, None for a folder. Raises ShardError if it is unknown."""
     scheme = locations.scheme_of(location)
     if scheme is not None and scheme not in SCHEMES:
         raise ShardError(
-            f"{masked(location)}: found the scheme {scheme!r}, one of {', '.join(SCHEMES)} was needed; copy the shards to "
-            "a folder and give that"
+            f"{masked(location)}: found the scheme {scheme!r}, one of {', '.join(SCHEMES)} was "
+            "needed; copy the shards to a folder and give that"
         )
     return scheme
 
@@ -50,9 +49,10 @@ def scheme_of(location: str) -> str | None:
 def fetch(location: str, cache_dir: Path, *, may_copy: bool = True) -> Path:
     """Copy manifest, indexes and tars below `location` into `cache_dir`; return the folder.
 
-    A file that is already there under these digests is kept; each arrives under its name only when it is whole and its
-    SHA-256 the manifest's. What may not be copied, or not opened by what a file says (url_program.py), is taken from the cache if
-    it is there. Raises ShardError.
+    A file that an earlier call copied is kept; a new one gets its name only when it is whole and
+    its SHA-256 is the manifest's. Where copying is not allowed (may_copy False), or a file names a
+    location that only the user may type (url_program.py), an earlier copy is used if there is one.
+    Raises ShardError.
     """
     place = cache_dir / locations.cache_name(location)
     if not may_copy or not locations.may_open(location) or locations.is_masked(location):
@@ -60,39 +60,40 @@ def fetch(location: str, cache_dir: Path, *, may_copy: bool = True) -> Path:
             return kept[-1].parent
         url_program.refuse(location)
         raise ShardError(
-            f"{masked(location)}: found no copy of it in {cache_dir}, and the run that names both is another user's; copy "
-            "the shards yourself (verify-resume takes --shards and --cache-dir)"
+            f"{masked(location)}: found no copy of it in {cache_dir}, and the run that names both "
+            "is another user's; copy the shards yourself (verify-resume takes --shards and "
+            "--cache-dir)"
         )
     disk.make_folders(place, cache_dir)
-    with disk.locked(
-        place / ".lock"
-    ):  # one rank of a node copies, the others wait and find it done
+    with disk.locked(place / ".lock"):  # one rank of a node copies while the others wait
         text = b"".join(_download(locations.below(location, MANIFEST), documents.MOST_JSON))
         manifest = parse_manifest(text, masked(locations.below(location, MANIFEST)))
         folder = place / _digest(manifest)[:16]
         disk.make_folders(folder, cache_dir)
-        wanted = [
-            (folder / name, size, digest)
-            for shard in manifest.shards
-            for name, size, digest in (
-                (shard.index_file, None, shard.index_sha256),
-                (shard.file, shard.bytes, shard.sha256),
-            )
-        ]
-        trusted = is_private(
-            folder
-        )  # in a folder that others can write to, the name and the size prove nothing
-        missing = [
-            (path, size, digest)
-            for path, size, digest in wanted
-            if not (_is_there(path, size) and (trusted or disk.file_digest(path) == digest))
-        ]
+        missing = _missing(folder, manifest)
         _check_room(folder, sum(size or 0 for _, size, _ in missing))
         for path, size, digest in missing:
             if not _link_copy(path, size, digest):
                 _copy(locations.below(location, path.name), path, size, digest)
         disk.write_bytes(folder / MANIFEST, text)
     return folder
+
+
+Wanted = tuple[Path, int | None, str]  # a file, its size where the manifest has it, its SHA-256
+
+
+def _missing(folder: Path, manifest: Manifest) -> list[Wanted]:
+    """The indexes and tars of the manifest that are not in `folder`, or not as it says."""
+    wanted: list[Wanted] = []
+    for shard in manifest.shards:
+        wanted.append((folder / shard.index_file, None, shard.index_sha256))
+        wanted.append((folder / shard.file, shard.bytes, shard.sha256))
+    trusted = is_private(folder)  # where others can write, name and size prove nothing
+    return [
+        (path, size, digest)
+        for path, size, digest in wanted
+        if not (_is_there(path, size) and (trusted or disk.file_digest(path) == digest))
+    ]
 
 
 def _digest(manifest: Manifest) -> str:
@@ -108,13 +109,13 @@ def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ShardError(
-            f"{folder}: found room for {free:,} bytes, the shards to copy have {needed:,}; make room, or set another "
-            "data.cache_dir"
+            f"{folder}: found room for {free:,} bytes, the shards to copy have {needed:,}; make "
+            "room, or set another data.cache_dir"
         )
 
 
 def _link_copy(path: Path, size: int | None, digest: str) -> bool:
-    """Take the file from what was copied of this URL before, under other digests, where its content is the same."""
+    """Link an equal file that was copied of this URL under another manifest; False if none is."""
     for other in (path.parent.parent / path.name, *path.parent.parent.glob(f"*/{path.name}")):
         try:
             if other != path and _is_there(other, size) and disk.file_digest(other) == digest:
@@ -135,24 +136,25 @@ def _copy(url: str, path: Path, size: int | None, digest: str) -> None:
             count += len(block)
         if size not in (None, count):
             raise ShardError(
-                f"{masked(url)}: found {count:,} bytes, the manifest says {size:,}; copy the shards there again"
+                f"{masked(url)}: found {count:,} bytes, the manifest says {size:,}; copy the "
+                "shards there again"
             )
         if hashed.hexdigest() != digest:
             raise ShardError(
-                f"{masked(url)}: its SHA-256 is not the manifest's, so it was altered or belongs to another manifest; copy the "
-                "shards there again"
+                f"{masked(url)}: its SHA-256 is not the manifest's, so it was altered or belongs "
+                "to another manifest; copy the shards there again"
             )
 
 
 def _download(url: str, most: int) -> Iterator[bytes]:
-    """What lies at `url`, in pieces. Raises ShardError above `most` bytes, or where it takes too long."""
+    """The file at `url`, in pieces. Raises ShardError above `most` bytes, or if it is too slow."""
     count = 0
     for block in _blocks(url, time.monotonic() + PATIENCE + most / SLOWEST):
         count += len(block)
         if count > most:
             raise ShardError(
-                f"{masked(url)}: found more than the {most:,} bytes that it should have; check the address, or copy the "
-                "shards there again"
+                f"{masked(url)}: found more than the {most:,} bytes that it should have; check the "
+                "address, or copy the shards there again"
             )
         yield block
 
@@ -167,7 +169,8 @@ def _blocks(url: str, until: float) -> Iterator[bytes]:
         try:
             yield from _piped(url, source, until)
             if status := source.wait(SILENT_SECONDS):
-                raise OSError(f"{source.args[0]} ended with status {status}")
+                program = cast(list[str], source.args)[0]
+                raise OSError(f"{program} ended with status {status}")
         finally:
             _end(source)
     except (OSError, ValueError, FileError, ImportError, subprocess.SubprocessError) as error:
@@ -184,21 +187,27 @@ def _end(source: subprocess.Popen) -> None:
     except ProcessLookupError:
         pass
     source.wait()
-    source.stdout.close()
+    if source.stdout is not None:
+        source.stdout.close()
 
 
 def _piped(
     url: str, source: subprocess.Popen, until: float, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[bytes]:
-    """Blocks from a process, until it ends. Raises ShardError where none comes for SILENT_SECONDS, or it is late."""
+    """Blocks from a process, until it ends.
+
+    Raises ShardError where none comes for SILENT_SECONDS, or `clock` passes `until`.
+    """
+    assert source.stdout is not None  # it is a pipe: url_program.start
     descriptor, ready = source.stdout.fileno(), select.poll()
     ready.register(descriptor, select.POLLIN | select.POLLHUP)
     while True:
         left = min(SILENT_SECONDS, until - clock())
         if left <= 0 or not ready.poll(1000 * left):
             raise ShardError(
-                f"{masked(url)}: found no end of it in time ({SILENT_SECONDS:.0f} s without a byte, or slower than {SLOWEST:,} "
-                "bytes a second); try again, or copy the shards by other means"
+                f"{masked(url)}: found no end of it in time ({SILENT_SECONDS:.0f} s without "
+                f"a byte, or slower than {SLOWEST:,} bytes a second); try again, or copy the shards by "
+                "other means"
             )
         if not (block := os.read(descriptor, PIECE)):
             return

@@ -3,11 +3,14 @@
 A folder of shards is
 
     manifest.json            one `Manifest`
-    train-000000.tar         WebDataset: KEY.jpg (original bytes) and KEY.json (the annotation) for each sample
-    train-000000.index.json  one `Index`: where in the tar each member starts, so that any sample is one read away
+    train-000000.tar         WebDataset: for each sample KEY.jpg, with the original bytes, and
+                             KEY.json, its annotation
+    train-000000.index.json  one `Index`: where in the tar each member starts, so that one read gets
+                             any sample
 
-A tar holds nothing else: the JPEG and the JSON of the first sample, then those of the second, and so on, in the order of
-its index. So the sizes alone say where each member must lie, and an index that skips, repeats or moves one is refused.
+A tar holds nothing else: the JPEG and the JSON of the first sample, then those of the second, and
+so on, in the order of its index. So the sizes alone determine where each member must start, and an
+index that skips, repeats or moves one is refused.
 """
 
 import re
@@ -25,16 +28,14 @@ from scemae.files.documents import Count, Digest, Extent, Finite, Key, Point, Wh
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 REBUILD = "rebuild it with `scemae shards build`"
-TAR = re.compile(
-    r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.tar"
-)  # what a shard may be called: never a way out of its folder
-BLOCK, RECORD = 512, 10240  # bytes of a tar's header, and of what its length is a multiple
+TAR = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.tar")  # a shard's name: no path
+BLOCK, RECORD = 512, 10240  # bytes: of a tar's header; its length is a multiple of RECORD
 LARGEST = 2**28  # bytes of one member
 
 
 @dataclass
 class Shard:
-    """One tar: its file name, number of samples, size in bytes and digests of the tar and of its index."""
+    """One tar: file name, number of samples, size in bytes, digests of the tar and of its index."""
 
     file: str
     samples: Count
@@ -49,7 +50,7 @@ class Shard:
 
 @dataclass
 class Index:
-    """Where the members of one tar lie: for each key, [offset, size] in bytes of its JPEG and of its JSON."""
+    """Where the members of one tar lie: for each key, [offset, size] in bytes of JPEG and JSON."""
 
     keys: list[Key] = field(default_factory=list)
     jpg: list[Extent] = field(default_factory=list)
@@ -64,7 +65,10 @@ class LeftOut(TypedDict):
 
 
 class Annotation(TypedDict, total=False):
-    """KEY.json of a sample: what its source knows of it. landmarks: x, y of each, in pixels of the stored image."""
+    """KEY.json of a sample: what its source says of it.
+
+    landmarks: x, y of each, in pixels of the stored image.
+    """
 
     file: str
     landmarks: list[Point] | None
@@ -75,10 +79,11 @@ class Annotation(TypedDict, total=False):
 
 @dataclass
 class Manifest:
-    """The list of shards of one split, and everything of the source that did not make it into them.
+    """The list of shards of one split, and which images of the source are not in them.
 
-    `left_out` holds one {"file": ..., "reason": ...} per image that is unusable (truncated, not a JPEG, ...);
-    `excluded` counts what was left out on purpose, by reason (say {"in MAFL's test list": 1000}).
+    `left_out` holds one {"file": ..., "reason": ...} for each unusable image (truncated, not a
+    JPEG, ...); `excluded` counts what was left out on purpose, by reason, such as
+    {"in MAFL's test list": 1000}.
     """
 
     dataset: str
@@ -91,7 +96,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def digest(self) -> str:
-        """SHA-256 over the digests of all shards in order: equal if and only if the samples are equal."""
+        """SHA-256 of the digests of all shards in order: equal if and only if the samples are."""
         return disk.digest("\n".join(shard.sha256 for shard in self.shards))
 
 
@@ -101,8 +106,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 @dataclass
-class _Known:
-    """The options of a manifest that are read again."""
+class _KnownOptions:
+    """The options of a manifest that this program reads."""
 
     official_samples: Count | None = None
     subset: bool | None = None
@@ -115,7 +120,7 @@ class _Format:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of `folder`. Raises ShardError if there is none, or if it is of another format."""
+    """Read the manifest of `folder`. Raises ShardError if there is none, or of another format."""
     path = folder / MANIFEST
     try:
         return parse_manifest(documents.read_bytes(path, error=ShardError, remedy=REBUILD), path)
@@ -124,7 +129,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(text: bytes, name: object) -> Manifest:
-    """The manifest in `text`, which sentences call `name`. Raises ShardError."""
+    """The manifest in `text`; `name` stands for it in error messages. Raises ShardError."""
     found = documents.parse_json(
         text, _Format, name, error=ShardError, remedy=REBUILD
     ).format_version
@@ -135,21 +140,19 @@ def parse_manifest(text: bytes, name: object) -> Manifest:
         )
     manifest = documents.parse_json(text, Manifest, name, error=ShardError, remedy=REBUILD)
     documents.convert(
-        manifest.options, _Known, f"{name}: options", error=ShardError, remedy=REBUILD
+        manifest.options, _KnownOptions, f"{name}: options", error=ShardError, remedy=REBUILD
     )
     names = [shard.file for shard in manifest.shards]
     if bad := next((name for name in names if not TAR.fullmatch(name)), None):
         raise ShardError(
-            f"{name}: found the shard {bad[:80]!r}, a plain file name that ends in .tar was needed; {REBUILD}"
+            f"{name}: found the shard {bad[:80]!r}, a plain file name that ends in .tar was "
+            f"needed; {REBUILD}"
         )
-    if len(set(names)) < len(names):
+    if repeated := _repeated(names):
+        raise ShardError(f"{name}: found the shard {repeated} more than once; {REBUILD}")
+    if manifest.samples != (total := sum(shard.samples for shard in manifest.shards)):
         raise ShardError(
-            f"{name}: found the shard {Counter(names).most_common(1)[0][0]} more than once; {REBUILD}"
-        )
-    if manifest.samples != sum(shard.samples for shard in manifest.shards):
-        raise ShardError(
-            f"{name}: says {manifest.samples:,} samples, its shards have "
-            f"{sum(shard.samples for shard in manifest.shards):,}; {REBUILD}"
+            f"{name}: says {manifest.samples:,} samples, its shards have {total:,}; {REBUILD}"
         )
     return manifest
 
@@ -174,35 +177,36 @@ def read_index(folder: Path, shard: Shard) -> Index:
 
 
 def _check_layout(path: Path, index: Index, shard: Shard) -> None:
-    """Raise ShardError where the members that the index names do not fill the tar, one after the other."""
+    """Raise ShardError unless the members in the index fill the tar, one after the other."""
     if not len(index.keys) == len(index.jpg) == len(index.json) == shard.samples:
         raise ShardError(
-            f"{path}: lists {len(index.keys):,} samples, {len(index.jpg):,} JPEGs and {len(index.json):,} "
-            f"annotations, the manifest says {shard.samples:,} of each; {REBUILD}"
+            f"{path}: lists {len(index.keys):,} samples, {len(index.jpg):,} JPEGs and "
+            f"{len(index.json):,} annotations, the manifest says {shard.samples:,} of each; "
+            f"{REBUILD}"
         )
-    if len(set(index.keys)) < len(index.keys):
-        raise ShardError(
-            f"{path}: found the key {Counter(index.keys).most_common(1)[0][0]!r} more than once; {REBUILD}"
-        )
-    members = np.array([*zip(index.jpg, index.json)], np.int64).reshape(
-        -1, 2
-    )  # offset and size, in the tar's order
+    if repeated := _repeated(index.keys):
+        raise ShardError(f"{path}: found the key {repeated!r} more than once; {REBUILD}")
+    # Offset and size of each member, in the tar's order.
+    members = np.array([*zip(index.jpg, index.json)], np.int64).reshape(-1, 2)
     if len(members) and members[:, 1].max() > LARGEST:
         raise ShardError(
-            f"{path}: found a member of {members[:, 1].max():,} bytes, at most {LARGEST:,} were expected; {REBUILD}"
+            f"{path}: found a member of {members[:, 1].max():,} bytes, at most {LARGEST:,} were "
+            f"expected; {REBUILD}"
         )
     ends = np.cumsum(BLOCK + in_blocks(members[:, 1]))  # each is a header and whole blocks of data
     needed = np.concatenate([[0], ends])[:-1] + BLOCK
     if len(wrong := np.flatnonzero(members[:, 0] != needed)):
         row = int(wrong[0])
         raise ShardError(
-            f"{path}: says that {member_name(index.keys[row // 2], row % 2)} begins at byte {members[row, 0]:,} of "
-            f"the tar, after what it names before that is byte {needed[row]:,}; {REBUILD}"
+            f"{path}: says that {member_name(index.keys[row // 2], row % 2)} begins at byte "
+            f"{members[row, 0]:,} of the tar, the members before it end at byte {needed[row]:,}; "
+            f"{REBUILD}"
         )
     length = int(ends[-1]) if len(ends) else 0
     if -(-(length + 2 * BLOCK) // RECORD) * RECORD != shard.bytes:
         raise ShardError(
-            f"{path}: names members that end at byte {length:,} of a tar of {shard.bytes:,}; {REBUILD}"
+            f"{path}: lists members that end at byte {length:,} of a tar of {shard.bytes:,}; "
+            f"{REBUILD}"
         )
 
 
@@ -212,12 +216,12 @@ def in_blocks(size: Any) -> Any:
 
 
 def member_name(key: str, is_annotation: int | bool) -> str:
-    """What a sample's JPEG or annotation is called in its tar."""
+    """The name of a sample's JPEG or annotation in its tar."""
     return f"{key}.json" if is_annotation else f"{key}.jpg"
 
 
 def is_header(block: bytes, name: str, size: int) -> bool:
-    """True where a tar's block, and whatever follows it in `block`, begins a member `name` of `size` bytes."""
+    """True where `block` begins with the tar header of a member `name` of `size` bytes."""
     return (
         block.startswith(name.encode() + b"\0")
         and block[156:157] in (b"0", b"\0")
@@ -226,12 +230,18 @@ def is_header(block: bytes, name: str, size: int) -> bool:
 
 
 def wrong_header(block: bytes, name: str, path: Path) -> str:
-    """Says that the tar `path` has another member where its index names `name`."""
+    """The error message: the tar `path` has another member where its index has `name`."""
     found = block[:100].split(b"\0", 1)[0].decode("utf8", "backslashreplace")[:80]
     return (
-        f"{path}: found {found!r} where its index names {name}; run `scemae shards verify` and copy the shards again, or "
-        "rebuild them"
+        f"{path}: found {found!r} where its index names {name}; run `scemae shards verify` and "
+        "copy the shards again, or rebuild them"
     )
+
+
+def _repeated(names: list[str]) -> str | None:
+    """A name that is there more than once."""
+    counts = Counter(names).most_common(1)
+    return counts[0][0] if counts and counts[0][1] > 1 else None
 
 
 def _no_manifest(folder: Path) -> str:
@@ -239,27 +249,21 @@ def _no_manifest(folder: Path) -> str:
         return f"{folder}: no such folder; build the shards first with `scemae shards build`"
     inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
     if inside:
-        return f"{folder}: holds several splits ({', '.join(inside)}), one was needed; give {_advice(folder, inside)}"
-    return f"{folder}: found no {MANIFEST}, so no finished shards; run `scemae shards build` to its end"
+        return (
+            f"{folder}: holds several splits ({', '.join(inside)}), one was needed; "
+            f"give {_advice(folder, inside)}"
+        )
+    return (
+        f"{folder}: found no {MANIFEST}, so no finished shards; "
+        "run `scemae shards build` to its end"
+    )
 
 
 def _advice(folder: Path, splits: list[str]) -> str:
-    """Which of the splits fit: the largest of CelebA's to train on is `train`, not one of MAFL's."""
-    fitting = [
-        (
-            next(
-                (
-                    name
-                    for name in sorted(splits, key=lambda name: name != end)
-                    if name.endswith(end)
-                ),
-                None,
-            ),
-            use,
-        )
-        for end, use in (("train", "to train on"), ("test", "to test on"))
-    ]
-    return (
-        ", or ".join(f"{folder / name} {use}" for name, use in fitting if name)
-        or f"{folder / splits[0]}, say"
-    )
+    """Which splits to train and to test on: `train` rather than mafl-train, `test` likewise."""
+    advice = []
+    for end, use in (("train", "to train on"), ("test", "to test on")):
+        fitting = [name for name in splits if name.endswith(end)]
+        if fitting:
+            advice.append(f"{folder / (end if end in fitting else fitting[0])} {use}")
+    return ", or ".join(advice) or f"for example {folder / splits[0]}"

@@ -1,4 +1,4 @@
-"""Random access to samples of a folder of shards, local or behind a URL: one positioned read per sample."""
+"""Random access to the samples of a folder of shards, local or at a URL: one read per member."""
 
 import os
 from pathlib import Path
@@ -25,10 +25,10 @@ from scemae.files import disk, documents
 
 
 class ShardSet:
-    """All samples of one split, in manifest order. Reads are thread-safe (pread) and decode nothing."""
+    """All samples of one split, in manifest order. Threads may read at once; nothing is decoded."""
 
     def __init__(self, folder: Path) -> None:
-        """Open every tar of `folder`, check its size and its index. Raises ShardError naming the first that is wrong."""
+        """Open every tar, check its size and its index. Raises ShardError for the first bad one."""
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
         self._paths = [folder / shard.file for shard in self.manifest.shards]
@@ -41,25 +41,22 @@ class ShardSet:
             self.keys += indexes[-1].keys
         if not self.keys:
             raise ShardError(
-                f"{folder}: found no sample at all; build the shards again from a source with images"
+                f"{folder}: found no sample; build the shards again from a source with images"
             )
         if len(set(self.keys)) < len(self.keys):
             raise ShardError(
-                f"{folder}: found a key in two of its shards; rebuild them with `scemae shards build`"
+                f"{folder}: found a key in two of its shards; rebuild them with "
+                "`scemae shards build`"
             )
         self._shard = np.repeat(np.arange(len(indexes)), [len(index.keys) for index in indexes])
-        self._jpg = np.concatenate(
-            [np.array(index.jpg, dtype=np.int64).reshape(-1, 2) for index in indexes]
-        )
-        self._json = np.concatenate(
-            [np.array(index.json, dtype=np.int64).reshape(-1, 2) for index in indexes]
-        )
+        self._jpg = _extents([index.jpg for index in indexes])
+        self._json = _extents([index.json for index in indexes])
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __reduce__(self) -> tuple:
-        """A copy in another process opens the files anew (Ray Tune pickles what a sweep holds)."""
+        """Pickled as its folder: the other process opens the files again (Ray Tune pickles it)."""
         return ShardSet, (self.folder,)
 
     def jpeg(self, i: int) -> bytes:
@@ -67,7 +64,7 @@ class ShardSet:
         return self._read(i, self._jpg[i], member_name(self.keys[i], False))
 
     def annotation(self, i: int) -> Annotation:
-        """The annotation of sample `i`: `file`, and where known `landmarks`, `identity`, `box`. Raises ShardError."""
+        """The annotation of sample `i`. Raises ShardError."""
         name = member_name(self.keys[i], True)
         return documents.parse_json(
             self._read(i, self._json[i], name),
@@ -78,13 +75,13 @@ class ShardSet:
         )
 
     def _read(self, i: int, where: np.ndarray, name: str) -> bytes:
-        """One member, in one read with the header before it, which proves that these bytes are the sample's."""
+        """One member, in one read with its header, which proves that the bytes are the sample's."""
         offset, size = int(where[0]), int(where[1])
         data = os.pread(self._files[self._shard[i]].fileno(), size + BLOCK, offset - BLOCK)
         if len(data) != size + BLOCK:
             raise ShardError(
-                f"{self._path(i)}: {self.keys[i]} ends after {max(len(data) - BLOCK, 0)} of {size} bytes; "
-                "the file changed while in use, re-copy it and resume"
+                f"{self._path(i)}: {self.keys[i]} ends after {max(len(data) - BLOCK, 0)} of {size} "
+                "bytes; the file changed while in use, re-copy it and resume"
             )
         if not is_header(data, name, size):
             raise ShardError(wrong_header(data, name, self._path(i)))
@@ -95,10 +92,10 @@ class ShardSet:
 
 
 def open_shards(location: str, cache_dir: str | None = None, *, may_copy: bool = True) -> ShardSet:
-    """Open the shards at `location`: a folder, or a URL of one (opener.SCHEMES), or a command that the user typed.
+    """Open the shards at `location`: a folder, a URL (url_program.SCHEMES) or a typed pipe:COMMAND.
 
-    What a URL names is copied into `cache_dir` once and read from there; may_copy: false for a folder that another's file
-    names. Raises ShardError.
+    Shards at a URL are copied into `cache_dir` once and read from there. may_copy: False uses only
+    an earlier copy, where `cache_dir` comes from a file of another user. Raises ShardError.
     """
     if scheme_of(location) is None:
         return ShardSet(Path(location))
@@ -111,6 +108,11 @@ def open_shards(location: str, cache_dir: str | None = None, *, may_copy: bool =
     return ShardSet(fetch(location, Path(cache_dir), may_copy=may_copy))
 
 
+def _extents(lists: list[list[list[int]]]) -> np.ndarray:
+    """Offset and size (n, 2) int64 of the members of all shards."""
+    return np.concatenate([np.array(part, dtype=np.int64).reshape(-1, 2) for part in lists])
+
+
 def _open_checked(path: Path, needed: int) -> BinaryIO:
     try:
         file = disk.open_regular(path)
@@ -118,14 +120,14 @@ def _open_checked(path: Path, needed: int) -> BinaryIO:
         raise ShardError(str(error)) from error
     except OSError as error:
         raise ShardError(
-            f"{path}: cannot be opened ({error.strerror}), the manifest lists it; re-copy the folder, "
-            "or rebuild it with `scemae shards build`"
+            f"{path}: cannot be opened ({error.strerror}), the manifest lists it; re-copy the "
+            "folder, or rebuild it with `scemae shards build`"
         ) from error
     found = os.fstat(file.fileno()).st_size
     if found != needed:
         file.close()
         raise ShardError(
-            f"{path}: found {found:,} bytes, the manifest says {needed:,}; re-copy it, or rebuild it "
-            "with `scemae shards build`"
+            f"{path}: found {found:,} bytes, the manifest says {needed:,}; re-copy it, or rebuild "
+            "it with `scemae shards build`"
         )
     return file

@@ -1,12 +1,14 @@
-"""The program that prints what lies at a URL: curl, gsutil or ais, started without a shell; a shell for pipe: alone.
+"""The program that prints the file at a URL: curl, gsutil or ais; a shell only for pipe: commands.
 
-A URL that was read from a file may come from anybody. It is handed over as one argument, or through curl's standard input,
-where the list of processes does not show a password; curl takes no pattern in it and follows no redirection to another
-protocol. A command (pipe:) is run for a location that the user typed (locations.Typed), and for no other.
+A URL that was read from a file may come from anybody. It is passed as one argument, or through
+curl's standard input, so that the list of processes does not show a password; curl expands no
+pattern in it and follows no redirection to another protocol. A pipe: command is run only where the
+user typed the location (locations.Typed).
 """
 
 import subprocess
 import tempfile
+from typing import IO
 
 from scemae.config.locations import Typed, is_masked, masked, may_open, scheme_of
 from scemae.errors import ShardError
@@ -26,50 +28,53 @@ OPTIONS = [
 
 
 def refuse(location: str) -> None:
-    """Raise ShardError for a location that is not to be opened, with what to do."""
+    """Raise ShardError for a location that must not be opened, and say what to do."""
     if is_masked(location):
         raise ShardError(
-            f"{location}: found no copy of it in the cache, and *** stands for what is not kept in files; give the whole "
-            "location on the command line"
+            f"{location}: found no copy of it in the cache, and *** stands for what is not kept in "
+            "files; give the whole location on the command line"
         )
     if not may_open(location):
         raise ShardError(
-            f"{masked(location)}: found in a file, and {scheme_of(location)}: runs a program, which is not done "
-            "because a file names it; type the location on the command line yourself (data.shards=..., in "
-            "verify-resume --shards ...), or copy the shards to a folder and give that"
+            f"{masked(location)}: found in a file, and {scheme_of(location)}: runs a program, "
+            "which is not done because a file names it; type the location on the command line "
+            "yourself (data.shards=..., in verify-resume --shards ...), or copy the shards to a "
+            "folder and give that"
         )
 
 
 def start(location: str) -> subprocess.Popen:
-    """A process that prints what lies at `location`, in a session of its own. Raises ShardError, OSError, ValueError."""
+    """A process, in its own session, that prints the file at `location`.
+
+    Raises ShardError, OSError, ValueError.
+    """
     refuse(location)
     scheme = scheme_of(location)
     if scheme == "pipe":
-        if not isinstance(
-            location, Typed
-        ):  # `refuse` has seen to it; this line is for those who read the next
+        if not isinstance(location, Typed):  # refuse() has checked it; a second lock
             raise ShardError(f"{masked(location)}: not typed by the user")
         return _started(["sh", "-c", location.removeprefix("pipe:")])
     if any(not one.isprintable() for one in location):
         raise ValueError("it holds a character that cannot be printed")
     if scheme in ("gs", "ais"):
-        return _started(
-            ["gsutil", "cat", location] if scheme == "gs" else ["ais", "get", location, "-"]
-        )
+        gsutil, ais = ["gsutil", "cat", location], ["ais", "get", location, "-"]
+        return _started(gsutil if scheme == "gs" else ais)
     return _curl(*_of_hugging_face(location)) if scheme == "hf" else _curl(location, [])
 
 
 def _of_hugging_face(location: str) -> tuple[str, list[str]]:
+    """The https: URL of a file on the Hugging Face Hub, and curl's options for the user's token."""
     from huggingface_hub import HfFileSystem, get_token, hf_hub_url
 
     found = HfFileSystem().resolve_path(location)
-    token = get_token()
-    return hf_hub_url(
+    url = hf_hub_url(
         repo_id=found.repo_id,
         filename=found.path_in_repo,
         repo_type=found.repo_type,
         revision=found.revision,
-    ), [f"oauth2-bearer = {_quoted(token)}"] if token else []
+    )
+    token = get_token()
+    return url, [f"oauth2-bearer = {_quoted(token)}"] if token else []
 
 
 def _curl(url: str, more: list[str]) -> subprocess.Popen:
@@ -91,5 +96,5 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _started(command: list[str], given=subprocess.DEVNULL) -> subprocess.Popen:
-    return subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, start_new_session=True)
+def _started(command: list[str], stdin: int | IO = subprocess.DEVNULL) -> subprocess.Popen:
+    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, start_new_session=True)

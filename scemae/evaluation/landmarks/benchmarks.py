@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from scemae.config.load import configs_dir
-from scemae.data.geometry import CELEBA_SIZE, CELEBA_TOP, CROP, FRAME, INPUT
+from scemae.data.geometry import CELEBA_SIZE, CELEBA_TOP, CROP, FRAME, INPUT, celeba_box
 from scemae.data.picture import open_picture
 from scemae.data.storage.manifest import Annotation, Manifest
 from scemae.data.storage.shard_set import ShardSet
@@ -211,7 +211,7 @@ def _celeba_frame(
         return _resized(image), landmarks * (FRAME / image.width)
     if image.size != CELEBA_SIZE:
         raise ValueError(f"found an image of {image.size}, needed aligned CelebA's {CELEBA_SIZE}")
-    image = image.crop((0, CELEBA_TOP, side, CELEBA_TOP + side))
+    image = image.crop(celeba_box())
     return _resized(image), (landmarks + offset - (0, CELEBA_TOP)) * (FRAME / side)
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scemae.data.geometry import CELEBA_SIZE, CELEBA_TOP, CROP, FRAME, INPUT
+from scemae.data.geometry import CROP, FRAME, INPUT, frame_box
 from scemae.data.picture import LARGEST, SMALLEST
 from scemae.errors import ConfigError
 
@@ -93,10 +93,8 @@ def square_box(image: Image.Image, corners: list[float] | None, path: Path) -> B
     """
     width, height = image.size
     if corners is None:
-        side = min(width, height)
-        if image.size == CELEBA_SIZE:
-            return Box(0, CELEBA_TOP, side)
-        return Box((width - side) // 2, (height - side) // 2, side)
+        left, top, right, _ = frame_box(width, height)
+        return Box(left, top, right - left)
     x0, y0, x1, y1 = corners
     if min(x1, width) - max(x0, 0) < SMALLEST or min(y1, height) - max(y0, 0) < SMALLEST:
         raise ConfigError(
