@@ -205,9 +205,9 @@ def _piped(
         left = min(SILENT_SECONDS, until - clock())
         if left <= 0 or not ready.poll(1000 * left):
             raise ShardError(
-                f"{masked(url)}: found no end of it in time ({SILENT_SECONDS:.0f} s without "
-                f"a byte, or slower than {SLOWEST:,} bytes a second); try again, or copy the shards by "
-                "other means"
+                f"{masked(url)}: found no end of it in time ({SILENT_SECONDS:.0f} s without a "
+                f"byte, or slower than {SLOWEST:,} bytes a second); try again, or copy the "
+                "shards by other means"
             )
         if not (block := os.read(descriptor, PIECE)):
             return
