@@ -1,1 +1,1 @@
-"""Raw data sets to WebDataset shards: `scemae shards build | verify | info`. Imported as scemae.shards."""
+"""Raw data sets to WebDataset shards: `scemae shards build | verify | info`, as scemae.shards."""

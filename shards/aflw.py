@@ -2,20 +2,23 @@
 
 AFLW_M, splits `aflw-train` and `aflw-test`:
 
-    ROOT/**/facedata_cropped.csv           training crops, 150x150: rows with set == 1, columns 4-13 = x y interleaved
+    ROOT/**/facedata_cropped.csv           training crops, 150x150: rows with set == 1,
+                                           columns 4-13 = x y interleaved
     ROOT/MTFL/testing.txt                  test crops, 150x150: columns 1-10 = x1...x5 y1...y5
     ROOT/MTFL/AFLW/*.jpg                   (MTFL may be ROOT itself)
 
 AFLW_R, splits `aflwr-train` and `aflwr-test`, in the layout of lmdis-rep:
 
     ROOT/aflw_{train,test}_images.txt      names below ROOT/output
-    ROOT/aflw_{train,test}_keypoints.mat   gt (n, 5, 2), stored y before x; hw (n, 2), height and width
+    ROOT/aflw_{train,test}_keypoints.mat   gt (n, 5, 2), y before x; hw (n, 2), height and width
 
-AFLW_RC, split `aflwrc-test`, from labels of AFLW_R's test images that you supply: the paper's corrected ones are not
-public (PROTOCOL 1.6 [U]), so this format is ours. A CSV in UTF-8, pixels of the crop counted from 0 as in AFLW_R, one row
-for each name in aflw_test_images.txt, written as there (a name that is repeated there has one row here):
+AFLW_RC, split `aflwrc-test`, from labels of AFLW_R's test images that you supply: the paper's
+corrected ones are not public (PROTOCOL 1.6 [U]), so this format is ours. A CSV in UTF-8, pixels of
+the crop counted from 0 as in AFLW_R, one row for each name in aflw_test_images.txt, written as
+there (a name that is repeated there has one row here), after this first line:
 
-    file,lefteye_x,lefteye_y,righteye_x,righteye_y,nose_x,nose_y,leftmouth_x,leftmouth_y,rightmouth_x,rightmouth_y
+    file,lefteye_x,lefteye_y,righteye_x,righteye_y,nose_x,nose_y,
+    leftmouth_x,leftmouth_y,rightmouth_x,rightmouth_y                (these two lines as one)
 """
 
 import csv
@@ -42,7 +45,7 @@ OFFICIAL = {
 
 @dataclass
 class Keypoints:
-    """What aflw_*_keypoints.mat holds: points (n, 5, 2), y before x, and (n, 2), height and width."""
+    """aflw_*_keypoints.mat: points (n, 5, 2), y before x, and sizes (n, 2), height and width."""
 
     gt: list[list[Point]]
     hw: list[list[Finite]]
@@ -59,16 +62,17 @@ CORRECTED = [
 
 
 def splits_m(root: Path) -> list[Split]:
-    """List AFLW_M's samples: both splits, or the one whose list is there. Landmarks are Matlab's, from 1, as stored.
+    """AFLW_M's samples: both splits, or the one whose list is there.
 
-    Raises DataError, also if a training photograph is among the test photographs.
+    Landmarks are as stored: Matlab's, from 1. Raises DataError, also if a training photograph is
+    among the test photographs.
     """
     needed_folder(root)
     tables = sorted(root.rglob("facedata_cropped.csv"))
     if len(tables) > 1:
         raise DataError(
-            f"{root}: found {len(tables)} tables facedata_cropped.csv ({tables[0]}, {tables[1]}), needed one; "
-            "take the others away"
+            f"{root}: found {len(tables)} tables facedata_cropped.csv ({tables[0]}, {tables[1]}), "
+            "needed one; take the others away"
         )
     table = tables[0] if tables else None
     folder = next(
@@ -76,24 +80,24 @@ def splits_m(root: Path) -> list[Split]:
     )
     if table is None and folder is None:
         raise DataError(
-            f"{root}: found neither facedata_cropped.csv nor MTFL/testing.txt; give the folder that holds "
-            "AFLW's training crops, MTFL, or both"
+            f"{root}: found neither facedata_cropped.csv nor MTFL/testing.txt; give the folder "
+            "that holds AFLW's training crops, MTFL, or both"
         )
     result = []
     if table:
         result.append(_training_crops(table))
     if folder:
         result.append(_mtfl(folder))
-    if len(result) == 2:
-        _check_apart(table, result[1])
+    if table and folder:
+        _check_disjoint(table, result[1])
     return result
 
 
 def splits_r(root: Path, *, corrected: Path | None = None) -> list[Split]:
-    """List AFLW_R's samples of both splits, landmarks turned to (x, y); `size` is [width, height] as `hw` gives it.
+    """AFLW_R's samples of both splits, landmarks as (x, y); `size` is [width, height] from `hw`.
 
-    The official test list repeats 132 images; repetitions stay. With the labels `corrected` there is a third split,
-    `aflwrc-test`: the test images again, with these. Raises DataError.
+    The official test list repeats 132 images; repetitions stay. With the labels `corrected` there
+    is a third split, `aflwrc-test`: the test images again, with these labels. Raises DataError.
     """
     needed_folder(root)
     result = [_recropped(root, part) for part in ("train", "test")]
@@ -101,7 +105,7 @@ def splits_r(root: Path, *, corrected: Path | None = None) -> list[Split]:
 
 
 def read_corrected(path: Path, files: list[str]) -> dict[str, list[list[float]]]:
-    """The five points (x, y) of each of `files` in a table of corrected labels. Raises DataError."""
+    """Five points (x, y) of each of `files`, in a table of corrected labels. Raises DataError."""
     rows = _table(path)
     if not rows or [name.strip() for name in rows[0]] != CORRECTED:
         raise DataError(
@@ -132,15 +136,15 @@ def _training_crops(table: Path) -> Split:
     header = [name.strip() for name in rows[0]] if rows else []
     if not {"set", "crop_file"} <= set(header) or len(header) < 14:
         raise DataError(
-            f"{table}: found the columns {', '.join(header[:6]) or '(none)'} ..., needed set, crop_file "
-            "and five points in columns 4-13; copy it again from the data set"
+            f"{table}: found the columns {', '.join(header[:6]) or '(none)'} ..., needed set, "
+            "crop_file and five points in columns 4-13; copy it again from the data set"
         )
     if short := next(
         (number for number, row in enumerate(rows, start=1) if len(row) != len(header)), None
     ):
         raise DataError(
-            f"{table}, row {short}: found {len(rows[short - 1])} columns, the header has {len(header)}; "
-            "copy it again from the data set"
+            f"{table}, row {short}: found {len(rows[short - 1])} columns, the header has "
+            f"{len(header)}; copy it again from the data set"
         )
     chosen = [row for row in rows[1:] if row[header.index("set")].strip() == "1"]
     names = [row[header.index("crop_file")].strip().replace("\\", "/") for row in chosen]
@@ -180,8 +184,11 @@ def _mtfl_rows(path: Path) -> list[list[str]]:
     return rows
 
 
-def _check_apart(table: Path, test: Split) -> None:
-    """DVE's check: MTFL calls AFLW's photograph image20752.jpg `0008-image20752.jpg`."""
+def _check_disjoint(table: Path, test: Split) -> None:
+    """DVE's check: no training photograph is a test photograph. Raises DataError.
+
+    MTFL calls AFLW's photograph image20752.jpg `0008-image20752.jpg`.
+    """
     header, *rows = ([text.strip() for text in row] for row in _table(table))
     column, part = (
         header.index("image_file") if "image_file" in header else None,
@@ -194,8 +201,8 @@ def _check_apart(table: Path, test: Split) -> None:
         trained & {sample.annotation["file"].split("-")[-1] for sample in test.samples}
     ):
         raise DataError(
-            f"{table}: {len(both):,} of its training photographs (first {both[0]}) are in MTFL's test "
-            "list; use the official lists"
+            f"{table}: {len(both):,} of its training photographs (first {both[0]}) are in MTFL's "
+            "test list; use the official lists"
         )
 
 
@@ -211,8 +218,9 @@ def _recropped(root: Path, part: str) -> Split:
         ) from error
     if points.shape != (len(names), 5, 2) or sizes.shape != (len(names), 2):
         raise DataError(
-            f"{mat}: found gt {points.shape} and hw {sizes.shape}, {listing.name} has {len(names):,} "
-            "names, so (n, 5, 2) and (n, 2) were needed; use files of the same release"
+            f"{mat}: found gt {points.shape} and hw {sizes.shape}, {listing.name} has "
+            f"{len(names):,} names, so (n, 5, 2) and (n, 2) were needed; use files of the same "
+            "release"
         )
     split = _split(
         "aflw_r", f"aflwr-{part}", root / "output", names, points[:, :, ::-1], sizes=sizes[:, ::-1]
@@ -249,8 +257,8 @@ def _corrected_points(path: Path, file: str, row: list[str]) -> list[list[float]
         ) from error
     if not np.isfinite(numbers).all():
         raise DataError(
-            f"{path}: found {', '.join(row)} for {file}, needed numbers that are finite; every point of "
-            "every image is needed"
+            f"{path}: found {', '.join(row)} for {file}, needed numbers that are finite; every "
+            "point of every image is needed"
         )
     return [numbers[i : i + 2] for i in range(0, 10, 2)]
 
@@ -283,14 +291,17 @@ def _split(
 
 
 def _check_repeated(folder: Path, samples: list[Sample]) -> None:
-    """Raises DataError where two rows annotate one image in two ways. (AFLW_R's official list does repeat images.)"""
+    """Raises DataError where two rows of AFLW_M give one image different landmarks.
+
+    AFLW_R's official list does so, and is not checked.
+    """
     first: dict[str, dict] = {}
     for sample in samples:
         file = sample.annotation["file"]
         if first.setdefault(file, sample.annotation) != sample.annotation:
             raise DataError(
-                f"{folder / file}: found two annotations of this image that contradict each other; take the wrong "
-                "row out of the list"
+                f"{folder / file}: found two annotations of this image that contradict each other; "
+                "take the wrong row out of the list"
             )
 
 

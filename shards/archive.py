@@ -1,4 +1,4 @@
-"""Zips and tars of others: which files they hold, without trusting a size or an offset that they say.
+"""Zips and tars from outside: which files they hold; no size or offset in them is trusted.
 
 Tars are walked here, and not by webdataset, because webdataset walks them with tarfile, which in
 Python 3.11 never ends on a pax header whose size is negative.
@@ -19,15 +19,13 @@ from scemae.files import disk
 
 MOST_HEADER = disk.MIB  # bytes of a pax header or a long name
 MOST_EXPANSION = 100  # times: pictures are compressed already
-REGULAR, BODILESS = (
-    (b"0", b"\0", b"7"),
-    (b"1", b"2", b"3", b"4", b"5", b"6"),
-)  # types of members; links, folders, devices
+# Types of members: regular files; links, folders and devices, which have no content.
+REGULAR, BODILESS = (b"0", b"\0", b"7"), (b"1", b"2", b"3", b"4", b"5", b"6")
 
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file in an archive: its name, its size in bytes, and where its bytes start (in a tar)."""
+    """A regular file in an archive: name, size in bytes, and in a tar where its bytes start."""
 
     name: str
     size: int
@@ -44,14 +42,9 @@ def tar_members(path: Path) -> list[Member]:
         with disk.open_regular(path) as file:
             return list(_walk(file.fileno(), os.fstat(file.fileno()).st_size))
     except (_BadTar, FileError, OSError) as error:
-        what = (
-            "a folder, where a tar was needed"
-            if path.is_dir()
-            else f"not a whole tar file ({error})"
-        )
-        raise DataError(
-            f"{path}: {what}; {'rename it' if path.is_dir() else 'copy it again'}"
-        ) from error
+        if path.is_dir():
+            raise DataError(f"{path}: a folder, where a tar was needed; rename it") from error
+        raise DataError(f"{path}: not a whole tar file ({error}); copy it again") from error
 
 
 def zip_members(path: Path) -> list[Member]:
@@ -63,21 +56,23 @@ def zip_members(path: Path) -> list[Member]:
                 for info in archive.infolist()
                 if not info.filename.endswith("/")
             ]
-    except Exception as error:  # zipfile raises all kinds on damaged files: struct.error, zlib.error, RuntimeError, ...
+    except Exception as error:  # zipfile raises struct.error, zlib.error, RuntimeError, ...
         raise DataError(f"{path}: not a whole zip file ({error}); download it again") from error
 
 
 def read_zip_member(path: str, name: str, stamp: tuple[int, ...] = ()) -> bytes:
-    """One file of a zip, which stays open; by `stamp` it is known to be the same zip.
+    """One file of a zip. The zip stays open for the next call with the same path and `stamp`.
 
-    Raises UnusablePicture where it would expand into what is no picture, DataError where the zip is damaged.
+    Raises UnusablePicture where it would expand to far more bytes than a picture has, DataError
+    where the zip is damaged.
     """
     try:
         archive = _open_zip(path, stamp)
         info = archive.getinfo(name)
         if info.file_size > min(MOST_BYTES, MOST_EXPANSION * info.compress_size + disk.MIB):
             raise UnusablePicture(
-                f"expands from {info.compress_size:,} bytes to {info.file_size:,}, which no picture does"
+                f"expands from {info.compress_size:,} bytes to {info.file_size:,}, which no "
+                "picture does"
             )
         with archive.open(info) as file:
             return file.read(info.file_size)
@@ -85,39 +80,43 @@ def read_zip_member(path: str, name: str, stamp: tuple[int, ...] = ()) -> bytes:
         raise
     except Exception as error:  # as above
         raise DataError(
-            f"{path}:{name}: cannot be read ({error}); check the disk, or copy the source again, then run the "
-            "same command"
+            f"{path}:{name}: cannot be read ({error}); check the disk, or copy the source again, "
+            "then run the same command"
         ) from error
 
 
 @functools.lru_cache(maxsize=2)
 def _open_zip(path: str, stamp: tuple[int, ...]) -> zipfile.ZipFile:
-    return zipfile.ZipFile(
-        disk.open_regular(path)
-    )  # once in each worker: 202,599 members take a second to read
+    # Opened once in each worker: to read the list of 202,599 members takes a second.
+    return zipfile.ZipFile(disk.open_regular(path))
 
 
 def _walk(file: int, end: int) -> Iterator[Member]:
-    """Every step goes forward by a block at least, and stays within the file."""
-    at, said = 0, {}  # what a pax header or a long name says of the member that follows
+    """The regular files. Each step moves forward by at least a block, and stays within the file."""
+    at = 0
+    extended: dict[str, str] = {}  # from a pax header or a long name, for the next member
     while at < end:
         header = os.pread(file, BLOCK, at)
         if len(header) == BLOCK and not any(header):
             return
         name, size, kind = _parse(header)
-        size = 0 if kind in BODILESS else int(said.get("size", size)) if kind in REGULAR else size
+        if kind in BODILESS:
+            size = 0
+        elif kind in REGULAR:
+            size = int(extended.get("size", size))
         body = at + BLOCK
         if body + size > end:
             raise _BadTar(f"it ends in the middle of {name!r}")
         if kind in (b"x", b"L"):
             if size > MOST_HEADER:
                 raise _BadTar(f"its header {name!r} is {size:,} bytes long")
-            said |= _extended(kind, os.pread(file, size, body))
+            extended |= _extended(kind, os.pread(file, size, body))
         else:
-            name = said.get("path", name)
+            name = extended.get("path", name)
             if kind in REGULAR and not name.endswith("/"):
                 yield Member(name, size, body)
-            said = said if kind in (b"K", b"g") else {}
+            if kind not in (b"K", b"g"):  # a long link and a global header say nothing of names
+                extended = {}
         at = body + in_blocks(size)
 
 
@@ -126,9 +125,8 @@ def _parse(header: bytes) -> tuple[str, int, bytes]:
     if len(header) < BLOCK:
         raise _BadTar("it ends in the middle of a header")
     checked = header[:148] + b" " * 8 + header[156:]
-    signed = sum(checked) - 256 * sum(
-        byte > 127 for byte in checked
-    )  # as some old programs counted
+    # Some old programs summed signed bytes.
+    signed = sum(checked) - 256 * sum(byte > 127 for byte in checked)
     if _number(header[148:156]) not in (sum(checked), signed):
         raise _BadTar("a header's checksum is wrong")
     if (kind := header[156:157]) == b"S":
@@ -142,7 +140,7 @@ def _parse(header: bytes) -> tuple[str, int, bytes]:
 
 
 def _number(field: bytes) -> int:
-    """Octal digits, or GNU's binary form, which also has negative numbers."""
+    """A number of a header: octal digits, or GNU's binary form. Raises _BadTar if negative."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.split(b"\0")[0].strip()
@@ -155,12 +153,12 @@ def _extended(kind: bytes, body: bytes) -> dict[str, str]:
     """The name, and the size where it is given, of the member that follows."""
     if kind == b"L":
         return {"path": _text(body.rstrip(b"\0"))}
-    said = dict(_records(body))
-    if any(key.startswith("GNU.sparse") for key in said):
+    records = dict(_records(body))
+    if any(key.startswith("GNU.sparse") for key in records):
         raise _BadTar("it has a sparse member, which is not read")
-    if not re.fullmatch(r"[0-9]{1,18}", said.get("size", "0")):
-        raise _BadTar(f"a header says a size of {said['size'][:40]!r}")
-    return {key: said[key] for key in ("path", "size") if key in said}
+    if not re.fullmatch(r"[0-9]{1,18}", records.get("size", "0")):
+        raise _BadTar(f"a header says a size of {records['size'][:40]!r}")
+    return {key: records[key] for key in ("path", "size") if key in records}
 
 
 def _records(body: bytes) -> Iterator[tuple[str, str]]:
@@ -170,9 +168,8 @@ def _records(body: bytes) -> Iterator[tuple[str, str]]:
         digits = body[at : at + 8].partition(b" ")[0]
         length = int(digits) if re.fullmatch(rb"[0-9]{1,7}", digits) else 0
         key, equals, value = body[at + len(digits) + 1 : at + length - 1].partition(b"=")
-        if (
-            not equals or length <= len(digits) or at + length > len(body)
-        ):  # so that every step goes forward
+        # Each step must move forward.
+        if not equals or length <= len(digits) or at + length > len(body):
             raise _BadTar("a pax header is damaged")
         yield _text(key), _text(value)
         at += length

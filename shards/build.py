@@ -1,9 +1,11 @@
-"""Command line `scemae shards build | verify | info`: raw data sets to shards, and shards read back."""
+"""`scemae shards build | verify | info`: raw data sets to shards; shards checked and described."""
 
 import argparse
 import os
+from pathlib import Path
 
 from scemae.config.values import given_path
+from scemae.data.storage.manifest import Manifest
 from scemae.errors import ConfigError, DataError, printable
 from scemae.shards import aflw, celeba, check, folder, w300
 from scemae.shards.image import QUALITY
@@ -12,7 +14,7 @@ from scemae.shards.write import write_split
 
 EXAMPLES = """examples:
   scemae shards build celeba /datasets/CelebA /data/shards/celeba --workers 16
-  scemae shards build celeba /datasets/CelebA /data/shards/celeba136 --resize 136 --split train --split val
+  scemae shards build celeba /datasets/CelebA /data/celeba136 --resize 136 --split train --split val
   scemae shards build aflw_m /data/aflw-mtfl /data/shards/aflw
   scemae shards build aflw_r /data/aflw-recrop /data/shards/aflw --corrected corrected.csv
   scemae shards build w300 /data/300w /data/shards/300w --boxes landmarks
@@ -22,9 +24,9 @@ EXAMPLES = """examples:
 """
 BUILD = """Turn a raw data set into one folder of shards for each split, OUT/<split>.
 
-Every image is decoded once; those that are not whole are named in the manifest and left out. A build that was
-interrupted goes on where it stopped when the same command is run again: finished shards are kept. The same source
-and options always give the same bytes."""
+Every image is decoded once; those that are not whole are named in the manifest and left out. Run
+the same command again after an interruption: finished shards are kept, the others are written. The
+same source and options always give the same bytes."""
 SOURCES = {
     "celeba": (celeba, "CelebA, and MAFL from it: train, val, mafl-train, mafl-test"),
     "aflw_m": (aflw, "AFLW in MTFL's crops: aflw-train, aflw-test"),
@@ -48,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def build(arguments: argparse.Namespace) -> None:
-    """Build all splits that were asked for, and print a line on each. Raises DataError, ShardError."""
+    """Build all splits asked for, and print a line for each. Raises DataError, ShardError."""
     for split in _chosen(_splits(arguments), arguments.split):
         target = arguments.out / split.name
         manifest, kept = write_split(
@@ -58,20 +60,18 @@ def build(arguments: argparse.Namespace) -> None:
             max_bad_fraction=arguments.max_bad_fraction,
             workers=arguments.workers,
         )
-        print(
-            f"{target}: {manifest.samples:,} samples in {len(manifest.shards)} shards "
-            f"({kept} finished earlier and kept, {len(manifest.shards) - kept} written now), "
-            f"{len(manifest.left_out):,} unusable images left out, {sum(manifest.excluded.values()):,} excluded"
-            f"{_reasons(manifest.excluded)}"
-            f"{', a subset of the official split' if manifest.options.get('subset') else ''}"
-        )
+        print(_summary(target, manifest, kept))
 
 
-def _reasons(excluded: dict[str, int]) -> str:
+def _summary(target: Path, manifest: Manifest, kept: int) -> str:
+    """One line: samples, shards written and kept, images left out and excluded, by reason."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in manifest.excluded.items())
     return (
-        f" ({', '.join(f'{count:,} {reason}' for reason, count in excluded.items())})"
-        if excluded
-        else ""
+        f"{target}: {manifest.samples:,} samples in {len(manifest.shards)} shards "
+        f"({kept} finished earlier and kept, {len(manifest.shards) - kept} written now), "
+        f"{len(manifest.left_out):,} unusable images left out, "
+        f"{sum(manifest.excluded.values()):,} excluded{f' ({reasons})' if reasons else ''}"
+        f"{', a subset of the official split' if manifest.options.get('subset') else ''}"
     )
 
 
@@ -81,8 +81,8 @@ def _splits(arguments: argparse.Namespace) -> list[Split]:
         case "celeba":
             if arguments.quality and not arguments.resize:
                 raise ConfigError(
-                    "--quality without --resize: the original bytes are stored, nothing is encoded; "
-                    "leave it out, or add --resize N"
+                    "--quality without --resize: the original bytes are stored, nothing is "
+                    "encoded; leave it out, or add --resize N"
                 )
             return celeba.splits(
                 root,
@@ -113,14 +113,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `scemae shards`."""
     raw, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
     commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | info")
-    sources = commands.add_parser(
+    builder = commands.add_parser(
         "build",
         help="turn a raw data set into shards",
         description=BUILD,
         epilog=EXAMPLES,
         formatter_class=raw,
     )
-    sources = sources.add_subparsers(dest="source", required=True, metavar=" | ".join(SOURCES))
+    sources = builder.add_subparsers(dest="source", required=True, metavar=" | ".join(SOURCES))
     for name, (module, words) in SOURCES.items():
         _add_source(
             sources.add_parser(name, help=words, description=module.__doc__, formatter_class=raw),
@@ -134,8 +134,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("--decode", action="store_true", help="also decode every image")
     info = commands.add_parser(
         "info",
-        help="say what a folder of shards holds",
-        description="Say what a folder of shards holds, and what was left out of it and why.",
+        help="describe what a folder of shards holds",
+        description="Describe what a folder of shards holds, and what was left out of it and why.",
     )
     for command in (verify, info):
         command.add_argument(
@@ -195,7 +195,7 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
             "--corrected",
             type=given_path,
             metavar="FILE",
-            help="a CSV of corrected labels of the test images: adds the split aflwrc-test (AFLW_RC)",
+            help="a CSV of corrected labels of the test images: adds the split aflwrc-test",
         )
     if name == "w300":
         parser.add_argument(

@@ -1,6 +1,6 @@
-"""CelebA and MAFL: the pretraining splits `train` and `val`, and the benchmark splits `mafl-train` and `mafl-test`.
+"""CelebA and MAFL: `train` and `val` for pretraining, `mafl-train` and `mafl-test` to be tested on.
 
-    ROOT/img_align_celeba/NNNNNN.jpg                 or img_align_celeba.zip, or tars that hold the same names
+    ROOT/img_align_celeba/NNNNNN.jpg                 or img_align_celeba.zip, or tars of these names
     ROOT/Eval/list_eval_partition.txt                needed
     ROOT/Anno/list_landmarks_align_celeba.txt        without it: no landmarks and no MAFL splits
     ROOT/Anno/identity_CelebA.txt                    without it: no identities
@@ -15,18 +15,26 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from scemae.data.geometry import CELEBA_SIZE, celeba_box
 from scemae.errors import DataError
 from scemae.shards.archive import Member, tar_members, zip_members
 from scemae.shards.image import QUALITY, Frame
-from scemae.shards.source import Place, Sample, Split, needed_folder, only_once, read_lines, stamped
+from scemae.shards.source import (
+    ImagePlace,
+    Sample,
+    Split,
+    needed_folder,
+    only_once,
+    read_lines,
+    stamped,
+)
 
 FULL = 202_599  # images of the whole CelebA
 FULL_TRAIN = 162_770  # of them in partition 0
-FULL_MAFL = (
-    19_000,
-    1_000,
-)  # MAFL's training and test images (PROTOCOL 3.2); configs/benchmark/mafl.yaml says so too
+# MAFL's training and test images (PROTOCOL 3.2); configs/benchmark/mafl.yaml says so too.
+FULL_MAFL = (19_000, 1_000)
 VAL_IMAGES = 2_000  # PROTOCOL 3.2: the first of partition 2 without MAFL
 
 MEMBER = re.compile(r"(?:.*/)?img_align_celeba/([0-9]{6}\.jpg)")
@@ -47,12 +55,13 @@ def splits(
     resize: int | None = None,
     quality: int = QUALITY,
 ) -> list[Split]:
-    """List CelebA's samples by split, each in the order of the file names, with landmarks as the file gives them.
+    """CelebA's samples by split, each in the order of the file names. Raises DataError.
 
-    train is partition 0 without MAFL's test images (always) and without MAFL's training images (the default, which
-    leaves 146,501 of 162,770: PROTOCOL 1.4 [D]); val is the first 2,000 of partition 2 without MAFL (PROTOCOL 3.2).
-    `resize` stores the 178x178 frame (rows 30..207) scaled to resize x resize as a JPEG of `quality`, landmarks moved
-    with it: for small shards that travel; a choice of ours, lossy, named in the manifest. Raises DataError.
+    train is partition 0 without MAFL's test images (always) and without MAFL's training images (by
+    default, which leaves 146,501 of 162,770: PROTOCOL 1.4 [D]); val is the first 2,000 of partition
+    2 without MAFL (PROTOCOL 3.2). Landmarks are as the file has them. `resize` stores the square
+    frame (rows 30..207) scaled to resize x resize as a JPEG of `quality`, with landmarks in its
+    pixels: a choice of ours for small shards; it is lossy, and the manifest says so.
     """
     images = find_images(needed_folder(root))
     partition = read_partition(_needed_list(root, "Eval", "list_eval_partition.txt"), images)
@@ -69,8 +78,11 @@ def splits(
     mafl = read_mafl(root, partition)
     if len(images) == FULL:
         _check_official(partition, mafl)
-    frame = Frame("celeba-178", (178, 218), (0, 30, 178, 208), resize, quality) if resize else None
-    options = {"subset": len(images) != FULL, "exclude_mafl_train": exclude_mafl_train}
+    frame = Frame("celeba-178", CELEBA_SIZE, celeba_box(), resize, quality) if resize else None
+    options: dict[str, Any] = {
+        "subset": len(images) != FULL,
+        "exclude_mafl_train": exclude_mafl_train,
+    }
     if frame:
         options |= frame.options()
     if notes := _notes(landmarks, identities, mafl):
@@ -81,36 +93,30 @@ def splits(
             samples = [
                 _sample(image, images[image], landmarks, identities, frame) for image in chosen
             ]
-            result.append(
-                Split(
-                    "celeba",
-                    name,
-                    samples,
-                    excluded,
-                    options | _official(name, images, samples),
-                    frame,
-                )
-            )
+            said = options | _official(name, images, samples)
+            result.append(Split("celeba", name, samples, excluded, said, frame))
     return result
 
 
-def find_images(root: Path) -> dict[str, Place]:
-    """Find every img_align_celeba/NNNNNN.jpg in a folder, else in a zip, else in tars, of `root` or `root`/Img.
+def find_images(root: Path) -> dict[str, ImagePlace]:
+    """Every img_align_celeba/NNNNNN.jpg in a folder, else a zip, else tars, of `root` or root/Img.
 
-    Members of other folders in the same tars are passed over. Raises DataError if there is no image, or one twice.
+    Members of other folders in the same tars are ignored. Raises DataError if there is no image, or
+    one twice.
     """
     for base in (root, root / "Img"):
         for find in (_in_folder, _in_zip, _in_tars):
             if images := find(base):
                 return images
     raise DataError(
-        f"{root}: found no img_align_celeba/NNNNNN.jpg (in a folder, img_align_celeba.zip or *.tar); "
-        "give the folder that holds CelebA's aligned JPEG images, or use the source `folder`"
+        f"{root}: found no img_align_celeba/NNNNNN.jpg (in a folder, img_align_celeba.zip or "
+        "*.tar); give the folder that holds CelebA's aligned JPEG images, or use the source "
+        "`folder`"
     )
 
 
 def read_partition(path: Path, images: Iterable[str]) -> dict[str, int]:
-    """Read rows `000001.jpg 0`, where 0, 1, 2 are CelebA's train, validation and test. Raises DataError."""
+    """Read rows `000001.jpg 0`; 0, 1, 2 are CelebA's train, validation, test. Raises DataError."""
     rows = only_once(
         path, ((fields[0], _whole(path, line, fields[1])) for line, fields in _rows(path, 2))
     )
@@ -123,7 +129,10 @@ def read_partition(path: Path, images: Iterable[str]) -> dict[str, int]:
 
 
 def read_landmarks(path: Path, images: Iterable[str]) -> dict[str, list[list[int]]]:
-    """Read the count line, the header and rows `000001.jpg x y x y ...` of five points. Raises DataError."""
+    """Read the count, the header and rows `000001.jpg x y x y ...` of five points.
+
+    Raises DataError.
+    """
     head = [text for _, text in zip(range(2), (text for _, text in read_lines(path)))]
     listed = (
         (fields[0], [_whole(path, line, text) for text in fields[1:]])
@@ -133,10 +142,11 @@ def read_landmarks(path: Path, images: Iterable[str]) -> dict[str, list[list[int
         name: [row[i : i + 2] for i in range(0, 10, 2)]
         for name, row in only_once(path, listed).items()
     }
-    if not head or (head[0].lstrip("0") or "0") != str(len(rows)):
+    count = head[0] if head else "nothing"
+    if (count.lstrip("0") or "0") != str(len(rows)):
         raise DataError(
-            f"{path}: its first line says {head[0][:40] if head else 'nothing'}, but {len(rows):,} different "
-            "images follow; copy the list again from the data set"
+            f"{path}: its first line says {count[:40]}, but {len(rows):,} different images follow; "
+            "copy the list again from the data set"
         )
     return _agree(path, rows, images)
 
@@ -151,10 +161,11 @@ def read_identities(path: Path, images: Iterable[str]) -> dict[str, int]:
 
 def read_mafl(root: Path, partition: dict[str, int]) -> Mafl:
     """Read MAFL's two lists of names; empty sets if both are absent. Raises DataError."""
-    paths = [_list(root, "MAFL", name) for name in ("training.txt", "testing.txt")]
-    if not any(paths):
+    names = ("training.txt", "testing.txt")
+    paths = [path for name in names if (path := _list(root, "MAFL", name))]
+    if not paths:
         return Mafl()
-    if not all(paths):
+    if len(paths) < len(names):
         raise DataError(
             f"{root}/MAFL: found only one of training.txt and testing.txt; give both or neither"
         )
@@ -164,13 +175,13 @@ def read_mafl(root: Path, partition: dict[str, int]) -> Mafl:
     )
     if strangers := sorted((train | test) - partition.keys()):
         raise DataError(
-            f"{root}/MAFL: {len(strangers):,} of its names (first {strangers[0]}) are not in CelebA's "
-            "partition list; give the MAFL lists that belong to these images"
+            f"{root}/MAFL: {len(strangers):,} of its names (first {strangers[0]}) are not in "
+            "CelebA's partition list; give the MAFL lists that belong to these images"
         )
     if both := sorted(train & test):
         raise DataError(
-            f"{root}/MAFL: {len(both):,} names (first {both[0]}) are in training.txt and in testing.txt; "
-            "copy the official lists again"
+            f"{root}/MAFL: {len(both):,} names (first {both[0]}) are in training.txt and in "
+            "testing.txt; copy the official lists again"
         )
     return Mafl(train, test)
 
@@ -178,7 +189,7 @@ def read_mafl(root: Path, partition: dict[str, int]) -> Mafl:
 def _choose(
     partition: dict[str, int], mafl: Mafl, exclude_mafl_train: bool
 ) -> dict[str, tuple[list[str], dict[str, int]]]:
-    """For each split, the names that belong to it and how many others were excluded for which reason."""
+    """For each split its names, and how many others were excluded for which reason."""
 
     def train(name: str) -> str:
         if partition[name] != 0:
@@ -218,7 +229,7 @@ def _part(names: Iterable[str], reason: Callable[[str], str]) -> tuple[list[str]
 
 
 def _sample(
-    name: str, place: Place, landmarks: dict, identities: dict, frame: Frame | None
+    name: str, place: ImagePlace, landmarks: dict, identities: dict, frame: Frame | None
 ) -> Sample:
     annotation: dict = {"file": name}
     if landmarks:
@@ -228,8 +239,8 @@ def _sample(
     return Sample(name.removesuffix(".jpg"), annotation, place)
 
 
-def _official(name: str, images: dict[str, Place], samples: list[Sample]) -> dict:
-    """Of MAFL's splits: how many images the official one has, and whether this is another set (of another CelebA)."""
+def _official(name: str, images: dict[str, ImagePlace], samples: list[Sample]) -> dict:
+    """Options of MAFL's splits: the official number of images, and whether this set differs."""
     official = {"mafl-train": FULL_MAFL[0], "mafl-test": FULL_MAFL[1]}.get(name)
     if official is None:
         return {}
@@ -240,7 +251,8 @@ def _notes(landmarks: dict, identities: dict, mafl: Mafl) -> list[str]:
     notes = {
         "no landmark list: no annotations and no MAFL splits": not landmarks,
         "no identity list": not identities,
-        "no MAFL lists: no MAFL splits, and MAFL's images could not be taken out of train and val": not mafl.test,
+        "no MAFL lists: no MAFL splits, and MAFL's images could not be taken out of train and "
+        "val": not mafl.test,
     }
     return [note for note, applies in notes.items() if applies]
 
@@ -267,8 +279,8 @@ def _needed_list(root: Path, folder: str, name: str) -> Path:
     path = _list(root, folder, name)
     if path is None:
         raise DataError(
-            f"{root}: found no {folder}/{name}, which says what is train and test; put CelebA's list "
-            "there, or use the source `folder` for images without lists"
+            f"{root}: found no {folder}/{name}, which says what is train and test; put CelebA's "
+            "list there, or use the source `folder` for images without lists"
         )
     return path
 
@@ -288,8 +300,8 @@ def _rows(path: Path, columns: int, skip: int = 0) -> Iterable[tuple[int, list[s
 def _whole(path: Path, line: int, text: str) -> int:
     if not re.fullmatch(r"[-+]?[0-9]{1,9}", text):
         raise DataError(
-            f"{path}, line {line}: found {text[:40]!r}, needed a whole number of up to nine digits; "
-            "copy the list again from the data set"
+            f"{path}, line {line}: found {text[:40]!r}, needed a whole number of up to nine "
+            "digits; copy the list again from the data set"
         )
     return int(text)
 
@@ -309,7 +321,7 @@ def _agree(path: Path, rows: dict, images: Iterable[str]) -> dict:
     return rows
 
 
-def _in_folder(base: Path) -> dict[str, Place]:
+def _in_folder(base: Path) -> dict[str, ImagePlace]:
     folder = base / "img_align_celeba"
     if not folder.is_dir():
         return {}
@@ -321,49 +333,41 @@ def _in_folder(base: Path) -> dict[str, Place]:
         }
 
 
-def _file(entry: os.DirEntry) -> Place:
+def _file(entry: os.DirEntry) -> ImagePlace:
     try:
         return stamped(entry.path, entry.stat())
     except OSError as error:
         raise DataError(
-            f"{entry.path}: cannot be opened ({error.strerror}); copy the image again, or take the link "
-            "away"
+            f"{entry.path}: cannot be opened ({error.strerror}); copy the image again, or take the "
+            "link away"
         ) from error
 
 
-def _in_zip(base: Path) -> dict[str, Place]:
+def _in_zip(base: Path) -> dict[str, ImagePlace]:
     path = base / "img_align_celeba.zip"
     return _in_archive(path, zip_members(path)) if path.exists() else {}
 
 
-def _in_tars(base: Path) -> dict[str, Place]:
-    images: dict[str, Place] = {}
+def _in_tars(base: Path) -> dict[str, ImagePlace]:
+    images: dict[str, ImagePlace] = {}
     for path in sorted(base.glob("*.tar")):
         for name, place in _in_archive(path, tar_members(path)).items():
             _once(images, name, place)
     return images
 
 
-def _in_archive(path: Path, members: list[Member]) -> dict[str, Place]:
-    images: dict[str, Place] = {}
+def _in_archive(path: Path, members: list[Member]) -> dict[str, ImagePlace]:
+    images: dict[str, ImagePlace] = {}
     stamp = stamped(str(path), path.stat()).stamp
     for member in members:
         if match := MEMBER.fullmatch(member.name):
-            _once(
-                images,
-                match[1],
-                Place(
-                    str(path),
-                    member.size,
-                    "" if member.offset >= 0 else member.name,
-                    member.offset,
-                    stamp,
-                ),
-            )
+            name = "" if member.offset >= 0 else member.name  # a zip's members are read by name
+            place = ImagePlace(str(path), member.size, name, member.offset, stamp)
+            _once(images, match[1], place)
     return images
 
 
-def _once(images: dict[str, Place], name: str, place: Place) -> None:
+def _once(images: dict[str, ImagePlace], name: str, place: ImagePlace) -> None:
     if name not in images:
         images[name] = place
     elif images[name].path == place.path:

@@ -1,4 +1,4 @@
-"""Reading finished shards back: `verify` compares every byte with the manifest, `describe` says what a folder holds."""
+"""Reading finished shards: `verify` compares all bytes with the manifest, `describe` lists them."""
 
 import hashlib
 import os
@@ -24,13 +24,13 @@ from scemae.data.storage.shard_set import open_shards
 from scemae.errors import FileError, ShardError
 from scemae.files import disk, documents
 from scemae.process.progress import progress_bar
-from scemae.shards.record import BUILD_FOLDER
+from scemae.shards.finished import BUILD_FOLDER
 
 PIECE = 1 << 20
 
 
 def find_splits(location: Path) -> list[Path]:
-    """Return the folders of splits at `location`: itself, or those in it. Raises ShardError if there is none."""
+    """The folders of splits at `location`: itself, or those in it. Raises ShardError for a file."""
     if location.exists() and not location.is_dir():
         raise ShardError(f"{location}: is a file; give the folder of shards that it lies in")
     if (location / MANIFEST).exists() or not location.is_dir():
@@ -40,35 +40,40 @@ def find_splits(location: Path) -> list[Path]:
         for folder in sorted(location.iterdir())
         if (folder / MANIFEST).exists() or (folder / BUILD_FOLDER).is_dir()
     ]
-    return inside or [location]  # read_manifest then says what is missing
+    return inside or [location]  # read_manifest will say what is missing
 
 
 def verify(location: Path, *, decode: bool = False) -> str:
-    """Read all shards at `location` and compare sizes and digests with the manifests; return a summary.
+    """Read all shards at `location`, compare sizes and digests with the manifests; summarise.
 
-    With `decode` each image is also decoded and each annotation parsed. Raises ShardError naming every wrong file.
+    decode: each image is also decoded and each annotation parsed. Raises ShardError that names
+    every wrong file.
     """
     wrong: list[str] = []
-    unread, foreign, lines = [], [], []
+    foreign: list[str] = []
+    sentences: list[str] = []
+    lines: list[str] = []
     for folder in find_splits(location):
         try:
             manifest = read_manifest(folder)
         except ShardError as error:
-            unread.append(str(error))
+            sentences.append(str(error))
             continue
         found = _check_split(folder, manifest, decode)
         wrong += found
         listed = {shard.file for shard in manifest.shards}
         foreign += [str(path) for path in sorted(folder.glob("*.tar")) if path.name not in listed]
         lines.append(f"{folder}: {_amount(manifest)}, {'whole' if not found else 'NOT whole'}")
-    sentences = unread + [
-        f"{len(wrong)} of its parts are wrong: {'; '.join(wrong)}; copy these files again, or remove them "
-        "and run the same `scemae shards build` again, which writes only what is missing"
-    ] * bool(wrong)
+    if wrong:
+        sentences.append(
+            f"{len(wrong)} of its parts are wrong: {'; '.join(wrong)}; copy these files again, or "
+            "remove them and run the same `scemae shards build` again, which writes only what is "
+            "missing"
+        )
     if foreign:
         sentences.append(
-            f"{len(foreign)} tars are in no manifest ({', '.join(foreign[:5])}), so nothing reads them: they belong "
-            "to something else; move them to where they belong"
+            f"{len(foreign)} tars are in no manifest ({', '.join(foreign[:5])}), so nothing reads "
+            "them: they belong to something else; move them to where they belong"
         )
     if sentences:
         raise ShardError(f"{location}: {'. '.join(sentences)}")
@@ -76,7 +81,7 @@ def verify(location: Path, *, decode: bool = False) -> str:
 
 
 def describe(location: Path) -> str:
-    """Say in words what the shards at `location` hold. Raises ShardError."""
+    """Lines for people on what the shards at `location` hold. Raises ShardError."""
     return "\n\n".join(_describe_split(folder) for folder in find_splits(location))
 
 
@@ -118,7 +123,10 @@ def _check_shard(folder: Path, shard: Shard, bar: Any, decode: bool) -> None:
 
 
 def _check_members(path: Path, index: Index, decode: bool) -> None:
-    """Whether the tar's own headers name what its index names; with `decode` also what lies behind them."""
+    """Raise ShardError where the tar's headers are not those of its index.
+
+    decode: also where an image or an annotation does not decode.
+    """
     with disk.open_regular(path) as file:
         for row, key in enumerate(index.keys):
             for is_annotation, (start, size) in enumerate((index.jpg[row], index.json[row])):
@@ -133,8 +141,9 @@ def _check_members(path: Path, index: Index, decode: bool) -> None:
 def _decode(data: bytes, path: Path, key: str, is_annotation: int) -> None:
     try:
         if is_annotation:
+            name = f"{key}.json"
             documents.parse_json(
-                data, Annotation, f"{key}.json", error=ShardError, remedy="rebuild the shards"
+                data, Annotation, name, error=ShardError, remedy="rebuild the shards"
             )
         else:
             decode_jpeg(data, strict=True)
@@ -164,9 +173,9 @@ def _describe_split(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _annotations(first: dict) -> list[str]:
+def _annotations(first: Annotation) -> list[str]:
     names = {
-        "landmarks": f"{len(first.get('landmarks', []))} landmarks",
+        "landmarks": f"{len(first.get('landmarks') or [])} landmarks",
         "identity": "identity",
         "box": "face box",
         "size": "size",

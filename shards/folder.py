@@ -1,8 +1,9 @@
 """Any plain folder of images, sub-folders included, as one split without annotations: train.
 
-Upright JPEGs are stored byte for byte. Those that EXIF turns, and PNG, WebP, TIFF, BMP, GIF and PPM, are encoded as JPEG: the
-first of several pictures, transparent parts on white, 16 bits brought to 8. What is empty, damaged, smaller than 32 pixels
-or larger than 100 million is left out with a reason in the manifest; linked folders are counted there and not entered.
+Upright JPEGs are stored byte for byte. JPEGs that EXIF turns, and PNG, WebP, TIFF, BMP, GIF and PPM
+are encoded as JPEG: the first of several pictures, transparent parts on white, 16 bits reduced to
+8. Files that are empty or damaged, and pictures smaller than 32 pixels or larger than 100 million,
+are left out with a reason in the manifest; linked folders are counted there and not entered.
 """
 
 import os
@@ -10,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 from scemae.errors import DataError
+from scemae.shards.finished import BUILD_FOLDER
 from scemae.shards.image import ENCODING
-from scemae.shards.record import BUILD_FOLDER
 from scemae.shards.source import Sample, Split, file_place, needed_folder, unique_keys
 
 OTHER, LINKS = "not an image by its name", "linked folders, not entered"
@@ -20,45 +21,46 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff",
 
 
 def splits(root: Path, *, name: str = "train") -> list[Split]:
-    """List all images below `root`, sorted by path, as the split `name`; hidden files are passed over, links to folders
-    are counted and not entered (they may lead anywhere, and round in a circle).
+    """List all images below `root`, by the ending of their names and sorted by path, as one split.
 
-    What is an image goes by the file name's ending; JPEG bytes stay untouched where they are upright; turned ones and other
-    formats are encoded as JPEG.
-    Raises DataError if there is no image.
+    Hidden files are ignored. Links to folders are counted and not entered: they may lead anywhere,
+    even in a circle. Raises DataError if there is no image.
     """
     needed_folder(root)
     images, excluded = _find(root)
     if not images:
+        links = f", and {excluded[LINKS]} {LINKS}" if excluded[LINKS] else ""
         raise DataError(
-            f"{root}: found {excluded[OTHER]:,} files, none of them an image ({' '.join(sorted(SUFFIXES))})"
-            f"{f', and {excluded[LINKS]} {LINKS}' if excluded[LINKS] else ''}; give the folder that holds the "
-            "images"
+            f"{root}: found {excluded[OTHER]:,} files, none of them an image "
+            f"({' '.join(sorted(SUFFIXES))}){links}; give the folder that holds the images"
         )
     names = sorted(file.as_posix() for file in images)
     samples = [
         Sample(key, {"file": file}, file_place(root, file))
         for key, file in zip(unique_keys(names), names)
     ]
+    options = {"other_formats": ENCODING}
     return [
         Split(
             "folder",
             name,
             samples,
             dict(excluded),
-            {"other_formats": ENCODING},
-            accept_other_formats=True,
+            options,
             upright=True,
+            accept_other_formats=True,
         )
     ]
 
 
 def _find(root: Path) -> tuple[list[Path], Counter]:
-    """The images below `root`, and how many other things there are, by reason. Raises DataError.
+    """The images below `root`, and how many other entries there are, by reason. Raises DataError.
 
-    In a folder of shards, of an earlier build into `root` say, only images count: what we wrote is no part of a source.
+    In a folder of shards, for example of an earlier build into `root`, only images count: the tars
+    are no part of the source.
     """
-    images, excluded = [], Counter()
+    images: list[Path] = []
+    excluded: Counter[str] = Counter()
     for place, folders, names in os.walk(root, onerror=_refuse):
         here, is_output = Path(place), BUILD_FOLDER in folders
         visible = [folder for folder in folders if not folder.startswith(".")]

@@ -1,4 +1,4 @@
-"""One image on its way into a shard: decoded wholly to check it, and passed on untouched wherever possible."""
+"""One image for a shard: decoded to its end to check it, and stored byte for byte if possible."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,16 @@ from PIL import Image
 
 from scemae.data.picture import UnusablePicture, check_sides, decode_jpeg, is_turned, open_picture
 
-QUALITY = 95  # of images that have to be encoded anew; chroma is kept at full resolution (4:4:4)
-ENCODING = f"JPEG quality {QUALITY}, 4:4:4"  # as the manifest says it
+QUALITY = 95  # of images that must be encoded anew; chroma keeps its full resolution (4:4:4)
+ENCODING = f"JPEG quality {QUALITY}, 4:4:4"  # in the manifest
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A crop of images of one size, scaled to `size` x `size` with PIL's bilinear filter, and encoded anew.
+    """A crop of images of one size, scaled to `size` x `size` (PIL, bilinear) and encoded anew.
 
-    `source` is the (width, height) that every image must have; `box` the square (x0, y0, x1, y1) cut out of it;
-    `quality` that of the JPEG.
+    `source` is the (width, height) that every image must have; `box` the square (x0, y0, x1, y1)
+    that is cut out; `quality` that of the JPEG.
     """
 
     name: str
@@ -27,12 +27,12 @@ class Frame:
     quality: int = QUALITY
 
     def move(self, landmarks: list[list[float]]) -> list[list[float]]:
-        """Carry landmarks (x, y) from pixels of the image to pixels of the frame (PROTOCOL 3.2: shift, then scale)."""
+        """Landmarks (x, y) of the image in pixels of the frame (PROTOCOL 3.2)."""
         scale = self.size / (self.box[2] - self.box[0])
         return [[(x - self.box[0]) * scale, (y - self.box[1]) * scale] for x, y in landmarks]
 
     def options(self) -> dict:
-        """What the manifest says of this frame."""
+        """This frame in the options of a manifest."""
         return {
             "frame": self.name,
             "size": self.size,
@@ -43,7 +43,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Stored:
-    """An image as it goes into a shard: its JPEG bytes, its (width, height), and whether it was encoded anew."""
+    """An image for a shard: JPEG bytes, (width, height), and whether it was encoded anew."""
 
     jpeg: bytes
     size: tuple[int, int]
@@ -53,10 +53,11 @@ class Stored:
 def to_jpeg(
     data: bytes, frame: Frame | None, *, accept_other_formats: bool, upright: bool = False
 ) -> Stored:
-    """One image file as a JPEG. Raises UnusablePicture with the reason, as the manifest will give it.
+    """One image file as a JPEG. Raises UnusablePicture with the reason for the manifest.
 
-    A JPEG comes back byte for byte unless a `frame` is asked for, or it has to be turned where `upright`. Other formats
-    are encoded as JPEG where `accept_other_formats`, and refused elsewhere. Every image is decoded to its last block.
+    A JPEG is returned byte for byte unless `frame` is given, or it is turned and `upright` is set.
+    Other formats are encoded as JPEG if `accept_other_formats`, else refused. Every image is
+    decoded to its last block.
     """
     is_jpeg = data[:2] == b"\xff\xd8"
     if data and not is_jpeg and not accept_other_formats:
@@ -72,14 +73,17 @@ def to_jpeg(
     if not is_jpeg:
         return _encoded(pixels, QUALITY)
     if upright and is_turned(data):
-        del pixels  # up to 300 MB, which are not needed beside the turned ones
+        del pixels  # up to 300 MB: the turned ones are decoded again
         return _encoded(np.asarray(open_picture(data)), QUALITY)
     return Stored(data, (pixels.shape[1], pixels.shape[0]), False)
 
 
 def check_annotation(annotation: dict, size: tuple[int, int]) -> None:
-    """Raises UnusablePicture where a landmark, or a corner of the box, lies farther outside of an image of `size` (width,
-    height) than the image is large. Points a little outside are common: faces are cut off by the edge."""
+    """Raises UnusablePicture where a landmark, or a corner of the box, lies far outside the image.
+
+    Far: by more than its `size` (width, height). Points a little outside are common, since the edge
+    cuts off faces.
+    """
     box = annotation.get("box") or []
     for what, points in (
         ("landmark", annotation.get("landmarks") or []),
@@ -88,7 +92,8 @@ def check_annotation(annotation: dict, size: tuple[int, int]) -> None:
         for number, (x, y) in enumerate(points, start=1):
             if not (-size[0] <= x <= 2 * size[0] and -size[1] <= y <= 2 * size[1]):
                 raise UnusablePicture(
-                    f"{what} {number} lies at ({x:g}, {y:g}), far outside of its {size[0]}x{size[1]} pixels"
+                    f"{what} {number} lies at ({x:g}, {y:g}), far outside of its "
+                    f"{size[0]}x{size[1]} pixels"
                 )
 
 

@@ -1,4 +1,4 @@
-"""MATLAB's .mat files of others, read in a process that may crash, with limits of time and memory (read_mat.py)."""
+"""MATLAB's .mat files, read by read_mat.py: a process that may crash, with limited memory."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from scemae.errors import DataError, FileError
 from scemae.files import disk, documents
 
 MOST_BYTES = 64 * disk.MIB
-SECONDS = 120  # of waiting: more than the processor time that read_mat.py allows itself
+SECONDS = 120  # wall time: more than the CPU time that read_mat.py may use
 HDF5 = b"\x89HDF\r\n\x1a\n"
 READER = Path(__file__).with_name("read_mat.py")
 
@@ -23,9 +23,10 @@ class _Answer:
 
 
 def read_mat(path: Path, what: Literal["points", "boxes"], kind: Any, needed: str) -> Any:
-    """What read_mat.py finds in a .mat file, as a `kind`. needed: what the file should hold, in words.
+    """What read_mat.py finds in a .mat file, checked as a `kind`.
 
-    Raises DataError in one sentence, FileNotFoundError where there is no such file.
+    needed: the complaint where the file does not hold it. Raises DataError in one sentence,
+    FileNotFoundError where there is no such file.
     """
     try:
         data = disk.read_bytes(path, MOST_BYTES)
@@ -35,8 +36,8 @@ def read_mat(path: Path, what: Literal["points", "boxes"], kind: Any, needed: st
         raise DataError(f"{path}: cannot be read ({error}); copy it again") from error
     if data.startswith(b"MATLAB 7.3") or HDF5 in (data[:8], data[512:520]):
         raise DataError(
-            f"{path}: is a MATLAB 7.3 file (HDF5), an older form was needed; load it in MATLAB and save it "
-            "again with save(..., '-v7')"
+            f"{path}: is a MATLAB 7.3 file (HDF5), an older form was needed; load it in MATLAB and "
+            "save it again with save(..., '-v7')"
         )
     answer = documents.parse_json(
         _ask(data, what, path, needed), _Answer, path, remedy="copy it again"

@@ -1,7 +1,8 @@
-"""Reads one .mat file from standard input and prints what was asked for as JSON: run by mat.py in a process of its own.
+"""Reads one .mat file from standard input and prints the points or boxes in it as JSON.
 
-scipy's reader can be made to crash, or to take all memory, by a few altered bytes. This process may do either: it has
-limits of its own, and knows nothing of the project. Usage: python read_mat.py points | boxes < FILE
+Run by mat.py as a process: a few altered bytes can make scipy's reader crash or take all memory, so
+this process limits its own memory and time, and imports nothing of the project.
+Usage: python read_mat.py points | boxes < FILE
 """
 
 import io
@@ -25,7 +26,7 @@ def main() -> None:
         answer = {"value": (points if sys.argv[1] == "points" else boxes)(stored, np)}
     except MemoryError:
         answer = {"error": "it asks for more memory than such a file needs"}
-    except Exception as error:  # scipy's reader raises all kinds on damaged files
+    except Exception as error:  # scipy's reader raises anything on damaged files
         answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
     json.dump(answer, sys.stdout)
 

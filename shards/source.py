@@ -1,4 +1,4 @@
-"""What every source gives: splits of samples, each with its annotation and the place where its bytes lie."""
+"""What every source returns: splits of samples, each with its annotation and its image's place."""
 
 import os
 import re
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an image of `size` bytes lies: a file, the member `member` of a zip, or from `offset` on in a tar.
+class ImagePlace:
+    """Where an image of `size` bytes lies: a file, a `member` of a zip, or at `offset` in a tar.
 
-    `stamp` is what the disk says of the file's last change: where it is the same, the bytes are.
+    `stamp` holds the file's times and its number on the disk: while they stay, the bytes do.
     """
 
     path: str
@@ -34,20 +34,21 @@ class Place:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image to be written: `key` names it in the tar, `annotation` becomes KEY.json as it is."""
+    """One image to write: `key` names it in the tar, `annotation` becomes KEY.json unchanged."""
 
     key: str
     annotation: dict
-    place: Place
+    place: ImagePlace
 
 
 @dataclass
 class Split:
-    """All samples of one split in their final order, and what the manifest is to say about them.
+    """All samples of one split in their final order, and what the manifest will say about them.
 
-    `excluded` counts images left out on purpose, by reason. `frame` cuts and scales each image (None: bytes stay
-    untouched). `accept_other_formats` lets PNG, WebP and so on in, encoded as JPEG. `upright` turns images as their EXIF
-    says; images with landmarks stay as stored, which is how the landmarks were counted and how DVE reads them.
+    `excluded` counts images left out on purpose, by reason. `frame` cuts and scales each image
+    (None: the bytes are stored as they are). `accept_other_formats`: PNG, WebP and so on are
+    encoded as JPEG instead of refused. `upright` turns images as their EXIF says; images with
+    landmarks stay as stored, because landmarks count pixels as stored, and DVE reads them so.
     """
 
     dataset: str
@@ -60,9 +61,12 @@ class Split:
     upright: bool = False
 
 
-def read_bytes(place: Place) -> bytes:
-    """Read one image. Raises UnusablePicture where it is no regular file or far too large, DataError if the source cannot
-    be read (which is no fault of the image)."""
+def read_bytes(place: ImagePlace) -> bytes:
+    """Read one image.
+
+    Raises UnusablePicture where it is no regular file or far too large, DataError where the source
+    cannot be read, which is not the image's fault.
+    """
     if place.size > MOST_BYTES:
         raise UnusablePicture(f"{place.size:,} bytes, which no picture has")
     try:
@@ -77,14 +81,16 @@ def read_bytes(place: Place) -> bytes:
         raise UnusablePicture("no regular file, or larger than any picture") from error
     except OSError as error:
         raise DataError(
-            f"{place.path}: cannot be read ({error}); check the disk, or copy the source again, then run the "
-            "same command"
+            f"{place.path}: cannot be read ({error}); check the disk, or copy the source again, "
+            "then run the same command"
         ) from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Give (line number, text) of each line that is not blank, without spaces and CR at its ends, and without the mark
-    (BOM) that Windows puts before a text. Raises DataError."""
+    """(line number, text) of each line that is not blank. Raises DataError.
+
+    Without spaces and CR at its ends, and without the mark (BOM) that Windows puts before a text.
+    """
     try:
         text = disk.read_bytes(path, MOST_LIST).decode("utf8")
     except FileNotFoundError as error:
@@ -99,55 +105,61 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def only_once(path: Path, rows: Iterable[tuple[str, T]]) -> dict[str, T]:
-    """Rows of a list by their name. Raises DataError for a name that comes twice: which of the two rows is true?"""
+    """Rows of a list by their name. Raises DataError for a name with two rows."""
     result: dict[str, T] = {}
     for name, row in rows:
         if name in result:
             raise DataError(
-                f"{path}: found {name} twice, needed each name once; take one out, or copy the list again"
+                f"{path}: found {name} twice, needed each name once; take one out, or copy the "
+                "list again"
             )
         result[name] = row
     return result
 
 
-def file_place(folder: Path, name: str) -> Place:
-    """The place of the image `name` of a list, a file in `folder`. Raises DataError if there is none, or it is elsewhere."""
+def file_place(folder: Path, name: str) -> ImagePlace:
+    """The place of the image `name` of a list, a file in `folder`.
+
+    Raises DataError if there is none, or it lies outside of `folder`.
+    """
     path = folder / name
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise DataError(
-            f"{path}: the data set's list names this image, which lies outside of {folder}; give the list that "
-            "belongs to these images"
+            f"{path}: the data set's list names this image, which lies outside of {folder}; give "
+            "the list that belongs to these images"
         )
     try:
         return stamped(str(path), path.stat())
     except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", error)
         raise DataError(
-            f"{path}: the data set's list names this image, and it cannot be opened ({getattr(error, 'strerror', error)}); "
+            f"{path}: the data set's list names this image, and it cannot be opened ({why}); "
             "complete the images, or give the list that belongs to them"
         ) from error
 
 
-def stamped(path: str, found: os.stat_result) -> Place:
-    """The place of a file as the disk describes it."""
-    return Place(path, found.st_size, stamp=(found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+def stamped(path: str, found: os.stat_result) -> ImagePlace:
+    """The place of a file, by its os.stat."""
+    return ImagePlace(
+        path, found.st_size, stamp=(found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    )
 
 
 def needed_folder(path: Path) -> Path:
     """Return `path` if it is a folder with something in it. Raises DataError otherwise."""
     if not path.is_dir():
-        raise DataError(
-            f"{path}: {'not a folder' if path.exists() else 'no such folder'}; "
-            "give the folder that holds the raw data set"
-        )
+        what = "not a folder" if path.exists() else "no such folder"
+        raise DataError(f"{path}: {what}; give the folder that holds the raw data set")
     if not any(path.iterdir()):
         raise DataError(f"{path}: the folder is empty; give the folder that holds the raw data set")
     return path
 
 
 def unique_keys(names: Iterable[str]) -> list[str]:
-    """Make one tar key of each file name: letters, digits, - and _ only, at most 80 long, none twice.
+    """Make one tar key of each file name: letters, digits, - and _ only, at most 80 long.
 
-    A dot would end the key for webdataset, and a slash would make a folder; a repeated name gets -2, -3, ...
+    A dot would end the key for webdataset, and a slash would make a folder. A repeated name gets
+    -2, -3, ...
     """
     keys: dict[str, None] = {}
     for name in names:

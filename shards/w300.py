@@ -1,9 +1,11 @@
 """300-W: 68 iBUG landmarks and a face box, as splits `w300-train` and `w300-test` (PROTOCOL 3.2).
 
 ROOT/afw, ROOT/helen/trainset, ROOT/lfpw/trainset              train
-ROOT/helen/testset, ROOT/lfpw/testset, ROOT/ibug               test; of ibug only names that begin with "image"
+ROOT/helen/testset, ROOT/lfpw/testset, ROOT/ibug               test; of ibug only names that begin
+                                                               with "image"
 each holding NAME.jpg or NAME.png beside NAME.pts
-ROOT/Bounding Boxes/bounding_boxes_*.mat                       `bb_ground_truth` and the order of the images
+ROOT/Bounding Boxes/bounding_boxes_*.mat                       `bb_ground_truth` and the order of
+                                                               the images
 """
 
 from collections import Counter
@@ -35,10 +37,11 @@ SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".PNG")
 
 
 def splits(root: Path, *, boxes: str = "official") -> list[Split]:
-    """List the samples of each split that has a folder here; anything but 3,148 / 689 is marked as a subset.
+    """The samples of each split that has a folder here; any number but 3,148 / 689 is a subset.
 
-    `boxes`: "official" takes bounding_boxes_*.mat; "landmarks" takes the extent of the 68 points, a choice of ours
-    for folders without those files. Numbers stay as stored (Matlab's, from 1). Raises DataError.
+    `boxes`: "official" takes bounding_boxes_*.mat; "landmarks" takes the extent of the 68 points, a
+    choice of ours for folders without those files. Numbers stay as stored (Matlab's, from 1).
+    Raises DataError.
     """
     needed_folder(root)
     present = {
@@ -75,21 +78,14 @@ def read_points(path: Path) -> list[list[float]]:
 
 
 def read_boxes(path: Path) -> dict[str, list[float]]:
-    """Read [x0, y0, x1, y1] (`bb_ground_truth`) of each image name, in the file's order. Raises DataError."""
+    """[x0, y0, x1, y1] (`bb_ground_truth`) of each image, in the file's order. Raises DataError."""
+    kind, needed = list[tuple[str, list[Finite]]], "not a file of 300-W's bounding boxes"
     try:
-        boxes = only_once(
-            path,
-            read_mat(
-                path,
-                "boxes",
-                list[tuple[str, list[Finite]]],
-                "not a file of 300-W's bounding boxes",
-            ),
-        )
+        boxes = only_once(path, read_mat(path, "boxes", kind, needed))
     except FileNotFoundError as error:
         raise DataError(
-            f"{path}: no such file; add 300-W's bounding boxes, or build with `--boxes landmarks` to take "
-            "the extent of the landmarks instead"
+            f"{path}: no such file; add 300-W's bounding boxes, or build with `--boxes landmarks` "
+            "to take the extent of the landmarks instead"
         ) from error
     for name, box in boxes.items():
         if "/" in name or "\0" in name or name in ("", ".", ".."):
@@ -125,7 +121,7 @@ def _split(root: Path, name: str, folders: list[str], boxes: str) -> Split:
 def _entries(
     root: Path, folder: str, boxes: str, excluded: Counter
 ) -> Iterator[tuple[str, list[list[float]], list[float]]]:
-    """Give (file, points, box) of each image of one folder; what stays out is counted in `excluded`."""
+    """(file, points, box) of each image of one folder; counts the others in `excluded`."""
     pictures = {path.name for path in (root / folder).iterdir() if path.suffix in SUFFIXES}
     official = (
         read_boxes(root / "Bounding Boxes" / _box_file(folder)) if boxes == "official" else {}

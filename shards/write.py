@@ -1,8 +1,9 @@
-"""Writing the tars of one split: in parallel, byte for byte reproducible, resumable, and never half there.
+"""Writing the tars of one split: in parallel, byte for byte reproducible, resumable, each whole.
 
-Each worker writes a whole shard aside, syncs it to the disk and renames it. FOLDER/.build/ keeps what a later run
-needs to go on: plan.json says which build this is, and NAME.json what each finished shard holds. The manifest comes
-last, so that a folder without one is known to be unfinished.
+Each worker writes a whole shard under another name, syncs it to the disk and renames it.
+FOLDER/.build/ keeps what a later run needs to resume: plan.json says which build this is, and
+NAME.json what each finished shard holds. The manifest is written last, so that a folder without one
+is known to be unfinished.
 """
 
 import fcntl
@@ -37,16 +38,16 @@ from scemae.data.storage.manifest import (
 from scemae.errors import ConfigError, DataError, FileError, ShardError
 from scemae.files import disk, documents
 from scemae.process.progress import progress_bar
-from scemae.shards.image import check_annotation, to_jpeg
-from scemae.shards.record import (
+from scemae.shards.finished import (
     BUILD_FOLDER,
-    Task,
-    Written,
+    FinishedShard,
+    ShardTask,
     errors_named,
     read_finished,
     read_image,
     stamp_of,
 )
+from scemae.shards.image import check_annotation, to_jpeg
 from scemae.shards.source import Split
 
 if TYPE_CHECKING:
@@ -63,30 +64,21 @@ def write_split(
     max_bad_fraction: float = 0.01,
     workers: int = 1,
 ) -> tuple[Manifest, int]:
-    """Write the shards of `split` into `folder`; return the manifest and how many shards an earlier run had finished.
+    """Write the shards of `split` into `folder`.
 
-    The same source and options give the same bytes, whatever the number of workers and interruptions. Raises
-    DataError if the split is empty or more than `max_bad_fraction` of its images are unusable, ShardError if `folder`
-    holds another build, is in use, or cannot be written.
+    Returns the manifest, and how many shards an earlier run had finished. The same source and
+    options give the same bytes, whatever the number of workers and interruptions. Raises DataError
+    if the split is empty or more than `max_bad_fraction` of its images are unusable, ShardError if
+    `folder` holds another build, is in use, or cannot be written.
     """
     if not split.samples:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in split.excluded.items())
+        reasons = reasons or "the source lists none"
         raise DataError(
-            f"{split.name}: no image is left for this split ({reasons or 'the source lists none'}); "
+            f"{split.name}: no image is left for this split ({reasons}); "
             "check the source's lists, or name the splits to build with --split"
         )
-    tasks = [
-        Task(
-            number,
-            folder,
-            f"{split.name}-{number:06d}",
-            split.samples[start : start + samples_per_shard],
-            split.frame,
-            split.accept_other_formats,
-            split.upright,
-        )
-        for number, start in enumerate(range(0, len(split.samples), samples_per_shard))
-    ]
+    tasks = _tasks(split, folder, samples_per_shard)
     with _claimed(folder, make_plan(split, samples_per_shard)):
         finished = {task.number: written for task in tasks if (written := read_finished(task))}
         kept = len(finished)
@@ -107,18 +99,29 @@ def write_split(
     return manifest, kept
 
 
+def _tasks(split: Split, folder: Path, samples_per_shard: int) -> list[ShardTask]:
+    return [
+        ShardTask(
+            number,
+            folder,
+            f"{split.name}-{number:06d}",
+            split.samples[start : start + samples_per_shard],
+            split.frame,
+            split.accept_other_formats,
+            split.upright,
+        )
+        for number, start in enumerate(range(0, len(split.samples), samples_per_shard))
+    ]
+
+
 def make_plan(split: Split, samples_per_shard: int) -> dict:
-    """Describe a build: in words for the error that refuses another one, and by a digest of all that decides bytes."""
-    digest = hashlib.sha256(
-        json.dumps(
-            [
-                split.options,
-                split.excluded,
-                asdict(split.frame) if split.frame else None,
-                split.accept_other_formats,
-            ]
-        ).encode()
-    )
+    """plan.json of a build: words for the error that refuses another build, and a digest.
+
+    The digest covers all that determines the bytes of the shards.
+    """
+    frame = asdict(split.frame) if split.frame else None
+    settings = [split.options, split.excluded, frame, split.accept_other_formats]
+    digest = hashlib.sha256(json.dumps(settings).encode())
     for sample in split.samples:
         digest.update(json.dumps([sample.key, sample.annotation, sample.place.size]).encode())
     return {
@@ -133,7 +136,7 @@ def make_plan(split: Split, samples_per_shard: int) -> dict:
 
 @contextmanager
 def _claimed(folder: Path, plan: dict) -> Iterator[None]:
-    """Hold `folder` for this build alone: lock it, compare the plan, remove what a killed run left half written."""
+    """Lock `folder` for this build, compare the plan, remove files that a killed run left."""
     try:
         disk.make_folders(folder / BUILD_FOLDER, folder)
         held = os.open(folder, os.O_RDONLY)
@@ -146,19 +149,18 @@ def _claimed(folder: Path, plan: dict) -> Iterator[None]:
     try:
         _lock(held, folder)
         _match_plan(folder, plan)
-        own = re.compile(
-            rf"(manifest\.json|{re.escape(plan['split'])}-\d+(\.tar|\.index\.json|\.json)|plan\.json)\.partial-[0-9a-f]+"
-        )
-        for aside in [
-            path
-            for place in (folder, folder / BUILD_FOLDER)
-            for path in place.iterdir()
-            if own.fullmatch(path.name)
-        ]:
-            aside.unlink()
+        _remove_partial_files(folder, plan["split"])
         yield
     finally:
-        os.close(held)  # which gives the lock back
+        os.close(held)  # which releases the lock
+
+
+def _remove_partial_files(folder: Path, split: str) -> None:
+    shard = rf"{re.escape(split)}-\d+(\.tar|\.index\.json|\.json)"
+    partial = re.compile(rf"(manifest\.json|{shard}|plan\.json)\.partial-[0-9a-f]+")
+    for path in [*folder.iterdir(), *(folder / BUILD_FOLDER).iterdir()]:
+        if partial.fullmatch(path.name):
+            path.unlink()
 
 
 def _lock(held: int, folder: Path) -> None:
@@ -170,8 +172,8 @@ def _lock(held: int, folder: Path) -> None:
         ) from error
     except OSError as error:
         raise ShardError(
-            f"{folder}: cannot be locked ({error.strerror}); build on a file system with locks, such as a "
-            "local disk, and copy the shards from there"
+            f"{folder}: cannot be locked ({error.strerror}); build on a file system with locks, "
+            "such as a local disk, and copy the shards from there"
         ) from error
 
 
@@ -181,14 +183,12 @@ def _match_plan(folder: Path, plan: dict) -> None:
         found = documents.read_json(
             path, dict[str, Any], error=ShardError, remedy="give another folder, or delete this one"
         )
-        if differences := [
-            f"{key} {found.get(key)}, not {plan[key]}"
-            for key in plan
-            if found.get(key) != plan[key]
-        ]:
+        differing = [key for key in plan if found.get(key) != plan[key]]
+        if differing:
+            words = "; ".join(f"{key} {found.get(key)}, not {plan[key]}" for key in differing)
             raise ShardError(
-                f"{folder}: holds shards of another build ({'; '.join(differences)}); give another "
-                "folder, or delete this one"
+                f"{folder}: holds shards of another build ({words}); give another folder, or "
+                "delete this one"
             )
     elif any(folder.glob("*.tar")) or (folder / MANIFEST).exists():
         raise ShardError(f"{folder}: holds shards of unknown origin; give another folder")
@@ -198,14 +198,14 @@ def _match_plan(folder: Path, plan: dict) -> None:
 
 
 def _write_missing(
-    tasks: list[Task],
-    finished: dict[int, Written],
+    tasks: list[ShardTask],
+    finished: dict[int, FinishedShard],
     split: Split,
     max_bad_fraction: float,
     workers: int,
 ) -> None:
     missing = [task for task in tasks if task.number not in finished]
-    before = sum(len(task.samples) for task in tasks) - sum(len(task.samples) for task in missing)
+    before = len(split.samples) - sum(len(task.samples) for task in missing)
     _check_bad(finished, split, max_bad_fraction)
     with progress_bar(
         total=len(split.samples), initial=before, desc=split.name, unit="image"
@@ -216,7 +216,7 @@ def _write_missing(
             _check_bad(finished, split, max_bad_fraction)
 
 
-def _check_bad(finished: dict[int, Written], split: Split, max_bad_fraction: float) -> None:
+def _check_bad(finished: dict[int, FinishedShard], split: Split, max_bad_fraction: float) -> None:
     left_out = [entry for number in sorted(finished) for entry in finished[number].left_out]
     if len(left_out) > max_bad_fraction * len(split.samples):
         raise DataError(
@@ -230,7 +230,7 @@ def _first(left_out: list[LeftOut]) -> str:
     return f"first {left_out[0]['file']}: {left_out[0]['reason']}"
 
 
-def _make_manifest(split: Split, samples_per_shard: int, written: list[Written]) -> Manifest:
+def _make_manifest(split: Split, samples_per_shard: int, written: list[FinishedShard]) -> Manifest:
     shards = [part.shard for part in written]
     options = split.options | {
         "samples_per_shard": samples_per_shard,
@@ -247,7 +247,7 @@ def _make_manifest(split: Split, samples_per_shard: int, written: list[Written])
     )
 
 
-def _run(tasks: list[Task], workers: int) -> Iterator[tuple[int, Written]]:
+def _run(tasks: list[ShardTask], workers: int) -> Iterator[tuple[int, FinishedShard]]:
     """Write the shards, in this process or in several; the first error stops what has not begun."""
     if workers == 1 or len(tasks) <= 1:
         for task in tasks:
@@ -263,24 +263,31 @@ def _run(tasks: list[Task], workers: int) -> Iterator[tuple[int, Written]]:
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise ShardError(
-                f"{tasks[0].folder}: a worker process died, perhaps for lack of memory; run the same "
-                "command again with fewer --workers (finished shards are kept)"
+                f"{tasks[0].folder}: a worker process died, perhaps for lack of memory; run the "
+                "same command again with fewer --workers (finished shards are kept)"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the parent, and end when the parent has died (kill -9 tells nobody)."""
+    """In a worker: leave Ctrl-C to the parent, and end with the parent, even by kill -9."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process().sentinel
-    threading.Thread(
-        target=lambda: multiprocessing.connection.wait([parent]) and os._exit(1), daemon=True
-    ).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def write_shard(task: Task) -> Written:
-    """Write one tar, its index and its record, each whole or not at all. Raises ShardError, DataError."""
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in a worker
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def write_shard(task: ShardTask) -> FinishedShard:
+    """Write one tar, its index and its record, each whole or not at all.
+
+    Raises ShardError, DataError.
+    """
     tar = task.folder / f"{task.name}.tar"
     with errors_named(tar):
         with disk.replacing(tar) as file:
@@ -288,12 +295,12 @@ def write_shard(task: Task) -> Written:
         shard = Shard(tar.name, len(index.keys), tar.stat().st_size, disk.file_digest(tar), "")
         disk.write_json(task.folder / shard.index_file, asdict(index))
         shard.index_sha256 = disk.file_digest(task.folder / shard.index_file)
-        written = Written(shard, left_out, encoded, stamp_of(task.samples), content)
+        written = FinishedShard(shard, left_out, encoded, stamp_of(task.samples), content)
         disk.write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
     return written
 
 
-def _fill_tar(file: BinaryIO, task: Task) -> tuple[Index, list[LeftOut], int, str]:
+def _fill_tar(file: BinaryIO, task: ShardTask) -> tuple[Index, list[LeftOut], int, str]:
     index, left_out, encoded, content = Index(), [], 0, hashlib.sha256()
     with _open_tar(file) as tar:
         for sample in task.samples:

@@ -15,7 +15,7 @@ from scemae.data.picture import UnusablePicture
 from scemae.errors import DataError
 from scemae.shards import aflw, celeba, w300
 from scemae.shards.archive import Member, read_zip_member, tar_members, zip_members
-from scemae.shards.source import Place, read_bytes
+from scemae.shards.source import ImagePlace, read_bytes
 
 NAME = "img_align_celeba/000001.jpg"
 
@@ -131,7 +131,7 @@ def test_a_small_zip_that_expands_is_refused_before_it_does(tmp_path, monkeypatc
     ):
         read_bytes(place)
     with pytest.raises(UnusablePicture, match="4,294,967,295 bytes, which no picture has"):
-        read_bytes(Place(str(path), 2**32 - 1, NAME))
+        read_bytes(ImagePlace(str(path), 2**32 - 1, NAME))
 
 
 def test_a_damaged_or_locked_zip_is_one_sentence(tmp_path):

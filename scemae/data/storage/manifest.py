@@ -115,7 +115,7 @@ class _KnownOptions:
 
 
 @dataclass
-class _Format:
+class _FormatVersion:
     format_version: Any = None
 
 
@@ -131,7 +131,7 @@ def read_manifest(folder: Path) -> Manifest:
 def parse_manifest(text: bytes, name: object) -> Manifest:
     """The manifest in `text`; `name` stands for it in error messages. Raises ShardError."""
     found = documents.parse_json(
-        text, _Format, name, error=ShardError, remedy=REBUILD
+        text, _FormatVersion, name, error=ShardError, remedy=REBUILD
     ).format_version
     if found != FORMAT_VERSION:
         raise ShardError(

@@ -1,4 +1,4 @@
-"""The records of finished shards in FOLDER/.build: what each holds, and whether its images are still what they were."""
+"""The records of finished shards in FOLDER/.build: what each holds, and whether it is current."""
 
 import errno
 import hashlib
@@ -21,11 +21,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
-class Written:
-    """What a finished shard holds, which of its images were unusable, and how many were encoded anew.
+class FinishedShard:
+    """What a finished shard holds, which of its images were unusable, how many were encoded anew.
 
-    `stamp` is a digest of what the disk said of the sources' last changes, `content` one of their bytes; records of earlier
-    versions have neither.
+    `stamp` is a digest of the sources' sizes and times on the disk, `content` one of their bytes;
+    records of earlier versions have neither.
     """
 
     shard: Shard
@@ -36,8 +36,8 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Task:
-    """One shard to write: a fixed slice of the split's samples, whatever of them turns out unusable."""
+class ShardTask:
+    """One shard to write: a fixed part of the split's samples, some of which may be unusable."""
 
     number: int
     folder: Path
@@ -48,27 +48,27 @@ class Task:
     upright: bool
 
 
-def read_finished(task: Task) -> Written | None:
-    """What an earlier run finished of this shard; None if it did not, or if the files are not what it wrote."""
+def read_finished(task: ShardTask) -> FinishedShard | None:
+    """The record of this shard if an earlier run finished it and its files are unchanged."""
     try:
-        written = documents.read_json(task.folder / BUILD_FOLDER / f"{task.name}.json", Written)
+        written = documents.read_json(
+            task.folder / BUILD_FOLDER / f"{task.name}.json", FinishedShard
+        )
         if written.shard.file != f"{task.name}.tar":
             return None
         index = documents.read_bytes(task.folder / written.shard.index_file)
         size = (task.folder / written.shard.file).stat().st_size
-    except (
-        FileNotFoundError,
-        DataError,
-    ):  # a record that is damaged is written anew, with its shard
+    except (FileNotFoundError, DataError):  # a damaged record is written again, with its shard
         return None
     same = size == written.shard.bytes and disk.digest(index) == written.shard.index_sha256
     return _with_sources_as_now(task, written) if same else None
 
 
-def _with_sources_as_now(task: Task, written: Written) -> Written:
-    """The record of a finished shard, if its images are still what they were. Raises ShardError where one was changed.
+def _with_sources_as_now(task: ShardTask, written: FinishedShard) -> FinishedShard:
+    """The record of a finished shard whose images are unchanged. Raises ShardError if one is not.
 
-    What the disk says of them is compared first; only where that differs, after a copy say, all are read again.
+    Sizes and times on the disk are compared first. Only where they differ, for example after the
+    source was copied, all images are read again.
     """
     stamp = stamp_of(task.samples)
     if not written.content or written.stamp == stamp:
@@ -78,12 +78,13 @@ def _with_sources_as_now(task: Task, written: Written) -> Written:
         try:
             read_image(sample, content)
         except UnusablePicture:
-            pass  # the digest knows
+            pass  # its bytes are in the digest
     if content.hexdigest() != written.content:
         latest = max(task.samples, key=lambda sample: sample.place.stamp)
         raise ShardError(
-            f"{task.folder}: holds shards of other images: of those in {task.name} at least one has changed since "
-            f"(perhaps {latest.annotation['file']}, the last written); give another folder, or delete this one"
+            f"{task.folder}: holds shards of other images: of those in {task.name} at least one "
+            f"has changed since (perhaps {latest.annotation['file']}, the last written); give "
+            "another folder, or delete this one"
         )
     written = replace(written, stamp=stamp)
     with errors_named(task.folder):
@@ -92,7 +93,7 @@ def _with_sources_as_now(task: Task, written: Written) -> Written:
 
 
 def stamp_of(samples: list[Sample]) -> str:
-    """A digest of what the disk said of the images' last changes."""
+    """A digest of the images' sizes, places and times on the disk."""
     places = [
         [place.size, place.member, place.offset, *place.stamp]
         for place in (sample.place for sample in samples)
@@ -101,7 +102,7 @@ def stamp_of(samples: list[Sample]) -> str:
 
 
 def read_image(sample: Sample, content: Any) -> bytes:
-    """The bytes of an image, which the digest `content` goes over. Raises UnusablePicture, DataError."""
+    """The bytes of an image, added to the digest `content`. Raises UnusablePicture, DataError."""
     data = b""
     try:
         data = read_bytes(sample.place)
@@ -112,7 +113,7 @@ def read_image(sample: Sample, content: Any) -> bytes:
 
 @contextmanager
 def errors_named(path: Path) -> Iterator[None]:
-    """Turn what the disk says while `path` is written into one sentence."""
+    """Turn an OSError while `path` is written into a ShardError of one sentence."""
     try:
         yield
     except OSError as error:
