@@ -31,7 +31,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "demo": Command(
         "every step below on generated faces, ending in a report: minutes on two cores",
-        "scemae.faces.demo",
+        "scemae.commands.demo",
     ),
     "faces": Command(
         "generate faces with exact landmarks, in the layout of CelebA, AFLW or 300-W",

@@ -1,1 +1,1 @@
-"""Drawn faces with exact landmarks, in the benchmarks' own layout, so that the whole system runs where no photograph may go."""
+"""Drawn faces with exact landmarks, in the benchmarks' layouts, for use without photographs."""

@@ -1,4 +1,4 @@
-"""What stands behind a head: gradients, blotches, out-of-focus clutter, stripes and textures."""
+"""The background of a picture: gradients, blotches, out-of-focus clutter, stripes and textures."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from scemae.faces.canvas import HEIGHT, SCALE, WIDTH, blur
 
 
 def paint_backdrop(kind: str, rng: Generator) -> np.ndarray:
-    """A background (436, 356, 3) uint8, painted at half the frame's size and enlarged: it is out of focus anyway."""
+    """A background (436, 356, 3) uint8, painted at half the frame's size and enlarged."""
     h, w = HEIGHT // 2, WIDTH // 2
     base = (
         blotches(rng, (2, 2))

@@ -1,4 +1,4 @@
-"""A picture under way: sharp pixels at twice the final size, and a small coloured layer of soft light and shade."""
+"""A picture while it is drawn: pixels at twice the final size, and a small layer of soft shade."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +7,12 @@ from functools import cache
 import cv2
 import numpy as np
 
-WIDTH, HEIGHT = 178, 218
-SCALE = 2  # of `pixels`, against jagged edges
-SHIFT = 4  # OpenCV takes coordinates as integers with so many fractional bits
-SOFT = 0.5  # of `shade`: everything on it is blurred anyway
+from scemae.data.geometry import CELEBA_SIZE
+
+WIDTH, HEIGHT = CELEBA_SIZE
+SCALE = 2  # of `pixels` to the frame, against jagged edges
+SHIFT = 4  # fractional bits of OpenCV's integer coordinates
+SOFT = 0.5  # of `shade` to the frame: everything on it is blurred
 
 
 @cache
@@ -40,7 +42,10 @@ def smooth(points: np.ndarray, *, closed: bool = False, steps: int = 5) -> np.nd
 
 
 def to_fixed(points: np.ndarray, scale: float = SCALE) -> np.ndarray:
-    """Fixed-point coordinates on a canvas `scale` times the frame; whole numbers are centres of pixels in both."""
+    """Fixed-point coordinates on a canvas `scale` times the frame.
+
+    Whole numbers are centres of pixels in both.
+    """
     unit = scale * (1 << SHIFT)
     return np.rint(points * unit + (0.5 * unit - 0.5 * (1 << SHIFT))).astype(np.int32)
 
@@ -83,7 +88,10 @@ class Canvas:
     def inside(
         self, outline: np.ndarray, opacity: float = 1.0, soft: float = 0.0
     ) -> Iterator[None]:
-        """Whatever is drawn in this block shows only inside `outline`, with `opacity` and a border of `soft` pixels."""
+        """What is drawn in this block shows only inside `outline`.
+
+        It gets `opacity`, and a border that fades over `soft` pixels.
+        """
         fixed = to_fixed(outline)
         rows, cols = box(fixed, int((14 + 2 * soft) * SCALE), self.pixels.shape)
         before = self.pixels[rows, cols].copy()
@@ -104,9 +112,10 @@ class Canvas:
         )
 
     def tint(self, points: np.ndarray, factor: float | tuple | np.ndarray, soft: float) -> None:
-        """Multiply the light inside a polygon by `factor` (scalar or RGB), with a border `soft` pixels wide.
+        """Multiply the light inside a polygon by `factor`, scalar or RGB, blur `soft` pixels.
 
-        Tints of one softness share a layer, blurred once at the end; where they overlap the later one counts.
+        Tints of one softness share a layer, which is blurred once at the end; where they overlap,
+        the later one replaces the earlier.
         """
         if soft not in self.tints:
             self.tints[soft] = np.ones_like(self.shade)
@@ -131,7 +140,7 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def box(fixed: np.ndarray, margin: int, shape: tuple) -> tuple[slice, slice]:
-    """Rows and columns of a canvas of `shape` that hold fixed-point coordinates and `margin` of its pixels around."""
+    """Rows and columns of a canvas of `shape` around fixed-point coordinates, with a `margin`."""
     (x0, y0), (x1, y1) = (
         (fixed.min(axis=0) >> SHIFT).tolist(),
         (fixed.max(axis=0) >> SHIFT).tolist(),

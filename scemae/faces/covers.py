@@ -1,4 +1,4 @@
-"""What comes between face and camera: glasses, a hand, a scarf, a microphone, a strand of hair, a mask."""
+"""Things that cover a face: glasses, a hand, a scarf, a microphone, a strand of hair, a mask."""
 
 import numpy as np
 from numpy.random import Generator

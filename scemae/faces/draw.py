@@ -23,7 +23,7 @@ from scemae.faces.people import Moment, Person, generator
 
 
 def draw_face(face: Face, person: Person, moment: Moment, rng: Generator) -> np.ndarray:
-    """The picture (218, 178, 3) uint8 RGB; landmarks are in its pixels, whole numbers being centres of pixels."""
+    """The picture (218, 178, 3) uint8 RGB; the face's landmarks are in its pixels."""
     canvas = Canvas(paint_backdrop(moment.backdrop, rng))
     paint_back_hair(canvas, face, person, rng)
     paint_body(canvas, face, person, moment, rng)

@@ -10,7 +10,7 @@ WHITE = np.array([236, 232, 228.0])
 
 
 def paint_eyes(canvas: Canvas, face: Face, person: Person, moment: Moment) -> None:
-    """White, iris, pupil, glint, lashes and the crease of the lid; the corners are landmarks 36, 39, 42 and 45."""
+    """White, iris, pupil, glint, lashes and lid; the corners are landmarks 36, 39, 42 and 45."""
     unit = np.linalg.norm(face.landmarks68[45] - face.landmarks68[36]) / 52
     dark = mix(person.skin, (25, 12, 12), 0.75)
     for place, centre, outer in ((LEFT_EYE, face.irises[0], 0), (RIGHT_EYE, face.irises[1], 3)):
@@ -62,7 +62,7 @@ def paint_brows(canvas: Canvas, face: Face, person: Person) -> None:
 
 
 def paint_nose(canvas: Canvas, face: Face, person: Person, moment: Moment) -> None:
-    """Nostrils between landmarks 31..35, wings beside them and, on a turned head, the far edge of the bridge."""
+    """Nostrils between landmarks 31..35, wings, and on a turned head the bridge's far edge."""
     p = face.landmarks68
     unit = np.linalg.norm(p[45] - p[36]) / 52
     dark = mix(person.skin, (50, 15, 12), 0.55)
@@ -90,7 +90,7 @@ def paint_nose(canvas: Canvas, face: Face, person: Person, moment: Moment) -> No
 
 
 def paint_mouth(canvas: Canvas, face: Face, person: Person) -> None:
-    """Lips along landmarks 48..59; between 60..67 the dark of the mouth, a row of teeth and the tongue."""
+    """Lips along landmarks 48..59; inside 60..67 the dark mouth, a row of teeth and the tongue."""
     outer, inner = face.landmarks68[MOUTH], face.landmarks68[INNER_MOUTH]
     unit = np.linalg.norm(face.landmarks68[45] - face.landmarks68[36]) / 52
     top, low = smooth(outer[:7]), smooth(outer[[6, 7, 8, 9, 10, 11, 0]])

@@ -1,4 +1,4 @@
-"""The head in three dimensions, and its 68 and 5 landmarks in the picture after pose, expression and alignment."""
+"""The head in 3D, and its 68 and 5 landmarks after expression, pose and alignment."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,14 @@ import numpy as np
 
 from scemae.faces.people import Moment, Person
 
-# CelebA's mean shape in its 178x218 aligned frame: left eye, right eye, nose, left and right mouth corner.
+# CelebA's mean shape in its aligned images of 178x218 pixels: left eye, right eye, nose, left and
+# right corner of the mouth.
 MEAN_FIVE = np.array([(69.5, 111.4), (107.6, 111.4), (88.5, 135.0), (72.0, 152.5), (105.0, 152.5)])
 VIEW_DISTANCE = 620.0
 
-# Left half of a neutral head in pixels of that frame: x from the midline, y down, z towards the camera.
-# Outlines are rows of (x, y, z at the side, bulge towards the front): each is a quarter ellipse seen from above.
+# Left half of a neutral head in pixels of these images: x from the midline, y down, z towards the
+# camera. Outlines are rows of (x, y, z at the side, bulge towards the front): each row is a quarter
+# of an ellipse seen from above.
 JAW = [
     (-44, 112.9, -24, 26),
     (-43.7, 124.3, -24, 26),
@@ -73,16 +75,8 @@ def mirror(points: list[tuple], order: list[int]) -> np.ndarray:
     return np.array(points, float)[order] * (-1, 1, 1)
 
 
-FEATURES = np.concatenate(
-    [  # landmarks 17..67
-        BROW,
-        mirror(BROW, [4, 3, 2, 1, 0]),
-        BRIDGE,
-        BASE,
-        EYE,
-        mirror(EYE, [3, 2, 1, 0, 5, 4]),
-        LIPS,
-    ]
+FEATURES = np.concatenate(  # landmarks 17..67
+    [BROW, mirror(BROW, [4, 3, 2, 1, 0]), BRIDGE, BASE, EYE, mirror(EYE, [3, 2, 1, 0, 5, 4]), LIPS]
 ).astype(float)
 HALF_OUTLINE = np.array(
     JAW[:-1] + HAIRLINE[:-1], float
@@ -96,7 +90,7 @@ CIRCLE = np.stack([np.cos(np.arange(40) * np.pi / 20), np.sin(np.arange(40) * np
 
 @dataclass(frozen=True)
 class Camera:
-    """From head coordinates (n, 3) to pixels (n, 2): rotation, weak perspective, then a similarity."""
+    """From head coordinates (n, 3) to pixels (n, 2): rotation, weak perspective, similarity."""
 
     rotation: np.ndarray
     similarity: np.ndarray = None
@@ -111,12 +105,12 @@ class Camera:
 
 @dataclass(frozen=True)
 class Face:
-    """A head in one picture; everything but `solid` (68, 3) and `camera` is (n, 2) in pixels of the 178x218 frame."""
+    """A head in one picture: arrays (n, 2) in pixels of the picture, and `solid` (68, 3)."""
 
     landmarks68: np.ndarray
     landmarks5: np.ndarray
     hairline: np.ndarray  # 13 points from the left ear over the forehead to the right ear
-    side: np.ndarray  # 17 points: the jaw as seen further back, behind landmarks 0..16
+    side: np.ndarray  # 17 points further back than the jaw's landmarks 0..16
     skull: np.ndarray  # 40 points, clockwise from the right of the image
     ears: np.ndarray  # (2, 40, 2)
     irises: np.ndarray  # (2, 2)
@@ -125,7 +119,7 @@ class Face:
 
 
 def pose_face(person: Person, moment: Moment) -> Face:
-    """Shape the head after `person`, let `moment` move it, and align the five points as CelebA does, plus jitter."""
+    """Shape the head of `person`, move it by `moment`, and align its five points as CelebA does."""
     features = express(shape_features(person.shape), moment)
     outline, middle = shape_outline(person.shape, moment)
     rotation = rotate(moment.yaw, moment.pitch)
@@ -159,13 +153,16 @@ def pose_face(person: Person, moment: Moment) -> Face:
 
 
 def five_points(landmarks: np.ndarray) -> np.ndarray:
-    """CelebA's five from iBUG's 68: centres of the eyes, tip of the nose, corners of the mouth; (68, d) to (5, d)."""
+    """CelebA's five points (5, d) from iBUG's 68 (68, d).
+
+    Centres of the eyes, tip of the nose, corners of the mouth.
+    """
     eyes = [landmarks[LEFT_EYE].mean(axis=0), landmarks[RIGHT_EYE].mean(axis=0)]
     return np.stack([*eyes, landmarks[30], landmarks[48], landmarks[54]])
 
 
 def shape_features(s: np.ndarray) -> np.ndarray:
-    """Landmarks 17..67 (51, 3) of an identity at rest; `s` are its standard normal shape numbers."""
+    """Landmarks 17..67 (51, 3) of a neutral face; `s` are its standard normal shape numbers."""
     p = FEATURES.copy()
     side = np.sign(p[:, 0])
     for eye, centre in ((slice(19, 25), -18.8), (slice(25, 31), 18.8)):
@@ -217,7 +214,7 @@ def express(p: np.ndarray, m: Moment) -> np.ndarray:
 
 
 def shape_outline(s: np.ndarray, m: Moment) -> tuple[np.ndarray, np.ndarray]:
-    """The left outline (13, 4) and its middle points, chin and forehead (2, 4), for an identity with its mouth open."""
+    """The left outline (13, 4), and its middle points, chin and forehead (2, 4)."""
     left, middle = HALF_OUTLINE.copy(), MIDDLE_OUTLINE.copy()
     left[:, 0] *= (1 + 0.045 * s[17]) * (1 + 0.09 * s[18] * CHIN_WEIGHT * (1 - 0.4 * CHIN_WEIGHT))
     chin = 3.0 * s[19] + 1.5 * s[15] + 10 * m.mouth_open
@@ -229,7 +226,7 @@ def shape_outline(s: np.ndarray, m: Moment) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rotate(yaw: float, pitch: float) -> np.ndarray:
-    """Rotation (3, 3): positive yaw turns the nose to the right of the image, positive pitch lowers it."""
+    """Rotation (3, 3): positive yaw turns the nose right, positive pitch down."""
     c, s, d, t = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     return np.array([(1, 0, 0), (0, d, t), (0, -t, d)]) @ np.array(
         [(c, 0, s), (0, 1, 0), (-s, 0, c)]
@@ -237,9 +234,10 @@ def rotate(yaw: float, pitch: float) -> np.ndarray:
 
 
 def silhouette(outline: np.ndarray, rotation: np.ndarray, side: int) -> np.ndarray:
-    """Where the face ends for the camera: the edge of the bulge on the far side, the fixed side point on the near one.
+    """The edge of the face as the camera sees it, head points (n, 3).
 
-    outline (n, 4) of one half (`side` 1 left, -1 right); returns head points (n, 3).
+    outline (n, 4) of one half (`side` 1 left, -1 right). On the far side the bulge hides what is
+    behind it; on the near side the edge is the outline's own point.
     """
     x, y, z, bulge = outline.T
     away = max(side * rotation[2, 0], 0.0)
@@ -248,7 +246,10 @@ def silhouette(outline: np.ndarray, rotation: np.ndarray, side: int) -> np.ndarr
 
 
 def align(camera: Camera, solid: np.ndarray, jitter: np.ndarray) -> Camera:
-    """The camera that puts the five points on CelebA's mean shape by least squares, then rolls, scales and shifts."""
+    """The camera that fits the five points to CelebA's mean shape by least squares, plus jitter.
+
+    jitter: roll, log-scale, and shift in x and y, as Moment has them.
+    """
     five = five_points(camera.project(solid))
     z, w = five @ (1, 1j), MEAN_FIVE @ (1, 1j)
     a = np.vdot(z - z.mean(), w - w.mean()) / np.vdot(z - z.mean(), z - z.mean())

@@ -1,4 +1,4 @@
-"""Hair behind, upon and before the head, beards, and hats."""
+"""Hair behind, on and in front of the head, beards, and hats."""
 
 import numpy as np
 from numpy.random import Generator
@@ -7,11 +7,8 @@ from scemae.faces.canvas import Canvas, ellipse, smooth
 from scemae.faces.geometry import INNER_MOUTH, Face
 from scemae.faces.people import Moment, Person, mix
 
-LENGTHS = {
-    "bob": 60.0,
-    "long": 130.0,
-    "curly": 30.0,
-}  # of the hair that hangs beside the face, in pixels below the ear
+# Of the hair that hangs beside the face, in pixels below the ear.
+LENGTHS = {"bob": 60.0, "long": 130.0, "curly": 30.0}
 
 
 def grow(points: np.ndarray, by: float | np.ndarray) -> np.ndarray:
@@ -75,7 +72,7 @@ def strands(canvas: Canvas, curves: np.ndarray, colour: np.ndarray, rng: Generat
 
 
 def paint_cap_of_hair(canvas: Canvas, face: Face, person: Person, rng: Generator) -> None:
-    """The hair upon the skull, or the bare skull; the face is painted over it up to the hairline."""
+    """The hair on the skull, or a bare skull; the face is painted over it up to the hairline."""
     if person.style == "bald":
         canvas.fill(face.skull, person.skin * 0.97)
         return
@@ -111,7 +108,7 @@ def paint_cap_of_hair(canvas: Canvas, face: Face, person: Person, rng: Generator
 
 
 def paint_front_hair(canvas: Canvas, face: Face, person: Person, rng: Generator) -> None:
-    """Locks that hang beside the face, bangs over the forehead, and a short fringe along the hairline."""
+    """Locks beside the face, bangs over the forehead, and a short fringe along the hairline."""
     hairline, thick = face.hairline, 5 + 6 * person.volume
     if person.style in ("bald", "buzz"):
         return
@@ -153,7 +150,7 @@ def paint_front_hair(canvas: Canvas, face: Face, person: Person, rng: Generator)
 
 
 def paint_beard(canvas: Canvas, face: Face, person: Person, rng: Generator) -> None:
-    """A stubble or full beard along the jaw, and a moustache above the lip; the mouth is painted after it."""
+    """A beard along the jaw and a moustache above the lip; the mouth is painted afterwards."""
     p, inner = face.landmarks68, face.landmarks68[INNER_MOUTH]
     colour = mix(person.hair, person.brows, 0.4)
     if person.beard:

@@ -10,7 +10,7 @@ from scemae.faces.people import Moment, Person, mix
 
 
 def face_outline(face: Face) -> np.ndarray:
-    """The face from jaw to hairline, a smooth closed curve through landmarks 0..16 and the hairline."""
+    """The face's outline: a smooth closed curve through landmarks 0..16 and the hairline."""
     return smooth(np.concatenate([face.landmarks68[:17], face.hairline[11:0:-1]]), closed=True)
 
 
@@ -62,7 +62,7 @@ def paint_skin(canvas: Canvas, face: Face, person: Person) -> None:
 
 
 def paint_light(canvas: Canvas, face: Face, moment: Moment) -> None:
-    """Light from `moment.light` on an ellipsoid in place of the head, dim at its edges, constant beyond it."""
+    """Light from `moment.light` on an ellipsoid instead of the head; constant outside of it."""
     h, w = HEIGHT // 4, WIDTH // 4
     outline = np.concatenate([face.landmarks68[:17], face.hairline])
     centre, radii = (
@@ -88,7 +88,7 @@ def paint_light(canvas: Canvas, face: Face, moment: Moment) -> None:
 
 
 def paint_relief(canvas: Canvas, face: Face, person: Person, moment: Moment) -> None:
-    """Soft shade of brow ridge, eye sockets, cheeks, nose and chin; the side away from the light is darker."""
+    """Soft shade of brows, eye sockets, cheeks, nose and chin, darker away from the light."""
     p, lean = face.landmarks68, moment.light[0]
     eye_line, strength = p[45] - p[36], 0.5 + moment.contrast
     unit = np.linalg.norm(eye_line) / 52
@@ -136,7 +136,7 @@ def eye_centre(side: int) -> slice:
 
 
 def paint_marks(canvas: Canvas, face: Face, person: Person) -> None:
-    """Freckles, forehead lines and a mole or two; they sit at the same place of the face in all pictures."""
+    """Freckles, lines on the forehead and a mole, the same in all pictures of a person."""
     p = face.landmarks68
     own = np.abs(person.shape[:12]) % 1
     basis = np.stack([(p[45] - p[36]) / 52, (p[8] - p[27]) / 68])

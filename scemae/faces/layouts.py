@@ -1,7 +1,7 @@
-"""Drawn faces as AFLW_M, AFLW_R and 300-W lay theirs out: crops that vary in place and size, and each set's own files.
+"""Drawn faces in the layouts of AFLW_M, AFLW_R and 300-W: their crops and their files.
 
-Landmarks inside the program are exact, x then y, whole numbers being centres of pixels; the files count as their data
-set does: from 1 in AFLW_M and 300-W, from 0 in AFLW_R (PROTOCOL 3.2).
+Landmarks inside the program are exact, x then y, and whole numbers are centres of pixels; the files
+count as their data set does: from 1 in AFLW_M and 300-W, from 0 in AFLW_R (PROTOCOL 3.2).
 """
 
 import io
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy.io import savemat
 
+from scemae.data.geometry import CELEBA_SIZE
 from scemae.faces.geometry import Face
 from scemae.faces.people import generator
 from scemae.files import disk
@@ -22,21 +23,16 @@ FIVE = [
     for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
     for axis in "xy"
 ]
-M_SIDE, M_TRAIN = (
-    150,
-    "aflw_10122train_cropped",
-)  # of AFLW_M: pixels of its crops, folder of those to train on
-MAT_HEADER = b"MATLAB 5.0 MAT-file".ljust(
-    116
-)  # without the date that scipy writes: same command, same bytes
-# The five points' root-mean-square distance from their centre, as a share of the crop's side. AFLW_M: measured in MTFL's
-# test crops (28.5 of 150 pixels, sd 1.9). AFLW_R: chosen here, for tighter crops whose points stay in the middle 96 of 136.
+# AFLW_M: side of its crops in pixels, folder of its training crops.
+M_SIDE, M_TRAIN = 150, "aflw_10122train_cropped"
+# Without the date that scipy writes: the same command gives the same bytes.
+MAT_HEADER = b"MATLAB 5.0 MAT-file".ljust(116)
+# The five points' root-mean-square distance from their centre, as a share of the crop's side.
+# AFLW_M: measured in MTFL's test crops (28.5 of 150 pixels, sd 1.9). AFLW_R: chosen here, for
+# tighter crops whose points stay in the middle 96 of 136 pixels.
 SPREAD = {"aflw_m": 0.19, "aflw_r": 0.235}
-WORLDS = {
-    "aflw_m": 1_000_000,
-    "aflw_r": 2_000_000,
-    "300w": 3_000_000,
-}  # added to the seed: other people in each set
+# Added to the seed, so that each data set shows other people.
+WORLDS = {"aflw_m": 1_000_000, "aflw_r": 2_000_000, "300w": 3_000_000}
 # 300-W's folders and how many pictures each has: train, then test (3,148 and 689 together).
 FOLDERS = (
     {"afw": 337, "helen/trainset": 2000, "lfpw/trainset": 811},
@@ -46,7 +42,10 @@ FOLDERS = (
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a picture, in its pixels with edges at whole numbers, and the size (w, h) that it is scaled to."""
+    """A part of a picture, and the `size` (w, h) in pixels that it is scaled to.
+
+    left, top, width and height are in pixels of the picture; edges of pixels are whole numbers.
+    """
 
     left: float
     top: float
@@ -55,11 +54,9 @@ class Window:
     size: tuple[int, int]
 
     def cut(self, pixels: np.ndarray) -> np.ndarray:
-        """The part of pixels (h, w, 3) uint8 as an image of `size`; beyond the picture its border goes on."""
-        x, y = (
-            self.width / self.size[0],
-            self.height / self.size[1],
-        )  # pixels of the picture for each of the crop
+        """This part of pixels (h, w, 3) uint8, scaled; the picture's border goes on outside."""
+        # Pixels of the picture for each pixel of the crop.
+        x, y = self.width / self.size[0], self.height / self.size[1]
         back = np.array([(x, 0, self.left + x / 2 - 0.5), (0, y, self.top + y / 2 - 0.5)])
         return cv2.warpAffine(
             pixels,
@@ -77,7 +74,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Crop:
-    """One written picture: its number, its place below the folder, its size (w, h), its exact landmarks (5, 2), (68, 2)."""
+    """One written picture: number, file below the folder, size (w, h), exact landmarks.
+
+    five (5, 2), sixty_eight (68, 2): in pixels of the crop.
+    """
 
     index: int
     file: str
@@ -87,25 +87,19 @@ class Crop:
 
 
 def choose_window(layout: str, face: Face, rng: Generator) -> Window:
-    """The part of a 178x218 picture that the data set `layout` would show: the face a little off its usual place."""
+    """The part of a picture that the data set `layout` would show: the face a little off centre."""
     if layout == "300w":  # a whole photograph, in one of many sizes
-        width, height = rng.uniform((164, 200), (178, 218))
-        left, top = rng.uniform(0, (178 - width, 218 - height))
+        width, height = rng.uniform((164, 200), CELEBA_SIZE)
+        left, top = rng.uniform(0, (CELEBA_SIZE[0] - width, CELEBA_SIZE[1] - height))
         scale = rng.uniform(1.1, 2.6)
         return Window(left, top, width, height, (round(width * scale), round(height * scale)))
     centre = face.landmarks5.mean(axis=0)
-    side = (
-        np.sqrt(((face.landmarks5 - centre) ** 2).sum(axis=1).mean())
-        / SPREAD[layout]
-        * np.exp(rng.normal(0, 0.05))
-    )
+    spread = np.sqrt(((face.landmarks5 - centre) ** 2).sum(axis=1).mean())
+    side = spread / SPREAD[layout] * np.exp(rng.normal(0, 0.05))
     tight = layout == "aflw_r"
-    width, height = side * np.exp(
-        rng.normal(0, 0.03, 2) * tight
-    )  # AFLW_R's crops are not quite square
-    left, top = (
-        centre + 0.5 - (width / 2, height / 2) + rng.normal(0, 0.02 if tight else 0.03, 2) * side
-    )
+    width, height = side * np.exp(rng.normal(0, 0.03, 2) * tight)  # AFLW_R: not quite square
+    shift = rng.normal(0, 0.02 if tight else 0.03, 2) * side
+    left, top = centre + 0.5 - (width / 2, height / 2) + shift
     scale = rng.uniform(0.9, 1.6)
     size = (round(width * scale), round(height * scale)) if tight else (M_SIDE, M_SIDE)
     return Window(left, top, width, height, size)
@@ -137,19 +131,16 @@ def write_files(
 
 
 def misplace(crop: Crop, rng: Generator) -> np.ndarray:
-    """The five points (5, 2) as a careless annotator sets them, by the three errors of the paper's figure 3.
+    """The five points (5, 2) with an annotator's errors: the three of the paper's figure 3.
 
-    A translation of all points, a random shift of one, a semantic mismatch (an eye's outer corner for its centre), and
-    some unrest everywhere. How often and how far is chosen here: the paper shows pictures of it only [U].
+    A translation of all points, a random shift of one, a semantic mismatch (an eye's outer corner
+    instead of its centre), and a little noise on all. How often and how far is chosen here: the
+    paper only shows pictures of it [U].
     """
     eyes = np.linalg.norm(crop.five[0] - crop.five[1])
     points = crop.five + rng.normal(0, 0.01, (5, 2)) * eyes
-    chances, moved, shifted, which = (
-        rng.random(3),
-        rng.normal(0, 0.07, 2),
-        rng.normal(0, 0.15, 2),
-        int(rng.integers(5)),
-    )
+    chances, moved = rng.random(3), rng.normal(0, 0.07, 2)
+    shifted, which = rng.normal(0, 0.15, 2), int(rng.integers(5))
     if chances[0] < 0.15:
         points += moved * eyes
     if chances[1] < 0.15:
@@ -160,7 +151,7 @@ def misplace(crop: Crop, rng: Generator) -> np.ndarray:
 
 
 def _name(layout: str, index: int, *, test: bool, place: int, total: int) -> str:
-    """The file of picture `index`, which is number `place` of `total` in its set."""
+    """The file of picture `index`, which is number `place` of `total` in its part of the set."""
     match layout, test:
         case "aflw_m", True:
             return f"MTFL/AFLW/{place + 1:04d}-{_photograph(index)}"
@@ -171,10 +162,9 @@ def _name(layout: str, index: int, *, test: bool, place: int, total: int) -> str
     folders = FOLDERS[int(test)]
     ends = np.rint(np.cumsum(list(folders.values())) * total / sum(folders.values()))
     folder = list(folders)[np.searchsorted(ends, place, side="right")]
-    numbered = folder == "ibug" or folder.startswith(
-        "lfpw"
-    )  # ibug's names must begin with "image": PROTOCOL 3.2
-    return f"{folder}/{'image_' * numbered}{index + 1:05d}_1.jpg"
+    # ibug's names must begin with "image" (PROTOCOL 3.2); lfpw's do so too.
+    prefix = "image_" if folder == "ibug" or folder.startswith("lfpw") else ""
+    return f"{folder}/{prefix}{index + 1:05d}_1.jpg"
 
 
 def _photograph(index: int) -> str:
@@ -183,10 +173,10 @@ def _photograph(index: int) -> str:
 
 def _write_m(out: Path, train: list[Crop], test: list[Crop]) -> None:
     """AFLW_M. MTFL's four attributes, which nothing here reads, are left out of testing.txt."""
-    rows = [
-        f"{i},{_photograph(crop.index)},{crop.file.removeprefix(M_TRAIN + '/')},1,{_join(crop.five + 1, ',')}"
-        for i, crop in enumerate(train)
-    ]
+    rows = []
+    for i, crop in enumerate(train):
+        file, points = crop.file.removeprefix(M_TRAIN + "/"), _join(crop.five + 1, ",")
+        rows.append(f"{i},{_photograph(crop.index)},{file},1,{points}")
     _write_lines(
         out / M_TRAIN / "facedata_cropped.csv",
         [",".join(["id", "image_file", "crop_file", "set", *FIVE]), *rows],
@@ -198,7 +188,7 @@ def _write_m(out: Path, train: list[Crop], test: list[Crop]) -> None:
 
 
 def _write_r(out: Path, train: list[Crop], test: list[Crop], world: int) -> None:
-    """AFLW_R: original labels with errors (AFLW_RO), and the exact ones of the test set in corrected.csv (AFLW_RC)."""
+    """AFLW_R: labels with errors (AFLW_RO), and in corrected.csv the exact ones (AFLW_RC)."""
     for part, crops in (("train", train), ("test", test)):
         labels = np.stack([misplace(crop, generator(world, 8, crop.index)) for crop in crops])
         sizes = np.array([crop.size[::-1] for crop in crops])
@@ -211,7 +201,7 @@ def _write_r(out: Path, train: list[Crop], test: list[Crop], world: int) -> None
 
 
 def _write_w(out: Path, crops: list[Crop]) -> None:
-    """300-W: .pts beside each picture, and boxes, the extent of the points (which a detector would not hit so well)."""
+    """300-W: .pts beside each picture, and face boxes, which are the extent of the points."""
     (out / "Bounding Boxes").mkdir()
     for crop in crops:
         points = [_join(point + 1, " ") for point in crop.sixty_eight]

@@ -1,4 +1,4 @@
-"""Who is drawn and how he or she is met: identities and single moments, each a pure function of a seed and a number."""
+"""Identities and the moments they are drawn in: pure functions of a seed and a number."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,7 +39,10 @@ STYLE_CHANCES = (
 
 @dataclass(frozen=True)
 class Person:
-    """What all pictures of one identity share. Colours are RGB in 0..255; `shape` drives scemae.faces.geometry."""
+    """What all pictures of one identity share.
+
+    Colours are RGB in 0..255; `shape` are standard normal numbers for geometry.py.
+    """
 
     shape: np.ndarray
     skin: np.ndarray
@@ -63,7 +66,10 @@ class Person:
 
 @dataclass(frozen=True)
 class Moment:
-    """What belongs to a single picture. Angles in radians; `jitter` is roll, log-scale and shift in pixels."""
+    """What belongs to one picture.
+
+    Angles in radians; `jitter` is roll, log-scale, and shift in pixels (x, y).
+    """
 
     yaw: float
     pitch: float
@@ -89,7 +95,7 @@ class Moment:
 
 
 def generator(*key: int) -> Generator:
-    """A random stream that depends on the key alone; all parts of the key are non-negative integers."""
+    """A random stream that depends only on the key, which is made of non-negative integers."""
     return Generator(Philox(SeedSequence(key)))
 
 
@@ -112,9 +118,8 @@ def pick(rng: Generator, options: tuple, chances: tuple) -> object:
 def draw_person(seed: int, identity: int) -> Person:
     """Identity number `identity` (from 1) of the world `seed`."""
     rng = generator(seed, 1, identity)
-    bearded = int(
-        rng.random() < 0.5
-    )  # the style tables: 0 longer hair and make-up, 1 shorter hair and beards
+    # A row of the style tables: 0 longer hair and make-up, 1 shorter hair and beards.
+    bearded = int(rng.random() < 0.5)
     tone = rng.beta(0.9, 1.5) * (len(SKIN) - 1.001)
     skin = mix(SKIN[int(tone)], SKIN[int(tone) + 1], tone % 1) * rng.normal(1, 0.015, 3)
     hair = sample_hair(rng, tone) * rng.normal(1, 0.05, 3)
@@ -158,7 +163,7 @@ def sample_hair(rng: Generator, tone: float) -> np.ndarray:
 
 
 def draw_moment(rng: Generator, person: Person) -> Moment:
-    """One meeting with `person`: pose, expression, light, what covers the face, and how good the camera is."""
+    """A moment of `person`: pose, expression, light, cover of the face, quality of the camera."""
     direction = rng.normal((0, -0.5, 0), (0.75, 0.45, 0.01)) + (0, 0, rng.uniform(0.5, 1.2))
     warmth = rng.normal(0, 0.07)
     return Moment(

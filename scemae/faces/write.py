@@ -1,4 +1,4 @@
-"""Write a folder of drawn faces in the layout of CelebA or of another benchmark: `scemae faces OUT --count 4000`."""
+"""Write a folder of drawn faces in a data set's layout: `scemae faces OUT --count 4000`."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ from scemae.files import disk
 from scemae.process.progress import progress_bar
 
 CHUNK = 32
-HELP = """Draw faces with exact landmarks, in the own layout of CelebA or of another benchmark.
+HELP = """Draw faces with exact landmarks, in the layout of CelebA or of another benchmark.
 
 Every picture follows from the seed, the layout and its number, so the same command gives the same
 files with any number of workers. People are split 80/10/10.
@@ -41,13 +41,19 @@ A picture takes about 10 ms of one core and 7 kB. Make shards of the folder as o
 
 
 def identity_of(index: int, identities: int, seed: int) -> int:
-    """The identity (from 1) on picture `index` (from 0): each run of `identities` pictures shows everybody once."""
+    """The identity (from 1) on picture `index` (from 0).
+
+    Each series of `identities` pictures shows every person once.
+    """
     turn, place = divmod(index, identities)
     return int(generator(seed, 4, turn).permutation(identities)[place]) + 1
 
 
 def make_face(index: int, identity: int, seed: int) -> tuple[np.ndarray, Face, Moment]:
-    """Picture `index` (from 0) of the world `seed`: pixels (218, 178, 3) uint8 RGB, its geometry and its moment."""
+    """Picture `index` (from 0) of the world `seed`.
+
+    Returns pixels (218, 178, 3) uint8 RGB, its geometry and its moment.
+    """
     rng = generator(seed, 2, index)
     person = draw_person(seed, identity)
     moment = draw_moment(rng, person)
@@ -64,7 +70,7 @@ def write_face(task: tuple[int, int], folder: Path, seed: int) -> tuple[np.ndarr
 
 
 def write_crop(task: tuple[int, int, str], out: Path, layout: str, seed: int) -> Crop:
-    """Write picture (index, identity, file) of the world `seed` below `out`, cut out as `layout` would have it."""
+    """Draw picture (index, identity, file) of the world `seed` into `out`, cropped for `layout`."""
     index, identity, file = task
     pixels, face, moment = make_face(index, identity, seed)
     window = layouts.choose_window(layout, face, generator(seed, 7, index))
@@ -98,10 +104,11 @@ def write_faces(
     layout: str = "celeba",
     progress: bool = True,
 ) -> None:
-    """Draw `count` pictures of `identities` people into `out`, as `layout` (celeba, aflw_m, aflw_r or 300w) has them.
+    """Draw `count` pictures of `identities` people into `out`.
 
-    Picture i depends on `seed`, `layout`, i and `identities` alone, never on `count` or `workers`. The lists are written
-    last: a folder without them is not whole. Raises ConfigError for impossible numbers and DataError where `out` is not
+    layout: celeba, aflw_m, aflw_r or 300w. Picture i depends on `seed`, `layout`, i and
+    `identities` alone, never on `count` or `workers`. The lists are written last: a folder without
+    them is not complete. Raises ConfigError for impossible numbers and DataError where `out` is not
     an empty folder.
     """
     check_numbers(count, identities, seed, workers)
@@ -125,7 +132,7 @@ def write_faces(
 def _write_celeba(
     out: Path, owners: np.ndarray, partition: np.ndarray, *, seed: int, draw: Callable
 ) -> None:
-    """CelebA's layout; Anno/landmarks5_float.csv and Anno/landmarks68.csv hold the exact coordinates beside it."""
+    """CelebA's layout, and the exact landmarks: Anno/landmarks5_float.csv, Anno/landmarks68.csv."""
     folder = out / "img_align_celeba"
     folder.mkdir(parents=True)
     drawn = draw(
@@ -139,7 +146,7 @@ def _write_celeba(
 def _write_layout(
     out: Path, owners: np.ndarray, partition: np.ndarray, *, layout: str, seed: int, draw: Callable
 ) -> None:
-    """Another benchmark's layout: people of partition 0 are its training set, about 80 %, the others its test set."""
+    """Another benchmark's layout: people of partition 0 (80 %) to train on, the others to test."""
     files = layouts.name_pictures(layout, partition > 0)
     for folder in sorted({(out / file).parent for file in files}):
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +167,8 @@ def check_numbers(count: int, identities: int, seed: int, workers: int) -> None:
         )
     if workers < 1 or seed < 0:
         raise ConfigError(
-            f"workers is {workers} and seed is {seed}; use at least one worker and a seed of 0 or more"
+            f"workers is {workers} and seed is {seed}; use at least one worker and a seed of 0 or "
+            "more"
         )
 
 
@@ -173,7 +181,7 @@ def assign_identities(count: int, identities: int, seed: int) -> np.ndarray:
 
 
 def draw_all(paint: Callable, tasks: list[tuple], *, workers: int, progress: bool) -> list:
-    """What `paint` returns for each task, one picture each, in their order."""
+    """The results of `paint` for all tasks, one picture each, in their order."""
     bar = partial(progress_bar, show=progress, total=len(tasks), unit="face")
     if workers == 1:
         return list(bar(map(paint, tasks)))
@@ -182,7 +190,7 @@ def draw_all(paint: Callable, tasks: list[tuple], *, workers: int, progress: boo
 
 
 def split_identities(identities: int, seed: int) -> np.ndarray:
-    """Partition (identities + 1,) of each identity number: about 80 % 0, 10 % 1 and 10 % 2; place 0 is unused."""
+    """Partition (identities + 1,) of each identity: 80 % 0, 10 % 1, 10 % 2; place 0 is unused."""
     part, tenth = np.zeros(identities + 1, int), max(2, round(identities / 10))
     order = generator(seed, 5).permutation(identities) + 1
     part[order[:tenth]], part[order[tenth : 2 * tenth]] = 2, 1
@@ -194,9 +202,10 @@ def choose_mafl(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of MAFL's training and testing lists, both in file order.
 
-    partition (count,) of each picture. Testing holds people of partition 2, never the same one twice in a row, so that
-    consecutive couples always show two people (PROTOCOL 3.4). It has max(8, 5 %) of the pictures, at most 1,000, or
-    fewer where partition 2 has not so many; training has 10 % of them, at most 19,000, of other people.
+    partition (count,) of each picture. Testing shows people of partition 2, never one person twice
+    in a row, so that consecutive couples always show two people (PROTOCOL 3.4). It has max(8, 5 %)
+    of the pictures, at most 1,000, or fewer where partition 2 has fewer; training has 10 % of them,
+    at most 19,000, of other people.
     """
     count, testing = len(owners), []
     for index in np.flatnonzero(partition == 2):

@@ -12,13 +12,13 @@ import pytest
 
 from scemae.cli import run_command
 from scemae.cluster import chain, submit
+from scemae.commands import demo
 from scemae.commands.parse import parse, with_runs
 from scemae.config import load, values
 from scemae.config.dotted import get_setting, setting_names
 from scemae.config.load import _choice, _is_group, _settings, load_config, reload_config, to_yaml
 from scemae.config.schema import SCHEMAS
 from scemae.errors import ConfigError
-from scemae.faces import demo
 from scemae.sweep import spec as sweeps
 from tests.support import REPO
 

@@ -1,10 +1,11 @@
-"""`scemae demo`: the whole system on generated faces, each stage by the command that a user would type.
+"""`scemae demo`: the whole system on generated faces, each stage by the command a user would type.
 
     scemae demo runs/demo
-    scemae demo runs/demo --rivals       and CL, LEAD and DVE, the other benchmarks, every table and figure of the paper
+    scemae demo runs/demo --rivals       and CL, LEAD and DVE, the other benchmarks, every table
+                                         and figure of the paper
 
-A small, labelled configuration (configs/experiment/demo_*.yaml), not the paper's; it ends with a report. A demo
-that was interrupted goes on where it stood.
+A small, labelled configuration (configs/experiment/demo_*.yaml), not the paper's; it ends with a
+report. The same command resumes a demo that was interrupted.
 """
 
 import argparse
@@ -17,11 +18,8 @@ from pathlib import Path
 from scemae.config.values import as_argument, as_list, given_path
 from scemae.files import disk
 
-LAYOUTS = {
-    "aflw_m": "aflw_m",
-    "aflw_r": "aflw_r",
-    "300w": "w300",
-}  # of `scemae faces`, and what reads them
+# From a layout of `scemae faces` to the source of `scemae shards build` that reads it.
+LAYOUTS = {"aflw_m": "aflw_m", "aflw_r": "aflw_r", "300w": "w300"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,17 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Run faces, shards, pretrain, correspond, evaluate and report below one folder, and with --rivals tables."""
+    """Run all stages below one folder, from faces to report; with --rivals also tables."""
     everything = commands(options.out, options.faces, options.workers)
     if options.rivals:
-        everything += rivals(
-            options.out, max(options.faces // 10, 150), options.workers
-        )  # 100 to learn from, and a test
+        # 150: 100 to learn from, and a test set.
+        everything += rivals(options.out, max(options.faces // 10, 150), options.workers)
     for command in everything:
         print(f"\n$ scemae {shlex.join(command)}", flush=True)
-        if command[0] == "faces":  # aside, since a folder that is there is not drawn again
-            with disk.building(Path(command[1])) as aside:
-                run(["faces", as_argument(aside), *command[2:]])
+        if command[0] == "faces":  # renamed when whole: a folder that is there is not drawn again
+            with disk.building(Path(command[1])) as partial:
+                run(["faces", as_argument(partial), *command[2:]])
         else:
             run(command)
     print(f"\nThe report: {(options.out / 'evaluate' / 'report.html').resolve()}")
@@ -67,24 +64,20 @@ def main(options: argparse.Namespace) -> None:
 
 
 def run(command: list[str]) -> None:
-    """Run `scemae COMMAND`; where it fails, end as it ended."""
+    """Run `scemae COMMAND`; where it fails, exit with its status."""
     if status := subprocess.run([sys.executable, "-m", "scemae", *command]).returncode:
         sys.exit(status)
 
 
 def draw(folder: Path, *options: str) -> list[list[str]]:
-    """The command that draws faces into `folder`, unless they are there."""
+    """The command that draws faces into `folder`, unless the folder is there."""
     return [] if folder.exists() else [["faces", as_argument(folder), *options]]
 
 
 def commands(out: Path, faces: int, workers: int) -> list[list[str]]:
-    """The commands of one demo, in order; what is there already is not drawn again."""
-    shards, mae, carb, evaluation = (
-        out / "shards",
-        out / "pretrain",
-        out / "correspond",
-        out / "evaluate",
-    )
+    """The commands of one demo, in order."""
+    shards, mae, carb = out / "shards", out / "pretrain", out / "correspond"
+    evaluation = out / "evaluate"
     return draw(
         out / "faces", f"--count={faces}", f"--identities={faces // 10}", f"--workers={workers}"
     ) + [
@@ -126,8 +119,9 @@ def commands(out: Path, faces: int, workers: int) -> list[list[str]]:
 
 
 def rivals(out: Path, faces: int, workers: int) -> list[list[str]]:
-    """What comes on top: `faces` pictures in each other benchmark's layout, the rivals' stages, and the tables."""
-    found, shards = [], [str(out / "shards")]
+    """The commands of --rivals: other benchmarks of `faces` pictures, rivals' stages, tables."""
+    found: list[list[str]] = []
+    shards = [str(out / "shards")]
     for layout, source in LAYOUTS.items():
         folder, there = out / f"faces-{layout}", out / "more" / layout
         corrected = [f"--corrected={folder / 'corrected.csv'}"] if layout == "aflw_r" else []
