@@ -1,4 +1,4 @@
-"""Shards behind a URL: nothing is used that is not what the manifest says, and nothing is waited for without end."""
+"""Shards at a URL: no file is used that differs from the manifest, and no wait is endless."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Frames in memory: the same samples, pixels and digests as streaming, one copy per node, gone with the ranks."""
+"""Frames in memory: pixels and digests as when streamed, one copy per node, freed in the end."""
 
 import hashlib
 import subprocess
@@ -41,7 +41,7 @@ def test_the_gpu_tier_without_a_gpu_is_refused():
         frame_cache.choose("gpu", needed=1, host=100, gpu=0, **BIG)
 
 
-LOOK = """
+PRINT_FRAMES = """
 import sys, hashlib, numpy as np
 from pathlib import Path
 from scemae.config.load import load_config
@@ -50,17 +50,19 @@ from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.process_group import process_group
 settings = load_config("pretrain", ["run_dir=x", "data.frame=96", "runtime.tier=host"])
 with process_group("cpu") as place:
-    source = frame_cache.open_frames(open_shards(sys.argv[1]), settings.data, settings.runtime, place, images=10**6)
+    shards = open_shards(sys.argv[1])
+    source = frame_cache.open_frames(shards, settings.data, settings.runtime, place, images=10**6)
     found, pixels = source.frames(np.arange(20)[::-1])
     shared = [line for line in open("/proc/self/maps") if "scemae-frames" in line]
-    told = f"{hashlib.sha256(pixels).hexdigest()} {found.tolist()} {len(shared)} {shared[0].split()[4]}"
-    Path(sys.argv[2], f"rank-{place.rank}").write_text(told)
+    inode = shared[0].split()[4]
+    facts = f"{hashlib.sha256(pixels).hexdigest()} {found.tolist()} {len(shared)} {inode}"
+    Path(sys.argv[2], f"rank-{place.rank}").write_text(facts)
 """
 
 
 def test_two_ranks_share_one_copy_and_see_what_streaming_decodes(tmp_path):
     folder = write_shards(tmp_path / "shards", 20)
-    (tmp_path / "look.py").write_text(LOOK)
+    (tmp_path / "look.py").write_text(PRINT_FRAMES)
     done = subprocess.run(
         [
             sys.executable,

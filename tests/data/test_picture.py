@@ -1,4 +1,4 @@
-"""Pictures of anybody: what each kind becomes, which are refused and why, and that every command opens them alike."""
+"""Pictures from outside: what each kind becomes, which are refused, in every command alike."""
 
 import io
 import re

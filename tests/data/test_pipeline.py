@@ -1,4 +1,4 @@
-"""From shards to batches: the same pixels for any number of ranks and threads, and in either tier."""
+"""From shards to batches: the same pixels for any number of ranks and threads, in every tier."""
 
 import hashlib
 from functools import partial
@@ -35,7 +35,7 @@ def fed(shards, order, slices, views=VIEWS, frame=178, **options):
 
 
 def consumed(shards, steps, world_size, micro=100, workers=2, start=0, batch=7):
-    """For each step: a digest of every (key, crop, mask) after collation, in order of the global batch."""
+    """For each step a digest of every (key, crop, mask), in order of the global batch."""
     accumulation, order = accumulation_steps(batch, world_size, micro), Order(len(shards), 3, batch)
     found = [[] for _ in range(steps)]
     for rank in range(world_size):

@@ -1,4 +1,4 @@
-"""Thin-plate-spline warps and the pairs made with them, against slow versions and the simulated floors."""
+"""Thin-plate-spline warps and pairs made with them, against slow versions and known floors."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The generator of faces: determinism, geometry, agreement of pixels and landmarks, and the layouts of the benchmarks."""
+"""The generator of faces: determinism, geometry, pixels that agree with landmarks, layouts."""
 
 import re
 from dataclasses import replace
@@ -293,7 +293,7 @@ def load(shards: Path, benchmark: str, split: str) -> tuple[Frames, list[int]]:
 
 
 def affine(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
-    """The map (2, 3) that takes points (n, 2) to others, and by how many pixels the worst misses."""
+    """The affine map (2, 3) from points (n, 2) to others, and its largest error in pixels."""
     padded = np.column_stack([source, np.ones(len(source))])
     found = np.linalg.lstsq(padded, target, rcond=None)[0]
     return found.T, float(np.linalg.norm(padded @ found - target, axis=1).max())

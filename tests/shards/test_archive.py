@@ -1,4 +1,4 @@
-"""Archives and .mat files of others: what they say of themselves is not believed, and none takes more than it should."""
+"""Archives and .mat files from outside: no size in them is trusted, and reading is limited."""
 
 import io
 import struct

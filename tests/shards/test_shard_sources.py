@@ -1,4 +1,4 @@
-"""Sources: which image goes into which split, with which numbers, and what is said of data sets that do not fit."""
+"""Sources: which image goes into which split, with which numbers, and which errors are reported."""
 
 import io
 import json
@@ -252,7 +252,8 @@ def test_images_of_another_size_do_not_fit_the_frame(root, tmp_path):
                 "x",
                 "000001.jpg 1 2 3 4 5 6 7 8 9 10",
             ),
-            "list_landmarks_align_celeba.txt: does not belong to these images: 11 images are not in it .first 000002.jpg",
+            "list_landmarks_align_celeba.txt: does not belong to these images: "
+            "11 images are not in it .first 000002.jpg",
         ),
         (
             lambda root: write(
@@ -282,7 +283,8 @@ def test_images_of_another_size_do_not_fit_the_frame(root, tmp_path):
             lambda root: write(
                 root / "Eval/list_eval_partition.txt", *(f"0{i:05d}.png 0" for i in range(12))
             ),
-            "list_eval_partition.txt: does not belong to these images: 12 images are not in it .* and 12 names have no image",
+            "list_eval_partition.txt: does not belong to these images: "
+            "12 images are not in it .* and 12 names have no image",
         ),
         (
             lambda root: write(root / "Eval/list_eval_partition.txt", "000001.jpg 7"),
@@ -647,7 +649,7 @@ def pts(path: Path, points: np.ndarray) -> None:
 
 
 def three_hundred_w(root: Path) -> np.ndarray:
-    """Two images in each of three folders, with boxes as 300-W stores them: cells of structs of cells of arrays."""
+    """Two images in each of three folders, with boxes as in 300-W: cells of structs of arrays."""
     points = np.random.default_rng(0).uniform(10, 90, (68, 2)).round(6)
     for place, images in (
         ("afw", ("2.jpg", "1.jpg")),

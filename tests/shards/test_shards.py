@@ -1,4 +1,4 @@
-"""Shards: what is written is what was there, twice the same, whole or not at all, and read back by others."""
+"""Shards: the bytes of the source, reproducible, whole or not at all, readable by webdataset."""
 
 import fcntl
 import functools
