@@ -111,9 +111,8 @@ class Faces(Dataset):
         return self.count
 
     def __getitem__(self, i: int) -> torch.Tensor:
-        image = Image.open(
-            BytesIO(_opened(self.folder, os.getpid()).jpeg(i)), formats=["JPEG"]
-        ).convert("RGB")
+        data = _opened(self.folder, os.getpid()).jpeg(i)
+        image = Image.open(BytesIO(data), formats=["JPEG"]).convert("RGB")
         if image.size == CELEBA_SIZE:
             image = image.crop(celeba_box())
         return self.transform(image)

@@ -9,6 +9,7 @@ import io
 import json
 import resource
 import sys
+from typing import Any
 
 MOST_MEMORY, MOST_SECONDS, MOST_NUMBERS = 2**30, 60, 5_000_000
 
@@ -18,6 +19,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
+    answer: dict[str, Any]
     try:
         import numpy as np
         from scipy.io import loadmat
@@ -31,12 +33,12 @@ def main() -> None:
     json.dump(answer, sys.stdout)
 
 
-def points(stored: dict, np) -> dict:
+def points(stored: dict, np: Any) -> dict:
     """AFLW_R's two arrays, as nested lists of numbers."""
     return {name: numbers(stored[name], np).tolist() for name in ("gt", "hw")}
 
 
-def boxes(stored: dict, np) -> list:
+def boxes(stored: dict, np: Any) -> list:
     """300-W's boxes: (name of the image, its four numbers), in the file's order."""
     return [
         (
@@ -47,7 +49,7 @@ def boxes(stored: dict, np) -> list:
     ]
 
 
-def numbers(found, np):
+def numbers(found: Any, np: Any) -> Any:
     """An array of finite float64."""
     found = np.asarray(found, np.float64)
     if found.size > MOST_NUMBERS or not np.isfinite(found).all():

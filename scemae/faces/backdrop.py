@@ -10,11 +10,10 @@ from scemae.faces.canvas import HEIGHT, SCALE, WIDTH, blur
 def paint_backdrop(kind: str, rng: Generator) -> np.ndarray:
     """A background (436, 356, 3) uint8, painted at half the frame's size and enlarged."""
     h, w = HEIGHT // 2, WIDTH // 2
-    base = (
-        blotches(rng, (2, 2))
-        if kind != "blotches"
-        else blotches(rng, (rng.integers(3, 9), rng.integers(3, 7)))
-    )
+    cells = (2, 2)
+    if kind == "blotches":
+        cells = int(rng.integers(3, 9)), int(rng.integers(3, 7))
+    base = blotches(rng, cells)
     small = cv2.resize(base, (w, h), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
     if kind == "clutter":
         add_clutter(small, rng)
@@ -22,11 +21,10 @@ def paint_backdrop(kind: str, rng: Generator) -> np.ndarray:
     elif kind == "stripes":
         add_stripes(small, rng)
     elif kind == "texture":
-        grain = rng.normal(0, rng.uniform(8, 38), (h // 2, w // rng.integers(2, 12), 1)).astype(
-            np.float32
-        )
-        grain = cv2.resize(grain, (w, h), interpolation=cv2.INTER_LINEAR)[..., None]
-        small = (small + grain).clip(0, 255).astype(np.uint8)
+        strength, shape = rng.uniform(8, 38), (h // 2, w // rng.integers(2, 12), 1)
+        grain = rng.normal(0, strength, shape).astype(np.float32)
+        enlarged = cv2.resize(grain, (w, h), interpolation=cv2.INTER_LINEAR)[..., None]
+        small = (small + enlarged).clip(0, 255).astype(np.uint8)
     return cv2.resize(small, (WIDTH * SCALE, HEIGHT * SCALE), interpolation=cv2.INTER_LINEAR)
 
 

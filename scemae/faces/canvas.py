@@ -14,6 +14,9 @@ SCALE = 2  # of `pixels` to the frame, against jagged edges
 SHIFT = 4  # fractional bits of OpenCV's integer coordinates
 SOFT = 0.5  # of `shade` to the frame: everything on it is blurred
 
+Colour = np.ndarray | tuple[float, float, float]  # RGB in 0..255
+Number = float | np.floating
+
 
 @cache
 def spline_weights(count: int, closed: bool, steps: int = 5) -> np.ndarray:
@@ -58,12 +61,12 @@ class Canvas:
         self.shade = np.ones((int(HEIGHT * SOFT), int(WIDTH * SOFT), 3), np.float32)
         self.tints: dict[float, np.ndarray] = {}
 
-    def fill(self, points: np.ndarray, colour: np.ndarray) -> None:
+    def fill(self, points: np.ndarray, colour: Colour) -> None:
         """Fill a polygon."""
         cv2.fillPoly(self.pixels, [to_fixed(points)], tuple(map(float, colour)), cv2.LINE_AA, SHIFT)
 
     def stroke(
-        self, lines: list | np.ndarray, colour: np.ndarray, width: float, *, closed: bool = False
+        self, lines: list | np.ndarray, colour: Colour, width: float, *, closed: bool = False
     ) -> None:
         """Draw lines, (k, n, 2) or a list of (n, 2), `width` pixels wide (in steps of a half)."""
         thickness = max(1, round(width * SCALE))
@@ -76,7 +79,7 @@ class Canvas:
             self.pixels, fixed, closed, tuple(map(float, colour)), thickness, cv2.LINE_AA, SHIFT
         )
 
-    def disc(self, centre: np.ndarray, radius: float, colour: np.ndarray) -> None:
+    def disc(self, centre: np.ndarray, radius: Number, colour: Colour) -> None:
         """Fill a circle."""
         x, y = to_fixed(np.asarray(centre))
         size = round(radius * SCALE * (1 << SHIFT))
@@ -106,7 +109,8 @@ class Canvas:
             mask = blur(mask, soft * SCALE)
         part = cv2.merge([mask] * 3)
         after = cv2.multiply(whole[rows, cols], part, scale=opacity / 255)
-        part = cv2.multiply(part, 1.0, scale=opacity) if opacity < 1 else part
+        if opacity < 1:
+            part = cv2.multiply(part, 1.0, scale=opacity)  # type: ignore[call-overload]  # a scalar
         whole[rows, cols] = cv2.add(
             after, cv2.multiply(before, cv2.bitwise_not(part), scale=1 / 255)
         )
@@ -119,7 +123,7 @@ class Canvas:
         """
         if soft not in self.tints:
             self.tints[soft] = np.ones_like(self.shade)
-        colour = (float(factor),) * 3 if np.isscalar(factor) else tuple(map(float, factor))
+        colour = np.broadcast_to(np.asarray(factor, float), 3).tolist()
         cv2.fillPoly(self.tints[soft], [to_fixed(points, SOFT)], colour, shift=SHIFT)
 
     def spread_shade(self) -> None:
@@ -150,7 +154,7 @@ def box(fixed: np.ndarray, margin: int, shape: tuple) -> tuple[slice, slice]:
 
 
 def ellipse(
-    centre: np.ndarray, radii: tuple[float, float], angle: float = 0.0, count: int = 24
+    centre: np.ndarray, radii: tuple[Number, Number], angle: float = 0.0, count: int = 24
 ) -> np.ndarray:
     """An ellipse (count, 2), turned by `angle` radians."""
     points = circle(count) * radii

@@ -1,6 +1,6 @@
 """The head in 3D, and its 68 and 5 landmarks after expression, pose and alignment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -93,14 +93,14 @@ class Camera:
     """From head coordinates (n, 3) to pixels (n, 2): rotation, weak perspective, similarity."""
 
     rotation: np.ndarray
-    similarity: np.ndarray = None
-    shift: np.ndarray = None
+    similarity: np.ndarray = field(default_factory=lambda: np.eye(2))
+    shift: np.ndarray = field(default_factory=lambda: np.zeros(2))
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Pixels (n, 2) of head points (n, 3)."""
         turned = (points - (0, 130.0, 0)) @ self.rotation.T
         flat = turned[:, :2] * (VIEW_DISTANCE / (VIEW_DISTANCE - turned[:, 2:]))
-        return flat if self.similarity is None else flat @ self.similarity.T + self.shift
+        return flat @ self.similarity.T + self.shift
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.random import Generator, Philox, SeedSequence
+from numpy.typing import ArrayLike
 
+T = TypeVar("T")
 SHAPE_NUMBERS = 24
 
 SKIN = np.array(
@@ -99,12 +102,12 @@ def generator(*key: int) -> Generator:
     return Generator(Philox(SeedSequence(key)))
 
 
-def mix(a: np.ndarray, b: np.ndarray, weight: float) -> np.ndarray:
+def mix(a: np.ndarray, b: ArrayLike, weight: float) -> np.ndarray:
     """Colour between a (weight 0) and b (weight 1)."""
     return a + (np.asarray(b, float) - a) * weight
 
 
-def pick(rng: Generator, options: tuple, chances: tuple) -> object:
+def pick(rng: Generator, options: tuple[T, ...], chances: tuple[float, ...]) -> T:
     """One of `options`; `chances` sum to one. (Generator.choice takes ten times as long.)"""
     at, reached = rng.random(), 0.0
     for option, chance in zip(options, chances, strict=True):

@@ -62,7 +62,7 @@ with process_group("cpu") as place:
 
 def test_two_ranks_share_one_copy_and_see_what_streaming_decodes(tmp_path):
     folder = write_shards(tmp_path / "shards", 20)
-    (tmp_path / "look.py").write_text(PRINT_FRAMES)
+    (tmp_path / "print_frames.py").write_text(PRINT_FRAMES)
     done = subprocess.run(
         [
             sys.executable,
@@ -70,7 +70,7 @@ def test_two_ranks_share_one_copy_and_see_what_streaming_decodes(tmp_path):
             "torch.distributed.run",
             "--nproc-per-node=2",
             "--standalone",
-            str(tmp_path / "look.py"),
+            str(tmp_path / "print_frames.py"),
             str(folder),
             str(tmp_path),
         ],

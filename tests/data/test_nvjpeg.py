@@ -62,7 +62,7 @@ def test_a_thread_decodes_one_batch_ahead_of_training(folder):
         started.append(threading.current_thread().name)
         return host_decode(jpegs, device)
 
-    source, told = nvjpeg.NvjpegFrames(shards, 178, torch.device("cpu"), decode_elsewhere), []
+    source, consumed = nvjpeg.NvjpegFrames(shards, 178, torch.device("cpu"), decode_elsewhere), []
     slices = list(Order(12, 0, 3).slices(0, 0, 1, 1)) * 3
     batches = iter(
         Pipeline(
@@ -71,7 +71,7 @@ def test_a_thread_decodes_one_batch_ahead_of_training(folder):
             0,
             lambda batch: (batch.images,),
             device=torch.device("cpu"),
-            consumed=lambda part, found, hashes: told.append(found),
+            consumed=lambda part, found, hashes: consumed.append(found),
         )
     )
     for ready, part in enumerate(slices, 1):
@@ -79,7 +79,7 @@ def test_a_thread_decodes_one_batch_ahead_of_training(folder):
         assert np.array_equal(
             images.permute(0, 2, 3, 1), decode.StreamedFrames(shards, 178).frames(part.samples)[1]
         )
-        assert len(told) == ready and np.array_equal(told[-1], part.samples)
+        assert len(consumed) == ready and np.array_equal(consumed[-1], part.samples)
         time.sleep(0.2)
         assert len(started) == min(ready + 1, 3)
     assert all(name.startswith("decode") for name in started) and not list(batches)

@@ -74,21 +74,21 @@ def test_jobs_of_several_threads_keep_the_order_of_a_batch(shards, monkeypatch):
 
 
 def test_what_is_told_of_a_batch_is_what_was_fed(shards):
-    order, told = Order(20, 3, 7), []
+    order, consumed = Order(20, 3, 7), []
     parts = order.slices(0, 0, 1, 1) + order.slices(1, 0, 1, 1)
     batches = fed(
         shards,
         order,
         parts,
         views=lambda batch: (batch.images,),
-        consumed=lambda *word: told.append(word),
+        consumed=lambda *facts: consumed.append(facts),
     )
-    for part, (images,), (slice_told, found, digests) in zip(parts, batches, told, strict=False):
+    for part, (images,), (slice_told, found, digests) in zip(parts, batches, consumed, strict=False):
         assert slice_told is part and np.array_equal(found, part.samples)
         assert np.array_equal(
             digests, decode.digests(images.permute(0, 2, 3, 1).contiguous().numpy())
         )
-    assert len(told) == 2
+    assert len(consumed) == 2
 
 
 def test_the_line_of_an_epoch_is_drawn_as_the_batches_draw_it():
