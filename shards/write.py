@@ -301,7 +301,8 @@ def write_shard(task: ShardTask) -> FinishedShard:
 
 
 def _fill_tar(file: BinaryIO, task: ShardTask) -> tuple[Index, list[LeftOut], int, str]:
-    index, left_out, encoded, content = Index(), [], 0, hashlib.sha256()
+    index, encoded, content = Index(), 0, hashlib.sha256()
+    left_out: list[LeftOut] = []
     with _open_tar(file) as tar:
         for sample in task.samples:
             try:

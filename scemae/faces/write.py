@@ -207,7 +207,8 @@ def choose_mafl(
     of the pictures, at most 1,000, or fewer where partition 2 has fewer; training has 10 % of them,
     at most 19,000, of other people.
     """
-    count, testing = len(owners), []
+    count = len(owners)
+    testing: list[int] = []
     for index in np.flatnonzero(partition == 2):
         if not testing or owners[testing[-1]] != owners[index]:
             testing.append(index)

@@ -83,8 +83,10 @@ def test_what_is_told_of_a_batch_is_what_was_fed(shards):
         views=lambda batch: (batch.images,),
         consumed=lambda *facts: consumed.append(facts),
     )
-    for part, (images,), (slice_told, found, digests) in zip(parts, batches, consumed, strict=False):
-        assert slice_told is part and np.array_equal(found, part.samples)
+    for part, (images,), (slice_consumed, found, digests) in zip(
+        parts, batches, consumed, strict=False
+    ):
+        assert slice_consumed is part and np.array_equal(found, part.samples)
         assert np.array_equal(
             digests, decode.digests(images.permute(0, 2, 3, 1).contiguous().numpy())
         )

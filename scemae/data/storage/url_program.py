@@ -8,7 +8,7 @@ user typed the location (locations.Typed).
 
 import subprocess
 import tempfile
-from typing import IO
+from typing import IO, Any
 
 from scemae.config.locations import Typed, is_masked, masked, may_open, scheme_of
 from scemae.errors import ShardError
@@ -66,7 +66,7 @@ def _of_hugging_face(location: str) -> tuple[str, list[str]]:
     """The https: URL of a file on the Hugging Face Hub, and curl's options for the user's token."""
     from huggingface_hub import HfFileSystem, get_token, hf_hub_url
 
-    found = HfFileSystem().resolve_path(location)
+    found: Any = HfFileSystem().resolve_path(location)  # of a repository, or of a bucket
     url = hf_hub_url(
         repo_id=found.repo_id,
         filename=found.path_in_repo,
