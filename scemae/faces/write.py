@@ -209,7 +209,7 @@ def choose_mafl(
     """
     count = len(owners)
     testing: list[int] = []
-    for index in np.flatnonzero(partition == 2):
+    for index in np.flatnonzero(partition == 2).tolist():
         if not testing or owners[testing[-1]] != owners[index]:
             testing.append(index)
     wanted = min(len(testing), 1000, max(8, count // 20))
