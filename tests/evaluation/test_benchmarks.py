@@ -139,7 +139,8 @@ def test_300w_box_rule_puts_the_marked_pixels_under_the_landmarks():
         find_benchmark("300w"),
         box=[199.0, 149.0, 302.0, 252.0],
     )  # 104 wide: scale 1/2; centre 251.5
-    # By hand: centre floor(125.75) = 125, left 75; 125 for y from floor(100.75) = 100, less 50, less 2: top 48.
+    # By hand: centre x floor(125.75) = 125, so left 75; centre y floor(100.75) = 100, less 50, less
+    # 2: top 48.
     assert np.allclose(points, [[(251 / 2 - 75 - 1) * 1.36, (201 / 2 - 48 - 1) * 1.36]])
     bright = np.argwhere(np.array(frame)[..., 0] > 127)[:, ::-1].mean(axis=0)
     assert np.abs(bright - points[0]).max() < 0.75
@@ -233,7 +234,7 @@ def test_a_new_data_set_is_one_file(tmp_path):
         ("offset: -1", "column: 0", "column: found 0"),
     ],
 )
-def test_a_wrong_file_is_one_sentence(tmp_path, old, new, words):
+def test_a_wrong_file_gives_a_one_sentence_error(tmp_path, old, new, words):
     assert old in NEW
     (tmp_path / "mine.yaml").write_text(NEW.replace(old, new))
     with pytest.raises(ConfigError, match=words) as caught:
@@ -272,7 +273,7 @@ def test_original_labels_are_not_taken_for_corrected_ones():
         check_counts(shards, find_benchmark("aflw_rc"), "test")
 
 
-def test_shards_that_say_nothing_of_counts_are_a_subset():
+def test_shards_without_official_counts_are_a_subset():
     assert (
         check_counts(Manifest("generated", "train", 60, []), find_benchmark("mafl"), "train")
         == "subset: 60 of 19,000"
@@ -309,7 +310,7 @@ def test_bootstrap_interval_is_the_normal_one_for_many_values():
     assert bootstrap(values, seed=1) == found
 
 
-def test_paired_comparison_sees_what_unpaired_intervals_hide():
+def test_a_paired_comparison_decides_where_unpaired_intervals_overlap():
     random = np.random.default_rng(0)
     hard = random.gamma(2, 3, 500)
     first, second = hard, hard + random.normal(0.1, 0.3, 500)

@@ -1,4 +1,4 @@
-"""Features at landmarks against slow loops: the look-up, similarity maps, t-SNE and its Silhouette Coefficient."""
+"""Features at landmarks, similarity maps, t-SNE and Silhouette Coefficients against slow loops."""
 
 import numpy as np
 import pytest
@@ -115,7 +115,7 @@ def test_a_run_repeats_exactly_in_any_number_of_processes(embedded):
     assert reported == [1, 1, 1]
 
 
-def test_landmarks_that_part_score_higher(embedded):
+def test_well_separated_landmarks_score_higher(embedded):
     vectors, labels = clusters(0.5)
     mixed = tsne_silhouettes(vectors, labels, repeats=1, seed=0, perplexity=5)
     assert (

@@ -1,4 +1,4 @@
-"""Maps of many frames, kept in half precision, and the features that heads make of them."""
+"""Maps of many frames cached in half precision, and the features of heads on them."""
 
 import pytest
 import torch
@@ -34,16 +34,16 @@ def test_maps_kept_in_parts_equal_those_computed_at_once():
 
 
 def test_features_seen_through_a_head_are_made_when_asked_for():
-    kept, asked = cache_maps(trunk(), IMAGES, 8, batch=3, device=CPU), []
+    kept, calls = cache_maps(trunk(), IMAGES, 8, batch=3, device=CPU), []
 
     def head(maps, side):
-        asked.append(len(maps[0]))
+        calls.append(len(maps[0]))
         return maps[0].repeat(1, 2, 1, 1) * side
 
     seen = Cached(kept, head, 2, CPU)
-    assert seen.shape == (7, 6, 17, 17) and len(seen) == 7 and asked == [1]
+    assert seen.shape == (7, 6, 17, 17) and len(seen) == 7 and calls == [1]
     assert torch.equal(seen[torch.tensor([4, 0])], 2 * kept[0][[4, 0]].float().repeat(1, 2, 1, 1))
-    assert [len(part) for part in seen.split(4)] == [4, 3] and asked == [1, 2, 4, 3]
+    assert [len(part) for part in seen.split(4)] == [4, 3] and calls == [1, 2, 4, 3]
 
 
 def test_maps_that_memory_cannot_hold_are_refused_after_one_batch(monkeypatch):
@@ -61,7 +61,7 @@ def test_maps_that_memory_cannot_hold_are_refused_after_one_batch(monkeypatch):
 
 
 class HostToDevice(TorchDispatchMode):
-    """Counts the bytes that go from the host to the device "meta", which stands for a GPU: what is on it cannot be read."""
+    """Counts bytes copied from the host to the device "meta", which stands for a GPU."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Few annotated images: all regressors at once against each by itself, and the draws and warps that they share."""
+"""Few annotated images: regressors in a stack against each alone, and their draws and warps."""
 
 from dataclasses import replace
 
@@ -84,7 +84,7 @@ def measure(
 def errors_of(
     extract, train: Frames, test_features, test_landmarks, *, config: FewShotConfig, **options
 ) -> FewShotErrors:
-    """Of one kind of features."""
+    """The errors with one kind of features."""
     return few_shot_errors(
         lambda frames: {"": extract(frames)},
         train,
@@ -97,7 +97,7 @@ def errors_of(
 
 
 def train_alone(train: Frames, count: int, seed: int, config: FewShotConfig) -> LandmarkRegressor:
-    """One cell, sample by sample: the image warped again for each use of it."""
+    """One cell, sample by sample; the image is warped again for each use."""
     settings = RegressionConfig(
         kernel=config.kernel,
         init_std=config.init_std,
@@ -201,7 +201,7 @@ def test_stacks_that_memory_splits_give_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize("held, parts", [(2.1, [(0, 4)]), (1.1, [(0,), (4,)])])
-def test_seeds_are_taken_in_as_many_as_memory_holds(monkeypatch, held, parts):
+def test_as_many_seeds_train_at_once_as_memory_holds(monkeypatch, held, parts):
     needed = 2 * int(count_views(TINY).sum()) * 3 * 12 * 12
     monkeypatch.setattr(few_shot.host_memory, "available", lambda: held * needed / 0.6)
     assert (
@@ -244,7 +244,7 @@ def test_images_are_drawn_without_replacement_nested_and_by_seed():
     )
 
 
-def test_test_features_may_be_cached_maps_that_a_head_sees():
+def test_test_features_may_be_those_of_a_head_on_cached_maps():
     test = faces(9, seed=1)
     maps = Cached(
         [shrink(test.images.float() / 255)], lambda maps, side: maps[0], 12, torch.device("cpu")
@@ -253,7 +253,7 @@ def test_test_features_may_be_cached_maps_that_a_head_sees():
     assert np.array_equal(found, measure(TINY).errors)
 
 
-def test_several_kinds_of_features_share_each_look_and_end_as_they_would_alone():
+def test_several_kinds_of_features_share_each_warped_image_and_have_the_errors_of_each_alone():
     test, looks = faces(9, seed=1), []
 
     def extract(frames):
@@ -352,10 +352,10 @@ def test_means_and_deviations_are_those_over_seeds():
     assert FewShotErrors(np.ones((2, 1, 3)), {}).sd().tolist() == [0, 0]
 
 
-def test_progress_is_told_of_every_view_and_every_epoch_of_a_cell():
-    told = {"views": 0, "epochs": 0}
-    measure(TINY, progress=lambda task, count: told.update({task: told[task] + count}))
-    assert told == {"views": 2 * count_views(TINY).sum(), "epochs": 3 * 2 * 3}
+def test_every_view_and_every_epoch_of_a_cell_is_reported():
+    reported = {"views": 0, "epochs": 0}
+    measure(TINY, progress=lambda task, count: reported.update({task: reported[task] + count}))
+    assert reported == {"views": 2 * count_views(TINY).sum(), "epochs": 3 * 2 * 3}
 
 
 def test_features_that_are_not_finite_are_refused():

@@ -1,4 +1,4 @@
-"""Figures 1, 4 and 5: what is chosen to be shown, the facts beside the picture, and what cannot be drawn."""
+"""Figures 1, 4 and 5: the choice of what they show, the facts beside them, and refusals."""
 
 import base64
 import io
@@ -32,7 +32,7 @@ def pairs():
 
 
 def measured(pairs, seed: int, scale: float = 1.0) -> MatchingErrors:
-    """Errors and matches that nobody made."""
+    """Made-up errors and matches."""
     random, shape = np.random.default_rng(seed), pairs.landmarks[:, 0].shape
     errors, places = scale * random.random((2, *shape[:2])), 96 * random.random((2, *shape))
     return MatchingErrors(pairs.hash, *errors, *places)
@@ -54,7 +54,7 @@ def errors(pairs):
     return {name: measured(pairs, seed) for seed, name in enumerate(["CL", "LEAD", "SCE-MAE"])}
 
 
-def test_failures_are_our_very_worst_couples(errors):
+def test_failures_are_the_couples_of_our_largest_errors(errors):
     failures = choose_couples(errors)[-1]
     ours = errors["SCE-MAE"].different.mean(axis=1)
     assert (
@@ -98,7 +98,7 @@ def test_how_well_we_do_does_not_move_a_couple_in_or_out_of_the_rivals_groups(er
     "couples, sizes",
     [(16, [3, 3, 3, 3]), (8, [2, 2, 2, 2]), (4, [1, 1, 1, 1]), (2, [1, 1]), (1, [1])],
 )
-def test_few_couples_are_shared_out(errors, couples, sizes):
+def test_few_couples_are_divided_among_the_groups(errors, couples, sizes):
     few = {
         name: replace(found, different=found.different[:couples]) for name, found in errors.items()
     }
@@ -168,7 +168,7 @@ def test_figure_5_gives_mean_and_deviation_of_the_coefficients():
     assert opened(image).width > 600
 
 
-def test_the_words_over_a_panel_are_the_papers():
+def test_the_title_of_a_panel_has_the_papers_form():
     facts = {"mean": 0.6791, "sd": 0.0128, "repeats": 100}
     assert figures._sc_text(facts) == "SC 0.679 ± 0.013, 100 runs"
     assert figures._sc_text(facts | {"sd": None, "repeats": 1}) == "SC 0.679, 1 run"

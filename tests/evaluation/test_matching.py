@@ -1,4 +1,4 @@
-"""The matcher against a slow loop, and the floors that the geometry of the test itself sets (PROTOCOL 3.4)."""
+"""The matcher against a slow loop, and the floors set by the test's geometry (PROTOCOL 3.4)."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_features_of_any_length_match_by_angle_alone():
 
 
 def warped_places(frames, pairs, view: int):
-    """Where each pixel of view 1 or 2 of the even images looks in the original: a perfect matcher's features."""
+    """The place in the original of each pixel of view 1 or 2: a perfect matcher's features."""
     line = torch.linspace(-0.5, 0.5, 136, dtype=torch.float64)
     y, x = torch.meshgrid(line, line, indexing="ij")
     places = torch.stack([x, y]).expand(len(pairs), 2, 136, 136)

@@ -1,4 +1,4 @@
-"""Own photographs: any file as a frame, points there and back, matches, landmarks, and one sentence for what cannot be."""
+"""Your own photographs: frames of boxes, points, matches, landmarks, and errors in one sentence."""
 
 import json
 
@@ -59,7 +59,7 @@ def digests_of(runs):
     }
 
 
-def test_a_frame_s_pixel_is_where_the_box_says_it_is():
+def test_a_pixel_of_the_frame_lies_where_the_box_puts_it():
     photograph = Image.new("RGB", (900, 700))
     box = Box(100, 50, 544)  # four pixels to one
     x, y = (int(value) for value in box.from_crop(np.array([30.0, 60.0])).round())
@@ -102,7 +102,7 @@ def test_a_box_that_shows_nothing_is_refused(photo, corners):
         square_box(read_picture(photo), corners, photo)
 
 
-def test_files_that_are_no_photographs_are_one_sentence_each(tmp_path, photo):
+def test_each_file_that_is_no_photograph_gives_a_one_sentence_error(tmp_path, photo):
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:2000])
     picture(1, (300, 20)).save(tmp_path / "flat.png")

@@ -1,4 +1,4 @@
-"""The probe: couples of different people, kept maps that change nothing, and an error that needs no labels."""
+"""The probe: couples of different people, cached maps, and the error that needs no labels."""
 
 import json
 from dataclasses import replace
@@ -49,7 +49,7 @@ def place():
 
 
 def trunk(calls=None):
-    """A small frozen ViT; the number of frames it is shown is added to `calls`."""
+    """A small frozen ViT that adds the number of its frames to `calls`."""
     torch.manual_seed(0)
     found = vit_trunk(Encoder(48, 4, 3).eval().requires_grad_(False))
     maps = found.maps
@@ -143,7 +143,7 @@ def test_a_full_disk_costs_nothing_but_time(shards, place, tmp_path, capsys):
 
 
 def slow_couples(identities, couples):
-    """The first image that is left, and the first one after it of another person, again and again."""
+    """Repeat: the first image left, with the first one after it of another person."""
     left, found = list(range(len(identities))), []
     while left and len(found) < 2 * couples:
         a = left.pop(0)
@@ -244,7 +244,7 @@ def test_a_perfect_matcher_comes_back_to_where_the_grid_lies():
     )  # two roundings to pixels on the way
 
 
-def test_features_that_are_positions_do_not_move():
+def test_features_of_position_alone_find_each_point_at_its_own_place():
     pairs = gridded(30)
     maps = sphere(lattice()[..., CROP:-CROP, CROP:-CROP]).expand(30, 3, -1, -1, -1)
     truth = pairs.landmarks - CROP
@@ -261,7 +261,7 @@ def test_features_that_are_positions_do_not_move():
     )
 
 
-def test_without_shards_there_is_nothing_to_say(place, tmp_path):
+def test_without_shards_there_are_no_errors(place, tmp_path):
     probe = Probe(None, 64)
     probe.load()
     probe.keep(trunk(), place, tmp_path, BACKBONE)

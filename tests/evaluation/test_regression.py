@@ -1,4 +1,4 @@
-"""The landmark regressor against slow versions, and on features that show where the landmarks are."""
+"""The landmark regressor against slow versions, and on features that mark the landmarks."""
 
 import math
 import subprocess
@@ -26,7 +26,7 @@ TINY = RegressionConfig(intermediate=4, epochs=12, batch=8, lr=1e-2)
 
 
 def marked_features(n: int, seed: int = 0, side: int = 9):
-    """Features with a bump at each of two landmarks and at nothing else, and the landmarks, normalised."""
+    """Features with a bump at each of two landmarks, and the landmarks, normalised."""
     random = torch.Generator().manual_seed(seed)
     landmarks = torch.rand(n, 2, 2, generator=random) * torch.tensor([0.7, 1.2]) + torch.tensor(
         [-0.8, -0.6]
@@ -61,7 +61,7 @@ def test_each_landmark_reads_its_own_heat_maps_only():
     assert not torch.allclose(before[:, 0], after[:, 0]) and torch.equal(before[:, 1], after[:, 1])
 
 
-def test_regressor_has_the_protocol_shapes_and_initial_weights():
+def test_regressor_has_the_protocols_shapes_and_initial_weights():
     regressor = LandmarkRegressor(64, 5, RegressionConfig())
     assert regressor.heatmaps.weight.shape == (250, 64, 3, 3) and regressor.readout.shape == (
         5,
@@ -150,7 +150,8 @@ def test_settings_that_cannot_work_are_refused(settings, named):
 
 def test_numbers_too_small_to_be_normal_are_zero_on_every_thread_of_torch():
     program = (
-        "from scemae.distributed.process_group import flush_denormals; import torch; flush_denormals(); torch.set_num_threads(2); "
+        "from scemae.distributed.process_group import flush_denormals; import torch; "
+        "flush_denormals(); torch.set_num_threads(2); "
         "print(int((torch.full((1 << 22,), 1e-38) * 0.01 != 0).sum()))"
     )
     done = subprocess.run(

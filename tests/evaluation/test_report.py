@@ -1,4 +1,6 @@
-"""The report of tiny, untrained runs on generated pictures: one page, the results' numbers, and what is missing."""
+"""The report of tiny, untrained runs on generated pictures: the page, its numbers, and what is
+missing.
+"""
 
 import json
 import re
@@ -88,24 +90,28 @@ def folder(tmp_path_factory):
         },
         backbone=str(checkpoint.path_of(mae, 7, 1)),
     )
-    evaluate.main(
-        load_config(
-            "evaluate",
-            [
-                f"run_dir={root / 'eval'}",
-                f"backbone={mae}",
-                f"projector={carb}",
-                f"matching.shards={shards}",
-                "stride=8",
-                f"detection.train={shards}",
-                f"detection.test={shards}",
-                "detection.stride=8",
-                "detection.epochs=1",
-                "runtime.device=cpu",
-            ],
-        )
-    )
+    evaluate.main(evaluation_config(root, root / "eval"))
     return root
+
+
+def evaluation_config(root, run_dir):
+    """The settings of a small evaluation of both stages in `root`."""
+    shards = root / "shards"
+    return load_config(
+        "evaluate",
+        [
+            f"run_dir={run_dir}",
+            f"backbone={root / 'mae'}",
+            f"projector={root / 'carb'}",
+            f"matching.shards={shards}",
+            "stride=8",
+            f"detection.train={shards}",
+            f"detection.test={shards}",
+            "detection.stride=8",
+            "detection.epochs=1",
+            "runtime.device=cpu",
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +121,17 @@ def page(folder):
     return (folder / "page" / "report.html").read_text(), json.loads(
         (folder / "page" / "report.json").read_text()
     )
+
+
+def test_evaluating_again_measures_nothing_and_gives_the_same_results(folder, tmp_path):
+    shutil.copytree(folder / "eval", tmp_path / "eval")
+    results = (tmp_path / "eval" / "results.json").read_text()
+    (tmp_path / "eval" / "results.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "eval/measured").iterdir()}
+    evaluate.main(evaluation_config(folder, tmp_path / "eval"))
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "eval/measured").iterdir()}
+    assert before == after and len(before) == 5  # matching of 3 subjects, detection of 2
+    assert (tmp_path / "eval" / "results.json").read_text() == results
 
 
 def test_the_page_fetches_nothing(page):
@@ -175,7 +192,7 @@ def test_a_training_run_names_what_an_evaluation_would_add(folder, tmp_path):
     assert (tmp_path / "report.html").read_text().count("<img") == 2
 
 
-def test_lost_shards_cost_pictures_and_not_numbers(folder, tmp_path):
+def test_without_its_shards_a_report_loses_pictures_and_no_numbers(folder, tmp_path):
     shutil.copytree(folder / "eval", tmp_path / "eval")
     (tmp_path / "eval" / "config.yaml").write_text(
         (folder / "eval" / "config.yaml").read_text().replace(str(folder / "shards"), "gone")
@@ -248,7 +265,7 @@ def test_a_similarity_map_peaks_where_the_matcher_answers(folder):
     assert torch.equal(found, torch.stack([best % 96, best // 96], 1).float())
 
 
-def test_couples_warped_alone_are_those_of_the_evaluation(folder):
+def test_the_couples_that_a_report_warps_again_are_those_of_the_evaluation(folder):
     source = source_of(folder)
     whole = load_pairs(folder / "eval" / "pairs.npz", source.frames(str(folder / "shards"), "mafl"))
     chosen = pictures._chosen_couples(source)

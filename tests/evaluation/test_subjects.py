@@ -1,4 +1,4 @@
-"""What each row of the tables is measured on, compared with the paper's words spelt out."""
+"""The features of each row of the tables, compared with the paper's words spelt out."""
 
 from pathlib import Path
 

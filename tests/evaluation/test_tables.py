@@ -1,4 +1,4 @@
-"""Every table and figure for every method, from generated faces in each benchmark's own layout, at the smallest size."""
+"""All tables and figures of all methods, on a few generated faces in each benchmark's layout."""
 
 import json
 import os
@@ -168,7 +168,7 @@ def test_every_figure_is_drawn_and_every_difference_has_its_rows(tables):
 
 
 @pytest.mark.slow
-def test_subsets_and_reductions_are_said_in_the_tables(tables, world):
+def test_subsets_and_reductions_are_stated_in_the_tables(tables, world):
     assert tables.benchmarks["aflw_rc"]["subset"].startswith("test subset: ")
     assert any(phrase == "4 of 500 couples" for phrase in tables.reduced)
     for name in ("tables.md", "tables.tex", "tables.html"):
@@ -297,7 +297,7 @@ def test_a_missing_data_set_leaves_cells_that_say_why_and_any_vit_of_timm_is_a_r
         (["{world}/mae", "shards=[{world}/shards/celeba]", "stride=3"], "stride: found 3, one of"),
     ],
 )
-def test_bad_input_is_one_sentence_before_anything_starts(world, tmp_path, words, sentence):
+def test_bad_input_gives_one_sentence_before_any_work(world, tmp_path, words, sentence):
     words = [word.format(world=world) for word in words]
     done = scemae("tables", *words, f"run_dir={tmp_path / 'out'}", check=False)
     assert done.returncode == 1 and sentence in done.stderr and "Traceback" not in done.stderr, (
@@ -307,7 +307,7 @@ def test_bad_input_is_one_sentence_before_anything_starts(world, tmp_path, words
 
 
 @pytest.mark.slow
-def test_evaluate_takes_a_rivals_runs_and_gives_the_numbers_of_the_tables(world, tables, tmp_path):
+def test_two_ranks_evaluate_a_rivals_runs_with_the_numbers_of_the_tables(world, tables, tmp_path):
     celeba = world / "shards" / "celeba"
     scemae(
         "evaluate",
@@ -321,6 +321,7 @@ def test_evaluate_takes_a_rivals_runs_and_gives_the_numbers_of_the_tables(world,
         f"detection.test={celeba / 'mafl-test'}",
         "detection.epochs=1",
         "detection.stride=8",
+        ranks=2,
     )
     results = json.loads((tmp_path / "eval" / "results.json").read_text())
     rows = {(row.table, row.method): row.cells for row in tables.rows if row.method == "CL"}

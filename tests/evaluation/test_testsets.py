@@ -1,4 +1,4 @@
-"""The benchmarks at hand: official splits where they are there, and what stands in for one that is not, said aloud."""
+"""The benchmarks at hand: official splits, and noted substitutes for those that are missing."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.support import write_shards
 
 
 def split(root, name, count):
-    """Generated shards that say they are the split `name`."""
+    """Generated shards whose manifest names the split `name`."""
     manifest = read_manifest(write_shards(root / name, count, 1))
     manifest.split, manifest.dataset = name, "celeba"
     write_manifest(root / name, manifest)
@@ -47,7 +47,7 @@ def test_where_one_split_is_there_every_nth_image_of_it_is_tested_on(tmp_path, t
     assert "1 in 3 is tested on (2), the others are trained on (5)" in found["mafl"].notes[-1]
 
 
-def test_a_training_set_that_is_lent_is_said_and_must_have_the_same_points(tmp_path):
+def test_another_sets_training_images_are_noted_and_must_have_the_same_points(tmp_path):
     split(tmp_path, "mafl-train", 6)
     split(tmp_path, "mafl-test", 4)
     split(tmp_path, "aflw-test", 5)

@@ -1,4 +1,4 @@
-"""The written tables: the paper's numbers, groups and ranks, every note in every format, and what comes back from JSON."""
+"""Written tables: the paper's numbers, groups, ranks, notes in every format, JSON read back."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ def matched(method, model, dim, same, different, *, role="rival", **more):
 
 @pytest.fixture
 def tables():
-    """Made-up rows of all tables: rivals, ours, floors, numbers that are missing, a subset and a reduced schedule."""
+    """Made-up rows: rivals, ours, floors, missing numbers, a subset and a reduced run."""
     ours = matched("SCE-MAE", "DeiT-T", 64, 0.5, 2.0, role="ours", images_seen=1000, run="runs/a|b")
     rows = [
         matched("DVE", "hourglass", 64, 1.0, 2.5),
@@ -412,7 +412,7 @@ def test_labels_tell_the_rows_of_the_ablation_apart(tables):
     assert len({label(row) for row in paper_rows(4)}) == 5
 
 
-def test_nested_facts_are_words():
+def test_nested_facts_become_text():
     assert facts_in_words({"a": {"b": [0.5, None], "c": True}, "d": 146501}) == [
         ("a.b", "0.5, –"),
         ("a.c", "yes"),
