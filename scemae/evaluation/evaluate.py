@@ -1,7 +1,7 @@
 """`scemae evaluate`: landmark matching (paper 4.1) and detection (paper 4.2) of one run, from no
 features to both stages.
 
-    scemae evaluate run_dir=runs/eval backbone=runs/mae projector=runs/carb \
+    scemae evaluate run_dir=runs/eval backbone=runs/mae projector=runs/carb \\
                     matching.shards=data/celeba/mafl-test
 
 It is `scemae tables` for one subject: the same plan and units (evaluation/measuring). Methods in
@@ -34,9 +34,9 @@ from scemae.evaluation.landmarks import matching, regression
 from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
 from scemae.evaluation.landmarks.matching import ERROR_PARTS, MatchingErrors
 from scemae.evaluation.landmarks.pairs import Pairs, build_pairs, save_pairs
-from scemae.evaluation.landmarks.testsets import TestSet
 from scemae.evaluation.measuring.measure import regression_settings
 from scemae.evaluation.measuring.plan import MeasuringPlan, read_measured
+from scemae.evaluation.measuring.testsets import TestSet
 from scemae.evaluation.measuring.units import measure_units
 from scemae.evaluation.subjects import DETECTION, MATCHING, Line, Subject
 from scemae.files import disk
@@ -189,7 +189,7 @@ def gather_matching(
 
 
 def _comparisons(found: dict[str, MatchingErrors]) -> list[dict]:
-    """Each method against each that stands before it, on the same pairs."""
+    """Each method against each one before it, on the same pairs."""
     names = list(found)
     return [
         {

@@ -11,7 +11,7 @@ from scemae.data.order import Slice
 from scemae.data.pipeline import Batch
 from scemae.distributed.process_group import Place
 from scemae.errors import ConfigError
-from scemae.evaluation.landmarks import features, few_shot, matching, regression
+from scemae.evaluation.landmarks import features, few_shot, few_shot_views, matching, regression
 from scemae.methods import registry
 from scemae.models import carb
 from scemae.models.hypercolumn import ResNetTrunk
@@ -164,11 +164,11 @@ def test_matching_stays_on_the_device():
 
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_regressors_train_on_the_device(kernel):
-    few = few_shot.FewShotConfig(
+    few = few_shot_views.FewShotConfig(
         counts=(1, 5), seeds=(0,), images_per_epoch=10, epochs=2, batch=5, views=2, kernel=kernel
     )
-    cells = [few_shot.FewShotCell(count, 0) for count in few.counts]
-    seen = few_shot.Views(
+    cells = [few_shot_views.FewShotCell(count, 0) for count in few.counts]
+    seen = few_shot_views.Views(
         images(12, 12, 12, 64, dtype=torch.float16), images(12, 5, 2), {0: np.arange(0, 12, 2)}
     )
     with MetaCuda():
@@ -184,13 +184,13 @@ def test_regressors_train_on_the_device(kernel):
 def test_warped_views_of_few_shots_stay_on_the_device():
     frame = images(4, 3, 136, 136, dtype=torch.uint8)
     with MetaCuda():
-        grid = few_shot.warp_grid(
-            few_shot.make_warps(np.zeros((4, few_shot.NORMALS)), few_shot.SCALES["few-shot"]).to(
-                META
-            )
+        grid = few_shot_views.warp_grid(
+            few_shot_views.make_warps(
+                np.zeros((4, few_shot_views.NORMALS)), few_shot_views.SCALES["few-shot"]
+            ).to(META)
         )
-        few_shot.warp_images(frame, grid)
-        few_shot.warp_landmarks(images(4, 5, 2), grid)
+        few_shot_views.warp_images(frame, grid)
+        few_shot_views.warp_landmarks(images(4, 5, 2), grid)
 
 
 def test_resident_frames_are_gathered_on_the_device():

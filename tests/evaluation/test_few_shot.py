@@ -9,21 +9,19 @@ import torch.nn.functional as F
 
 from scemae.data import tps_warps
 from scemae.errors import CheckpointError, ConfigError, DataError
-from scemae.evaluation.landmarks import few_shot
+from scemae.evaluation.landmarks import few_shot, few_shot_views
 from scemae.evaluation.landmarks.benchmarks import (
     Frames,
     denormalise_landmarks,
     normalise_landmarks,
 )
 from scemae.evaluation.landmarks.feature_cache import Cached
-from scemae.evaluation.landmarks.few_shot import (
+from scemae.evaluation.landmarks.few_shot import FewShotErrors, RegressorStack, few_shot_errors
+from scemae.evaluation.landmarks.few_shot_views import (
     FewShotCell,
     FewShotConfig,
-    FewShotErrors,
-    RegressorStack,
     choose_images,
     count_views,
-    few_shot_errors,
     order_views,
 )
 from scemae.evaluation.landmarks.regression import (
@@ -119,7 +117,9 @@ def train_alone(train: Frames, count: int, seed: int, config: FewShotConfig) -> 
     )
     for epoch in range(config.epochs):
         adam.param_groups[0]["lr"] = learning_rate(epoch, settings)
-        order = np.random.default_rng([few_shot.ORDER, seed, epoch]).permutation(count * repeats)
+        order = np.random.default_rng([few_shot_views.ORDER, seed, epoch]).permutation(
+            count * repeats
+        )
         batch = min(config.batch, len(order))
         for step in range(len(order) // batch):
             seen = [
@@ -137,7 +137,7 @@ def train_alone(train: Frames, count: int, seed: int, config: FewShotConfig) -> 
 
 
 def warp_once(train: Frames, image: int, seed: int, view: int) -> tuple[torch.Tensor, torch.Tensor]:
-    normal = np.random.default_rng([few_shot.WARP, seed, image]).standard_normal(
+    normal = np.random.default_rng([few_shot_views.WARP, seed, image]).standard_normal(
         (view + 1, tps_warps.NORMALS)
     )
     grid = tps_warps.warp_grid(tps_warps.make_warps(normal[-1:], tps_warps.SCALES["few-shot"]))
@@ -327,7 +327,7 @@ def test_as_many_views_are_made_of_an_image_as_are_used():
 
 def test_each_view_is_a_warp_of_its_own_and_its_landmarks_are_where_the_warp_took_them():
     train, config = faces(3), replace(TINY, counts=(1,), seeds=(2,))
-    views = few_shot._warp_seeds(
+    views = few_shot_views.warp_seeds(
         lambda frames: {"": shrink(frames)},
         train,
         {2: np.array([1])},

@@ -4,7 +4,7 @@ import pytest
 
 from scemae.data.storage.manifest import read_manifest, write_manifest
 from scemae.errors import ConfigError, ShardError
-from scemae.evaluation.landmarks.testsets import find_testsets
+from scemae.evaluation.measuring.testsets import find_testsets
 from tests.support import write_shards
 
 

@@ -20,7 +20,7 @@ from scemae.data.frame_cache import DeviceFrames, HostFrames, row_bytes
 from scemae.data.order import Order
 from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.process_group import process_group
-from scemae.evaluation.landmarks import few_shot, matching, regression
+from scemae.evaluation.landmarks import few_shot, few_shot_views, matching, regression
 from scemae.methods import carb
 from scemae.methods.carb import selection_options
 from scemae.models.carb import select, third
@@ -267,14 +267,14 @@ def test_regressors_learn_as_on_a_cpu(device):
         for where in (device, "cpu")
     )
     assert (found - expected).abs().max() < 0.02  # of a face that is 2 wide
-    few = few_shot.FewShotConfig(
+    few = few_shot_views.FewShotConfig(
         counts=(2,), seeds=(0, 1), images_per_epoch=6, epochs=2, batch=6, views=2, intermediate=4
     )
-    cells = [few_shot.FewShotCell(2, seed) for seed in few.seeds]
+    cells = [few_shot_views.FewShotCell(2, seed) for seed in few.seeds]
     stacks = [
         few_shot._train(
             cells,
-            few_shot.Views(
+            few_shot_views.Views(
                 seen.permute(0, 2, 3, 1).contiguous().to(where),
                 marks.to(where),
                 {seed: np.array([0, 6]) for seed in few.seeds},

@@ -19,12 +19,13 @@ from scemae.evaluation.landmarks import regression
 from scemae.evaluation.landmarks.benchmarks import normalise_landmarks
 from scemae.evaluation.landmarks.embedding import sample_landmarks, tsne_silhouettes
 from scemae.evaluation.landmarks.feature_cache import Cached, cache_maps
-from scemae.evaluation.landmarks.few_shot import FewShotConfig, few_shot_errors
+from scemae.evaluation.landmarks.few_shot import few_shot_errors
+from scemae.evaluation.landmarks.few_shot_views import FewShotConfig
 from scemae.evaluation.landmarks.matching import ERROR_PARTS, matching_errors
 from scemae.evaluation.landmarks.pairs import Pairs
 from scemae.evaluation.landmarks.regression import RegressionConfig, iod_errors
 from scemae.evaluation.landmarks.regressor_file import save_regressor
-from scemae.evaluation.landmarks.testsets import TestSet
+from scemae.evaluation.measuring.testsets import TestSet
 from scemae.evaluation.measuring.units import Advance, Arrays, Unit
 from scemae.evaluation.subjects import DETECTION, EMBEDDING, FEW_SHOT, MATCHING, Line, Subject
 from scemae.files import arrays, disk
@@ -53,13 +54,11 @@ class Measure:
     def matching_units(self, subject: Subject, pairs: Pairs) -> list[Unit]:
         """The matching test of one subject, in chunks of couples."""
         chunk, lines = self.config.matching.chunk, subject.of(MATCHING)
-        facts = {
-            "test": MATCHING, "pairs": pairs.hash, "stride": self.config.stride, "chunk": chunk
-        }  # fmt: skip
+        facts = {"test": MATCHING, "pairs": pairs.hash, "stride": self.config.stride}
         units = []
         for start in range(0, len(pairs) if lines else 0, chunk):
             couples = range(start, min(start + chunk, len(pairs)))
-            path = self._path(subject, lines, {**facts, "start": start})
+            path = self._path(subject, lines, {**facts, "chunk": chunk, "start": start})
             work = partial(self._match, subject, lines, pairs, couples)
             title = f"matching, {subject.title}"
             units.append(Unit(path, title, work, len(couples), MATCHING, "mafl"))
@@ -82,7 +81,7 @@ class Measure:
                 title = f"{test}, {subject.title}, {data.benchmark.title}"
                 units.append(Unit(path, title, partial(work, lines), 0, test, name))
 
-        if data.train is not None and self.is_asked_for(name):
+        if data.train is not None and self.is_requested(name):
             unused = {"benchmarks": None, "train_on": None, "hold_out": None}
             add(DETECTION, shared.detect, {**asdict(config.detection), **unused})
         if data.train is not None and name == config.few_shot.benchmark:
@@ -95,7 +94,7 @@ class Measure:
             ]
         return units
 
-    def is_asked_for(self, name: str) -> bool:
+    def is_requested(self, name: str) -> bool:
         """Whether detection is to be measured on a benchmark."""
         return self.config.detection.benchmarks is None or name in self.config.detection.benchmarks
 

@@ -15,8 +15,8 @@ from scemae.config.schema.evaluation import TablesConfig
 from scemae.distributed.process_group import Place, precision
 from scemae.evaluation.landmarks.matching import MatchingErrors
 from scemae.evaluation.landmarks.pairs import KINDS, Pairs
-from scemae.evaluation.landmarks.testsets import TestSet
 from scemae.evaluation.measuring.measure import Measure, NameRegressor
+from scemae.evaluation.measuring.testsets import TestSet
 from scemae.evaluation.measuring.units import Arrays, Unit, read_unit
 from scemae.evaluation.subjects import DETECTION, FEW_SHOT, MATCHING, Line, Subject
 

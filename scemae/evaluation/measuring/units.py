@@ -1,5 +1,5 @@
 """Units of work that ranks share: each is measured once and its arrays are kept, so that a killed
-run goes on.
+run continues.
 
     RUN_DIR/measured/0123456789abcdef0123.npz    one unit's arrays, written aside and renamed
 

@@ -14,8 +14,8 @@ from scemae.distributed.process_group import Place, flush_denormals, process_gro
 from scemae.errors import ConfigError
 from scemae.evaluation import subjects
 from scemae.evaluation.landmarks.pairs import Pairs, build_pairs, save_pairs
-from scemae.evaluation.landmarks.testsets import TestSet, find_testsets
 from scemae.evaluation.measuring.plan import MeasuringPlan
+from scemae.evaluation.measuring.testsets import TestSet, find_testsets
 from scemae.evaluation.measuring.units import measure_units
 from scemae.evaluation.subjects import Subject
 from scemae.evaluation.tables import write

@@ -119,7 +119,7 @@ def _floor_rows(plan: MeasuringPlan) -> Iterator[Row]:
     cells = {}
     for name in benchmark_names():
         data = plan.data.get(name)
-        if data is None or data.train is None or not plan.measure.is_asked_for(name):
+        if data is None or data.train is None or not plan.measure.is_requested(name):
             cells[name] = Cell(missing=_why(plan, 2, name))
         else:
             train = data.frames("train", plan.config.detection.limit).landmarks
@@ -175,7 +175,7 @@ def departures(plan: MeasuringPlan) -> list[str]:
         for key in protocol.EVALUATION
         if key != COUPLES and protocol.is_reduced(key, here[key], full[key])
     ]
-    if plan.pairs is not None and len(plan.pairs) < full[COUPLES]:  # measured, not asked for
+    if plan.pairs is not None and len(plan.pairs) < full[COUPLES]:  # of those measured
         found.insert(0, f"{len(plan.pairs)} of {full[COUPLES]} couples")
     return found
 
