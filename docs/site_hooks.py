@@ -4,6 +4,7 @@ Commands and settings come from `docs/reference.py`, which reads them from the c
 SECURITY and CHANGELOG come from the root of the checkout, their links rewritten for the site.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
@@ -31,7 +33,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, page, content=text))
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, REPO / "docs" / "reference.py", folder]
-        subprocess.run(command, check=True, cwd=REPO)
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(REPO)})
         for path in sorted(Path(folder).glob("*.md")):
             text = path.read_text()
             files.append(File.generated(config, f"reference/{path.name}", content=text))
@@ -39,8 +41,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """The page with our copy of the script that its search needs when opened from the file system."""
-    return output.replace(SHIM, get_relative_url("scripts/iframe-worker.js", page.url))
+    """The page with our copy of the script that the search needs without a server.
+
+    Raises PluginError if the page would load anything from another site.
+    """
+    output = output.replace(SHIM, get_relative_url("scripts/iframe-worker.js", page.url))
+    if loaded := re.search(r'<(?:script|link|img)[^>]* (?:src|href)="https?:[^"]*"', output):
+        raise PluginError(f"{page.file.src_uri}: found {loaded[0]}, a page must load nothing")
+    return output
 
 
 def links_of_the_site(text: str) -> str:
