@@ -53,7 +53,7 @@ OWNERS = {
     "cv2": {"faces"},
     "msgspec": {"files/documents"},
     "tqdm": {"process/progress"},
-    "jinja2": {"evaluation/page", "sweep/page"},
+    "jinja2": {"evaluation/page"},
     "matplotlib": {"evaluation", "sweep/page"},
     "simplejpeg": {"data/picture", "faces", "shards"},
     "scipy": {"shards", "faces/layouts", "sweep/ranking"},

@@ -4,10 +4,10 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import rc_context
 
 from scemae.errors import RunFolderError
+from scemae.evaluation.page import html_page
 from scemae.files import disk
 from scemae.runs.goodput import clock
 from scemae.sweep.page import score_figures, setting_figures
@@ -65,20 +65,14 @@ def render(
     best_yaml: str | None,
 ) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     objective, axes = objectives[0], axes_of(records, parameters)
     found = importances(records, objective, axes)
     alike = agreement(records, PROXY, TRUTH) if both_scored(records) >= FEWEST else None
     pictures = draw(records, objectives, axes, found=found, alike=alike)
     shown = by_rank(records, objective)
     others = {name for one in records for name in one.scores} - set(objectives)
-    return environment.get_template(PAGE).render(
+    return html_page.render(
+        Path(__file__).with_name(PAGE),
         title=title,
         records=records,
         objective=objective,
@@ -103,7 +97,6 @@ def render(
         score=score,
         clock=clock,
         outcomes=OUTCOMES,
-        is_nan=math.isnan,
         most_causes=CAUSES,
         most_rows=ROWS,
     )
