@@ -78,11 +78,11 @@ def finishes_after_restart(rig, job_id, run, steps, seconds=240):
     assert int(record["Restarts"]) >= 1 and last_step(run) == steps, rig.log(job_id)
 
 
-def is_the_run_that_nobody_disturbed(run, whole):
+def equals_the_undisturbed_run(run, whole):
     """Check that samples, keys and pixels of each step and the final weights are bit-equal."""
-    told = scemae("verify-resume", run, "--all", "--against", whole).stdout
-    print(told, scemae("goodput", run).stdout, sep="\n")
-    assert f"step for step the samples of {whole}" in told and same_end(run, whole)
+    printed = scemae("verify-resume", run, "--all", "--against", whole).stdout
+    print(printed, scemae("goodput", run).stdout, sep="\n")
+    assert f"step for step the samples of {whole}" in printed and same_end(run, whole)
 
 
 @pytest.fixture(scope="session")
@@ -150,9 +150,13 @@ def test_a_chain_runs_to_the_end(rig, shards, tmp_path):
     assert "WAITING" not in rig.run("scemae", "submit", "--status", run)
     rig.completed(ids[0])
     rig.completed(ids[1])
-    told = rig.run("scemae", "submit", "--status", run)
-    assert re.search(rf"^pretrain +{ids[0]} +COMPLETED +saved at step 8 of 8$", told, re.M), told
-    assert re.search(rf"^correspond +{ids[1]} +COMPLETED +saved at step 4 of 4$", told, re.M), told
+    printed = rig.run("scemae", "submit", "--status", run)
+    assert re.search(rf"^pretrain +{ids[0]} +COMPLETED +saved at step 8 of 8$", printed, re.M), (
+        printed
+    )
+    assert re.search(rf"^correspond +{ids[1]} +COMPLETED +saved at step 4 of 4$", printed, re.M), (
+        printed
+    )
 
 
 def test_a_failed_stage_ends_the_chain(rig, tmp_path):
@@ -193,12 +197,11 @@ def submit_chain(rig, shards, tmp_path, steps):
 
 @pytest.mark.rig_long
 def test_a_job_that_reaches_its_time_limit_goes_on(rig, shards, whole, tmp_path):
-    run = (
-        tmp_path / "run"
-    )  # Slurm looks every 30 s and may signal a minute early: after 30 to 90 s of 120
+    # Slurm checks every 30 s and may signal a minute early: after 30 to 90 s of the 120.
+    run = tmp_path / "run"
     job_id = submit(rig, run, shards, 1400, "--time=2", "--signal=TERM@30", save_every=100)
     finishes_after_restart(rig, job_id, run, 1400, seconds=500)
-    is_the_run_that_nobody_disturbed(run, whole(1400))
+    equals_the_undisturbed_run(run, whole(1400))
 
 
 @pytest.mark.rig_long
@@ -209,7 +212,7 @@ def test_a_preempted_job_goes_on(rig, shards, whole, tmp_path, grace):
     reaches(rig, job_id, run, 40)
     preempt(rig, grace)
     finishes_after_restart(rig, job_id, run, 300)
-    is_the_run_that_nobody_disturbed(run, whole(300))
+    equals_the_undisturbed_run(run, whole(300))
 
 
 @pytest.mark.rig_long
@@ -219,7 +222,7 @@ def test_a_job_that_is_requeued_by_hand_goes_on(rig, shards, whole, tmp_path):
     reaches(rig, job_id, run, 40)
     rig.run("scontrol", "requeue", job_id)
     finishes_after_restart(rig, job_id, run, 300)
-    is_the_run_that_nobody_disturbed(run, whole(300))
+    equals_the_undisturbed_run(run, whole(300))
 
 
 @pytest.mark.rig_long
@@ -230,7 +233,7 @@ def test_a_job_whose_rank_is_killed_goes_on(rig, shards, whole, tmp_path):
     inside = rig.nodes(job_id)[1]
     rig.exec(inside, "pkill", "-9", "-o", "-f", "scemae pretrain")
     finishes_after_restart(rig, job_id, run, 200)
-    is_the_run_that_nobody_disturbed(run, whole(200))
+    equals_the_undisturbed_run(run, whole(200))
 
 
 @pytest.mark.rig_long
@@ -256,7 +259,7 @@ def test_a_job_with_a_rank_that_hangs_names_it_queues_again_and_finishes(
     assert re.search(
         r"no progress for 20 s: rank 2 on n\d got no further than step 60, data", rig.log(job_id)
     )
-    is_the_run_that_nobody_disturbed(run, whole(200))
+    equals_the_undisturbed_run(run, whole(200))
 
 
 @pytest.mark.rig_long
@@ -269,7 +272,7 @@ def test_a_job_whose_node_crashes_goes_on(rig, shards, whole, tmp_path, which):
     rig.node("crash", node)
     try:
         finishes_after_restart(rig, job_id, run, 200)
-        is_the_run_that_nobody_disturbed(run, whole(200))
+        equals_the_undisturbed_run(run, whole(200))
     finally:
         rig.node("boot", node)
 
@@ -284,7 +287,7 @@ def test_a_job_whose_node_is_cut_off_goes_on(rig, shards, whole, tmp_path, which
     rig.node("cut", node)  # its ranks live on, and nobody reaches them
     try:
         finishes_after_restart(rig, job_id, run, 200)
-        is_the_run_that_nobody_disturbed(run, whole(200))
+        equals_the_undisturbed_run(run, whole(200))
     finally:
         rig.node("heal", node)
 
@@ -313,7 +316,7 @@ def test_ranks_that_live_on_behind_a_cut_never_change_the_run(rig, shards, whole
     rig.node("cut", old)
     try:
         finishes_after_restart(rig, job_id, run, 300)
-        is_the_run_that_nobody_disturbed(run, whole(300))
+        equals_the_undisturbed_run(run, whole(300))
         before = [(path.name, damage(path)) for path in committed(run)]
         first = path_of(run, 1)
         for _ in range(1200):  # until they wake up, find themselves superseded and end
@@ -325,7 +328,7 @@ def test_ranks_that_live_on_behind_a_cut_never_change_the_run(rig, shards, whole
         )
         assert [(path.name, damage(path)) for path in committed(run)] == before
         assert all(problem is None for _, problem in before)
-        is_the_run_that_nobody_disturbed(run, whole(300))
+        equals_the_undisturbed_run(run, whole(300))
     finally:
         rig.node("heal", old)
 

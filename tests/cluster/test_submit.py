@@ -147,8 +147,8 @@ def test_the_local_chain_runs_one_stage_after_the_other(tmp_path):
         *(f"correspond.{word}" for word in [*both, "carb.dim=16"]),
     ]
     scemae(*command)
-    told = scemae("submit", "--status", tmp_path / "run").stdout
-    assert len(re.findall(r"COMPLETED +saved at step 2 of 2", told)) == 2, told
+    printed = scemae("submit", "--status", tmp_path / "run").stdout
+    assert len(re.findall(r"COMPLETED +saved at step 2 of 2", printed)) == 2, printed
     command[1] = f"run_dir={tmp_path / 'broken'}"
     broken = scemae(*command, "cluster.ranks_per_node=1", "pretrain.data.shards=none", check=False)
     assert (

@@ -104,24 +104,22 @@ def test_a_sweep_that_can_run_passes_and_nothing_is_written(made, tmp_path):
 def test_what_cannot_work_is_refused_before_anything_starts(
     made, tmp_path, others, error, sentence
 ):
-    with pytest.raises(error) as told:
+    with pytest.raises(error) as caught:
         checked(made, tmp_path / "run", *others)
     assert (
-        sentence in str(told.value) and "\n" not in str(told.value) and not list(tmp_path.iterdir())
+        sentence in str(caught.value)
+        and "\n" not in str(caught.value)
+        and not list(tmp_path.iterdir())
     )
 
 
 def test_a_space_with_a_point_that_cannot_run_names_it(made, tmp_path):
-    with pytest.raises(ConfigError) as told:
-        checked(
-            made, tmp_path, "space.parameters.carb.eta.high=0.95"
-        )  # of 144 tokens: 137 attentive, 7 others
-    assert "137 attentive and 7 inattentive ones; at least 1 and 16 (carb.clusters)" in str(
-        told.value
-    )
-    assert "the space allows carb.eta=0.95, carb.clusters=16" in str(
-        told.value
-    ) and "give a constraint" in str(told.value)
+    with pytest.raises(ConfigError) as caught:
+        checked(made, tmp_path, "space.parameters.carb.eta.high=0.95")  # of 144 tokens
+    text = str(caught.value)
+    assert "137 attentive and 7 inattentive ones; at least 1 and 16 (carb.clusters)" in text
+    assert "the space allows carb.eta=0.95, carb.clusters=16" in text
+    assert "give a constraint" in text
     checked(
         made,
         tmp_path,
@@ -165,9 +163,9 @@ def test_the_folder_of_another_sweep_is_refused_with_what_differs(
 ):
     first = claimed(made, tmp_path)
     before = (tmp_path / sweep_folder.FILE).read_bytes()
-    with pytest.raises(RunFolderError) as told:
+    with pytest.raises(RunFolderError) as caught:
         claimed(made, tmp_path, *others)
-    assert difference in str(told.value) and "give another run_dir" in str(told.value)
+    assert difference in str(caught.value) and "give another run_dir" in str(caught.value)
     assert (tmp_path / sweep_folder.FILE).read_bytes() == before and claimed(
         made, tmp_path
     ).identity == first.identity
@@ -260,9 +258,8 @@ def test_a_trials_command_has_its_values_and_a_folder_of_its_own(made, tmp_path)
             "space.parameters.carb={r_att_att: {low: 1, high: 9}}",
         )
     )
-    assert (
-        load_config(stage, weights.arguments(weights.trial(3))[1:]).store.dir is None
-    )  # all share one selection
+    # All trials select the same tokens.
+    assert load_config(stage, weights.arguments(weights.trial(3))[1:]).store.dir is None
 
 
 def test_a_sweep_with_open_shards_can_be_copied_by_ray(made, tmp_path):
@@ -336,13 +333,8 @@ def run_sweep(made, run, *others):
     temp, here = Path(f"/tmp/dt{os.getpid()}"), run.parent / "here"
     temp.mkdir()
     here.mkdir(exist_ok=True)
-    for name in (
-        "ray",
-        "optuna",
-        "torch",
-        "deepspeed",
-        "scipy",
-    ):  # somebody else's, in the folder where the sweep is started
+    # Modules of other people in the folder where the sweep is started.
+    for name in ("ray", "optuna", "torch", "deepspeed", "scipy"):
         (here / f"{name}.py").write_text(f"open({str(here / 'ran')!r}, 'a').write({name!r})")
     try:
         done = subprocess.run(
@@ -390,7 +382,7 @@ def table(run, *columns):
 
 @pytest.mark.slow
 def test_a_sweep_accounts_for_every_trial_and_leaves_nothing_behind(swept, stranger):
-    run, said = swept
+    run, printed = swept
     records = list(read_records(run))
     assert [one.number for one in records] == list(range(4)) and {
         one.outcome for one in records
@@ -401,9 +393,9 @@ def test_a_sweep_accounts_for_every_trial_and_leaves_nothing_behind(swept, stran
         and records[0].values["carb.eta"] == 0.1
     )
     assert all(one.starts == 1 and one.step <= one.trained <= one.total for one in records)
-    assert sorted(table(run, "trial")) == [["0"], ["1"], ["2"], ["3"]] and "4 of 4" in said
+    assert sorted(table(run, "trial")) == [["0"], ["1"], ["2"], ["3"]] and "4 of 4" in printed
     assert {"sweep.html", "best.yaml", "results.csv"} <= {path.name for path in run.iterdir()}
-    assert stranger.poll() is None and "the paper's setting:" in said
+    assert stranger.poll() is None and "the paper's setting:" in printed
 
 
 @pytest.mark.slow

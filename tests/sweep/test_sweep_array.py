@@ -36,16 +36,14 @@ from scemae.sweep.trials import (
 from tests.support import scemae, write_backbone, write_shards
 
 STEPS = 30
-PATIENCE = 240  # seconds, on a machine that does other things too
-OPEN = [
-    "correspond.optim.epochs=100000",
-    "correspond.loop.save_every=100000",
-]  # until somebody ends it
+PATIENCE = 240  # seconds: the machine may be busy
+# A trial that runs until it is ended.
+OPEN = ["correspond.optim.epochs=100000", "correspond.loop.save_every=100000"]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A backbone that has learnt nothing, and shards of 24 pictures."""
+    """An untrained backbone, and shards of 24 pictures."""
     folder = tmp_path_factory.mktemp("array")
     write_backbone(folder / "mae")
     write_shards(folder / "shards", 24)
@@ -109,10 +107,12 @@ def table(run):
 def test_what_an_array_cannot_do_is_refused_before_anything_starts(
     made, tmp_path, others, sentence
 ):
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         run_command(["sweep", "--array", *words(made, tmp_path / "run", *others)])
     assert (
-        sentence in str(told.value) and "\n" not in str(told.value) and not list(tmp_path.iterdir())
+        sentence in str(caught.value)
+        and "\n" not in str(caught.value)
+        and not list(tmp_path.iterdir())
     )
 
 
@@ -135,8 +135,8 @@ def test_a_dry_run_prints_both_jobs_and_writes_nothing(made, tmp_path, monkeypat
             ),
         ]
     )
-    told = capsys.readouterr().out
-    elements, page = told.split("#!/bin/bash")[1:]
+    printed = capsys.readouterr().out
+    elements, page = printed.split("#!/bin/bash")[1:]
     for line in (
         "--nodes=1",
         "--ntasks-per-node=1",
@@ -153,8 +153,9 @@ def test_a_dry_run_prints_both_jobs_and_writes_nothing(made, tmp_path, monkeypat
         and "gpus" not in page
         and "TERM@" not in page
     )
-    assert "# as an array of 2: element k runs trials k, k + 2, ... below 3" in told and not list(
-        tmp_path.iterdir()
+    assert (
+        "# as an array of 2: element k runs trials k, k + 2, ... below 3" in printed
+        and not list(tmp_path.iterdir())
     )
 
 
@@ -165,9 +166,8 @@ def test_without_a_cluster_or_with_a_running_sweep_nothing_is_submitted(
     with pytest.raises(LaunchError, match="found no sbatch on PATH; .* or give cluster=local"):
         run_command(["sweep", "--array", *words(made, tmp_path / "run")])
     assert not (tmp_path / "run").exists()
-    with generations.beating(
-        generations.claim(tmp_path / "run", None, None)
-    ):  # as `scemae sweep` with Ray does
+    # As `scemae sweep` with Ray does.
+    with generations.beating(generations.claim(tmp_path / "run", None, None)):
         with pytest.raises(RunFolderError, match="in use by process"):
             run_command(["sweep", "--array", *words(made, tmp_path / "run", "cluster=local")])
     assert (
@@ -292,7 +292,7 @@ def test_the_page_of_an_array_leaves_checkpoints_to_the_best_and_to_those_that_r
         for part in ("run/checkpoints/step-00000030.g0001", "tokens"):
             (trial.folder(tmp_path) / part).mkdir(parents=True)
         if number != 5:  # it runs
-            add_look(trial.folder(tmp_path) / "run", score)
+            add_evaluation(trial.folder(tmp_path) / "run", score)
             end_trial(tmp_path, trial, FAILED if score == 1.0 else FINISHED)
     run_command(["sweep", "--page", str(tmp_path)])
     left = {int(path.parent.parent.name) for path in tmp_path.glob("trials/*/run/checkpoints")}
@@ -301,8 +301,8 @@ def test_the_page_of_an_array_leaves_checkpoints_to_the_best_and_to_those_that_r
     assert list(table(tmp_path)) == [0, 1, 2, 3, 4] and (tmp_path / "sweep.html").is_file()
 
 
-def add_look(run, score):
-    """A start of a run that was trained by nobody, with one look at its last step."""
+def add_evaluation(run, score):
+    """A start of a run without training, with one evaluation at its last step."""
     start = generations.claim(run, None, None)
     start.record_base(0)
     (start.folder / generation_files.METRICS).write_text(
@@ -310,7 +310,7 @@ def add_look(run, score):
     )
 
 
-# Elements at work.
+# Elements that run.
 
 
 def begin(made, run, *others):
@@ -323,7 +323,7 @@ def begin(made, run, *others):
 
 @pytest.fixture
 def element():
-    """Starts an element of an array in a process of its own; what a test leaves alive is shot."""
+    """Starts an element of an array in a process of its own, killed at the end of the test."""
     begun = []
 
     def start_one(run, part=0, of=1, start=1):
@@ -372,8 +372,8 @@ def is_gone(pid):
 @pytest.mark.slow
 def test_an_element_runs_its_share_and_a_second_time_nothing(made, tmp_path, element):
     begin(made, tmp_path)
-    told, _ = element(tmp_path, part=0, of=2).communicate(timeout=PATIENCE)
-    assert re.findall(r"^trial (\d) finished: different \d", told, re.M) == ["0", "2"]
+    printed, _ = element(tmp_path, part=0, of=2).communicate(timeout=PATIENCE)
+    assert re.findall(r"^trial (\d) finished: different \d", printed, re.M) == ["0", "2"]
     assert [(one.number, one.outcome, one.trained) for one in records(tmp_path)] == [
         (0, FINISHED, STEPS),
         (2, FINISHED, STEPS),
@@ -395,10 +395,10 @@ def test_an_element_asked_to_stop_saves_and_goes_on_with_the_next_step(made, tmp
     first = element(tmp_path)
     wait(has_trained(tmp_path), first)
     first.send_signal(signal.SIGTERM)
-    _, complaints = first.communicate(timeout=PATIENCE)
+    _, errors = first.communicate(timeout=PATIENCE)
     assert (
         first.returncode == 75
-        and "asked to stop; trial 0 has saved, the same command goes on" in complaints
+        and "asked to stop; trial 0 has saved, the same command goes on" in errors
     )
     reached = records(tmp_path)[0].step
     run = tmp_path / "trials" / "000000" / "run"
@@ -416,9 +416,9 @@ def test_an_element_whose_ranks_are_killed_goes_on_retries_times(made, tmp_path,
         wait(lambda: records(tmp_path) and records(tmp_path)[0].starts == starts, process)
         wait(has_trained(tmp_path, 2), process)
         os.kill(rank_of(tmp_path), signal.SIGKILL)
-    told, complaints = process.communicate(timeout=PATIENCE)
-    assert complaints.count("trial 0: killed by SIGKILL; it goes on from its last checkpoint") == 2
-    assert "trial 0 failed: lost 2 times: killed by SIGKILL" in told
+    printed, errors = process.communicate(timeout=PATIENCE)
+    assert errors.count("trial 0: killed by SIGKILL; it goes on from its last checkpoint") == 2
+    assert "trial 0 failed: lost 2 times: killed by SIGKILL" in printed
     (found,) = records(tmp_path)
     assert (found.outcome, found.reason) == (
         FAILED,
@@ -438,16 +438,13 @@ def test_a_superseded_element_writes_nothing_more(made, tmp_path, element, who):
         if who == "a start of the sweep"
         else tmp_path / "generations" / "0001" / "parts" / "0000"
     )
-    generations.path_of(
-        taken, 2
-    ).mkdir()  # as a claim from another machine, that has watched it be silent
-    generations.path_of(
-        tmp_path / "trials" / "000000" / "run", 2
-    ).mkdir()  # and has the trial go on there
-    _, complaints = process.communicate(timeout=PATIENCE)
+    # As if another machine had found it silent, claimed it, and continued the trial.
+    generations.path_of(taken, 2).mkdir()
+    generations.path_of(tmp_path / "trials" / "000000" / "run", 2).mkdir()
+    _, errors = process.communicate(timeout=PATIENCE)
     assert (
         process.returncode == 1
-        and "another start of this sweep has taken it over; this one ends" in complaints
+        and "another start of this sweep has taken it over; this one ends" in errors
     )
     assert (
         [one.number for one in records(tmp_path)] == [0]
@@ -485,7 +482,7 @@ def whole(made, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_local_array_runs_all_trials_and_ends_with_table_page_and_best(whole):
-    run, told = whole
+    run, printed = whole
     found = records(run)
     assert [(one.number, one.outcome, one.starts, one.step) for one in found] == [
         (n, FINISHED, 1, STEPS) for n in range(4)
@@ -500,7 +497,7 @@ def test_a_local_array_runs_all_trials_and_ends_with_table_page_and_best(whole):
         0,
         best,
     }
-    assert re.findall(r"^(\w+): log", told, re.M) == ["sweep", "sweep", "page"]
+    assert re.findall(r"^(\w+): log", printed, re.M) == ["sweep", "sweep", "page"]
     state = scemae("submit", "--status", run).stdout
     assert re.search(r"^sweep .*COMPLETED +4 trials have ended$", state, re.M)
     assert re.search(r"^page .*COMPLETED .*sweep.html$", state, re.M)

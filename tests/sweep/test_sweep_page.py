@@ -116,10 +116,8 @@ def test_the_pareto_front_is_what_a_double_loop_finds(names):
     draw = np.random.default_rng(0)
     drawn = draw.integers(12, size=(80, 3)).astype(float)
     records = [record(i, a, same=b, cycle=c) for i, (a, b, c) in enumerate(drawn)]
-    records += [
-        record(80, -1.0, STOPPED, same=0.0, cycle=0.0),
-        record(81, -1.0),
-    ]  # neither may take part
+    left_out = [record(80, -1.0, STOPPED, same=0.0, cycle=0.0), record(81, -1.0)]
+    records += left_out
     points = {one.number: [one.scores[name] for name in names] for one in records[:80]}
     slow = {
         a
@@ -228,9 +226,8 @@ def test_each_trial_is_in_one_cell_of_the_heat_map():
 def test_a_diverged_score_does_not_stretch_the_axis():
     low, high = score_limits([5.0, 5.5, 6.0, 6.5, 1000.0], [])
     assert low < 5 and 6.5 < high < 8
-    assert (
-        score_limits([5.0, 5.5, 6.0, 6.5, 1000.0], [12.0])[1] > 12
-    )  # the paper's setting is always seen
+    # The paper's setting is always visible.
+    assert score_limits([5.0, 5.5, 6.0, 6.5, 1000.0], [12.0])[1] > 12
     assert score_limits([5.0], [])[0] < 5 < score_limits([5.0], [])[1]
 
 
@@ -404,8 +401,7 @@ def test_a_sweep_of_which_no_trial_finished_fails_with_the_most_frequent_reason(
         match="^s: none of its 3 trials finished; of 2 the reason was: no such folder; see ",
     ):
         refuse_fruitless(made)
-    refuse_fruitless(
-        SimpleNamespace(folder=Path("s"), size=4, records=lambda: failed)
-    )  # one has yet to begin
+    # One trial has yet to begin.
+    refuse_fruitless(SimpleNamespace(folder=Path("s"), size=4, records=lambda: failed))
     failed[1].outcome = FINISHED
     refuse_fruitless(made)

@@ -316,13 +316,11 @@ def test_evaluations_come_in_order_and_the_last_with_the_end(undisturbed):
     assert reported[-1] == (STEPS, FINISHED) and {outcome for _, outcome in reported[:-1]} == {
         RUNNING
     }
-    assert [step for step, _ in reported] == [
-        step for step, _ in record.curve
-    ]  # each, however fast they came
+    # Each evaluation is reported, however fast they came.
+    assert [step for step, _ in reported] == [step for step, _ in record.curve]
     assert [step for step, _ in record.curve] == list(range(10, STEPS + 1, 10))
-    assert (record.starts, record.trained, record.total) == (1, STEPS, STEPS) and record.curve[-1][
-        1
-    ] == record.scores
+    assert (record.starts, record.trained, record.total) == (1, STEPS, STEPS)
+    assert record.curve[-1][1] == record.scores
     assert set(record.scores) == {"different", "same", "cycle"}
 
 
@@ -341,9 +339,8 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint_to_the_same_scores(
         and 0 < record.step < STEPS
     )
     reported, again = evaluations_of(TrialProcess(command, warm))
-    assert (
-        reported[-1] == (STEPS, FINISHED) and reported[0][0] >= record.curve[-1][0]
-    )  # its last evaluation comes again
+    assert reported[-1] == (STEPS, FINISHED)
+    assert reported[0][0] >= record.curve[-1][0]  # the last evaluation is reported again
     assert (
         again.starts == 2
         and STEPS <= again.trained < 2 * STEPS
@@ -355,10 +352,8 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint_to_the_same_scores(
 def test_a_trial_that_was_asked_to_stop_saves_and_loses_nothing(
     undisturbed, warm, made, tmp_path, monkeypatch, every
 ):
-    command, stop = (
-        command_of(made, tmp_path, f"loop.log_every={every}"),
-        tmp_path / "stop",
-    )  # it stops where it logs
+    command = command_of(made, tmp_path, f"loop.log_every={every}")  # a run stops where it logs
+    stop = tmp_path / "stop"
     monkeypatch.setenv(STOP_FILE, str(stop))
     process = TrialProcess(command, warm)
     first_evaluation(process)
@@ -369,10 +364,8 @@ def test_a_trial_that_was_asked_to_stop_saves_and_loses_nothing(
         reported[-1][1] == ASKED
         and checkpoint.read_state(checkpoint.committed(run)[-1]).global_step == record.step < STEPS
     )
-    assert (
-        evaluations_of(TrialProcess(command, warm))[0][-1][1] == ASKED
-        and read_run(tmp_path, command.trial).starts == 1
-    )  # none is started
+    assert evaluations_of(TrialProcess(command, warm))[0][-1][1] == ASKED
+    assert read_run(tmp_path, command.trial).starts == 1  # no second start
     stop.unlink()
     reported, again = evaluations_of(TrialProcess(command, warm))
     assert reported[-1] == (STEPS, FINISHED) and (again.starts, again.trained) == (2, STEPS)

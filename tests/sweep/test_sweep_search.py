@@ -31,7 +31,7 @@ BEST = {
 
 
 def sweep(folder, *words, search="tpe", seed=0):
-    """A sweep of stage 2 that nothing is trained for."""
+    """A sweep of stage 2 whose trials are never trained."""
     return sweeps.load(
         [
             f"run_dir={folder}",
@@ -93,8 +93,8 @@ def test_random_and_grid_search_depend_on_the_number_alone(tmp_path):
         sweep(tmp_path, search="random"),
         sweep(tmp_path, "space=eta_clusters", "trials=99", search="grid"),
     )
-    told = Search(random, [])
-    records = play(told, 0, 5)
+    searcher = Search(random, [])
+    records = play(searcher, 0, 5)
     assert [one.values for one in records[1:]] == [
         random.space.draw(0, number) for number in range(1, 5)
     ]
@@ -103,9 +103,8 @@ def test_random_and_grid_search_depend_on_the_number_alone(tmp_path):
     assert [one.values for one in points] == [
         values for values in grid.space.grid() if values != grid.paper
     ]
-    assert grid.size == 40 and {one.origin for one in points} == {
-        GRID
-    }  # 8 x 5, the paper's among them once
+    assert grid.size == 40  # 8 x 5, the paper's among them once
+    assert {one.origin for one in points} == {GRID}
 
 
 def test_a_search_rebuilt_from_disk_proposes_what_an_uninterrupted_one_does(tmp_path):

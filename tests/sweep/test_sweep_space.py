@@ -205,12 +205,12 @@ def test_corners_are_the_ends_that_fit():
     ],
 )
 def test_an_impossible_space_is_refused(tree, constraints, sentence):
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         space(tree, constraints)
     assert (
-        sentence in str(told.value)
-        and str(told.value).startswith("space: ")
-        and "\n" not in str(told.value)
+        sentence in str(caught.value)
+        and str(caught.value).startswith("space: ")
+        and "\n" not in str(caught.value)
     )
 
 
@@ -260,10 +260,8 @@ def test_a_file_of_the_user_is_a_space(tmp_path):
             "sweep", ["run_dir=x", "space.parameters.carb.eta.high=0.4", f"space={path}"]
         ).space
     )
-    assert [one.high for one in moved.parameters] == [
-        0.4,
-        0.0,
-    ]  # the command line wins, in any order
+    # The command line wins, in any order of its words.
+    assert [one.high for one in moved.parameters] == [0.4, 0.0]
     path.write_text("parameters: [")
     with pytest.raises(
         ConfigError, match="mine.yaml: cannot be read as YAML, found what does not belong there"

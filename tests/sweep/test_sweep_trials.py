@@ -124,18 +124,15 @@ def test_an_evaluation_made_up_for_later_counts_once(tmp_path):
         tmp_path,
         make(tmp_path, trial(), (0, [15, 30]), (30, [evaluation(30, 5.0, late=True)]), (30, [])),
     )
-    assert record.curve == [(30, {"different": 5.0, "same": 2.5})] and (
-        record.trained,
-        record.starts,
-    ) == (30, 3)
+    assert record.curve == [(30, {"different": 5.0, "same": 2.5})]
+    assert (record.trained, record.starts) == (30, 3)
     other = trial(2)
     record = read_run(
         tmp_path,
         make(tmp_path, other, (0, [15, evaluation(15, 8.0)]), (15, [evaluation(15, 9.9), 30])),
     )
-    assert record.curve == [
-        (15, {"different": 8.0, "same": 4.0})
-    ]  # not marked as late, so it is a repeated row
+    # Not marked as late, so it is a repeated row.
+    assert record.curve == [(15, {"different": 8.0, "same": 4.0})]
 
 
 def test_a_torn_row_is_left_out(tmp_path):
