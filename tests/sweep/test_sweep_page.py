@@ -172,7 +172,7 @@ def test_importance_says_why_there_is_none():
     assert "fewer than two" in importances(one_setting, "different", alone).missing
 
 
-def test_an_axis_places_numbers_logarithms_and_words():
+def test_an_axis_places_numbers_logarithms_and_categories():
     tried = [TrialRecord(i, {"x": value}, "random") for i, value in enumerate((1, 4, 30))]
     axis = axis_of("x", "x", tried, {"low": 1, "high": 16, "log": True})
     assert [axis.place(value) for value in (1, 30)] == [0, 1] and axis.place(4) == pytest.approx(
@@ -185,12 +185,12 @@ def test_an_axis_places_numbers_logarithms_and_words():
         {},
     )
     assert (
-        words.words == ["false", "true"]
+        words.categories == ["false", "true"]
         and words.place(True) == 0.75
         and math.isnan(words.place("else"))
     )
     mixed = axis_of("x", "x", [TrialRecord(0, {"x": None}, "random"), *tried], {})
-    assert not mixed.words and math.isnan(mixed.place(None))
+    assert not mixed.categories and math.isnan(mixed.place(None))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_an_axis_places_numbers_logarithms_and_words():
         SettingAxis("x", low=1e-4, high=1e-2, is_log=True),
         SettingAxis("x", low=-3.0, high=17.0),
         SettingAxis("x", low=2.0, high=2.0),
-        SettingAxis("x", words=list("abc")),
+        SettingAxis("x", categories=list("abc")),
     ],
 )
 def test_ticks_stand_on_the_axis_in_order_and_apart(axis):
@@ -217,7 +217,7 @@ def test_each_trial_is_in_one_cell_of_the_heat_map():
         assert len(cells) == len(records) and 0 <= cells.min() and cells.max() < len(names) <= 10
         for name, cell in zip(names, range(len(names))):
             values = [one.values[axis.name] for one, at in zip(records, cells) if at == cell]
-            ends = [float(end) for end in name.split("–")] if not axis.words else []
+            ends = [float(end) for end in name.split("–")] if not axis.categories else []
             assert all(
                 ends[0] <= value <= ends[-1] if ends else as_text(value) == name for value in values
             )

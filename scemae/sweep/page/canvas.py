@@ -156,4 +156,4 @@ def jitter(axis: SettingAxis, records: list[TrialRecord]) -> np.ndarray:
     the trial's number alone, so it is the same in every figure.
     """
     turns = np.array([one.number for one in records]) * 0.618034 % 1 - 0.5
-    return turns * (0.3 / len(axis.words) if axis.words else 0.03) * axis.is_discrete
+    return turns * (0.3 / len(axis.categories) if axis.categories else 0.03) * axis.is_discrete

@@ -87,8 +87,8 @@ def evaluate(
     import optuna  # heavy, and only `pip install 'scemae[sweep]'` brings it
 
     spaces: dict[str, optuna.distributions.BaseDistribution] = {
-        axis.name: optuna.distributions.CategoricalDistribution(axis.words)
-        if axis.words
+        axis.name: optuna.distributions.CategoricalDistribution(axis.categories)
+        if axis.categories
         else optuna.distributions.FloatDistribution(0.0, 1.0)
         for axis in axes
     }
@@ -110,4 +110,4 @@ def evaluate(
 
 def optuna_value(axis: SettingAxis, value: Any) -> str | float:
     """A value as Optuna gets it: a word, or the place on the axis, which rounding may move out."""
-    return as_text(value) if axis.words else min(max(axis.place(value), 0.0), 1.0)
+    return as_text(value) if axis.categories else min(max(axis.place(value), 0.0), 1.0)

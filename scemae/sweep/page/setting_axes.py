@@ -1,4 +1,4 @@
-"""The axis of a swept setting, from 0 to 1: numbers, logarithms of numbers, or words."""
+"""The axis of a swept setting, from 0 to 1: numbers, logarithms of numbers, or categories."""
 
 import math
 from dataclasses import dataclass, field
@@ -38,28 +38,26 @@ def is_missing(value: Any) -> bool:
 
 @dataclass
 class SettingAxis:
-    """A setting's axis: `words` at equal distances, or numbers from `low` to `high`."""
+    """A setting's axis: `categories` at equal distances, or numbers from `low` to `high`."""
 
     name: str
     label: str = ""
     low: float = 0.0
     high: float = 0.0
     is_log: bool = False
-    words: list[str] = field(default_factory=list)
+    categories: list[str] = field(default_factory=list)
     known: list[float] = field(default_factory=list)  # the numbers tried, if they are few
 
     @property
     def is_discrete(self) -> bool:
         """True where many trials share a value."""
-        return bool(self.words or self.known)
+        return bool(self.categories or self.known)
 
     def place(self, value: Any) -> float:
         """Where a value is, 0 to 1; NaN for one that does not fit this axis."""
-        if self.words:
-            text = as_text(value)
-            return (
-                (self.words.index(text) + 0.5) / len(self.words) if text in self.words else math.nan
-            )
+        if self.categories:
+            text, names = as_text(value), self.categories
+            return (names.index(text) + 0.5) / len(names) if text in names else math.nan
         if not is_number(value) or self.is_log and value <= 0:
             return math.nan
         if self.high == self.low:
@@ -85,8 +83,8 @@ class SettingAxis:
         return [(self.place(end), as_text(end)) for end in sorted({self.low, self.high})]
 
     def _tick_values(self, least: float) -> list:
-        if self.words:
-            return self.words
+        if self.categories:
+            return self.categories
         if self.known or self.high == self.low:
             return self.known or [self.low]
         if not self.is_log:
@@ -105,14 +103,14 @@ def axis_of(
     """The axis of a setting: all values tried and the whole range that was searched.
 
     `known` is what is known of the range: low, high, log, values. The paper's setting may lie
-    outside of it. Values that are not all numbers become words.
+    outside of it. Values that are not all numbers become categories.
     """
     found = (one.values.get(name) for one in records)
     tried: list[Any] = [value for value in found if not is_missing(value)]
     listed = list(known.get("values") or [])
     if not all(map(is_number, tried + listed)):
-        words = list(map(as_text, listed)) + sorted({as_text(value) for value in tried})
-        return SettingAxis(name, label, words=list(dict.fromkeys(words)))
+        categories = list(map(as_text, listed)) + sorted({as_text(value) for value in tried})
+        return SettingAxis(name, label, categories=list(dict.fromkeys(categories)))
     given = [known.get(key) for key in ("low", "high")]
     limits = [] if listed else [float(end) for end in given if is_number(end)]
     different = sorted({float(value) for value in tried + listed})

@@ -119,7 +119,7 @@ def slices(records: list[TrialRecord], objective: str, axes_of: list[SettingAxis
             axes.plot([left, right], [middle] * 2, color=INK, linewidth=1.8, solid_capstyle="butt")
         mark_paper(axes, list(zip(axis.places(paper), clipped(paper, objective, high))))
         axes.set(xlim=(-0.06, 1.06), ylim=(low, high + 0.02 * (high - low)), title=axis.label)
-        rotation = 30 if sum(map(len, axis.words)) > 22 else 0
+        rotation = 30 if sum(map(len, axis.categories)) > 22 else 0
         places, labels = zip(*axis.ticks(0.19))
         axes.set_xticks(places, labels, rotation=rotation)
     frames[0].set_ylabel(f"{objective} (px)", fontsize=8.5)
@@ -224,8 +224,8 @@ def cells(axis: SettingAxis, records: list[TrialRecord]) -> tuple[list[str], np.
     lowest and highest value in it; those without a trial are left out.
     """
     places = axis.places(records)
-    if axis.words:
-        return axis.words, np.round(places * len(axis.words) - 0.5).astype(int)
+    if axis.categories:
+        return axis.categories, np.round(places * len(axis.categories) - 0.5).astype(int)
     if axis.known:
         known = np.array([axis.place(value) for value in axis.known])
         names = [as_text(value) for value in axis.known]
