@@ -7,9 +7,10 @@ from pathlib import Path
 from scemae.config.values import given_path
 from scemae.data.storage.manifest import Manifest
 from scemae.errors import ConfigError, DataError, printable
-from scemae.shards import aflw, celeba, check, folder, w300
+from scemae.shards import check
 from scemae.shards.image import QUALITY
-from scemae.shards.source import Split
+from scemae.shards.sources import aflw, celeba, folder, w300
+from scemae.shards.splits import Split
 from scemae.shards.write import write_split
 
 EXAMPLES = """examples:

@@ -14,7 +14,7 @@ from scemae.errors import DataError, ShardError
 from scemae.files import disk, documents
 from scemae.files.documents import Count
 from scemae.shards.image import Frame
-from scemae.shards.source import Sample, read_bytes
+from scemae.shards.splits import Sample, read_bytes
 
 BUILD_FOLDER = ".build"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -48,7 +48,7 @@ from scemae.shards.finished import (
     stamp_of,
 )
 from scemae.shards.image import check_annotation, to_jpeg
-from scemae.shards.source import Split
+from scemae.shards.splits import Split
 
 if TYPE_CHECKING:
     from webdataset import TarWriter

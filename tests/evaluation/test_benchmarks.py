@@ -27,7 +27,7 @@ from scemae.evaluation.landmarks.benchmarks import (
 from scemae.evaluation.landmarks.regression import iod_errors
 from scemae.evaluation.scores import bootstrap, compare, score_detection
 from scemae.files import disk
-from scemae.shards import aflw, celeba, w300
+from scemae.shards.sources import aflw, celeba, w300
 from tests.support import FACES, needs_faces
 
 NEW = """

@@ -19,7 +19,7 @@ from scemae.runs.checkpoints.tensor_file import write_tensors
 from scemae.runs.generation_files import METRICS
 from scemae.runs.ledger import FILE as LEDGER
 from scemae.runs.metrics_log import read_metrics
-from scemae.shards import folder as any_folder
+from scemae.shards.sources import folder as any_folder
 from scemae.shards.write import write_split
 from scemae.sweep import spec, sweep_folder, trials
 from scemae.sweep.page import results

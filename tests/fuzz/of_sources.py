@@ -11,8 +11,10 @@ import numpy as np
 from scipy.io import savemat
 
 from scemae.data.picture import UnusablePicture
-from scemae.shards import aflw, celeba, source, w300
-from scemae.shards import folder as any_folder
+from scemae.shards import archive
+from scemae.shards.sources import aflw, celeba, w300
+from scemae.shards.sources import folder as any_folder
+from scemae.shards.splits import read_bytes
 from scemae.shards.write import write_split
 from tests.fuzz.containers import mutate_mat, mutate_picture, mutate_tar, mutate_zip
 from tests.fuzz.lines import mutate_lines
@@ -173,7 +175,7 @@ def read_all(splits: Callable[[Path], list]) -> Callable[[Path], None]:
             for split in splits(root):
                 for sample in split.samples:
                     try:
-                        source.read_bytes(sample.place)
+                        read_bytes(sample.place)
                     except UnusablePicture:  # it is left out, and counted
                         pass
 
@@ -194,9 +196,7 @@ def build(splits: Callable[[Path], list]) -> Callable[[Path], None]:
 @contextmanager
 def fresh() -> Iterator[None]:
     """Forget zips that an earlier input opened under the same name."""
-    for name in ("_open_zip", "open_zip"):
-        if hasattr(source, name) and hasattr(getattr(source, name), "cache_clear"):
-            getattr(source, name).cache_clear()
+    archive._open_zip.cache_clear()
     yield
 
 

@@ -13,9 +13,9 @@ from scipy.io import savemat
 
 from scemae.data.picture import UnusablePicture
 from scemae.errors import DataError
-from scemae.shards import aflw, celeba, w300
 from scemae.shards.archive import Member, read_zip_member, tar_members, zip_members
-from scemae.shards.source import ImagePlace, read_bytes
+from scemae.shards.sources import aflw, celeba, w300
+from scemae.shards.splits import ImagePlace, read_bytes
 
 NAME = "img_align_celeba/000001.jpg"
 

@@ -27,10 +27,10 @@ from scemae.config.locations import Typed
 from scemae.data.storage.manifest import read_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import DataError, ShardError
-from scemae.shards import folder as folder_source
 from scemae.shards.build import main
 from scemae.shards.check import describe, verify
-from scemae.shards.source import Split
+from scemae.shards.sources import folder as folder_source
+from scemae.shards.splits import Split
 from scemae.shards.write import write_split
 
 

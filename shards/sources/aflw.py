@@ -31,8 +31,8 @@ import numpy as np
 from scemae.errors import DataError
 from scemae.files.documents import Finite, Point
 from scemae.shards.image import ENCODING
-from scemae.shards.mat import read_mat
-from scemae.shards.source import Sample, Split, file_place, needed_folder, read_lines, unique_keys
+from scemae.shards.sources.mat import read_mat
+from scemae.shards.splits import Sample, Split, file_place, needed_folder, read_lines, unique_keys
 
 OFFICIAL = {
     "aflw-train": 10_122,

@@ -17,8 +17,8 @@ import numpy as np
 from scemae.errors import DataError
 from scemae.files.documents import Finite
 from scemae.shards.image import ENCODING
-from scemae.shards.mat import read_mat
-from scemae.shards.source import (
+from scemae.shards.sources.mat import read_mat
+from scemae.shards.splits import (
     Sample,
     Split,
     file_place,

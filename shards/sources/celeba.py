@@ -9,7 +9,6 @@
 Images may also lie under ROOT/Img, and the lists directly under ROOT.
 """
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -19,25 +18,15 @@ from typing import Any
 
 from scemae.data.geometry import CELEBA_SIZE, celeba_box
 from scemae.errors import DataError
-from scemae.shards.archive import Member, tar_members, zip_members
 from scemae.shards.image import QUALITY, Frame
-from scemae.shards.source import (
-    ImagePlace,
-    Sample,
-    Split,
-    needed_folder,
-    only_once,
-    read_lines,
-    stamped,
-)
+from scemae.shards.sources.celeba_images import find_images
+from scemae.shards.splits import ImagePlace, Sample, Split, needed_folder, only_once, read_lines
 
 FULL = 202_599  # images of the whole CelebA
 FULL_TRAIN = 162_770  # of them in partition 0
 # MAFL's training and test images (PROTOCOL 3.2); configs/benchmark/mafl.yaml says so too.
 FULL_MAFL = (19_000, 1_000)
 VAL_IMAGES = 2_000  # PROTOCOL 3.2: the first of partition 2 without MAFL
-
-MEMBER = re.compile(r"(?:.*/)?img_align_celeba/([0-9]{6}\.jpg)")
 
 
 @dataclass(frozen=True)
@@ -65,16 +54,10 @@ def splits(
     """
     images = find_images(needed_folder(root))
     partition = read_partition(_needed_list(root, "Eval", "list_eval_partition.txt"), images)
-    landmarks = (
-        read_landmarks(path, images)
-        if (path := _list(root, "Anno", "list_landmarks_align_celeba.txt"))
-        else {}
-    )
-    identities = (
-        read_identities(path, images)
-        if (path := _list(root, "Anno", "identity_CelebA.txt"))
-        else {}
-    )
+    listed = _list(root, "Anno", "list_landmarks_align_celeba.txt")
+    landmarks = read_landmarks(listed, images) if listed else {}
+    listed = _list(root, "Anno", "identity_CelebA.txt")
+    identities = read_identities(listed, images) if listed else {}
     mafl = read_mafl(root, partition)
     if len(images) == FULL:
         _check_official(partition, mafl)
@@ -93,26 +76,9 @@ def splits(
             samples = [
                 _sample(image, images[image], landmarks, identities, frame) for image in chosen
             ]
-            said = options | _official(name, images, samples)
-            result.append(Split("celeba", name, samples, excluded, said, frame))
+            of_split = options | _official(name, images, samples)
+            result.append(Split("celeba", name, samples, excluded, of_split, frame))
     return result
-
-
-def find_images(root: Path) -> dict[str, ImagePlace]:
-    """Every img_align_celeba/NNNNNN.jpg in a folder, else a zip, else tars, of `root` or root/Img.
-
-    Members of other folders in the same tars are ignored. Raises DataError if there is no image, or
-    one twice.
-    """
-    for base in (root, root / "Img"):
-        for find in (_in_folder, _in_zip, _in_tars):
-            if images := find(base):
-                return images
-    raise DataError(
-        f"{root}: found no img_align_celeba/NNNNNN.jpg (in a folder, img_align_celeba.zip or "
-        "*.tar); give the folder that holds CelebA's aligned JPEG images, or use the source "
-        "`folder`"
-    )
 
 
 def read_partition(path: Path, images: Iterable[str]) -> dict[str, int]:
@@ -319,61 +285,3 @@ def _agree(path: Path, rows: dict, images: Iterable[str]) -> dict:
             "give the list of the same data set, and all of its images"
         )
     return rows
-
-
-def _in_folder(base: Path) -> dict[str, ImagePlace]:
-    folder = base / "img_align_celeba"
-    if not folder.is_dir():
-        return {}
-    with os.scandir(folder) as entries:
-        return {
-            entry.name: _file(entry)
-            for entry in entries
-            if re.fullmatch(r"[0-9]{6}\.jpg", entry.name)
-        }
-
-
-def _file(entry: os.DirEntry) -> ImagePlace:
-    try:
-        return stamped(entry.path, entry.stat())
-    except OSError as error:
-        raise DataError(
-            f"{entry.path}: cannot be opened ({error.strerror}); copy the image again, or take the "
-            "link away"
-        ) from error
-
-
-def _in_zip(base: Path) -> dict[str, ImagePlace]:
-    path = base / "img_align_celeba.zip"
-    return _in_archive(path, zip_members(path)) if path.exists() else {}
-
-
-def _in_tars(base: Path) -> dict[str, ImagePlace]:
-    images: dict[str, ImagePlace] = {}
-    for path in sorted(base.glob("*.tar")):
-        for name, place in _in_archive(path, tar_members(path)).items():
-            _once(images, name, place)
-    return images
-
-
-def _in_archive(path: Path, members: list[Member]) -> dict[str, ImagePlace]:
-    images: dict[str, ImagePlace] = {}
-    stamp = stamped(str(path), path.stat()).stamp
-    for member in members:
-        if match := MEMBER.fullmatch(member.name):
-            name = "" if member.offset >= 0 else member.name  # a zip's members are read by name
-            place = ImagePlace(str(path), member.size, name, member.offset, stamp)
-            _once(images, match[1], place)
-    return images
-
-
-def _once(images: dict[str, ImagePlace], name: str, place: ImagePlace) -> None:
-    if name not in images:
-        images[name] = place
-    elif images[name].path == place.path:
-        raise DataError(f"{place.path}: holds {name} twice; pack the images again, each once")
-    else:
-        raise DataError(
-            f"{place.path}: holds {name}, and so does {images[name].path}; "
-            "keep only the archives of one data set in the folder"
-        )

@@ -13,7 +13,7 @@ from pathlib import Path
 from scemae.errors import DataError
 from scemae.shards.finished import BUILD_FOLDER
 from scemae.shards.image import ENCODING
-from scemae.shards.source import Sample, Split, file_place, needed_folder, unique_keys
+from scemae.shards.splits import Sample, Split, file_place, needed_folder, unique_keys
 
 OTHER, LINKS = "not an image by its name", "linked folders, not entered"
 DEVICES = "an image by its name, but no regular file"

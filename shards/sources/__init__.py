@@ -1,0 +1,1 @@
+"""One file for each raw data set: its images and lists as splits of samples."""
