@@ -20,7 +20,6 @@ from scemae.faces.write import (
     assign_identities,
     choose_mafl,
     identity_of,
-    main,
     make_face,
     split_identities,
     write_faces,
@@ -241,7 +240,8 @@ def test_impossible_numbers_are_refused(tmp_path, count, identities, words):
 
 
 def test_command_line_writes_a_folder(tmp_path):
-    main([str(tmp_path / "cli"), "--count", "20", "--identities", "10", "--workers", "1"])
+    options = ["--count", "20", "--identities", "10", "--workers", "1"]
+    run_command(["faces", str(tmp_path / "cli"), *options])
     assert (tmp_path / "cli/MAFL/testing.txt").exists()
 
 
@@ -394,19 +394,8 @@ def test_300w_has_pictures_in_every_folder(tests):
 
 def test_a_layout_is_the_same_with_two_workers(tmp_path):
     for workers in (1, 2):
-        main(
-            [
-                str(tmp_path / str(workers)),
-                "--layout",
-                "aflw_r",
-                "--count",
-                "20",
-                "--identities",
-                "10",
-                "--workers",
-                str(workers),
-            ]
-        )
+        options = ["--layout=aflw_r", "--count=20", "--identities=10", f"--workers={workers}"]
+        run_command(["faces", str(tmp_path / str(workers)), *options])
     files = sorted(
         path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*") if path.is_file()
     )

@@ -13,9 +13,9 @@ import simplejpeg
 from PIL import Image
 from scipy.io import savemat
 
+from scemae.cli import run_command
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ConfigError, DataError
-from scemae.shards.build import main
 from scemae.shards.sources import aflw, celeba, folder, w300
 from scemae.shards.splits import Split, read_bytes, unique_keys
 from scemae.shards.write import write_split
@@ -23,6 +23,11 @@ from tests.support import FACES, needs_faces
 
 PARTITION = [0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 2]  # of images 000001 to 000012
 MAFL_TRAIN, MAFL_TEST = (2, 7, 9), (3, 10)
+
+
+def run_shards(words: list[str]) -> None:
+    """`scemae shards WORDS`."""
+    run_command(["shards", *words])
 
 
 def name(number: int) -> str:
@@ -177,7 +182,7 @@ def test_full_celeba_must_have_the_official_counts(root, monkeypatch):
 
 
 def test_resize_stores_the_178_frame_and_moves_the_landmarks(root, tmp_path):
-    main(
+    run_shards(
         [
             "build",
             "celeba",
@@ -215,8 +220,8 @@ def test_quality_is_for_resized_images_only(root, tmp_path):
         "1",
     ]
     with pytest.raises(ConfigError, match="--quality without --resize"):
-        main(words)
-    main([*words, "--resize", "136", "--split", "val"])
+        run_shards(words)
+    run_shards([*words, "--resize", "136", "--split", "val"])
     shards = open_shards(str(tmp_path / "out" / "val"))
     assert (
         shards.manifest.options["encoding"] == "JPEG quality 80, 4:4:4"
@@ -576,7 +581,7 @@ CORRECTED = ",".join(
 
 
 def test_corrected_labels_make_a_split_of_the_same_test_images(recropped, tmp_path):
-    main(
+    run_shards(
         [
             "build",
             "aflw_r",
@@ -614,7 +619,9 @@ def test_without_corrected_labels_there_is_no_such_split(recropped, tmp_path):
     with pytest.raises(
         DataError, match="--split aflwrc-test: this source gives aflwr-train, aflwr-test"
     ):
-        main(["build", "aflw_r", str(recropped), str(tmp_path / "out"), "--split", "aflwrc-test"])
+        run_shards(
+            ["build", "aflw_r", str(recropped), str(tmp_path / "out"), "--split", "aflwrc-test"]
+        )
 
 
 @pytest.mark.parametrize(

@@ -23,15 +23,20 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from scemae.cli import run_command
 from scemae.config.locations import Typed
 from scemae.data.storage.manifest import read_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import DataError, ShardError
-from scemae.shards.build import main
 from scemae.shards.check import describe, verify
 from scemae.shards.sources import folder as folder_source
 from scemae.shards.splits import Split
 from scemae.shards.write import write_split
+
+
+def run_shards(words: list[str]) -> None:
+    """`scemae shards WORDS`."""
+    run_command(["shards", *words])
 
 
 @pytest.fixture
@@ -236,9 +241,9 @@ def test_killed_build_goes_on_to_the_same_bytes(tmp_path):
         "--workers",
         "2",
     ]
-    main([*words[:3], str(tmp_path / "reference"), *words[4:]])
+    run_shards([*words[:3], str(tmp_path / "reference"), *words[4:]])
     process = subprocess.Popen(
-        [sys.executable, "-c", f"from scemae.shards.build import main; main({words!r})"]
+        [sys.executable, "-c", f"from scemae.cli import main; main({['shards', *words]!r})"]
     )
     out = tmp_path / "out" / "train"
     while len(list((out / ".build").glob("train-*.json"))) < 4 and process.poll() is None:
@@ -252,7 +257,7 @@ def test_killed_build_goes_on_to_the_same_bytes(tmp_path):
         for name, value in snapshot(out, times=True).items()
         if name.split(".")[0] in finished
     }
-    main(words)
+    run_shards(words)
     after = snapshot(out, times=True)
     assert 4 <= len(finished) < 40 and all(after[name] == value for name, value in before.items())
     assert snapshot(out) == snapshot(tmp_path / "reference" / "train")
@@ -365,9 +370,9 @@ def test_shards_open_by_url_through_a_cache(photographs, tmp_path):
 
 
 def test_command_line_builds_verifies_and_describes(photographs, tmp_path, capsys):
-    main(["build", "folder", str(photographs), str(tmp_path / "out"), "--workers", "1"])
-    main(["verify", str(tmp_path / "out"), "--decode"])
-    main(["info", str(tmp_path / "out" / "train")])
+    run_shards(["build", "folder", str(photographs), str(tmp_path / "out"), "--workers", "1"])
+    run_shards(["verify", str(tmp_path / "out"), "--decode"])
+    run_shards(["info", str(tmp_path / "out" / "train")])
     printed = capsys.readouterr().out
     assert (
         "0 finished earlier and kept, 1 written now" in printed
@@ -380,7 +385,7 @@ def test_command_line_builds_verifies_and_describes(photographs, tmp_path, capsy
 @pytest.mark.parametrize("words", [["--help"], ["build", "--help"], ["build", "celeba", "--help"]])
 def test_help_teaches(words, capsys):
     with pytest.raises(SystemExit) as exit_status:
-        main(words)
+        run_shards(words)
     assert exit_status.value.code == 0 and "celeba" in capsys.readouterr().out
 
 
@@ -391,10 +396,10 @@ def test_wrong_usage_exits_with_2_and_a_wrong_split_is_an_error(photographs, tmp
         ["build", "folder", "x", "y", "--max-bad-fraction", "2"],
     ):
         with pytest.raises(SystemExit) as exit_status:
-            main(words)
+            run_shards(words)
         assert exit_status.value.code == 2
     with pytest.raises(DataError, match="--split test: this source gives train"):
-        main(["build", "folder", str(photographs), str(tmp_path / "out"), "--split", "test"])
+        run_shards(["build", "folder", str(photographs), str(tmp_path / "out"), "--split", "test"])
 
 
 def test_a_picture_changed_in_place_is_noticed_and_a_copy_of_the_source_is_not(
@@ -429,12 +434,14 @@ def test_a_picture_changed_in_place_is_noticed_and_a_copy_of_the_source_is_not(
 
 def test_what_a_build_wrote_into_its_source_is_no_input_of_the_next_one(photographs, capsys):
     for kept in (0, 1):
-        main(["build", "folder", str(photographs), str(photographs / "out"), "--workers", "1"])
+        run_shards(
+            ["build", "folder", str(photographs), str(photographs / "out"), "--workers", "1"]
+        )
         assert (
             f"{kept} finished earlier and kept, {1 - kept} written now" in capsys.readouterr().out
         )
-    main(["build", "folder", str(photographs), str(photographs), "--workers", "1"])
-    main(["build", "folder", str(photographs), str(photographs), "--workers", "1"])
+    run_shards(["build", "folder", str(photographs), str(photographs), "--workers", "1"])
+    run_shards(["build", "folder", str(photographs), str(photographs), "--workers", "1"])
     assert "1 finished earlier" in capsys.readouterr().out
 
 
@@ -442,7 +449,7 @@ def test_files_that_lead_elsewhere_are_left_out_with_a_reason(photographs, tmp_p
     (photographs / "linked").symlink_to(tmp_path)
     (photographs / "zero.jpg").symlink_to("/dev/zero")
     (photographs / "nowhere.png").symlink_to(tmp_path / "absent")
-    main(["build", "folder", str(photographs), str(tmp_path / "out"), "--workers", "1"])
+    run_shards(["build", "folder", str(photographs), str(tmp_path / "out"), "--workers", "1"])
     assert (
         "3 excluded (1 linked folders, not entered, 2 an image by its name, but no reg"
         in capsys.readouterr().out
@@ -500,11 +507,11 @@ def test_names_that_are_not_utf8_are_built_read_and_described(photographs, tmp_p
         "--max-bad-fraction",
         "0.1",
     ]
-    main(words)
-    main(words)
+    run_shards(words)
+    run_shards(words)
     shards = open_shards(str(tmp_path / "out" / "train"))
     assert {names[0], names[1]} < {shards.annotation(i)["file"] for i in range(len(shards))}
     assert shards.manifest.left_out[0]["file"] == names[2]
     for command in (["verify", "--decode"], ["info"]):
-        main([command[0], str(tmp_path / "out"), *command[1:]])
+        run_shards([command[0], str(tmp_path / "out"), *command[1:]])
     assert "\x1b" not in capsys.readouterr().out
