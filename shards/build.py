@@ -174,23 +174,7 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
         help="stop when more than this share of a split's images is unusable (default 0.01)",
     )
     if name == "celeba":
-        parser.add_argument(
-            "--keep-mafl-train",
-            action="store_true",
-            help="leave MAFL's training images in train: 161,962 images instead of 146,501",
-        )
-        parser.add_argument(
-            "--resize",
-            type=_positive,
-            metavar="N",
-            help="store the 178x178 frame scaled to NxN instead of the original bytes (lossy)",
-        )
-        parser.add_argument(
-            "--quality",
-            type=_quality,
-            metavar="Q",
-            help=f"JPEG quality of what --resize stores, 1 to 100 (default {QUALITY})",
-        )
+        _add_celeba(parser)
     if name == "aflw_r":
         parser.add_argument(
             "--corrected",
@@ -205,6 +189,26 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
             default="official",
             help="face boxes: 300-W's bounding_boxes_*.mat, or the extent of the 68 points",
         )
+
+
+def _add_celeba(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep-mafl-train",
+        action="store_true",
+        help="leave MAFL's training images in train: 161,962 images instead of 146,501",
+    )
+    parser.add_argument(
+        "--resize",
+        type=_positive,
+        metavar="N",
+        help="store the 178x178 frame scaled to NxN instead of the original bytes (lossy)",
+    )
+    parser.add_argument(
+        "--quality",
+        type=_quality,
+        metavar="Q",
+        help=f"JPEG quality of what --resize stores, 1 to 100 (default {QUALITY})",
+    )
 
 
 def _positive(text: str) -> int:

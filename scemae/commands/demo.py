@@ -74,46 +74,30 @@ def draw(folder: Path, *options: str) -> list[list[str]]:
     return [] if folder.exists() else [["faces", as_argument(folder), *options]]
 
 
+def build(source: str, faces: Path, shards: Path, workers: int, *options: str) -> list[str]:
+    """The command that makes shards of a folder of faces."""
+    places = [as_argument(faces), as_argument(shards)]
+    return ["shards", "build", source, *places, f"--workers={workers}", *options]
+
+
 def commands(out: Path, faces: int, workers: int) -> list[list[str]]:
     """The commands of one demo, in order."""
     shards, mae, carb = out / "shards", out / "pretrain", out / "correspond"
     evaluation = out / "evaluate"
-    return draw(
-        out / "faces", f"--count={faces}", f"--identities={faces // 10}", f"--workers={workers}"
-    ) + [
-        [
-            "shards",
-            "build",
-            "celeba",
-            as_argument(out / "faces"),
-            as_argument(shards),
-            f"--workers={workers}",
-        ],
-        [
-            "pretrain",
-            "experiment=demo_pretrain",
-            f"run_dir={mae}",
-            f"data.shards={shards}/train",
-            f"probe_shards={shards}/val",
-        ],
-        [
-            "correspond",
-            "experiment=demo_correspond",
-            f"run_dir={carb}",
-            f"backbone={mae}",
-            f"data.shards={shards}/train",
-            f"probe_shards={shards}/val",
-        ],
-        [
-            "evaluate",
-            "experiment=demo_evaluate",
-            f"run_dir={evaluation}",
-            f"backbone={mae}",
-            f"projector={carb}",
-            f"matching.shards={shards}/mafl-test",
-            f"detection.train={shards}/mafl-train",
-            f"detection.test={shards}/mafl-test",
-        ],
+    people = f"--identities={faces // 10}"
+    data = [f"data.shards={shards}/train", f"probe_shards={shards}/val"]
+    tests = [
+        f"matching.shards={shards}/mafl-test",
+        f"detection.train={shards}/mafl-train",
+        f"detection.test={shards}/mafl-test",
+    ]
+    runs = [f"run_dir={evaluation}", f"backbone={mae}", f"projector={carb}"]
+    return [
+        *draw(out / "faces", f"--count={faces}", people, f"--workers={workers}"),
+        build("celeba", out / "faces", shards, workers),
+        ["pretrain", "experiment=demo_pretrain", f"run_dir={mae}", *data],
+        ["correspond", "experiment=demo_correspond", f"run_dir={carb}", f"backbone={mae}", *data],
+        ["evaluate", "experiment=demo_evaluate", *runs, *tests],
         ["report", as_argument(evaluation)],
     ]
 
@@ -122,50 +106,20 @@ def rivals(out: Path, faces: int, workers: int) -> list[list[str]]:
     """The commands of --rivals: other benchmarks of `faces` pictures, rivals' stages, tables."""
     found: list[list[str]] = []
     shards = [str(out / "shards")]
+    people = f"--identities={max(faces // 5, 10)}"
     for layout, source in LAYOUTS.items():
-        folder, there = out / f"faces-{layout}", out / "more" / layout
+        folder, made = out / f"faces-{layout}", out / "more" / layout
+        size = (f"--layout={layout}", f"--count={faces}", people, f"--workers={workers}")
         corrected = [f"--corrected={folder / 'corrected.csv'}"] if layout == "aflw_r" else []
-        found += draw(
-            folder,
-            f"--layout={layout}",
-            f"--count={faces}",
-            f"--identities={max(faces // 5, 10)}",
-            f"--workers={workers}",
-        )
-        found.append(
-            [
-                "shards",
-                "build",
-                source,
-                as_argument(folder),
-                as_argument(there),
-                f"--workers={workers}",
-                *corrected,
-            ]
-        )
-        shards.append(str(there))
+        found += [*draw(folder, *size), build(source, folder, made, workers, *corrected)]
+        shards.append(str(made))
     data = f"data.shards={out / 'shards' / 'train'}"
     for name in ("moco", "byol", "dve"):
-        found.append(
-            ["pretrain", f"experiment=demo_{name}_pretrain", f"run_dir={out / name}", data]
-        )
+        experiment = f"experiment=demo_{name}_pretrain"
+        found.append(["pretrain", experiment, f"run_dir={out / name}", data])
     for name, backbone in (("cl", "moco"), ("lead", "byol")):
-        found.append(
-            [
-                "correspond",
-                f"experiment=demo_{name}_correspond",
-                f"run_dir={out / name}",
-                f"backbone={out / backbone}",
-                data,
-            ]
-        )
-    runs = [as_argument(out / name) for name in ("correspond", "cl", "lead", "dve")]
-    return found + [
-        [
-            "tables",
-            *runs,
-            "experiment=demo_tables",
-            f"run_dir={out / 'tables'}",
-            f"shards={as_list(shards)}",
-        ]
-    ]
+        runs = [f"run_dir={out / name}", f"backbone={out / backbone}"]
+        found.append(["correspond", f"experiment=demo_{name}_correspond", *runs, data])
+    compared = [as_argument(out / name) for name in ("correspond", "cl", "lead", "dve")]
+    settings = [f"run_dir={out / 'tables'}", f"shards={as_list(shards)}"]
+    return [*found, ["tables", *compared, "experiment=demo_tables", *settings]]

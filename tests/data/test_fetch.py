@@ -53,7 +53,7 @@ def test_an_old_copy_is_not_used_under_a_new_digest(remote, tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "taken"), [(0o755, 0), (0o777, 4)])
-def test_a_copy_in_a_folder_that_others_can_write_to_is_held_against_its_digest(
+def test_a_copy_in_a_folder_that_others_can_write_to_is_compared_with_its_digest(
     remote, tmp_path, mode, taken
 ):
     folder = opened(remote, tmp_path).folder
@@ -124,7 +124,7 @@ def test_the_known_schemes_are_those_of_webdataset():
         ("false", "cannot be read"),
     ],
 )
-def test_a_manifest_without_an_end_is_given_up(command, words, monkeypatch):
+def test_an_endless_manifest_is_given_up(command, words, monkeypatch):
     monkeypatch.setattr(fetch, "SILENT_SECONDS", 0.3)
     monkeypatch.setattr(fetch, "PATIENCE", 0.6)
     with pytest.raises(ShardError, match=words):

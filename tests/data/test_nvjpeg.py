@@ -45,7 +45,7 @@ def test_frames_are_those_of_the_host(folder, size):
     )
 
 
-def test_a_batch_with_no_jpeg_in_it_gets_a_stand_in(folder):
+def test_a_sample_that_is_no_jpeg_is_replaced_by_the_next_one(folder):
     shards = open_shards(str(flipped(folder, 3)))
     found, hashes, frames = nvjpeg.NvjpegFrames(
         shards, 178, torch.device("cpu"), host_decode

@@ -232,7 +232,7 @@ def test_ordinary_pictures_keep_the_bytes_they_had_in_earlier_shards():
         assert to_jpeg(data, None, accept_other_formats=True, upright=True).jpeg == before
 
 
-def test_only_the_one_opener_opens_pictures():
+def test_pictures_are_opened_by_picture_py_alone():
     for folder in ("scemae", "shards", "cluster", "bench"):
         for path in (REPO / folder).rglob("*.py"):
             for call in re.findall(r"Image\.open\((?:[^()]|\([^)]*\))*\)", path.read_text()):

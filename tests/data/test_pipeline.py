@@ -63,7 +63,7 @@ def test_one_two_and_three_ranks_see_the_same_keys_crops_and_masks(shards):
     assert consumed(shards, 6, 2, micro=2, workers=1) == alone
 
 
-def test_starting_later_continues_the_same_line(shards):
+def test_starting_later_continues_the_same_order(shards):
     assert consumed(shards, 3, 1, start=3) == consumed(shards, 6, 1)[3:]
 
 
@@ -73,7 +73,7 @@ def test_jobs_of_several_threads_keep_the_order_of_a_batch(shards, monkeypatch):
     assert consumed(shards, 4, 1, workers=4) == alone
 
 
-def test_what_is_told_of_a_batch_is_what_was_fed(shards):
+def test_consumed_is_called_with_the_samples_and_digests_of_the_batch(shards):
     order, consumed = Order(20, 3, 7), []
     parts = order.slices(0, 0, 1, 1) + order.slices(1, 0, 1, 1)
     batches = fed(
@@ -93,7 +93,7 @@ def test_what_is_told_of_a_batch_is_what_was_fed(shards):
     assert len(consumed) == 2
 
 
-def test_the_line_of_an_epoch_is_drawn_as_the_batches_draw_it():
+def test_drawn_lists_the_samples_that_the_batches_draw():
     order = Order(20, 3, 7)
     batches = [order.global_batch(step) for step in range(2, 9)]
     drawn = [(np.full(len(samples), epoch), samples) for epoch, samples in order.drawn(2, 9)]

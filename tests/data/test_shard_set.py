@@ -10,7 +10,7 @@ from scemae.errors import ShardError
 from tests.support import write_shards
 
 
-def test_any_sample_is_one_read_away(tmp_path):
+def test_any_sample_is_read_by_its_number(tmp_path):
     shards = open_shards(str(write_shards(tmp_path / "shards", 7, shards=3)))
     assert len(shards) == 7 and shards.keys[5] == "000005"
     assert shards.annotation(5)["file"] == "000005.jpg" and shards.jpeg(5)[:2] == b"\xff\xd8"
@@ -51,6 +51,6 @@ def test_the_parent_of_several_splits_is_explained(tmp_path):
         open_shards(str(tmp_path / "shards"))
 
 
-def test_shards_go_to_another_process(tmp_path):
+def test_an_open_shard_set_can_be_pickled(tmp_path):
     shards = open_shards(str(write_shards(tmp_path / "shards", 4)))
     assert pickle.loads(pickle.dumps(shards)).jpeg(3) == shards.jpeg(3)

@@ -66,7 +66,7 @@ def test_drawn_warps_have_the_protocol_scales_and_do_not_depend_on_their_number(
     assert torch.rad2deg(angle).std() == pytest.approx(2.5, rel=0.05)
 
 
-def test_warped_landmarks_look_back_at_where_they_came_from():
+def test_the_grid_maps_warped_landmarks_back_to_their_origin():
     frames, grid = smooth_frames(6), tps_warps.warp_grid(tps_warps.draw_warps(6, seed=1))
     forward = tps_warps.warp_landmarks(frames.landmarks, grid).long()
     back = torch.stack(

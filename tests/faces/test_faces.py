@@ -104,7 +104,7 @@ def test_a_picture_does_not_depend_on_how_many_there_are(folder, tmp_path):
     )
 
 
-def test_another_seed_is_another_world(folder, tmp_path):
+def test_another_seed_shows_other_people(folder, tmp_path):
     write_faces(tmp_path / "b", count=20, identities=20, seed=4, workers=1, progress=False)
     first = "img_align_celeba/000001.jpg"
     assert (tmp_path / "b" / first).read_bytes() != (folder / first).read_bytes()

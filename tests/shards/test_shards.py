@@ -383,7 +383,7 @@ def test_command_line_builds_verifies_and_describes(photographs, tmp_path, capsy
 
 
 @pytest.mark.parametrize("words", [["--help"], ["build", "--help"], ["build", "celeba", "--help"]])
-def test_help_teaches(words, capsys):
+def test_help_names_the_sources(words, capsys):
     with pytest.raises(SystemExit) as exit_status:
         run_shards(words)
     assert exit_status.value.code == 0 and "celeba" in capsys.readouterr().out
