@@ -1,10 +1,10 @@
-"""Faults on purpose, so that tests can break a run at a named point; without SCEMAE_FAULTS in the environment, nothing.
+"""Faults that tests cause at named points of a run, by SCEMAE_FAULTS in the environment.
 
-    SCEMAE_FAULTS="kill@rename:step=6,rank=0,once=/tmp/x hang@data:step=3,rank=1 nan@loss:step=5,rank=1"
+    SCEMAE_FAULTS="kill@rename:step=6,rank=0,once=/tmp/x hang@data:step=3 nan@loss:step=5,rank=1"
 
-Kinds: kill (SIGKILL to this process), hang (sleep for ever), full (OSError: no space left), late (sleep SCEMAE_LATE
-seconds, 8), nan (the caller spoils its loss). Conditions must all hold; `once` names a file that remembers that the fault
-has happened.
+Kinds: kill (SIGKILL to this process), hang (sleep for ever), full (OSError: no space left), late
+(sleep SCEMAE_LATE seconds, 8), nan (the caller makes its loss NaN). All conditions must hold.
+`once` names a file that is created when the fault happens; while it exists, the fault does not.
 """
 
 import errno
@@ -14,8 +14,8 @@ import time
 
 
 def at(point: str, **here: int) -> bool:
-    """Do what SCEMAE_FAULTS asks for at `point`; True where the caller has to spoil its loss."""
-    spoil = False
+    """Cause the faults that SCEMAE_FAULTS sets for `point`; True where the loss must become NaN."""
+    make_nan = False
     for fault in os.environ.get("SCEMAE_FAULTS", "").split():
         kind, _, rest = fault.partition("@")
         name, _, conditions = rest.partition(":")
@@ -24,8 +24,8 @@ def at(point: str, **here: int) -> bool:
         if name != point or any(str(here.get(key)) != value for key, value in wanted.items()):
             continue
         if once is None or _first_time(once):
-            spoil |= _happen(kind)
-    return spoil
+            make_nan |= _cause(kind)
+    return make_nan
 
 
 def _first_time(path: str) -> bool:
@@ -36,7 +36,7 @@ def _first_time(path: str) -> bool:
     return True
 
 
-def _happen(kind: str) -> bool:
+def _cause(kind: str) -> bool:
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "full":

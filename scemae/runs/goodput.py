@@ -1,10 +1,12 @@
-"""`scemae goodput RUN`: where the wall time of a run went, over all its starts, and how much of it trained what counts.
+"""`scemae goodput RUN`: where the wall time of a run went, and the share of steps that count in it.
 
-Every second from the first start (or its queueing) to the last sign of life goes to one kind of `Spent`, so the kinds add
-up; what nothing explains is `other`. A start is a generation (generations.py); a roll-back begins a new one.
+Every second from the first start (or when it was queued) to the last sign of life is counted under
+one kind of `Spent`, so the kinds add up to the whole. A start is a generation (generations.py); a
+roll-back begins a new one.
 
-    queued      started          first step ends          heartbeat ...  heartbeat     last sign of life
-      |  queue    |     restart         |  compute, data wait, save stall, probe, other  |  lost, or other  |  down ...
+    queued      started        first step ends      heartbeats           last one    last sign of life
+      |  queue    |   restart    |  compute, data wait, save stall,        |  lost, or   |  down ...
+      |           |              |  probe, other                           |  other      |
 """
 
 import argparse
@@ -19,28 +21,33 @@ from scemae.errors import RunFolderError
 from scemae.files import documents
 from scemae.files.documents import Seconds
 from scemae.runs import generations
-from scemae.runs.generation_files import DAMAGED, moment, owner_of, text_of
-from scemae.runs.metrics_log import METRICS
+from scemae.runs.generation_files import DAMAGED, METRICS, moment, owner_of, text_of
 
 HELP = """\
-Where the wall time of a training run went, over all its starts, and its goodput: the share spent on steps that count.
+Where the wall time of a training run went, over all its starts, and its goodput: the share spent on
+steps that count.
 
   scemae goodput runs/mae            a row per start, and all together
   scemae goodput runs/mae --json     the same as JSON, in seconds
 
-  compute     steps that count, without their wait for data      restart   process start to the end of the first step
-  data wait   steps that count, waiting for data                 queue     from queued to started, where a job said when
-  save stall  what steps waited for checkpoints                  down      from the last sign of life to the next start
-  probe       the matching test on other faces                   other     what nothing above explains
-  lost        steps trained and later trained again, and what a start that was cut off did after its last heartbeat
-A start marked r is a roll-back in the same process. Images lost are those of logged steps: a start that was cut off may
-have trained up to loop.log_every steps more.
+  compute     steps that count, without their wait for data
+  data wait   steps that count, waiting for data
+  save stall  what steps waited for checkpoints
+  probe       the matching test on other faces
+  restart     process start to the end of the first step
+  lost        steps trained and later trained again, and what a start that was cut off did after its
+              last heartbeat
+  queue       from queued to started, where the scheduler gave the time
+  down        from the last sign of life to the next start
+  other       what nothing above explains
+A start marked r is a roll-back in the same process. Images lost are those of logged steps: a start
+that was cut off may have trained up to loop.log_every steps more.
 """
 
 
 @dataclass
 class Spent:
-    """Seconds of wall time by what they went to; together they are all of it."""
+    """Seconds of wall time by their use. Together they are all of it."""
 
     compute: float = 0.0
     data_wait: float = 0.0
@@ -54,11 +61,11 @@ class Spent:
 
     @property
     def wall(self) -> float:
-        """All of them."""
+        """All seconds."""
         return sum(asdict(self).values())
 
     def share(self, seconds: float, **parts: float) -> None:
-        """Give some seconds to `parts`, in their order and as far as they reach, and the rest to `other`."""
+        """Add `seconds` to the kinds in `parts`, each up to its number, in order; the rest to `other`."""
         for name, wanted in {**parts, "other": math.inf}.items():
             taken = max(min(wanted, seconds), 0.0)
             setattr(self, name, getattr(self, name) + taken)
@@ -66,8 +73,8 @@ class Spent:
 
 
 @dataclass
-class Start:
-    """One start: when it was queued, started and last seen (unix time), the step it went on from, what came of it."""
+class StartAccount:
+    """One start of the run. Times are unix times; `base` is the step that it went on from."""
 
     generation: int
     queued: float
@@ -83,7 +90,7 @@ class Start:
 
 @dataclass
 class Stamped:
-    """What a row of metrics.jsonl says of time, beside its steps."""
+    """The times in a row of metrics.jsonl, in seconds."""
 
     time: Seconds
     save_stall: Seconds = 0.0
@@ -104,9 +111,12 @@ class Timed(Stamped):
 
 @dataclass
 class Goodput:
-    """All starts of a run, and their sum; goodput is the share of compute in all time, and in all time but the queue."""
+    """All starts of a run, and their sum.
 
-    starts: list[Start]
+    goodput: the share of compute in all time; goodput_without_queue: in all time but the queue.
+    """
+
+    starts: list[StartAccount]
     total: Spent
     wall: float
     images: int
@@ -116,11 +126,11 @@ class Goodput:
 
 
 def read(run_dir: Path) -> Goodput:
-    """Account for the run of a folder. Raises RunFolderError where nothing was trained in it."""
+    """The account of the run in a folder. Raises RunFolderError where nothing was trained."""
     bases, rows = generations.base_steps(run_dir), defaultdict(list)
     if not bases:
         raise RunFolderError(
-            f"{run_dir}: found no start that came as far as training in its {generations.GENERATIONS}/; "
+            f"{run_dir}: found no start that began to train in its {generations.GENERATIONS}/; "
             "give the run_dir of `scemae pretrain` or `scemae correspond`"
         )
     for row, counts in generations.all_rows(run_dir, METRICS):
@@ -155,10 +165,12 @@ def read(run_dir: Path) -> Goodput:
     )
 
 
-def timeline(run_dir: Path, rows: dict[int, list]) -> list[Start]:
-    """When each start was queued, started and last seen, with its queue and down; from where the next one starts, a
-    start that lives on (it was cut off) no longer matters."""
-    starts: list[Start] = []
+def timeline(run_dir: Path, rows: dict[int, list]) -> list[StartAccount]:
+    """All starts, with their times, and their seconds of `queue` and `down`.
+
+    A start that was cut off and lives on ends, for this account, where the next one starts.
+    """
+    starts: list[StartAccount] = []
     for number in generations.numbers(run_dir):
         folder, before = generations.path_of(run_dir, number), starts[-1] if starts else None
         owner = owner_of(folder)
@@ -167,19 +179,21 @@ def timeline(run_dir: Path, rows: dict[int, list]) -> list[Start]:
         started = max(owner.started, before.started if before else 0.0)
         seen = [row["time"] for row, _ in rows[number]]
         seen += [
-            stamp for name in ("beat", "ended") if (stamp := last_word(folder / name)) is not None
+            stamp for name in ("beat", "ended") if (stamp := last_sign(folder / name)) is not None
         ]
         if before:
             before.ended = started if owner.rolled_back else min(before.ended, started)
         idle = before.ended if before else 0.0
         queued = min(max(started if owner.queued is None else owner.queued, idle), started)
-        starts.append(Start(number, queued, started, max([started, *seen]), owner.rolled_back))
+        starts.append(
+            StartAccount(number, queued, started, max([started, *seen]), owner.rolled_back)
+        )
         starts[-1].spent = Spent(queue=started - queued, down=queued - idle if before else 0.0)
     return starts
 
 
-def last_word(path: Path) -> float | None:
-    """The unix time that a `beat` or `ended` file gives, else its modification time; None where there is no such file."""
+def last_sign(path: Path) -> float | None:
+    """The unix time in a `beat` or `ended` file, or else its modification time; None without file."""
     try:
         found = moment((text_of(path).split() or [""])[-1])
         return path.stat().st_mtime if found is None else found
@@ -187,23 +201,25 @@ def last_word(path: Path) -> float | None:
         return None
 
 
-def account(start: Start, rows: list[tuple[dict, bool]], *, resumed: bool) -> None:
-    """Share the life of a start among what it did. rows: its own, each with whether it counts; resumed: a later start has
-    gone on, so that what this one did not save is lost."""
+def account(start: StartAccount, rows: list[tuple[dict, bool]], *, resumed: bool) -> None:
+    """Count the seconds of a start by their use.
+
+    rows: its rows, each with whether it counts. resumed: a later start has gone on, so what this
+    one did not save is lost.
+    """
     spent, end = start.spent, start.ended
-    first = next(
-        (row["time"] - row.get("seconds", 0.0) for row, _ in rows), end
-    )  # when the first step ended
+    # when the first step ended
+    first = next((row["time"] - row.get("seconds", 0.0) for row, _ in rows), end)
     now = min(max(first, start.started), end)
     spent.restart += now - start.started
-    parts, early, last_step, in_order = Spent(), {}, None, False
+    early: dict = {}  # the row with the first step of the start
+    parts, last_step, in_order = Spent(), None, False
     for row, counts in rows:
         parts.save_stall += row.get("save_stall", 0.0) + row.get("commit_seconds", 0.0)
         parts.probe += row.get("probe_seconds", 0.0)
         early = row if "first_step_seconds" in row else early
-        in_order |= (
-            "save_stall" in row and row["step"] == last_step
-        )  # a save that it waited for: it was the last
+        # A save of the step of the last heartbeat, which it waited for, ends a start in order.
+        in_order |= "save_stall" in row and row["step"] == last_step
         if "seconds" in row:
             until = min(max(row["time"], now), end)
             spent.share(
@@ -228,7 +244,7 @@ def account(start: Start, rows: list[tuple[dict, bool]], *, resumed: bool) -> No
 
 
 def trained(row: dict, early: dict, counts: bool) -> dict[str, float]:
-    """What the steps of a heartbeat's row took, without the first step of its start, which belongs to `restart`."""
+    """The seconds of the steps of a row, without the first step of a start (it is in `restart`)."""
     wait = max(row["data_wait"] * row["seconds"] - early.get("first_step_wait", 0.0), 0.0)
     compute = max(row["seconds"] - early.get("first_step_seconds", 0.0) - wait, 0.0)
     return {"compute": compute, "data_wait": wait} if counts else {"lost": compute + wait}
@@ -277,8 +293,8 @@ def table(found: Goodput) -> str:
     return "\n".join(
         [
             *shown,
-            f"goodput {found.goodput:.1%} of all time, {found.goodput_without_queue:.1%} without the "
-            f"queue; {found.images:,} images trained, {found.images_lost:,} lost and trained again",
+            f"goodput {found.goodput:.1%} of all time, {found.goodput_without_queue:.1%} without "
+            f"the queue; {found.images:,} images trained, {found.images_lost:,} lost and trained again",
         ]
     )
 

@@ -1,16 +1,18 @@
-"""The sample ledger: for each global step, a hash of the keys and pixels that were really consumed.
+"""The sample ledger: for each global step, a digest of the keys and pixels that were consumed.
 
-The pixels are those of the very frames that the views are cut from (decode.py hashes them). Each sample gives
-SHA-256(step, place in the global batch, key, XXH3-128 of the pixels: it has to find mistakes, not forgers, and costs 4
-microseconds a frame where SHA-256 of the pixels costs 80); a step's digest is their sum, limb by limb modulo 2^32
-(AdHash: Bellare and Micciancio 1997), so ranks add up what each has seen, in the exchange that the heartbeat makes
-anyway, and any number of ranks gives the same digest. `scemae verify-resume` reads it (verify.py).
+The pixels are those of the frames that the views are cut from; data/decode.py hashes them by
+XXH3-128, which takes 4 microseconds a frame where SHA-256 takes 80: the ledger has to find
+mistakes, not forgeries. Each sample gives SHA-256(step, place in the global batch, key, hash of the
+pixels). The digest of a step is the sum of these, in 8 limbs of 32 bits each modulo 2^32 (AdHash:
+Bellare and Micciancio 1997). So each rank adds up its own samples, the heartbeat adds up the ranks,
+and any number of ranks gives the same digest. `scemae verify-resume` reads the ledger (verify.py).
 """
 
 import hashlib
 from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import distributed
@@ -20,17 +22,17 @@ from scemae.errors import ShardError
 from scemae.files.json_lines import Rows
 from scemae.runs.generation_files import LEDGER
 
-LIMBS, FILE = 8, LEDGER
+LIMBS = 8
 
 
 def sample_digest(step: int, place: int, key: str, pixels: np.ndarray) -> np.ndarray:
-    """The digest of one consumed sample as (8,) int64 limbs below 2^32. pixels: their digest, (16,) uint8."""
+    """The digest of one sample as (8,) int64 limbs below 2^32. pixels: their hash, (16,) uint8."""
     digest = hashlib.sha256(f"{step} {place} {key} {pixels.tobytes().hex()}".encode())
     return np.frombuffer(digest.digest(), "<u4").astype(np.int64)
 
 
 def to_text(limbs: np.ndarray) -> str:
-    """The digest of a step from the sum of its samples' limbs, 64 hexadecimal digits."""
+    """The digest of a step, from the sum (8,) of its samples' limbs, in 64 hexadecimal digits."""
     return (limbs.astype(np.int64) % 2**32).astype("<u4").tobytes().hex()
 
 
@@ -40,52 +42,45 @@ class Ledger:
     def __init__(
         self, keys: list[str], folder: Path, *, is_first: bool, with_keys: bool, most_bad: float
     ) -> None:
-        """keys: of all samples. most_bad: samples in an epoch's worth of images that may be replaced."""
+        """keys: of all samples. most_bad: how many samples may be replaced since this start."""
         self._keys, self._with_keys, self._most_bad, self._bad = keys, with_keys, most_bad, 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._sums: dict[int, list[Future]] = defaultdict(list)
         self._replaced: dict[int, dict[str, str]] = defaultdict(dict)
         self._consumed: dict[int, dict[int, str]] = defaultdict(dict)
-        self._rows = Rows(folder / FILE) if is_first else None
+        self._rows = Rows(folder / LEDGER) if is_first else None
 
     def add(self, part: Slice, samples: np.ndarray, pixels: np.ndarray) -> None:
-        """Count one micro-batch: its slice, the samples (b,) really in it, digests (b, 16) uint8 of their pixels."""
+        """Add a micro-batch: its slice of the plan, and what it held instead or as planned.
+
+        samples (b,): their numbers; pixels (b, 16) uint8: the hashes of their pixels.
+        """
         self._sums[part.global_step].append(self._thread.submit(self._sum, part, samples, pixels))
         for row in np.flatnonzero(samples != part.samples):
-            self._replaced[part.global_step][self._keys[part.samples[row]]] = self._keys[
-                samples[row]
-            ]
+            planned, used = self._keys[part.samples[row]], self._keys[samples[row]]
+            self._replaced[part.global_step][planned] = used
         if self._with_keys:
-            real = np.flatnonzero(part.weights)
-            self._consumed[part.global_step].update(
-                {int(part.places[row]): self._keys[samples[row]] for row in real}
-            )
+            for row in np.flatnonzero(part.weights):
+                place, key = int(part.places[row]), self._keys[samples[row]]
+                self._consumed[part.global_step][place] = key
 
     def _sum(self, part: Slice, samples: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        return sum(
-            (
-                sample_digest(
-                    part.global_step, part.places[row], self._keys[samples[row]], pixels[row]
-                )
-                for row in np.flatnonzero(part.weights)
-            ),
-            np.zeros(LIMBS, dtype=np.int64),
-        )
+        total = np.zeros(LIMBS, dtype=np.int64)
+        for row in np.flatnonzero(part.weights):
+            key = self._keys[samples[row]]
+            total += sample_digest(part.global_step, part.places[row], key, pixels[row])
+        return total
 
     def sums(self, steps: list[int]) -> np.ndarray:
         """This rank's sums for some steps, (steps, 8) int64; below 2^53, so exact as float64."""
-        return np.stack(
-            [
-                sum(
-                    (part.result() for part in self._sums.pop(step, [])),
-                    np.zeros(LIMBS, dtype=np.int64),
-                )
-                for step in steps
-            ]
-        )
+        found = np.zeros((len(steps), LIMBS), dtype=np.int64)
+        for row, step in zip(found, steps, strict=True):
+            for part in self._sums.pop(step, []):
+                row += part.result()
+        return found
 
     def replaced(self) -> int:
-        """How many samples of the steps not yet written this rank had to replace."""
+        """How many samples this rank has replaced in the steps that are not yet written."""
         return sum(len(names) for names in self._replaced.values())
 
     def write(
@@ -96,21 +91,17 @@ class Ledger:
         skips: dict[str, str],
         replaced: int,
     ) -> None:
-        """Write the rows of an interval. `replaced` is over all ranks. All ranks call it.
+        """Write the rows of an interval. All ranks call it; `replaced` counts those of all ranks.
 
-        Raises ShardError where more samples are bad than are allowed.
+        Raises ShardError where more samples had to be replaced than are allowed.
         """
         self._bad += replaced
         if self._bad > self._most_bad:
-            names = {
-                key
-                for found in _gathered(dict(self._replaced))
-                for names in found.values()
-                for key in names
-            }
+            latest = _merged(dict(self._replaced)).values()
+            names = sorted({key for replaced_keys in latest for key in replaced_keys})
             raise ShardError(
                 f"found {self._bad} samples that are no whole JPEG since this start (the latest: "
-                f"{', '.join(sorted(names)[:5])}), data.max_bad_fraction allows {self._most_bad:.0f}; run "
+                f"{', '.join(names[:5])}), data.max_bad_fraction allows {self._most_bad:.0f}; run "
                 "`scemae shards verify` and rebuild the shards"
             )
         swapped = _merged(dict(self._replaced)) if replaced else {}
@@ -120,11 +111,11 @@ class Ledger:
         if self._rows is None:
             return
         for step, loss, digest in zip(steps, losses, digests):
-            row = (
-                {"step": step, "skipped": skips[str(step)]}
-                if str(step) in skips
-                else {"step": step, "loss": loss, "digest": digest}
-            )
+            row: dict[str, Any] = {"step": step}
+            if str(step) in skips:
+                row["skipped"] = skips[str(step)]
+            else:
+                row |= {"loss": loss, "digest": digest}
             if step in swapped:
                 row["replaced"] = swapped[step]
             if step in consumed:
@@ -133,25 +124,22 @@ class Ledger:
 
     @property
     def is_behind(self) -> bool:
-        """True on rank 0 while rows wait for room on the disk: until they are written no checkpoint may count."""
+        """True on rank 0 while rows wait for room on the disk. No checkpoint may count then."""
         return self._rows is not None and self._rows.is_behind
 
     def close(self) -> None:
-        """Let the thread and the file go."""
+        """End the thread and close the file."""
         self._thread.shutdown(cancel_futures=True)
         if self._rows is not None:
             self._rows.close()
 
 
-def _gathered(mine: dict) -> list[dict]:
+def _merged(own: dict[int, dict]) -> dict[int, dict]:
+    """The dicts of all ranks as one, by step. All ranks call it."""
     parts: list = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, mine)
-    return parts
-
-
-def _merged(mine: dict[int, dict]) -> dict[int, dict]:
+    distributed.all_gather_object(parts, own)
     merged: dict[int, dict] = defaultdict(dict)
-    for part in _gathered(mine):
+    for part in parts:
         for step, names in part.items():
             merged[step].update(names)
     return merged

@@ -1,4 +1,4 @@
-"""A run's folder: one process group at a time, and everything needed to know what made it."""
+"""A run's folder: held by one process group at a time, with a record of what made the run."""
 
 import errno
 import os
@@ -28,7 +28,8 @@ from scemae.files import disk, documents
 from scemae.files.documents import Count
 from scemae.runs.generations import Generation, beating, claim, path_of
 
-PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # what a shared file system gets over
+PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # errors that pass on a shared file system
+# those that change numbers
 PACKAGES = (
     "torch",
     "torchvision",
@@ -53,7 +54,7 @@ class Hardware:
 
 @dataclass
 class Provenance:
-    """The part of provenance.json that is read again; `backbone`, `projector`, `carb`, ... are facts of a stage."""
+    """The part of provenance.json that is read again. From `backbone` on, a stage's own facts."""
 
     stage: str | None = None
     starts: list[dict[str, Any]] = field(default_factory=list)
@@ -72,9 +73,9 @@ class Provenance:
 def own(run_dir: Path, stage: str) -> Iterator[Generation]:
     """Own the run folder in this process, for one stage ("pretrain", "correspond" or "evaluate").
 
-    SCEMAE_JOB and SCEMAE_SUBMITTED in the environment: the scheduler's identity of this job, and when it was queued (unix
-    time). Raises RunFolderError where another process owns it, where it is another stage's, cannot be made, or has a name
-    that is not UTF-8.
+    In the environment, SCEMAE_JOB is the scheduler's name of this job, and SCEMAE_SUBMITTED when it
+    was queued (unix time). Raises RunFolderError where another process owns the folder, it is of
+    another stage, cannot be made, or has a name that is not UTF-8.
     """
     refuse_unreadable(run_dir)
     other = provenance(run_dir).get("stage", stage)
@@ -91,61 +92,70 @@ def own(run_dir: Path, stage: str) -> Iterator[Generation]:
 
 
 def refuse_unreadable(run_dir: Path) -> None:
-    """Raise RunFolderError where checkpoints could be written and never read: safetensors takes names in UTF-8 alone."""
+    """Raise RunFolderError for a name that is not UTF-8: safetensors cannot read files in it."""
     try:
         str(run_dir).encode()
     except UnicodeEncodeError as error:
         raise RunFolderError(
-            f"{run_dir}: found a name that is not UTF-8, which is needed to read weights in it; choose another "
-            "run_dir, or start from inside the folder and give a path below it"
+            f"{run_dir}: found a name that is not UTF-8, which is needed to read weights in it; "
+            "choose another run_dir, or start from inside the folder and give a path below it"
         ) from error
 
 
 @contextmanager
 def hold(run_dir: Path, place: Place, stage: str) -> Iterator[Generation]:
-    """Own the run folder for all ranks, through rank 0; where that fails, every rank raises RunFolderError.
+    """Own the run folder for all ranks, through rank 0; where it is refused, every rank raises.
 
-    A rank that fails alone leaves word, so that the others, who only see it gone, end for the same reason: raises
-    LaunchError there, or LostRankError where a rank died without a word.
+    A rank that fails for a reason of its own writes it down, and the others, which only see that it
+    is gone, end for the same reason. Raises RunFolderError as `own`, LaunchError where another rank
+    failed, and LostRankError where one died without a reason.
     """
     with ExitStack() as stack:
-        refused = generation = None
+        own_generation = refusal = None
         if place.is_first:
             try:
-                generation = stack.enter_context(own(run_dir, stage))
+                own_generation = stack.enter_context(own(run_dir, stage))
             except ScemaeError as error:
-                refused = str(error)
+                refusal = str(error)
         try:
-            refused, number = agree((refused, generation and generation.number))
+            refusal, number = agree((refusal, own_generation and own_generation.number))
         except Exception as error:
             if is_lost_rank(error):
                 raise LostRankError(
                     f"rank {place.rank} lost another rank before it began; the job can start again"
                 ) from error
             raise
-        if refused:
-            raise RunFolderError(refused)
-        generation = generation or Generation(number, path_of(run_dir, number))
+        if refusal:
+            raise RunFolderError(refusal)
+        generation = own_generation or Generation(number, path_of(run_dir, number))
         try:
             yield generation
-        except ScemaeError as error:
-            if error.exit_status == 1:
-                leave_word(generation.folder, place.rank, str(error))
-            raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in PASSING:
-                raise LostRankError(
-                    f"rank {place.rank}: {error.filename or run_dir}: {error.strerror}; the job ends and goes "
-                    "on from its last checkpoint"
-                ) from error
-            if not is_lost_rank(error):
-                leave_word(generation.folder, place.rank, f"{type(error).__name__}: {error}")
+            reason = _reason(error, run_dir, generation.folder, place.rank)
+            if reason is error:
                 raise
-            raise find_reason(generation.folder, place.rank, error) from error
+            raise reason from error
 
 
-def leave_word(folder: Path, rank: int, text: str) -> None:
-    """Say why this rank ends for good."""
+def _reason(error: Exception, run_dir: Path, folder: Path, rank: int) -> Exception:
+    """What this rank raises for `error`; the others read failed-NNNN.txt where it is to blame."""
+    if isinstance(error, ScemaeError):
+        if error.exit_status == 1:
+            write_failure(folder, rank, str(error))
+        return error
+    if isinstance(error, OSError) and error.errno in PASSING:
+        return LostRankError(
+            f"rank {rank}: {error.filename or run_dir}: {error.strerror}; the job ends and goes on "
+            "from its last checkpoint"
+        )
+    if is_lost_rank(error):
+        return find_reason(folder, rank, error)
+    write_failure(folder, rank, f"{type(error).__name__}: {error}")
+    return error
+
+
+def write_failure(folder: Path, rank: int, text: str) -> None:
+    """Write failed-NNNN.txt: why this rank ends for good."""
     try:
         disk.write_text(folder / f"failed-{rank:04d}.txt", without_secrets(text))
     except OSError as error:
@@ -153,23 +163,22 @@ def leave_word(folder: Path, rank: int, text: str) -> None:
 
 
 def find_reason(folder: Path, rank: int, error: Exception, patience: float = 5.0) -> ScemaeError:
-    """Why another rank is gone: what it left as its last word, or nothing."""
+    """The error of a rank that lost another: why that one failed, if it wrote that down."""
     until = time.monotonic() + patience
     while time.monotonic() < until:
         for path in folder.glob("failed-*.txt"):
-            return LaunchError(
-                f"rank {int(path.stem[-4:])} failed: {path.read_text(encoding='utf8')}"
-            )
+            text = path.read_text(encoding="utf8")
+            return LaunchError(f"rank {int(path.stem[-4:])} failed: {text}")
         time.sleep(0.2)
     what = " ".join(str(error).split())[:200]
     return LostRankError(
-        f"rank {rank} lost another rank, which left no word ({what}); the job ends and goes on from its "
-        "last checkpoint"
+        f"rank {rank} lost another rank, which left no reason ({what}); the job ends and goes on "
+        "from its last checkpoint"
     )
 
 
 def describe(run_dir: Path, stage: str, config: Any, **facts: Any) -> None:
-    """Write config.yaml and provenance.json: the facts given, and for each start its command, commit and machine."""
+    """Write config.yaml, and provenance.json: `facts`, and each start's command, commit, machine."""
     disk.write_text(run_dir / "config.yaml", to_yaml(config))
     start = {
         "command": shlex.join(["scemae", *map(masked, sys.argv[1:])]),
@@ -179,36 +188,29 @@ def describe(run_dir: Path, stage: str, config: Any, **facts: Any) -> None:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     starts = [*provenance(run_dir).get("starts", []), start]
-    disk.write_json(
-        run_dir / "provenance.json",
-        {
-            "stage": stage,
-            **start,
-            "python": platform.python_version(),
-            "starts": starts,
-            "packages": versions(),
-            **masked_all(facts),
-        },
-    )
+    record = {"stage": stage, **start, "python": platform.python_version(), "starts": starts}
+    record |= {"packages": versions(), **masked_all(facts)}
+    disk.write_json(run_dir / "provenance.json", record)
 
 
 def provenance(run_dir: Path) -> dict:
-    """What `describe` wrote, or nothing. Raises RunFolderError where something else stands there."""
+    """The content of provenance.json; {} where there is none. Raises RunFolderError."""
     path = run_dir / "provenance.json"
     if not path.exists():
         return {}
+    remedy = "restore it, or remove it"
     found = documents.read_json(
-        path, dict[str, Any], error=RunFolderError, remedy="restore it, or remove it", finite=False
+        path, dict[str, Any], error=RunFolderError, remedy=remedy, finite=False
     )
-    documents.convert(
-        found, Provenance, path, error=RunFolderError, remedy="restore it, or remove it"
-    )
-    return masked_all(found)  # earlier versions hid nothing
+    documents.convert(found, Provenance, path, error=RunFolderError, remedy=remedy)
+    return masked_all(found)  # earlier versions wrote secrets
 
 
 def versions() -> dict[str, str]:
-    """The version of this code and of each package that changes its numbers; "absent" where one is not installed, as scemae
-    itself need not be, and webdataset, which only building shards needs."""
+    """The versions of scemae and of each package that changes its numbers.
+
+    "absent": not installed, such as webdataset, which only shards at a URL need.
+    """
     return {"scemae": __version__, **{name: _version(name) for name in PACKAGES}}
 
 
@@ -220,21 +222,24 @@ def _version(package: str) -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, marked where it has changes; a snapshot's from its COMMIT file; "unknown" if installed."""
+    """The checkout's commit, with "with changes" where it has any; "unknown" for an installed package.
+
+    A copy of the code has it in its file COMMIT.
+    """
     here = Path(scemae.__file__).resolve().parent
     if (here.parent / "COMMIT").exists():
         return (here.parent / "COMMIT").read_text(encoding="utf8").strip()
+    git = ["git", "-C", str(here)]
+
+    def ask(*words: str) -> str:
+        done = subprocess.run([*git, *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        git = ["git", "-C", str(here)]
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
-        ).stdout
+        head, changed = ask("rev-parse", "HEAD"), ask("status", "--porcelain")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head + (" with changes" if changed.strip() else "")
+    return head + (" with changes" if changed else "")
 
 
 def hardware() -> dict[str, Any]:
@@ -242,7 +247,7 @@ def hardware() -> dict[str, Any]:
     import torch
 
     cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
+    info = Path("/proc/cpuinfo")  # psutil does not know the processor's name
     if info.exists():
         lines = info.read_text().splitlines()
         names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

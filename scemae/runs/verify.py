@@ -1,13 +1,14 @@
-"""`scemae verify-resume RUN`: what the ledger proves of a run that was stopped, killed, moved or rolled back.
+"""`scemae verify-resume RUN`: check by its ledger that a run skipped and repeated no sample.
 
-    scemae verify-resume runs/mae                    the rows of all starts; 50 steps computed again from the shards
-    scemae verify-resume runs/mae --all              every step computed again (reads and decodes each image it used)
-    scemae verify-resume runs/mae --against OTHER    step for step the same samples as an uninterrupted run
+    scemae verify-resume runs/mae                    all rows; 50 steps computed again from shards
+    scemae verify-resume runs/mae --all              every step computed again: decodes every image
+    scemae verify-resume runs/mae --against OTHER    the same samples in each step as another run
 
-Four things are checked: that the steps that count are 1, 2, 3, ... without gap or repeat up to the newest checkpoint; that
-the plan gives each sample once per epoch; that what was consumed (keys and pixels, hashed after collation) is what the
-plan says; and that work which was lost and done again saw the same samples. Left-out steps and replaced samples are
-listed: they are declared in the ledger.
+Four checks, for a run that was stopped, killed, moved or rolled back: the steps that count are 1,
+2, 3, ... up to the newest checkpoint, each once; the order has each sample once in an epoch; the
+keys and pixels that were consumed, hashed after collation, are those of the order; and steps that
+were lost and trained again saw the same samples. Left-out steps and replaced samples, which the
+ledger records, are listed.
 """
 
 import argparse
@@ -28,7 +29,8 @@ from scemae.files.documents import Count, Small
 from scemae.process.progress import progress_bar
 from scemae.runs import generations
 from scemae.runs.checkpoints import checkpoint
-from scemae.runs.ledger import FILE, LIMBS, sample_digest, to_text
+from scemae.runs.generation_files import LEDGER
+from scemae.runs.ledger import LIMBS, sample_digest, to_text
 
 MOST_PIXELS = 2**35  # bytes of one step's frames
 
@@ -64,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Check, say what was found, and raise LedgerError at the first thing that does not hold."""
+    """Check a run and print the result. Raises LedgerError at the first check that fails."""
     rows, starts = read_rows(options.run)
     plan = read_plan(options.run, options.shards, options.cache_dir)
     epochs = check_plan(plan, len(rows))
@@ -77,8 +79,8 @@ def main(options: argparse.Namespace) -> None:
 
 
 @dataclass
-class Frames:
-    """What a run's config.yaml says of its images."""
+class FrameSettings:
+    """The section `data` of a run's config.yaml, as far as it is needed."""
 
     shards: str
     frame: Small
@@ -88,44 +90,47 @@ class Frames:
 
 
 @dataclass
-class Batch:
-    """What a run's config.yaml says of its batches."""
+class BatchSettings:
+    """The section `optim` of a run's config.yaml, as far as it is needed."""
 
     global_batch_size: Small
 
 
 @dataclass
-class Consumed:
-    """What a run's config.yaml says of the samples that it was to consume."""
+class OrderSettings:
+    """The settings of a run's config.yaml that decide which samples it consumes."""
 
     seed: Count
-    data: Frames
-    optim: Batch
+    data: FrameSettings
+    optim: BatchSettings
     views: Small | None = None
 
 
 @dataclass
-class Plan:
+class PlannedSamples:
     """What a run should have consumed: the order, and the frames behind it."""
 
     order: Order
     source: StreamedFrames
     noisy_jpeg: bool
-    hashes_jpeg: (
-        bool  # nvJPEG's pixels never visit the host: the ledger has digests of what it was given
-    )
+    # the ledger hashes JPEG files, not pixels: those of nvJPEG are never on the host
+    hashes_jpeg: bool
     views: int | None  # fixed views of each image, in stage 2
 
 
 def read_rows(run: Path) -> tuple[list[dict], int]:
-    """The ledger's rows that count, steps 1, 2, 3, ..., and the number of starts. Raises LedgerError."""
-    rows, lost = [], []
-    for row, counts in generations.all_rows(run, FILE):
+    """The ledger's rows that count, of steps 1, 2, 3, ..., and the number of starts.
+
+    Raises LedgerError.
+    """
+    rows: list[dict] = []
+    lost: list[dict] = []
+    for row, counts in generations.all_rows(run, LEDGER):
         (rows if counts else lost).append(row)
     starts = len(generations.base_steps(run))
     if not rows:
         raise LedgerError(
-            f"{run}: found no ledger; give the run_dir of a `scemae pretrain` or `scemae correspond`"
+            f"{run}: found no ledger; give the run_dir of `scemae pretrain` or `scemae correspond`"
         )
     times = Counter(row["step"] for row in rows)
     kept = checkpoint.committed(run)
@@ -145,43 +150,40 @@ def read_rows(run: Path) -> tuple[list[dict], int]:
         other = known.get(row["step"], row)
         if "digest" in row and "digest" in other and row["digest"] != other["digest"]:
             raise LedgerError(
-                f"{run}: step {row['step']} saw other samples when it was done again (generations "
-                f"{row['generation']} and {other['generation']})"
+                f"{run}: step {row['step']} saw other samples when it was trained again "
+                f"(generations {row['generation']} and {other['generation']})"
             )
     return sorted(rows, key=lambda row: row["step"]), starts
 
 
-def read_plan(run: Path, location: str | None, cache_dir: Path | None = None) -> Plan:
+def read_plan(run: Path, location: str | None, cache_dir: Path | None = None) -> PlannedSamples:
     """The order and the data of a run. Raises LedgerError where the shards are others."""
-    config = documents.read_yaml(run / "config.yaml", Consumed, error=RunFolderError)
-    data = config.data
-    shards = open_shards(
-        location or data.shards,
-        cache_dir or data.cache_dir,
-        may_copy=bool(cache_dir) or ownership.is_private_run(run),
-    )
+    config = documents.read_yaml(run / "config.yaml", OrderSettings, error=RunFolderError)
+    data, batch = config.data, config.optim.global_batch_size
+    may_copy = bool(cache_dir) or ownership.is_private_run(run)
+    folder = str(cache_dir) if cache_dir else data.cache_dir
+    shards = open_shards(location or data.shards, folder, may_copy=may_copy)
     kept = checkpoint.committed(run)
-    if kept and (needed := checkpoint.read_state(kept[-1]).data_digest) != shards.manifest.digest():
+    if kept and (digest := checkpoint.read_state(kept[-1]).data_digest) != shards.manifest.digest():
         raise LedgerError(
-            f"{shards.folder}: found other shards than the run's (digest {needed[:12]}); give --shards"
+            f"{shards.folder}: found other shards than the run's (digest {digest[:12]}); give "
+            "--shards"
         )
-    if (needed := config.optim.global_batch_size * data.frame**2 * 3) > MOST_PIXELS:
+    if (needed := batch * data.frame**2 * 3) > MOST_PIXELS:
         raise RunFolderError(
-            f"{run / 'config.yaml'}: found a batch of {config.optim.global_batch_size:,} images of {data.frame:,} px, "
+            f"{run / 'config.yaml'}: found a batch of {batch:,} images of {data.frame:,} px, "
             f"{needed:,} bytes, at most {MOST_PIXELS:,} are computed again; restore it"
         )
-    order = Order(len(shards), config.seed, config.optim.global_batch_size)
-    return Plan(
-        order,
-        StreamedFrames(shards, data.frame),
-        data.jpeg_noise,
-        data.decoder == "nvjpeg",
-        config.views,
-    )
+    order, source = Order(len(shards), config.seed, batch), StreamedFrames(shards, data.frame)
+    is_nvjpeg = data.decoder == "nvjpeg"
+    return PlannedSamples(order, source, data.jpeg_noise, is_nvjpeg, config.views)
 
 
-def check_plan(plan: Plan, steps: int) -> float:
-    """Walk the plan: within each epoch no sample twice, and in each whole one all of them. Returns the epochs walked."""
+def check_plan(plan: PlannedSamples, steps: int) -> float:
+    """Check that the order has no sample twice in an epoch, and all of them in a complete one.
+
+    Returns the number of epochs in `steps`. Raises LedgerError.
+    """
     seen: dict[int, list[np.ndarray]] = defaultdict(list)
     for step in range(steps):
         samples, epochs = plan.order.global_batch(step)
@@ -193,14 +195,14 @@ def check_plan(plan: Plan, steps: int) -> float:
                 epoch < epochs[-1] and len(line) != plan.order.samples
             ):
                 raise LedgerError(
-                    f"epoch {epoch}: the order gives {len(np.unique(line))} different samples in {len(line)}, "
-                    f"of {plan.order.samples}; it is not the one that this version makes"
+                    f"epoch {epoch}: the order gives {len(np.unique(line))} different samples in "
+                    f"{len(line)}, of {plan.order.samples}; another version made it"
                 )
     return steps * plan.order.global_batch_size / plan.order.samples
 
 
-def check_row(plan: Plan, row: dict) -> None:
-    """Compute a step's digest again from order and shards. Raises LedgerError where it is not the ledger's."""
+def check_row(plan: PlannedSamples, row: dict) -> None:
+    """Compute a step's digest again. Raises LedgerError where it is not the ledger's."""
     if "digest" not in row:
         return
     part = plan.order.slices(row["step"] - 1, 0, 1, 1)[0]
@@ -222,18 +224,18 @@ def check_row(plan: Plan, row: dict) -> None:
     )
     if to_text(limbs) != row["digest"]:
         raise LedgerError(
-            f"step {row['step']}: the run consumed other samples than order and shards give (ledger "
-            f"{row['digest'][:12]}, computed {to_text(limbs)[:12]})"
+            f"step {row['step']}: the run consumed other samples than order and shards give "
+            f"(ledger {row['digest'][:12]}, computed {to_text(limbs)[:12]})"
         )
 
 
 def compare(rows: list[dict], others: list[dict]) -> None:
-    """Raise LedgerError at the first step where two runs consumed other samples, declared left-out steps apart."""
+    """Raise LedgerError at the first step, not left out, where two runs consumed other samples."""
     for row, other in zip(rows, others):
         if row.get("digest") != other.get("digest") and "skipped" not in row | other:
             raise LedgerError(
-                f"step {row['step']}: the two runs consumed other samples ({row.get('digest', '')[:12]}, "
-                f"{other.get('digest', '')[:12]})"
+                f"step {row['step']}: the two runs consumed other samples "
+                f"({row.get('digest', '')[:12]}, {other.get('digest', '')[:12]})"
             )
 
 
@@ -243,11 +245,12 @@ def spread(count: int, wanted: int) -> list[int]:
 
 
 def summary(rows: list[dict], starts: int, again: int, epochs: float, against: Path | None) -> str:
-    """What was proved, in a few lines."""
+    """The result of all checks, in a few lines."""
     skipped = [row for row in rows if "skipped" in row]
     replaced = {key: name for row in rows for key, name in row.get("replaced", {}).items()}
     lines = [
-        f"verified: steps 1 to {len(rows)} of {starts} starts, each once; {epochs:.2f} epochs, no sample twice in one",
+        f"verified: steps 1 to {len(rows)} of {starts} starts, each once; {epochs:.2f} epochs, no "
+        "sample twice in one",
         f"  {again} steps computed again from the shards, keys and pixels equal",
     ]
     if against:

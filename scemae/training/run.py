@@ -22,8 +22,8 @@ from scemae.runs import generations, run_folder
 from scemae.runs.checkpoints import checkpoint, resume
 from scemae.runs.checkpoints.checkpoint import TrainState
 from scemae.runs.checkpoints.save import Saver, save_now
+from scemae.runs.generation_files import LEDGER
 from scemae.runs.generations import Generation
-from scemae.runs.ledger import FILE as LEDGER
 from scemae.runs.ledger import Ledger
 from scemae.runs.metrics_log import Writer, read_metrics
 from scemae.training import bad_step_dump, utilisation

@@ -16,8 +16,7 @@ from scemae.runs import goodput, lineage, run_folder, verify
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.checkpoint import TrainState
 from scemae.runs.checkpoints.tensor_file import write_tensors
-from scemae.runs.generation_files import METRICS
-from scemae.runs.ledger import FILE as LEDGER
+from scemae.runs.generation_files import LEDGER, METRICS
 from scemae.runs.metrics_log import read_metrics
 from scemae.shards.sources import folder as any_folder
 from scemae.shards.write import write_split

@@ -167,7 +167,7 @@ CASES: list[tuple[str, str, Callable[[Path], object]]] = [
     ("config.yaml", "file", described),
     ("provenance.json", "new", described),
     ("rank-0000.log", "file", watched),
-    ("failed-0000.txt", "file", lambda run: run_folder.leave_word(run, 0, "why")),
+    ("failed-0000.txt", "file", lambda run: run_folder.write_failure(run, 0, "why")),
     ("metrics.jsonl", "file", written),
     ("tensorboard", "folder", written),
     ("ledger.jsonl", "file", lambda run: Rows(run / "ledger.jsonl").write({"step": 1})),

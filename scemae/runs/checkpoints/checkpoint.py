@@ -70,6 +70,11 @@ class TrainState:
         return self.global_step - sum(int(step) <= self.global_step for step in self.skips)
 
 
+def listed(file: WrittenFile) -> ListedFile:
+    """A file's line in the manifest."""
+    return {"file": file.file, "bytes": file.bytes, "sha256": file.sha256}
+
+
 def write_state(folder: Path, state: TrainState) -> None:
     """Write the manifest of a checkpoint, with the hashes of its settings and of itself."""
     raw = {**asdict(state), "config_hash": disk.json_digest(state.settings), "manifest_hash": ""}
@@ -169,17 +174,17 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
     Only the files number part, part + parts, ... are read, so that ranks can share the work.
     """
     try:
-        listed = [WrittenFile(**entry) for entry in read_state(folder).files]
+        files = read_state(folder).files
     except CheckpointError as error:
         return str(error)
-    if not listed:
+    if not files:
         return f"{folder / MANIFEST}: lists no files"
-    for entry in listed[part::parts]:
-        path = folder / entry.file
+    for entry in files[part::parts]:
+        path = folder / entry["file"]
         try:
-            if (size := path.stat().st_size) != entry.bytes:
-                return f"{path}: found {size:,} bytes, its manifest says {entry.bytes:,}"
-            if disk.file_digest(path) != entry.sha256:
+            if (size := path.stat().st_size) != entry["bytes"]:
+                return f"{path}: found {size:,} bytes, its manifest says {entry['bytes']:,}"
+            if disk.file_digest(path) != entry["sha256"]:
                 return f"{path}: its SHA-256 is not its manifest's"
         except OSError as error:
             return f"{path}: {error.strerror}"

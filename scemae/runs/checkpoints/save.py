@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from scemae.errors import CheckpointError, FileError
 from scemae.files import disk
 from scemae.runs import faults
 from scemae.runs.checkpoints import checkpoint
-from scemae.runs.checkpoints.checkpoint import WEIGHTS, ListedFile, TrainState
+from scemae.runs.checkpoints.checkpoint import WEIGHTS, TrainState
 from scemae.runs.checkpoints.tensor_file import WrittenFile, write_tensors
 from scemae.runs.generation_files import LEDGER, METRICS
 from scemae.runs.generations import Generation
@@ -197,7 +197,7 @@ class Saver:
         """On rank 0: write the manifest, rename, delete old checkpoints; returns why it failed."""
         step = pending.state.global_step
         final = pending.aside.with_name(pending.aside.name.removesuffix(".partial"))
-        files = [ListedFile(**asdict(file)) for file in written]
+        files = [checkpoint.listed(file) for file in written]
         try:
             checkpoint.write_state(pending.aside, replace(pending.state, files=files))
             faults.at("manifest", step=step)
