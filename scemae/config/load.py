@@ -133,7 +133,7 @@ def _tree(path: Path) -> dict[str, Any]:
     """A YAML file of settings, in which nothing is interpolated or run. Raises ConfigError."""
     remedy = "give a YAML file of key: value settings"
     try:
-        tree: dict[str, Any] = documents.read_yaml(path, error=ConfigError, remedy=remedy)
+        tree = documents.read_yaml(path, dict[str, Any], error=ConfigError, remedy=remedy)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     for key, value in flatten(tree).items():

@@ -149,13 +149,14 @@ def _group_arguments(
     torchrun the store is torchrun's.
     """
     if launch is None:
-        return {"store": distributed.HashStore(), "rank": 0, "world_size": 1}
+        store = distributed.HashStore()  # type: ignore[attr-defined]  # torch does not export it
+        return {"store": store, "rank": 0, "world_size": 1}
     # NCCL connects at once, as DeepSpeed would have it.
     eager = {"device_id": device} if device.type == "cuda" and launch.world_size > 1 else {}
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return eager
     listening = _listen(launch) if launch.rank == 0 and launch.is_one_host else None
-    store = distributed.TCPStore(
+    store = distributed.TCPStore(  # type: ignore[attr-defined]  # as above
         launch.address,
         launch.port,
         launch.world_size,

@@ -16,6 +16,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +25,7 @@ from scemae.errors import FileError
 MIB = 2**20
 
 
-def open_regular(path: Path | str, most: int | None = None) -> BinaryIO:
+def open_regular(path: Path | str, most: int | None = None) -> BufferedReader:
     """Open a regular file of at most `most` bytes for reading. Links are followed.
 
     Raises FileError where it is anything else (a device, a pipe, a folder) or larger, and OSError

@@ -125,7 +125,7 @@ def convert(
 
 def read_yaml(
     path: Path,
-    kind: type[T] = dict[str, Any],
+    kind: type[T],
     *,
     error: type[ScemaeError] = DataError,
     remedy: str = "restore it",

@@ -145,7 +145,7 @@ def _check_pickle(file: BinaryIO) -> None:
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             memo[len(memo) if argument is None else argument] = stack[-1] or 1
         elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo.get(argument, 1))
+            stack.append(memo.get(int(argument or 0), 1))
         elif opcode.name == "MARK":
             stack.append(None)
         else:

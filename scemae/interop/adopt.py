@@ -1,8 +1,10 @@
-"""`scemae adopt WEIGHTS OUT --model NAME`: public weights (MAE's, or a ViT of timm) as a run of stage 1, to go on from.
+"""`scemae adopt WEIGHTS OUT --model NAME`: public weights (MAE's, or a ViT of timm) as a run of
+stage 1.
 
-Exact: the pixel statistics, and LayerScale, are folded into neighbouring weights. Not exact: patches of another size are
-resampled by FlexiViT's rule, learned positions bicubically (both timm's); MAE's fixed table of positions is computed anew
-for the 12x12 grid. These are choices of ours: the paper starts from scratch.
+Exact: the pixel statistics, and LayerScale, are folded into neighbouring weights, and MAE's fixed
+table of positions is computed for the 12x12 grid. Not exact: patches of another size are resampled
+by FlexiViT's rule, learned positions bicubically (both timm's). These are choices of ours: the
+paper starts from scratch.
 """
 
 import argparse
@@ -25,27 +27,27 @@ from scemae.runs.checkpoints.checkpoint import TrainState
 from scemae.runs.checkpoints.tensor_file import write_tensors
 
 HELP = """\
-Public weights of a Vision Transformer as a run folder of stage 1, for backbone= of `scemae correspond` and `evaluate`.
+Public weights of a Vision Transformer as a run folder of stage 1, for backbone= of `scemae
+correspond` and `evaluate`.
 
   scemae adopt mae_pretrain_vit_base.pth runs/mae-imagenet --model deit_base
   scemae adopt model.safetensors runs/augreg --model deit_small --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5
   scemae correspond run_dir=runs/carb backbone=runs/mae-imagenet data.shards=data/celeba/train
 
-WEIGHTS is a local file: a .pth of the official MAE (its encoder is taken), or a ViT of timm as .safetensors, .pth or .bin.
-Pickles are read as plain tensors only; what training puts before their names (module., encoder., model., _orig_mod.) is
-taken off. What this encoder cannot say (registers, distillation tokens, norms of queries and
-keys, other MLPs) is refused. Patches become 8x8 and positions 12x12; the pixel statistics that the weights expect are
-folded into the patch embedding. OUT is a new folder. Nothing here trains; the paper's own stage 1 starts from scratch.
+WEIGHTS is a local file: a .pth of the official MAE, of which the encoder is used, or a ViT of timm
+as .safetensors, .pth or .bin. Pickles are read as plain tensors only. Prefixes of names by training
+(module., encoder., model., _orig_mod.) are removed. Weights that this encoder does not have
+(registers, distillation tokens, norms of queries and keys, other MLPs) are refused. Patches become
+8x8 and positions 12x12; the pixel statistics that the weights expect are folded into the patch
+embedding. OUT is a new folder. Nothing here trains; the paper's own stage 1 starts from scratch.
 """
-IMAGENET = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # what MAE's weights, DeiT's and most others expect
+# What the weights of MAE, DeiT and most others expect.
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass
 class Adopted:
-    """The settings of an adoption, for config.yaml: `model` is what it shares with those of `scemae pretrain`."""
+    """The settings of an adoption, for config.yaml; `model` is as in those of `scemae pretrain`."""
 
     run_dir: str
     weights: str
@@ -76,7 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(given: argparse.Namespace) -> None:
-    """Adopt a file of weights. Raises CheckpointError for one that does not fit, ConfigError or RunFolderError else."""
+    """Adopt a file of weights. Raises CheckpointError where it does not fit, or ConfigError, or
+    RunFolderError."""
     if not all(0 < value < 10 for value in given.std):
         raise ConfigError(
             f"--std: found {given.std}, three numbers above 0 were needed, for pixels in [0, 1]"
@@ -91,8 +94,8 @@ def main(given: argparse.Namespace) -> None:
     folder = write_run(settings, tensors, disk.file_digest(given.weights), changes=changes)
     encoder, _ = mae.load_encoder(folder)
     print(
-        f"{given.out}: {given.model}, {encoder.count_parameters() / 1e6:.3f} M parameters of {given.weights.name}; "
-        f"{'; '.join(changes)}"
+        f"{given.out}: {given.model}, {encoder.count_parameters() / 1e6:.3f} M parameters of "
+        f"{given.weights.name}; {'; '.join(changes)}"
     )
 
 
@@ -112,20 +115,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def write_run(
     settings: Adopted, tensors: dict[str, Tensor], sha256: str, *, changes: list[str]
 ) -> Path:
-    """A run folder of stage 1 with one checkpoint, of step 1, of these weights of `Encoder`; returns the checkpoint.
+    """Write a run folder of stage 1 with one checkpoint, of step 1; returns the checkpoint.
 
-    What they are of, the file's digest and what was changed, is in the checkpoint's settings and in provenance.json.
+    tensors: the weights of an `Encoder`. The checkpoint's settings and provenance.json name the
+    file that they came from, its SHA-256 and the changes.
     """
-    out, source = (
-        Path(settings.run_dir),
-        {
-            "weights": Path(settings.weights).name,
-            "sha256": sha256,
-            "mean": settings.mean,
-            "std": settings.std,
-            "changes": changes,
-        },
-    )
+    out = Path(settings.run_dir)
+    source = {
+        "weights": Path(settings.weights).name,
+        "sha256": sha256,
+        "mean": settings.mean,
+        "std": settings.std,
+        "changes": changes,
+    }
     with run_folder.own(out, "pretrain") as generation:
         generation.record_base(0)
         final = checkpoint.path_of(out, 1, generation.number)
@@ -134,21 +136,19 @@ def write_run(
         aside.mkdir()
         arrays = {mae.ENCODER + key: value.contiguous().numpy() for key, value in tensors.items()}
         written = write_tensors(aside / checkpoint.WEIGHTS, arrays, {"format": "pt"})
-        checkpoint.write_state(
-            aside,
-            TrainState(
-                global_step=1,
-                seed=0,
-                world_size=1,
-                zero_stage=0,
-                stage="pretrain",
-                data_digest="",
-                order_version=0,
-                settings={"model": asdict(settings.model), "adopted": source},
-                generation=generation.number,
-                files=[asdict(written)],
-            ),
+        state = TrainState(
+            global_step=1,
+            seed=0,
+            world_size=1,
+            zero_stage=0,
+            stage="pretrain",
+            data_digest="",
+            order_version=0,
+            settings={"model": asdict(settings.model), "adopted": source},
+            generation=generation.number,
+            files=[checkpoint.listed(written)],
         )
+        checkpoint.write_state(aside, state)
         disk.rename_folder(aside, final)
         run_folder.describe(out, "pretrain", settings, adopted=source)
     return final

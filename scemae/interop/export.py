@@ -1,10 +1,12 @@
-"""`scemae export RUN OUT`: an encoder, and a projector on it, for use without this program: timm's names, safetensors, ONNX.
+"""`scemae export RUN OUT`: an encoder, and a projector, for use without this program.
 
-    OUT/encoder.safetensors     under the names of timm's VisionTransformer      OUT/encoder.onnx    with --onnx
-    OUT/projector.safetensors   with --projector                                 OUT/features.onnx   with both
+    OUT/encoder.safetensors     under the names of timm's VisionTransformer
+    OUT/projector.safetensors   with --projector
+    OUT/encoder.onnx            with --onnx
+    OUT/features.onnx           with --onnx and --projector
     OUT/config.json, README.md  how to build and feed them; how they were compared with the original
 
-Nothing is handed over unchecked: what was written is read back by timm and onnxruntime and compared on seeded images.
+All files are read back by timm and onnxruntime and compared with the original on seeded images.
 """
 
 import argparse
@@ -36,20 +38,22 @@ from scemae.runs.checkpoints.tensor_file import WrittenFile, write_tensors
 HELP = """\
 A trained encoder for use without scemae: safetensors that timm's VisionTransformer loads, and ONNX.
 
-  scemae export runs/mae out                                      encoder.safetensors, config.json, README.md
-  scemae export runs/mae out --projector runs/carb                and projector.safetensors
-  scemae export runs/mae out --projector runs/carb --onnx         and encoder.onnx, features.onnx (any batch size)
+  scemae export runs/mae out
+      encoder.safetensors, config.json, README.md
+  scemae export runs/mae out --projector runs/carb
+      and projector.safetensors
+  scemae export runs/mae out --projector runs/carb --onnx
+      and encoder.onnx, features.onnx (any batch size)
 
-RUN is a run folder of stage 1 or one of its checkpoints; adopted weights too. OUT is a new folder. The encoder takes images
-of 96x96 pixels, normalised as config.json says, and gives CLS and patch tokens; features.onnx gives the projected map,
-12x12, of length one at each place. What was written is read back and compared with the original on seeded images, to within
-2e-5 (timm) and 1e-4 (onnxruntime) of the largest value; otherwise nothing is left in OUT. --onnx needs the packages of
+RUN is a run folder of stage 1 or one of its checkpoints; adopted weights too. OUT is a new folder.
+The encoder takes images of 96x96 pixels, normalised as config.json says, and gives CLS and patch
+tokens; features.onnx gives the projected map, 12x12, of length one at each place. The files are
+read back and compared with the original on seeded images, to within 2e-5 (timm) and 1e-4
+(onnxruntime) of the largest value; otherwise nothing is left in OUT. --onnx needs the packages of
 `pip install 'scemae[export]'`.
 """
-TOLERANCE = {
-    "timm": 2e-5,
-    "onnxruntime": 1e-4,
-}  # of the largest value: the same operations; others, in another order
+# Of the largest value. timm does the same operations, onnxruntime does them in another order.
+TOLERANCE = {"timm": 2e-5, "onnxruntime": 1e-4}
 OPSET = 18
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # for --onnx
 
@@ -86,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(given: argparse.Namespace) -> None:
-    """Export. Raises CheckpointError, RunFolderError or ConfigError; then OUT is not there."""
+    """Export. Raises CheckpointError, RunFolderError or ConfigError, and then leaves no OUT."""
     if given.check < 1:
         raise ConfigError(f"--check: found {given.check}, a number of images above 0 was needed")
     if given.out.exists() or given.out.is_symlink():
@@ -107,13 +111,14 @@ def main(given: argparse.Namespace) -> None:
         disk.write_text(aside / "README.md", card(facts))
     for name, found in facts["parity"].items():
         print(
-            f"{given.out / name}: at most {found['difference']:.1e} from the original on {given.check} images, whose "
-            f"largest value is {found['largest']:.3g} (allowed: {found['allowed']:.1e})"
+            f"{given.out / name}: at most {found['difference']:.1e} from the original on "
+            f"{given.check} images, whose largest value is {found['largest']:.3g} (allowed: "
+            f"{found['allowed']:.1e})"
         )
 
 
 def check_packages() -> None:
-    """Raise ConfigError for the first package that --onnx needs and that is not there."""
+    """Raise ConfigError for the first package of --onnx that is not installed."""
     for name in NEEDED:
         try:
             version(name)
@@ -127,7 +132,7 @@ def check_packages() -> None:
 def write_tensors_and_config(
     out: Path, encoder: Encoder, folder: Path, *, trained: Trained | None
 ) -> dict:
-    """encoder.safetensors and projector.safetensors; returns what config.json says so far."""
+    """Write encoder.safetensors, projector.safetensors; returns the first part of config.json."""
     written = [_write(out / "encoder.safetensors", to_timm(encoder))]
     state = checkpoint.read_state(folder)
     facts = {
@@ -165,15 +170,14 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> WrittenFile:
 
 
 def write_onnx(out: Path, encoder: Encoder, projector: Projector | None) -> None:
-    """encoder.onnx, and features.onnx where there is a projector; the batch is dynamic."""
-    exported = {"encoder.onnx": (encoder, "tokens")}
+    """Write encoder.onnx, and with a projector features.onnx; the batch size is free."""
+    exported: dict[str, tuple[nn.Module, str]] = {"encoder.onnx": (encoder, "tokens")}
     if projector is not None:
         exported["features.onnx"] = (Features(encoder, projector).eval(), "features")
     side = encoder.grid * encoder.patch_size
     for name, (network, output) in exported.items():
-        with warnings.catch_warnings(
-            action="ignore", category=FutureWarning
-        ):  # torch's own, of its own inside
+        # torch warns of its own code
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
             torch.onnx.export(
                 network,
                 (torch.zeros(2, 3, side, side),),
@@ -192,18 +196,21 @@ def write_onnx(out: Path, encoder: Encoder, projector: Projector | None) -> None
 def compare(
     out: Path, encoder: Encoder, projector: Projector | None, *, count: int
 ) -> dict[str, dict]:
-    """For each file, the largest difference from the original on `count` seeded images. Raises CheckpointError above the
-    tolerance."""
+    """For each file, the largest difference from the original on `count` seeded images.
+
+    Raises CheckpointError above the tolerance.
+    """
     side = encoder.grid * encoder.patch_size
     images = normalise(torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)))
     tokens = encoder(images)
-    features = Features(encoder, projector)(images) if projector is not None else None
     again = _by_timm(out, encoder, images)
     found = {"encoder.safetensors": _parity("encoder.safetensors", "timm", tokens, again)}
+    truths = {"encoder.onnx": tokens}
     if projector is not None:
+        features = truths["features.onnx"] = Features(encoder, projector)(images)
         again = _projected(out, projector, again)
         found["projector.safetensors"] = _parity("projector.safetensors", "timm", features, again)
-    for name, truth in (("encoder.onnx", tokens), ("features.onnx", features)):
+    for name, truth in truths.items():
         if (out / name).exists():
             found[name] = _parity(name, "onnxruntime", truth, _by_onnxruntime(out / name, images))
     return found
@@ -212,10 +219,11 @@ def compare(
 def _parity(name: str, reader: str, truth: Tensor, found: Tensor) -> dict:
     largest = float(truth.abs().max())
     difference, allowed = float((found - truth).abs().max()), TOLERANCE[reader] * largest
-    if not difference <= allowed:  # also where it is no number
+    if not difference <= allowed:  # also for NaN
         raise CheckpointError(
             f"{name}: read by {reader} it gives values up to {difference:.1e} from the original's, "
-            f"{allowed:.1e} is allowed; nothing was exported, use the versions of constraints-cpu.txt"
+            f"{allowed:.1e} is allowed; nothing was exported, use the versions of "
+            "constraints-cpu.txt"
         )
     return {"reader": reader, "difference": difference, "largest": largest, "allowed": allowed}
 
@@ -237,16 +245,15 @@ def _by_onnxruntime(path: Path, images: Tensor) -> Tensor:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    batches = [
-        part.numpy() for part in (images[:1], images[1:]) if len(part)
-    ]  # two sizes: the batch is dynamic
+    # two sizes, because the batch size is free
+    batches = [part.numpy() for part in (images[:1], images[1:]) if len(part)]
     return torch.from_numpy(
         np.concatenate([session.run(None, {"images": part})[0] for part in batches])
     )
 
 
 def card(facts: dict) -> str:
-    """OUT/README.md: what the files are and how to use them."""
+    """The text of OUT/README.md: what the files are and how to use them."""
     options, pixels, source = facts["encoder"], facts["pixels"], facts["source"]
     rows = "\n".join(
         f"| `{name}` | {found['reader']} | {found['difference']:.1e} | {found['largest']:.3g} |"
@@ -275,8 +282,9 @@ def card(facts: dict) -> str:
 CARD = """\
 # An encoder of SCE-MAE
 
-{width} channels, {side}x{side} pixels in, {tokens} tokens out (CLS, then the patches row by row). Checkpoint `{checkpoint}`
-(SHA-256 of its weights `{weights_sha256}`), {origin}; exported by scemae {version}.
+{width} channels, {side}x{side} pixels in, {tokens} tokens out (CLS, then the patches row by row).
+Checkpoint `{checkpoint}` (SHA-256 of its weights `{weights_sha256}`), {origin}; exported by scemae
+{version}.
 
 ```python
 from functools import partial
@@ -291,17 +299,19 @@ mean, std = (torch.tensor(part).view(3, 1, 1) for part in ({mean}, {std}))
 tokens = model.forward_features((images - mean) / std)  # images (b, 3, {side}, {side}) in [0, 1]
 ```
 {projector}{onnx}
-Faces are framed as CelebA's aligned ones: a square box resized to 136x136, of which the middle {side}x{side} is the image.
+Faces are framed as CelebA's aligned ones: a square box resized to 136x136, of which the middle
+{side}x{side} is the image.
 
 | file | read back by | largest difference | largest value |
 |---|---|---|---|
 {rows}
 """
 PROJECTOR = """
-`projector.safetensors` maps the patch tokens as a map (b, {width}, h, w) to {out} channels, each place of length one
-(kind {kind}: `scemae/models/projector.py`; of `linear`: one 1x1 convolution, then L2 normalisation).
+`projector.safetensors` maps the patch tokens as a map (b, {width}, h, w) to {out} channels, of
+length one at each place (kind {kind}: `scemae/models/projector.py`; of `linear`: one 1x1
+convolution, then L2 normalisation).
 """
 ONNX = """
-`encoder.onnx`: input `images` (b, 3, h, w) normalised as above, output `tokens`; `features.onnx`, where it is, gives
-`features`, the projected map. Any batch size; opset 18.
+`encoder.onnx`: input `images` (b, 3, h, w) normalised as above, output `tokens`; `features.onnx`,
+if present, gives `features`, the projected map. Any batch size; opset 18.
 """

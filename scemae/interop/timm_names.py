@@ -1,17 +1,21 @@
-"""Our encoder's weights under the names of timm's VisionTransformer, and those of such a one (or of MAE) as ours.
+"""Our encoder's weights under the names of timm's VisionTransformer, and weights of timm or MAE as
+ours.
 
-Exact both ways, but for patches of another size, resampled by FlexiViT's rule, and for positions of another grid, resampled
-bicubically where they were learned and computed anew where they are MAE's fixed ones. All of it choices of ours.
+Both ways are exact, with two exceptions, which are choices of ours: patches of another size are
+resampled by FlexiViT's rule; learned positions of another grid are resampled bicubically, and MAE's
+fixed ones are computed for ours.
 """
 
 import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
-from timm.layers import resample_abs_pos_embed, resample_patch_embed
+from timm.layers.patch_embed import resample_patch_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -20,9 +24,8 @@ from scemae.data.augment import MEAN, STD
 from scemae.errors import CheckpointError
 from scemae.models.vit import Encoder, sincos_positions
 
-LEFT_OUT = re.compile(
-    r"mask_token|decoder_.*|head\..*|head_drop.*|pre_logits\..*"
-)  # MAE's decoder, classifiers
+# MAE's decoder, and classifiers.
+LEFT_OUT = re.compile(r"mask_token|decoder_.*|head\..*|head_drop.*|pre_logits\..*")
 SCALE = re.compile(r"(blocks\.\d+\.)ls([12])\.gamma")
 UNKNOWN = {
     "reg_token": "registers",
@@ -40,20 +43,21 @@ UNKNOWN = {
 
 @dataclass
 class Pixels:
-    """What weights expect of pixels in [0, 1]: (pixel - mean) / std, for red, green and blue."""
+    """The normalisation that weights expect of pixels in [0, 1]: (pixel - mean) / std, in RGB."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 def timm_options(encoder: Encoder) -> dict:
-    """The arguments of timm's VisionTransformer for an encoder of this shape; `build_timm` adds LayerNorm's eps, 1e-6."""
+    """The arguments of timm's VisionTransformer for an encoder of this shape."""
+    blocks: Any = encoder.blocks
     return {
         "img_size": encoder.grid * encoder.patch_size,
         "patch_size": encoder.patch_size,
         "embed_dim": encoder.width,
-        "depth": len(encoder.blocks),
-        "num_heads": encoder.blocks[0].attn.num_heads,
+        "depth": len(blocks),
+        "num_heads": blocks[0].attn.num_heads,
         "mlp_ratio": 4,
         "qkv_bias": True,
         "class_token": True,
@@ -63,14 +67,18 @@ def timm_options(encoder: Encoder) -> dict:
 
 
 def build_timm(options: dict) -> VisionTransformer:
-    """timm's VisionTransformer of these arguments, in eval mode; forward_features gives tokens (b, 1 + n, d)."""
+    """timm's VisionTransformer of these arguments, in eval mode, with LayerNorm's eps of MAE, 1e-6.
+
+    Its forward_features gives tokens (b, 1 + n, d).
+    """
     return VisionTransformer(**options, norm_layer=partial(nn.LayerNorm, eps=1e-6)).eval()
 
 
 def to_timm(encoder: Encoder) -> dict[str, Tensor]:
-    """An encoder's weights as timm names them: a convolution for the patches, the table of positions in pos_embed.
+    """An encoder's weights as timm names them.
 
-    They expect pixels normalised by DVE's statistics (PROTOCOL 3.1), as the encoder does.
+    The patch embedding becomes a convolution, the table of positions pos_embed. They expect pixels
+    normalised by DVE's statistics (PROTOCOL 3.1), as the encoder does.
     """
     tensors = {
         key: value
@@ -80,7 +88,7 @@ def to_timm(encoder: Encoder) -> dict[str, Tensor]:
     p = encoder.patch_size
     return {
         "cls_token": tensors.pop("cls_token"),
-        "pos_embed": encoder.positions.unsqueeze(0),
+        "pos_embed": encoder.get_buffer("positions").unsqueeze(0),
         "patch_embed.proj.weight": rearrange(
             encoder.patch_embed.weight, "d (p q c) -> d c p q", p=p, q=p
         ),
@@ -92,10 +100,10 @@ def to_timm(encoder: Encoder) -> dict[str, Tensor]:
 def translate(
     found: dict[str, Tensor], model: Model, pixels: Pixels, *, path: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Weights under timm's names as those of our `Encoder` of the shape `model`, and what was changed, in words.
+    """Weights under timm's names as those of our `Encoder` of the shape `model`, and the changes.
 
-    `path` is named in errors. Raises CheckpointError, with the key, for what our encoder has no place for, for what is
-    missing, and for another width or depth.
+    `path` is named in errors. Raises CheckpointError with the key of a weight that our encoder does
+    not have, that is missing, or that is of another width or depth.
     """
     left = {key: value for key, value in found.items() if not LEFT_OUT.fullmatch(key)}
     _refuse_unknown(left, path)
@@ -114,14 +122,14 @@ def translate(
         )
     small = resample_patch_embed(kernel, [model.patch_size, model.patch_size])
     weight, bias = fold_pixels(small, left.pop("patch_embed.proj.bias"), pixels)
-    positions, said = fit_positions(table, model, path)
+    positions, remark = fit_positions(table, model, path)
     tensors = {"patch_embed.weight": weight, "patch_embed.bias": bias, **left}
     if positions is not None:
         tensors["positions"] = positions
     _check_shapes(tensors, model, path)
     size = kernel.shape[-1]
     changes = [
-        said,
+        remark,
         f"patches of {size} px resampled to {model.patch_size}"
         if size != model.patch_size
         else f"patches of {size} px as they are",
@@ -131,11 +139,13 @@ def translate(
 
 
 def fold_pixels(kernel: Tensor, bias: Tensor, pixels: Pixels) -> tuple[Tensor, Tensor]:
-    """A patch embedding for pixels normalised by `pixels` as one for ours (PROTOCOL 3.1), exactly.
+    """A patch embedding for pixels normalised by `pixels`, as one for ours (PROTOCOL 3.1), exactly.
 
-    kernel (d, 3, p, p), bias (d,); returns weight (d, p*p*3), of patches as `patchify` lays them out, and bias (d,).
-    Ours are u = (x - M) / S and theirs (x - m) / s = u * S / s + (M - m) / s, so that sum_k w_k (x_k - m) / s
-    is sum_k (w_k S / s) u_k plus the constant sum_k w_k (M - m) / s: a factor and a constant for each colour.
+    kernel (d, 3, p, p), bias (d,); returns weight (d, p*p*3), in the layout of `patchify`, and bias
+    (d,).
+    Ours are u = (x - M) / S and theirs (x - m) / s = u * S / s + (M - m) / s, so that
+    sum_k w_k (x_k - m) / s is sum_k (w_k S / s) u_k plus the constant sum_k w_k (M - m) / s: a
+    factor and a constant for each colour.
     """
     mean, std, theirs, spread = (
         torch.tensor(part, dtype=torch.float64) for part in (MEAN, STD, pixels.mean, pixels.std)
@@ -163,10 +173,10 @@ def fold_layer_scale(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fit_positions(table: Tensor, model: Model, path: Path) -> tuple[Tensor | None, str]:
-    """The table of positions (1 + 144, d) for our grid, or None where ours is the one, and what was done, in words.
+    """The table of positions (1 + 144, d) for our grid, None for our fixed one, and a remark.
 
-    table (1, n, d) or (1, 1 + n, d), of a square grid. Where it is MAE's fixed one, ours is the same for our grid. Raises
-    CheckpointError.
+    table (1, n, d) or (1, 1 + n, d), of a square grid. MAE's fixed table becomes ours, which is the
+    same for our grid. Raises CheckpointError.
     """
     table = table.reshape(-1, table.shape[-1])
     side, grid = int(len(table) ** 0.5), model.image_size // model.patch_size
@@ -174,8 +184,8 @@ def fit_positions(table: Tensor, model: Model, path: Path) -> tuple[Tensor | Non
     if table.shape[1] != model.width or extra not in (0, 1):
         raise CheckpointError(
             f"{path}: pos_embed: found {tuple(table.shape)}, {model.name} needs a square grid of "
-            f"positions {model.width} wide, with CLS's or without; give weights without registers of "
-            "this --model"
+            f"positions {model.width} wide, with CLS's or without; give weights without registers "
+            "of this --model"
         )
     if not extra:
         table = torch.cat([torch.zeros(1, model.width), table])
@@ -196,8 +206,8 @@ def _refuse_unknown(tensors: dict[str, Tensor], path: Path) -> None:
         for part, what in UNKNOWN.items():
             if part in key:
                 raise CheckpointError(
-                    f"{path}: {key}: found {what}, which this encoder does not have; give weights of a "
-                    "plain ViT with a CLS token"
+                    f"{path}: {key}: found {what}, which this encoder does not have; give weights "
+                    "of a plain ViT with a CLS token"
                 )
 
 
@@ -216,8 +226,8 @@ def _check_shapes(tensors: dict[str, Tensor], model: Model, path: Path) -> None:
         found = tuple(tensors[key].shape) if key in tensors else "nothing"
         if found != own.get(key, "nothing"):
             raise CheckpointError(
-                f"{path}: {key}: found {found}, {model.name} needs {own.get(key, 'nothing')}; give the "
-                "--model that the weights are of, and weights of a plain ViT"
+                f"{path}: {key}: found {found}, {model.name} needs {own.get(key, 'nothing')}; give "
+                "the --model that the weights are of, and weights of a plain ViT"
             )
         if not tensors[key].isfinite().all():
             raise CheckpointError(

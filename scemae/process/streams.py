@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from scemae.errors import FileError
 from scemae.files.disk import open_to_append
@@ -23,7 +23,7 @@ class Forgiving(io.FileIO):
         super().__init__(descriptor, "w", closefd=closefd)
         self.lost, self.reason, self._unsaid, self._is_read = 0, "", 0, True
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Any) -> int:
         """Write as much of `data` as possible; returns its size."""
         left = memoryview(data).cast("B")
         size = len(left)
@@ -50,7 +50,7 @@ class Forgiving(io.FileIO):
 
     @property
     def is_incomplete(self) -> bool:
-        """True where output was lost that somebody wants: on a full disk, say, not a closed pipe."""
+        """True where output was lost that somebody reads: a full disk, say, not a closed pipe."""
         return self.lost > 0 and self._is_read
 
     def _lose(self, count: int, error: OSError) -> None:

@@ -4,9 +4,10 @@ Every second from the first start (or when it was queued) to the last sign of li
 one kind of `Spent`, so the kinds add up to the whole. A start is a generation (generations.py); a
 roll-back begins a new one.
 
-    queued      started        first step ends      heartbeats           last one    last sign of life
-      |  queue    |   restart    |  compute, data wait, save stall,        |  lost, or   |  down ...
-      |           |              |  probe, other                           |  other      |
+    queued      started        first step ends         last heartbeat   last sign of life
+      |  queue    |   restart    |  compute, data wait,    |  lost, or      |  down ...
+      |           |              |  save stall, probe,     |  other         |
+      |           |              |  other                  |                |
 """
 
 import argparse
@@ -65,7 +66,7 @@ class Spent:
         return sum(asdict(self).values())
 
     def share(self, seconds: float, **parts: float) -> None:
-        """Add `seconds` to the kinds in `parts`, each up to its number, in order; the rest to `other`."""
+        """Add `seconds` to the kinds in `parts`, each up to its value, and the rest to `other`."""
         for name, wanted in {**parts, "other": math.inf}.items():
             taken = max(min(wanted, seconds), 0.0)
             setattr(self, name, getattr(self, name) + taken)
@@ -193,7 +194,7 @@ def timeline(run_dir: Path, rows: dict[int, list]) -> list[StartAccount]:
 
 
 def last_sign(path: Path) -> float | None:
-    """The unix time in a `beat` or `ended` file, or else its modification time; None without file."""
+    """The unix time in a `beat` or `ended` file, or else its modification time; None without it."""
     try:
         found = moment((text_of(path).split() or [""])[-1])
         return path.stat().st_mtime if found is None else found
@@ -294,7 +295,8 @@ def table(found: Goodput) -> str:
         [
             *shown,
             f"goodput {found.goodput:.1%} of all time, {found.goodput_without_queue:.1%} without "
-            f"the queue; {found.images:,} images trained, {found.images_lost:,} lost and trained again",
+            f"the queue; {found.images:,} images trained, {found.images_lost:,} lost and trained "
+            "again",
         ]
     )
 

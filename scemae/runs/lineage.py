@@ -1,8 +1,8 @@
-"""A run folder and those it rests on, read again: settings, provenance, results, and the shards they name."""
+"""Read a run folder and those of the runs it builds on: settings, provenance, results, shards."""
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from scemae.config.dotted import flatten
 from scemae.config.locations import masked_all
@@ -14,11 +14,17 @@ from scemae.files.documents import Count, Seconds
 from scemae.runs import run_folder
 from scemae.runs.checkpoints import checkpoint
 
+# A setting that each stage has, and those after it have not.
+STAGE_SETTINGS = {
+    "evaluate": "matching.couples",
+    "correspond": "carb.eta",
+    "pretrain": "model.width",
+}
 AGAIN = "run the command that made it again, or use the version that wrote it"
 
 
 @dataclass
-class Estimate:
+class EstimateResult:
     """A mean with its interval, of n pairs or images."""
 
     mean: Seconds
@@ -28,26 +34,26 @@ class Estimate:
 
 
 @dataclass
-class Matched:
-    """The scores of a method of results.json, by kind of pairs."""
+class MethodMatching:
+    """The matching errors of a method, by kind of pairs."""
 
-    same: Estimate
-    different: Estimate
+    same: EstimateResult
+    different: EstimateResult
 
 
 @dataclass
-class Compared:
-    """A paired comparison of results.json."""
+class ComparisonResult:
+    """A paired comparison of two methods."""
 
-    difference: Estimate
+    difference: EstimateResult
     wins: float
     ties: float
     is_decided: bool
 
 
 @dataclass
-class Matching:
-    """The matching test of results.json."""
+class MatchingResult:
+    """The matching test."""
 
     shards: str
     data_digest: str
@@ -55,20 +61,20 @@ class Matching:
     couples_of_one_identity: Count
     pairs_hash: str
     stride: Count
-    methods: dict[str, Matched]
-    comparisons: list[Compared]
+    methods: dict[str, MethodMatching]
+    comparisons: list[ComparisonResult]
 
 
 @dataclass
-class Detected:
-    """The score of a method of results.json."""
+class MethodDetection:
+    """The detection error of a method."""
 
-    error: Estimate
+    error: EstimateResult
 
 
 @dataclass
-class Schedule:
-    """How the regressors of results.json were trained."""
+class RegressorTraining:
+    """How the landmark regressors were trained."""
 
     epochs: Count
     batch: Count
@@ -76,30 +82,33 @@ class Schedule:
 
 
 @dataclass
-class Detection:
-    """The detection test of results.json."""
+class DetectionResult:
+    """The detection test."""
 
     benchmark: str
     test_shards: str
     train_images: Count
     test_images: Count
     stride: Count
-    schedule: Schedule
-    methods: dict[str, Detected]
+    schedule: RegressorTraining
+    methods: dict[str, MethodDetection]
     paper_targets: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Results:
-    """The part of results.json that is read again."""
+    """results.json, as far as it is read again; the classes above are its parts."""
 
-    matching: Matching | None = None
-    detection: Detection | None = None
+    matching: MatchingResult | None = None
+    detection: DetectionResult | None = None
 
 
 @dataclass
 class Run:
-    """One run folder: `stage` is evaluate, pretrain or correspond; `step` that of the checkpoint in question."""
+    """One run folder. `stage` is evaluate, pretrain or correspond.
+
+    step: that of the checkpoint that is used, the newest unless another run used an earlier one.
+    """
 
     stage: str
     folder: Path
@@ -109,18 +118,21 @@ class Run:
 
     @property
     def cache_dir(self) -> str | None:
-        """Where shards named by a URL were copied."""
+        """The folder into which shards at a URL were copied."""
         return self.config.get("cache_dir") or self.config.get("data.cache_dir")
 
     def open(self, location: str) -> ShardSet:
-        """Shards that it names. What a URL of another user's run names is not copied. Raises ShardError."""
+        """Open shards that the run names; a URL is copied only for a run of this user's own.
+
+        Raises ShardError.
+        """
         return open_shards(location, self.cache_dir, may_copy=ownership.is_private_run(self.folder))
 
     @property
     def images_seen(self) -> int | None:
-        """Images in all steps so far, each counted as often as it came; None where nothing was trained."""
-        batch = self.config.get("optim.global_batch_size")  # adopted weights were trained elsewhere
-        return None if None in (self.step, batch) else self.step * batch
+        """Images in all steps so far, counted as often as they were used; None if not known."""
+        batch = self.config.get("optim.global_batch_size")  # adopted weights have none
+        return None if self.step is None or batch is None else self.step * batch
 
 
 def read_run(folder: Path) -> Run:
@@ -144,60 +156,45 @@ def read_run(folder: Path) -> Run:
     found = masked_all({name: value for name, value in settings.items() if value != {}})
     if "runs" in found:
         raise RunFolderError(
-            f"{folder}: found a run of `scemae tables`, whose page is {folder / 'tables.html'}; give the "
-            "run_dir of `scemae evaluate`, `pretrain` or `correspond`"
+            f"{folder}: found a run of `scemae tables`, whose page is {folder / 'tables.html'}; "
+            "give the run_dir of `scemae evaluate`, `pretrain` or `correspond`"
         )
-    stage = next(
-        (
-            name
-            for name, key in (
-                ("evaluate", "matching.couples"),
-                ("correspond", "carb.eta"),
-                ("pretrain", "model.width"),
-            )
-            if key in found
-        ),
-        None,
-    )
+    stage = next((name for name, key in STAGE_SETTINGS.items() if key in found), None)
     if stage is None:
         raise RunFolderError(
-            f"{folder}: its config.yaml is of no command that this version of scemae knows; use the "
-            "version that wrote it"
+            f"{folder}: its config.yaml is of no command that this version of scemae knows; use "
+            "the version that wrote it"
         )
     _check_types(SCHEMAS[stage], tree, f"{folder / 'config.yaml'}: ")
     kept = checkpoint.committed(folder)
-    return Run(
-        stage,
-        folder,
-        found,
-        provenance,
-        checkpoint.read_state(kept[-1]).global_step if kept else None,
-    )
+    step = checkpoint.read_state(kept[-1]).global_step if kept else None
+    return Run(stage, folder, found, provenance, step)
 
 
-def _check_types(schema: type, tree: dict[str, Any], where: str) -> None:
-    """Raise RunFolderError where a setting that is there is of another type than its schema's; old runs lack some."""
+def _check_types(schema: Any, tree: dict[str, Any], where: str) -> None:
+    """Raise RunFolderError where a setting is of another type than in its schema.
+
+    Old runs lack some settings.
+    """
     for part in fields(schema):
-        if part.name in tree and is_dataclass(part.type):
-            _check_types(
-                part.type,
-                documents.convert(
-                    tree[part.name],
-                    dict[str, Any],
-                    where + part.name,
-                    error=RunFolderError,
-                    remedy=AGAIN,
-                ),
-                f"{where}{part.name}.",
+        if part.name not in tree:
+            continue
+        name, kind = where + part.name, part.type
+        if is_dataclass(kind):
+            section = documents.convert(
+                tree[part.name], dict[str, Any], name, error=RunFolderError, remedy=AGAIN
             )
-        elif part.name in tree:
-            documents.convert(
-                tree[part.name], part.type, where + part.name, error=RunFolderError, remedy=AGAIN
-            )
+            _check_types(kind, section, f"{name}.")
+        else:
+            value = tree[part.name]
+            documents.convert(value, cast(Any, kind), name, error=RunFolderError, remedy=AGAIN)
 
 
 def related(run: Run) -> tuple[dict[str, Run], dict[str, str]]:
-    """The training runs that `run` rests on, at the steps it used, with itself; and those that are gone, with why."""
+    """The training runs that `run` builds on, at the steps it used, with itself, by stage.
+
+    And the reasons why others cannot be read.
+    """
     runs, missing = {}, {}
     for stage, key in (("pretrain", "backbone"), ("correspond", "projector")):
         if run.stage == stage:
@@ -213,7 +210,10 @@ def related(run: Run) -> tuple[dict[str, Run], dict[str, str]]:
 
 
 def locate(location: str, run_dir: Path) -> Path:
-    """A checkpoint that a run used: where it was then, or in a run folder beside `run_dir`. Raises RunFolderError."""
+    """A checkpoint that a run used: where it was then, or in a run folder beside `run_dir`.
+
+    Raises RunFolderError where it is at neither place.
+    """
     beside = run_dir.resolve().parent.joinpath(*Path(location).parts[-3:])
     for folder in (Path(location), beside):
         if (folder / checkpoint.MANIFEST).exists():
@@ -224,7 +224,7 @@ def locate(location: str, run_dir: Path) -> Path:
 
 
 def read_results(run: Run) -> dict:
-    """results.json, or nothing for a run of training. Raises RunFolderError if it is missing or another version's."""
+    """results.json; {} for a training run. Raises RunFolderError for one missing or damaged."""
     if run.stage != "evaluate":
         return {}
     path = run.folder / "results.json"
@@ -240,7 +240,7 @@ def read_results(run: Run) -> dict:
 
 
 def data_of(runs: dict[str, Run]) -> list[dict]:
-    """The shards that the runs name: what, how many, whether a subset, and their digest, or why they cannot be read."""
+    """The shards that the runs name, with facts of their manifest, or why they cannot be read."""
     rows: dict[str, dict] = {}
     for one in runs.values():
         for key in (

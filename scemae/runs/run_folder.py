@@ -178,7 +178,7 @@ def find_reason(folder: Path, rank: int, error: Exception, patience: float = 5.0
 
 
 def describe(run_dir: Path, stage: str, config: Any, **facts: Any) -> None:
-    """Write config.yaml, and provenance.json: `facts`, and each start's command, commit, machine."""
+    """Write config.yaml and provenance.json: `facts`, and each start's command, commit, machine."""
     disk.write_text(run_dir / "config.yaml", to_yaml(config))
     start = {
         "command": shlex.join(["scemae", *map(masked, sys.argv[1:])]),
@@ -222,7 +222,7 @@ def _version(package: str) -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, with "with changes" where it has any; "unknown" for an installed package.
+    """The checkout's commit, with "with changes" where it has any; "unknown" for a package.
 
     A copy of the code has it in its file COMMIT.
     """

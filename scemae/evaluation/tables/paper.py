@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from scemae.evaluation.tables.cells import Cell, Row
 from scemae.files import documents
@@ -37,7 +38,7 @@ def find_paper(row: Row) -> Row | None:
 
 @cache
 def _paper() -> dict:
-    return documents.read_yaml(PAPER)
+    return documents.read_yaml(PAPER, dict[str, Any])
 
 
 def _paper_row(number: int, found: dict) -> Row:
