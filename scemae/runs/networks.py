@@ -52,7 +52,7 @@ def sized(build: Callable[[], Network], shapes: Shapes, folder: Path) -> Network
 
 
 def check_shapes(own: Shapes, found: Shapes, folder: Path) -> None:
-    """Raise CheckpointError where the checkpoint lacks a tensor of a model, or has another shape."""
+    """Raise CheckpointError where the checkpoint lacks a tensor, or has one of another shape."""
     wrong = next((name for name in own if found.get(name) != own[name]), None)
     if wrong is not None:
         raise CheckpointError(
