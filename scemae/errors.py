@@ -1,34 +1,33 @@
 """Everything that a user, a disk or a cluster can get wrong, as one tree of exceptions.
 
     ScemaeError
-    |-- ConfigError          a key, a type or a combination of settings that cannot work
-    |-- DataError            a source of images or annotations that is missing, malformed or inconsistent
+    |-- ConfigError          a setting that is unknown, of a wrong type, or that cannot work
+    |-- DataError            images or annotations that are missing, malformed or inconsistent
     |   `-- ShardError       a shard, index or manifest that is missing, truncated or altered
-    |-- FileError            a file that is a device, a link or larger than its kind can be, and so was not touched
+    |-- FileError            a device, a link, or a file larger than its kind can be
     |-- CheckpointError      no checkpoint, a damaged one, or one of another model
     |-- LedgerError          a run whose samples are not those of the plan
     |-- RunFolderError       a run folder in use, or holding another run
     |-- LaunchError          ranks, devices or the process group cannot be set up as asked
-    |-- BadStepError         a step whose loss or gradients are no numbers, or far from those before
+    |-- BadStepError         a step with a loss or gradients that are not finite, or far off
     |-- LostRankError        another rank died or hangs; the job starts again
     `-- Preempted            asked to stop; everything is saved
 
-Each message says what was found, what was needed and what to do. `exit_status` is what the shell sees.
+Each message says what was found, what was needed and what to do. `exit_status` is what the shell
+gets.
 """
 
 import unicodedata
 
-CONTROL = (
-    "Cc",
-    "Cf",
-    "Cs",
-    "Zl",
-    "Zp",
-)  # command a terminal, turn the direction of writing, or cannot be written
+# Kinds of characters that command a terminal, reverse the direction of text, or cannot be written.
+CONTROL = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def printable(text: str) -> str:
-    """`text` with its control characters written out: a file's own words must not command a terminal, or fake a line."""
+    """`text` with control characters as escape codes.
+
+    Text of a file must not command a terminal, or imitate a line of ours.
+    """
     return "".join(
         letter
         if letter in "\n\t" or unicodedata.category(letter) not in CONTROL
@@ -38,7 +37,7 @@ def printable(text: str) -> str:
 
 
 class ScemaeError(Exception):
-    """Base of all errors that are reported as one sentence, without a traceback. Its message is `printable`."""
+    """Base of all errors that are reported as one sentence, without a traceback."""
 
     exit_status = 1
 
@@ -47,11 +46,11 @@ class ScemaeError(Exception):
 
 
 class ConfigError(ScemaeError):
-    """A key, a type or a combination of settings that cannot work."""
+    """A setting that is unknown, of a wrong type, or that cannot work with others."""
 
 
 class DataError(ScemaeError):
-    """A source of images or annotations that is missing, malformed or inconsistent."""
+    """Images or annotations that are missing, malformed or inconsistent."""
 
 
 class ShardError(DataError):
@@ -59,7 +58,7 @@ class ShardError(DataError):
 
 
 class FileError(ScemaeError):
-    """A file that is a device, a link or larger than its kind can be, and so was not touched."""
+    """A device, a link, or a file larger than its kind can be; it was not touched."""
 
 
 class CheckpointError(ScemaeError):
@@ -79,9 +78,10 @@ class LaunchError(ScemaeError):
 
 
 class BadStepError(ScemaeError):
-    """A step whose loss or gradients are no numbers, or far from those before, found by all ranks together.
+    """A step with a loss or gradients that are not finite, or far from those before.
 
-    `steps` are the global steps to leave out; `rank` is the one whose loss was bad, or None.
+    All ranks raise it together. steps: the global steps to leave out; rank: the one whose loss was
+    not finite, or None.
     """
 
     def __init__(self, message: str, steps: list[int], rank: int | None) -> None:
@@ -90,12 +90,12 @@ class BadStepError(ScemaeError):
 
 
 class LostRankError(ScemaeError):
-    """Another rank died, or does not answer: what is saved stays, and the job script requeues on this status."""
+    """Another rank died or does not answer. The job script requeues on this status."""
 
     exit_status = 75
 
 
 class Preempted(ScemaeError):
-    """Asked to stop; everything is saved. The job script requeues on this status (EX_TEMPFAIL)."""
+    """Asked to stop; all is saved. The job script requeues on this status (EX_TEMPFAIL)."""
 
     exit_status = 75

@@ -149,8 +149,8 @@ def _group_arguments(
     torchrun the store is torchrun's.
     """
     if launch is None:
-        store = distributed.HashStore()  # type: ignore[attr-defined]  # torch does not export it
-        return {"store": store, "rank": 0, "world_size": 1}
+        memory = distributed.HashStore()  # type: ignore[attr-defined]  # torch does not export it
+        return {"store": memory, "rank": 0, "world_size": 1}
     # NCCL connects at once, as DeepSpeed would have it.
     eager = {"device_id": device} if device.type == "cuda" and launch.world_size > 1 else {}
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":

@@ -15,6 +15,7 @@ import warnings
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ def main(given: argparse.Namespace) -> None:
     trained = network = None
     if given.projector:
         trained = registry.load_stage_2(given.projector, folder, encoder)
-        network = trained.module.projector
+        network = _projector(trained)
     with disk.building(given.out) as aside:
         facts = write_tensors_and_config(aside, encoder, folder, trained=trained)
         if given.onnx:
@@ -148,7 +149,7 @@ def write_tensors_and_config(
         },
     }
     if trained is not None:
-        network, carb, second = trained.module.projector, trained.settings.carb, trained.folder
+        network, carb, second = _projector(trained), trained.settings.carb, trained.folder
         written.append(_write(out / "projector.safetensors", network.state_dict()))
         facts["projector"] = {
             "kind": network.kind,
@@ -161,6 +162,10 @@ def write_tensors_and_config(
         }
     facts["files"] = [asdict(file) for file in written]
     return facts
+
+
+def _projector(trained: Trained) -> Projector:
+    return cast(Projector, trained.module.projector)
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> WrittenFile:

@@ -34,14 +34,15 @@ class Writer:
                 print(f"scemae: no TensorBoard events ({error})", file=sys.stderr)
 
     def write(self, global_step: int, **values: float) -> None:
-        """One line, and one point per value."""
+        """Write a row, and an event for each value."""
         if self._lines is None:
             return
         self._lines.write({"step": global_step, "time": round(time.time(), 3), **values})
         try:
-            for name, value in values.items() if self._events else ():
-                self._events.add_scalar(name, value, global_step)
-        except Exception as error:  # its writer gives up on a full disk; the rows go on
+            if self._events is not None:
+                for name, value in values.items():
+                    self._events.add_scalar(name, value, global_step)
+        except Exception as error:  # its writer fails on a full disk; the rows go on
             print(
                 f"scemae: no more TensorBoard events from step {global_step} on ({error})",
                 file=sys.stderr,
@@ -49,7 +50,7 @@ class Writer:
             self._events = None
 
     def close(self) -> None:
-        """Close both."""
+        """Close the rows and the events."""
         if self._lines is not None:
             self._lines.close()
         if self._events is not None:

@@ -1,4 +1,4 @@
-"""DeepSpeed settings that are easy to get wrong: bf16, offload, launchers, compilation; and no wait for the device."""
+"""The engine: bf16, offload, launchers, compilation; no step waits for the device."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def run(shards, folder, *options):
 
 
 class HostReads(TorchDispatchMode):
-    """Counts what makes the host wait for the device: reading a number, and shapes that depend on numbers."""
+    """Counts operators that make the host wait: reading a number, shapes that depend on numbers."""
 
     OPERATIONS = {
         torch.ops.aten._local_scalar_dense,
@@ -71,7 +71,7 @@ class HostReads(TorchDispatchMode):
 
 
 class HostCopies(TorchFunctionMode):
-    """Counts copies between host and device that block; on a CPU the copy is free, the call is the same."""
+    """Counts calls that copy between host and device; on a CPU they are the same calls."""
 
     CALLS = {
         torch.tensor,
@@ -92,7 +92,7 @@ class HostCopies(TorchFunctionMode):
 
 
 class Kernels(TorchDispatchMode):
-    """Counts what a GPU would be given to do: every operator but those that only look at memory another way."""
+    """Counts the kernels of a GPU: every operator that is not only another view of memory."""
 
     VIEWS = ("view", "detach", "slice", "record_function", "_is_mkldnn")
 
@@ -264,7 +264,7 @@ def test_a_compiled_run_gives_the_same_losses(place, stage):
 
 
 def kernels_beside_the_model(engine, feed, micro_steps, monkeypatch):
-    """Of one optimizer step: operators after the backward pass, those of the optimizer, by name; and reductions."""
+    """The operators after the backward pass and of the optimizer, by name, and the reductions."""
     kernels, reductions, after_backward = Kernels(), Counter(), engine._backward_epilogue
     monkeypatch.setattr(
         torch.distributed, "all_reduce", lambda *_, **__: reductions.update(["all_reduce"])

@@ -1,4 +1,4 @@
-"""Where a process stands among others: what a launcher may say, who can connect, and hearing signals while it waits."""
+"""Launchers: which environments are accepted, who can connect, and signals while ranks wait."""
 
 import os
 import signal
@@ -40,13 +40,13 @@ GOOD = {
         ("MASTER_ADDR", " ", "MASTER_ADDR: found nothing"),
     ],
 )
-def test_what_a_launcher_cannot_mean_is_refused_in_a_sentence(name, value, sentence):
+def test_an_impossible_value_is_refused_in_a_sentence(name, value, sentence):
     with pytest.raises(LaunchError, match="^" + sentence.replace("²", ".")):
         Launch.read({**GOOD, name: value})
 
 
 @pytest.mark.parametrize("missing", NAMES)
-def test_half_of_what_a_launcher_says_is_refused(missing):
+def test_an_incomplete_environment_is_refused(missing):
     with pytest.raises(LaunchError, match=f"but not {missing}"):
         Launch.read({name: value for name, value in GOOD.items() if name != missing})
 
@@ -69,7 +69,10 @@ def test_ranks_of_one_host_are_known(changed, is_one_host):
 
 
 def test_ranks_that_cannot_be_are_refused_by_the_command_before_torch_starts():
-    code = "import sys; from scemae import cli; status = cli._status_of(sys.argv[1:]); print(status, 'torch' in sys.modules)"
+    code = (
+        "import sys; from scemae import cli; status = cli._status_of(sys.argv[1:])\n"
+        "print(status, 'torch' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "pretrain", "run_dir=x", "data.shards=x"],
         capture_output=True,
@@ -118,7 +121,7 @@ def test_a_single_process_listens_on_loopback_at_most_and_leaves_the_environment
 
 def lone(rank, shards, folder, port=None):
     """One rank of two, started without the other."""
-    told = {**places(2)[rank], **({"MASTER_PORT": port} if port else {})}
+    environment = {**places(2)[rank], **({"MASTER_PORT": port} if port else {})}
     (folder / "out").touch()
     return Started(
         [
@@ -130,8 +133,8 @@ def lone(rank, shards, folder, port=None):
         ],
         folder / "out",
         folder / "errors",
-        **told,
-    ), int(told["MASTER_PORT"])
+        **environment,
+    ), int(environment["MASTER_PORT"])
 
 
 def wait_for(condition, seconds=60.0):
@@ -142,7 +145,7 @@ def wait_for(condition, seconds=60.0):
 
 
 @pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
-def test_a_rank_that_waits_for_the_others_hears_at_once_that_it_is_to_stop(rank, number, tmp_path):
+def test_a_rank_that_waits_for_the_others_stops_at_once(rank, number, tmp_path):
     if rank == 0:
         process, port = lone(0, tmp_path, tmp_path)
         wait_for(
@@ -171,13 +174,13 @@ def test_a_rank_that_waits_for_the_others_hears_at_once_that_it_is_to_stop(rank,
     ]
 
 
-DEAF = """\
+BUSY_IN_C = """\
 import hashlib, os, signal, sys, time
 from scemae.process import stop_signals as stop
 stop.AGAIN = 0.3
 asked = stop.StopRequest({doing!r})
 print("ready", flush=True)
-hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in C, as a collective is: no handler in Python runs
+hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in C: no handler runs
 """
 
 
@@ -191,7 +194,7 @@ hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in C, as a collective 
 )
 def test_signals_are_heard_while_the_main_thread_is_inside_c(doing, signals, status):
     with subprocess.Popen(
-        [sys.executable, "-c", DEAF.format(doing=doing)],
+        [sys.executable, "-c", BUSY_IN_C.format(doing=doing)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -206,16 +209,19 @@ def test_signals_are_heard_while_the_main_thread_is_inside_c(doing, signals, sta
 
 def test_once_training_has_begun_a_signal_sets_the_flag_and_no_more():
     code = (
-        "import os, signal, time; from scemae.process import stop_signals as stop; stop.PATIENCE = 0.1; asked = stop.StopRequest('starting')\n"
-        "asked.begin(); os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.5); print(asked.requested)"
+        "import os, signal, time; from scemae.process import stop_signals as stop\n"
+        "stop.PATIENCE = 0.1; asked = stop.StopRequest('starting'); asked.begin()\n"
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.5); print(asked.requested)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "True\n")
 
 
 FAKES = {
-    "scontrol": 'case "$2" in hostnames) echo n1;; *) echo "JobState=RUNNING EligibleTime=2026-01-01T00:00:00";; esac',
-    "srun": 'while [[ "$1" == --* ]]; do shift; done; SLURM_PROCID=0 SLURM_NTASKS=1 SLURM_LOCALID=0 exec "$@"',
+    "scontrol": 'case "$2" in hostnames) echo n1;; '
+    '*) echo "JobState=RUNNING EligibleTime=2026-01-01T00:00:00";; esac',
+    "srun": 'while [[ "$1" == --* ]]; do shift; done; '
+    'SLURM_PROCID=0 SLURM_NTASKS=1 SLURM_LOCALID=0 exec "$@"',
     "program": 'echo "$MASTER_ADDR"',
 }
 

@@ -1,4 +1,4 @@
-"""fp32 is fp32: what a GPU would round without being asked is not rounded, and what is rounded is on record."""
+"""TF32 is off unless it is asked for, and provenance.json says whether it was on."""
 
 import json
 from types import SimpleNamespace

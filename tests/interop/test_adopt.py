@@ -1,4 +1,4 @@
-"""Public weights as a run of stage 1: the same function as timm's, and one sentence for what cannot be said."""
+"""Public weights as a run of stage 1: the function of timm's; others are refused in a sentence."""
 
 import argparse
 import json
@@ -230,7 +230,7 @@ def repacked(path: Path, change: dict[str, bytes], compression: int = zipfile.ZI
 
 
 def bomb(depth: int = 60) -> bytes:
-    """A pickle of {(((), ()), ((), ())): None}, so many levels deep: to hash its key takes 2^60 steps."""
+    """A pickle of {(((), ()), ((), ())): None}, `depth` levels deep: its hash takes 2^depth steps."""
     doubled = b"".join(b"q%ch%ch%c\x86" % (i, i, i) for i in range(depth))
     return b"\x80\x02}" + b")" + doubled + b"Ns."
 

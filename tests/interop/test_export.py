@@ -1,4 +1,4 @@
-"""Export: what is written gives the original's values when timm and onnxruntime read it, or nothing is written."""
+"""Export: timm and onnxruntime get the original's values from the files, or none is written."""
 
 import json
 from dataclasses import asdict

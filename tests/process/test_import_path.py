@@ -1,4 +1,4 @@
-"""Modules of somebody else, in the folder where a command is started, are not imported by it nor by what it starts."""
+"""Modules in the current folder are imported neither by a command nor by what it starts."""
 
 import os
 import subprocess
@@ -8,7 +8,10 @@ import pytest
 
 from tests.support import REPO
 
-CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import json, sys; print(json.__file__, sys.path[0])'])"
+CHILD = (
+    "import subprocess, sys; subprocess.run([sys.executable, '-c', "
+    "'import json, sys; print(json.__file__, sys.path[0])'])"
+)
 NAMES = ("json", "re", "pathlib", "traceback", "torch", "yaml", "ray", "optuna", "omegaconf")
 
 
@@ -44,7 +47,10 @@ def test_a_command_imports_nothing_from_the_folder_where_it_is_started(trap):
 
 
 def test_what_a_command_starts_imports_nothing_from_there_either(trap):
-    code = f"import sys; del sys.path[0]; from scemae.process import import_path as m; m.leave_out_current_folder(); {CHILD}"
+    code = (
+        "import sys; del sys.path[0]; from scemae.process import import_path\n"
+        f"import_path.leave_out_current_folder(); {CHILD}"
+    )
     done = run("-c", code, cwd=trap)
     assert str(trap) not in done.stdout and done.stdout, done.stderr
     assert not (trap / "ran").exists(), (trap / "ran").read_text()

@@ -1,4 +1,4 @@
-"""Users without a home, a name or a folder that they may write to, as in containers; and how threads wait."""
+"""Users without a home, a name or a writable folder, as in containers; and how threads wait."""
 
 import getpass
 import os

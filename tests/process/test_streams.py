@@ -1,4 +1,4 @@
-"""Messages may be lost, work is not: full disks under logs, closed streams, readers that left, letters a terminal lacks."""
+"""A command goes on where its output fails: full disks, closed streams, readers that have left."""
 
 import errno
 import os
@@ -43,7 +43,8 @@ def test_work_is_done_where_nothing_can_be_said(ending, tmp_path):
     (tmp_path / "pictures").mkdir()
     picture(1).save(tmp_path / "pictures" / "a.jpg")
     done = shell(
-        f"$SCEMAE shards build folder {tmp_path / 'pictures'} {tmp_path / 'shards'} --workers=1 {ending}"
+        f"$SCEMAE shards build folder {tmp_path / 'pictures'} {tmp_path / 'shards'} "
+        f"--workers=1 {ending}"
     )
     assert done.returncode == 0 and len(list((tmp_path / "shards").rglob("*.tar"))) == 1, (
         done.stderr

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, damage found and named, and no old start of a run can touch a new one's."""
+"""Checkpoints are complete or absent, damage is found, old starts cannot touch new ones' files."""
 
 import json
 import os
@@ -316,9 +316,6 @@ def test_the_newest_stay_and_every_nth(tmp_path, place, engine):
     assert [place_of(path)[0] for path in committed(tmp_path)] == [0, 3, 6, 7]
 
 
-# Fencing ---------------------------------------------------------------------------------------------------------------
-
-
 def test_what_a_superseded_start_saves_and_prunes_never_touches_the_runs_state(
     first, tmp_path, place, engine
 ):
@@ -372,9 +369,6 @@ def test_a_finished_run_stays_as_it_is(first, tmp_path, place, engine):
         resume.go_on(tmp_path, place, second.generation, state(0), 7).name == "step-00000007.g0001"
     )
     assert names(tmp_path) == ["step-00000007.g0001"]
-
-
-# Failure ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("point", ["write", "fsync", "manifest", "rename"])

@@ -1,4 +1,4 @@
-"""Where the wall time of a run went: synthetic run folders against numbers made by hand, and a real run cut off."""
+"""Goodput: synthetic run folders against numbers computed by hand, and a real run cut off."""
 
 import json
 import os
@@ -64,7 +64,10 @@ def check(run, *expected):
 
 
 def cut_off_at_step_7(run):
-    """Two steps a heartbeat, four images a step; the first start is killed after step 7, the second goes on from 4."""
+    """Two steps a heartbeat, four images a step.
+
+    The first start is killed after step 7, the second goes on from step 4.
+    """
     write_start(
         run,
         1,
