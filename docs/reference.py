@@ -174,7 +174,7 @@ def _as_yaml(value: Any) -> str:
 def _type_name(kind: Any) -> str:
     if isinstance(kind, type) and not hasattr(kind, "__args__"):
         return kind.__name__
-    return str(kind).replace("typing.", "")
+    return str(kind).replace("typing.", "").replace(" | ", " or ")
 
 
 def main(out: Path) -> None:
