@@ -117,12 +117,7 @@ def few_shot_errors(
     """
     device, truth = torch.device(device), normalise_landmarks(test_landmarks.cpu())
     _check(config)
-    if wrong := {len(found) for found in test_features.values()} - {len(truth)}:
-        raise ConfigError(
-            f"few-shot: found {wrong.pop()} features and {len(truth)} landmarks of test images; "
-            "give those of the same images"
-        )
-    iod_errors(truth, truth, eyes)  # raises now, not after the work, where two eyes are one point
+    _check_test_images(test_features, truth, eyes)
     images = {
         seed: choose_images(len(train), config.counts, seed)[max(config.counts)]
         for seed in config.seeds
@@ -144,6 +139,18 @@ def few_shot_errors(
         kind: FewShotErrors(_test(trained[kind], features, truth, eyes, config, device), chosen)
         for kind, features in test_features.items()
     }
+
+
+def _check_test_images(
+    features: Mapping[str, Features], truth: Tensor, eyes: tuple[int, int]
+) -> None:
+    """Raise ConfigError or DataError now, not after the training."""
+    if wrong := {len(found) for found in features.values()} - {len(truth)}:
+        raise ConfigError(
+            f"few-shot: found {wrong.pop()} features and {len(truth)} landmarks of test images; "
+            "give those of the same images"
+        )
+    iod_errors(truth, truth, eyes)  # raises where the two eyes of an image are one point
 
 
 def _test(

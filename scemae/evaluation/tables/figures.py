@@ -60,15 +60,7 @@ def figure1(
     the mean in standard deviations. Raises ConfigError for maps of another shape or of no method.
     """
     _check_five(pairs)
-    if not maps:
-        raise ConfigError("figure 1: found no maps, needed those of one method at least")
-    shape = (len(landmarks), INPUT, INPUT)
-    for name, found in maps.items():
-        if found.shape != shape:
-            raise ConfigError(
-                f"figure 1: found maps {tuple(found.shape)} of {name}, needed {shape}: one of the "
-                "96-px crop for each landmark asked for"
-            )
+    _check_maps(maps, (len(landmarks), INPUT, INPUT))
     rows = list(landmarks)
     query, truth = (
         (pairs.landmarks[couple, view, rows] - CROP).numpy() for view in (SOURCE, DIFFERENT)
@@ -97,6 +89,17 @@ def figure1(
             for name, found in maps.items()
         },
     }
+
+
+def _check_maps(maps: dict[str, Tensor], shape: tuple[int, int, int]) -> None:
+    if not maps:
+        raise ConfigError("figure 1: found no maps, needed those of one method at least")
+    for name, found in maps.items():
+        if found.shape != shape:
+            raise ConfigError(
+                f"figure 1: found maps {tuple(found.shape)} of {name}, needed {shape}: one of the "
+                "96-px crop for each landmark asked for"
+            )
 
 
 def _peak_errors(maps: Tensor, truth: np.ndarray) -> list[float]:
