@@ -1,5 +1,5 @@
 #!/bin/bash
-# Matching and detection on a Slurm cluster: one rank, which starts over if Slurm requeues it.
+# Matching and detection on a Slurm cluster: one rank, which continues if Slurm requeues it.
 #
 #   sbatch --gpus-per-node=1 cluster/evaluate.sh \
 #          run_dir=runs/eval backbone=runs/mae projector=runs/carb ...
