@@ -1,4 +1,4 @@
-"""One door for settings: what composes, what is refused, and with which sentence."""
+"""Which settings compose, which are refused, and with which sentence."""
 
 import pytest
 
@@ -50,7 +50,7 @@ def test_the_defaults_are_the_papers():
     )
 
 
-def test_a_group_is_chosen_by_name_and_a_value_set_beside_it():
+def test_a_group_is_chosen_by_name_and_single_values_override_it():
     loaded = load_config(
         "pretrain", ["run_dir=x", "model=deit_base", "decoder=light", "decoder.depth=3"]
     )
@@ -80,7 +80,7 @@ def test_a_bad_setting_is_named_in_one_sentence(override, sentence):
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_value_that_must_be_given_is_asked_for():
+def test_a_required_setting_that_is_missing_is_named():
     with pytest.raises(
         ConfigError, match="found no value for backbone, run_dir; give backbone=..."
     ):

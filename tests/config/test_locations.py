@@ -1,4 +1,4 @@
-"""What a file says of where shards lie is never run, and what is secret in a location never reaches a file."""
+"""A location of shards in a file is never run, and secrets in a location never reach a file."""
 
 import os
 import re
@@ -33,7 +33,7 @@ HIDDEN = "https://***@host.org:8443/a/b?sig=***&v=***#***"
 
 @pytest.fixture
 def trap(tmp_path):
-    """A location that leaves a mark when it is run."""
+    """A command that creates a file when it is run."""
     yield f"pipe:touch {tmp_path / 'run'}; true"
     assert not (tmp_path / "run").exists()
 
@@ -41,7 +41,7 @@ def trap(tmp_path):
 @pytest.mark.parametrize(
     "location", ["sftp://h/x", "hf://datasets/x", "ais://b/x", "pipe:true", "scp://h/x"]
 )
-def test_a_program_is_run_for_a_typed_location_alone(location, tmp_path):
+def test_a_program_is_run_only_for_a_typed_location(location, tmp_path):
     with pytest.raises(ShardError, match="type the location on the command line yourself"):
         open_shards(location, str(tmp_path / "cache"))
     with pytest.raises(ShardError, match="type the location on the command line yourself"):
@@ -50,7 +50,7 @@ def test_a_program_is_run_for_a_typed_location_alone(location, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_typed_command_is_copied_and_read_from_the_cache_by_what_was_written_down(tmp_path):
+def test_the_copy_of_a_typed_command_is_found_by_its_masked_form(tmp_path):
     folder, cache = write_shards(tmp_path / "shards", 4), str(tmp_path / "cache")
     typed = load_config(
         "pretrain",
@@ -60,9 +60,8 @@ def test_a_typed_command_is_copied_and_read_from_the_cache_by_what_was_written_d
     assert len(open_shards(typed, cache)) == 4
     written = masked(typed)
     assert str(folder) not in written and is_masked(written) and masked(written) == written
-    assert (
-        len(open_shards(written, cache)) == 4 and len(open_shards(str(typed), cache)) == 4
-    )  # copies: nothing runs
+    for location in (written, str(typed)):  # the cached copies are read, nothing runs
+        assert len(open_shards(location, cache)) == 4
     shutil.rmtree(cache)
     with pytest.raises(ShardError, match="give the whole location on the command line"):
         open_shards(written, cache)
@@ -88,14 +87,12 @@ def test_a_command_in_a_file_of_settings_is_refused(trap, tmp_path):
         path.write_text(text)
         with pytest.raises(ConfigError, match="own.yaml: found cluster.*, which jobs run"):
             load_config("submit", [f"experiment={path}", "run_dir=x"], typed=True)
-    with pytest.raises(
-        ConfigError, match="data.shards: found pipe:"
-    ):  # settings that no user typed
-        load_config("pretrain", [f"data.shards={trap}", "run_dir=x"])
+    with pytest.raises(ConfigError, match="data.shards: found pipe:"):
+        load_config("pretrain", [f"data.shards={trap}", "run_dir=x"])  # without typed=True
 
 
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "x${oc.env:HOME}", "${seed}"])
-def test_nothing_is_filled_into_a_file_of_settings(value, tmp_path):
+def test_nothing_is_interpolated_in_a_file_of_settings(value, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(f"data:\n  shards: http://x/{value}\n")
     for load in (
@@ -154,7 +151,7 @@ def test_a_foreign_run_runs_nothing_when_it_is_reported_or_verified(trap, tmp_pa
         verify.read_plan(tmp_path, None)
 
 
-def test_curl_gets_a_url_as_it_is_and_not_on_its_command_line(tmp_path, monkeypatch):
+def test_curl_gets_a_url_unchanged_and_not_on_its_command_line(tmp_path, monkeypatch):
     (tmp_path / "curl").write_text('#!/bin/bash\necho "$@"; cat\n')
     (tmp_path / "curl").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -183,14 +180,14 @@ def test_curl_gets_a_url_as_it_is_and_not_on_its_command_line(tmp_path, monkeypa
         ("ftp://u@h", "ftp://***@h"),
     ],
 )
-def test_what_may_be_secret_in_a_location_is_hidden(text, found):
+def test_secret_parts_of_a_location_are_hidden(text, found):
     assert masked(text) == found == masked(found)
 
 
 @pytest.mark.parametrize(
     "command", ["curl -u user:s3cret https://x", "TOKEN=s3cret aws s3 cp", "cat s3cret"]
 )
-def test_of_a_command_its_program_and_a_digest_are_shown(command):
+def test_a_command_is_shown_as_its_program_and_a_digest(command):
     for text in (f"pipe:{command}", f"data.shards=pipe:{command}"):
         assert "s3cret" not in masked(text) and re.search(
             r"pipe:(curl|cat)? \*\*\*[0-9a-f]{16}$", masked(text)
@@ -198,7 +195,7 @@ def test_of_a_command_its_program_and_a_digest_are_shown(command):
         assert masked(masked(text)) == masked(text) != masked(text + "x")
 
 
-def test_the_cache_of_a_url_is_named_without_secrets_and_found_by_what_was_written_down():
+def test_the_cache_of_a_url_is_named_without_secrets_and_found_by_its_masked_form():
     assert unquote(cache_name(URL)) == HIDDEN and cache_name(URL) == cache_name(HIDDEN)
     assert cache_name("http://h/a/") == cache_name("http://h/a") == "http%3A%2F%2Fh%2Fa"
     assert len(cache_name("http://h/" + "x" * 500)) < 250
@@ -215,7 +212,7 @@ WORDS = [
 
 
 def told(folder):
-    """Everything that lies below a folder, as text."""
+    """The text of all files below a folder."""
     return "\n".join(
         path.read_text()
         for path in folder.rglob("*")
@@ -223,21 +220,22 @@ def told(folder):
     )
 
 
-def test_a_run_folder_holds_no_secret_and_its_command_can_be_typed_again(tmp_path, monkeypatch):
+def test_a_run_folder_contains_no_secret_and_its_command_can_be_typed_again(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["scemae", "pretrain", "run_dir=Mü (x)", *WORDS])
     loaded = load_config("pretrain", [f"run_dir={tmp_path}", *WORDS], typed=True)
     assert loaded.data.shards == WORDS[0].partition("=")[2]  # what is opened is what was typed
-    for _ in range(2):  # a second start carries on what the first wrote
+    for _ in range(2):  # a second start keeps what the first wrote
         run_folder.describe(tmp_path, "pretrain", loaded, backbone="https://user:s3cret@h/x")
     found = run_folder.provenance(tmp_path)
     assert "s3cret" not in told(tmp_path) and len(found["starts"]) == 2
     assert found["starts"][0]["command"] == found["command"]
     assert found["command"].startswith(
-        "scemae pretrain 'run_dir=Mü (x)' 'data.shards=https://***@h/a?sig=***' 'probe_shards=pipe:curl ***"
+        "scemae pretrain 'run_dir=Mü (x)' 'data.shards=https://***@h/a?sig=***' "
+        "'probe_shards=pipe:curl ***"
     )
 
 
-def test_secrets_that_an_earlier_version_wrote_down_are_not_shown(tmp_path):
+def test_secrets_in_files_of_an_earlier_version_are_not_shown(tmp_path):
     (tmp_path / "provenance.json").write_text(
         '{"command": "scemae pretrain data.shards=https://u:s3cret@h/a x=1"}'
     )
@@ -251,7 +249,7 @@ def test_secrets_that_an_earlier_version_wrote_down_are_not_shown(tmp_path):
     )
 
 
-def test_a_chain_and_a_sweep_hold_no_secret(tmp_path, capsys):
+def test_a_chain_and_a_sweep_contain_no_secret(tmp_path, capsys):
     words = [
         f"run_dir={tmp_path / 'chain'}",
         "stages=[pretrain]",
@@ -271,9 +269,8 @@ def test_a_chain_and_a_sweep_hold_no_secret(tmp_path, capsys):
     made._write_settings()
     assert "s3cret" not in told(tmp_path) + capsys.readouterr().out and "s3cret" in made.base[0]
     (made.folder / "sweep.json").write_text('{"identity": "x"}')
-    assert (
-        sweep_folder.reopen(made.folder).settings.data.shards == "https://***@h/a?sig=***"
-    )  # of which there is a copy in the cache
+    # masked, it is found in the cache
+    assert sweep_folder.reopen(made.folder).settings.data.shards == "https://***@h/a?sig=***"
 
 
 def test_an_error_shows_no_password(capsys, tmp_path):
@@ -284,7 +281,7 @@ def test_an_error_shows_no_password(capsys, tmp_path):
 
 @pytest.fixture
 def stranger(tmp_path, monkeypatch):
-    """A run and a sweep of another user, and a current folder of one's own."""
+    """A run and a sweep of another user; the current folder is the user's own."""
     for name in ("run", "sweep"):
         (tmp_path / name).mkdir()
     (tmp_path / "run" / "config.yaml").write_text("x: 1\n")
@@ -305,7 +302,7 @@ def stranger(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_report_on_another_users_run_goes_elsewhere(stranger, monkeypatch, capsys):
+def test_a_report_on_another_users_run_is_written_elsewhere(stranger, monkeypatch, capsys):
     monkeypatch.setattr(report, "gather", lambda run, with_pictures: ({"missing": {}}, {}))
     monkeypatch.setattr(report, "render", lambda *_: "page")
     run_command(["report", str(stranger / "run")])
@@ -322,7 +319,7 @@ def test_a_report_on_another_users_run_goes_elsewhere(stranger, monkeypatch, cap
 
 
 @pytest.mark.parametrize("name", ["", "config.yaml"])
-def test_a_run_that_others_may_write_to_is_nobodys(tmp_path, name):
+def test_a_run_that_others_may_write_to_is_treated_as_another_users(tmp_path, name):
     (tmp_path / "config.yaml").write_text("x: 1\n")
     assert ownership.is_private_run(tmp_path) and report.choose_folder(tmp_path) == tmp_path
     (tmp_path / name).chmod(0o777)
@@ -335,7 +332,7 @@ def test_nothing_is_written_or_removed_in_another_users_sweep(stranger):
     assert [path.name for path in (stranger / "sweep").iterdir()] == ["sweep.json"]
 
 
-def test_what_a_url_in_another_users_run_names_is_not_copied(stranger):
+def test_a_url_in_another_users_run_is_not_fetched(stranger):
     shards = write_shards(stranger / "shards", 4)
     run = lineage.Run("pretrain", stranger / "run", {"data.cache_dir": str(stranger / "run")}, {})
     with pytest.raises(ShardError, match="another user's"):

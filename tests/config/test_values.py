@@ -1,4 +1,4 @@
-"""What people type reaches the settings as it is: names of folders with any characters, through every hand-over."""
+"""Names with any characters reach the settings unchanged, through every command that passes them."""
 
 import argparse
 import os
@@ -56,7 +56,7 @@ PLAIN = [name for name in NAMES if name != "${"]
 
 
 @pytest.mark.parametrize("chunk", range(5))
-def test_a_path_is_taken_as_it_is_typed_and_written_so_that_it_is_read_again(chunk, tmp_path):
+def test_a_path_is_taken_as_typed_and_survives_writing_and_reading(chunk, tmp_path):
     given = dict(
         zip(
             ["run_dir", "init_from", "probe_shards", "data.shards", "data.cache_dir"],
@@ -87,7 +87,7 @@ def test_a_list_of_paths_is_read_as_it_is_written():
 
 
 @pytest.mark.parametrize("name", ["Mü (x)", "a=b, [c]", "'\" #"])
-def test_a_file_of_settings_lies_anywhere_and_names_any_path(tmp_path, name):
+def test_a_file_of_settings_may_have_any_name_and_contain_any_path(tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
     path = folder / "own=file.yaml"
@@ -152,13 +152,13 @@ def test_an_empty_path_is_refused_by_every_command(parse):
         ("~seed=1", "found no setting '~seed'"),
     ],
 )
-def test_what_is_no_value_is_refused_without_advice_that_does_not_exist(word, sentence):
+def test_an_invalid_value_is_refused_without_advice_about_hydra(word, sentence):
     with pytest.raises(ConfigError, match=sentence) as caught:
         load_config("pretrain", ["run_dir=x", word], typed=True)
     assert "multirun" not in str(caught.value)
 
 
-def test_values_of_all_other_kinds_are_read_as_before():
+def test_values_of_all_other_types_are_read():
     found = load_config(
         "tables",
         [
@@ -198,7 +198,7 @@ def test_values_of_all_other_kinds_are_read_as_before():
     assert found.method.settings["dim"] == 32 and found.init_from is None
 
 
-def test_the_checkout_lies_in_any_folder(tmp_path, monkeypatch):
+def test_the_checkout_may_be_in_a_folder_of_any_name(tmp_path, monkeypatch):
     for name in ("Mü (x) [a,b]", "a=b 'c' $d", "%20#;"):
         shutil.copytree(REPO / "configs", tmp_path / name / "configs")
         monkeypatch.setattr(load, "configs_dir", lambda: tmp_path / name / "configs")
@@ -211,7 +211,7 @@ def test_the_checkout_lies_in_any_folder(tmp_path, monkeypatch):
 
 
 def read(command):
-    """The settings of a command as it would read its own words."""
+    """The settings that a command reads from its arguments."""
     return dict(_settings(command[0], command[1:], True))
 
 
@@ -241,7 +241,7 @@ def test_the_commands_of_a_demo_keep_its_folder(name, monkeypatch, tmp_path):
     assert found["shards"][0] == str(out / "shards") and len(found["shards"]) == 4
 
 
-def test_a_demo_draws_in_a_folder_of_its_own(tmp_path, monkeypatch):
+def test_a_demo_draws_its_faces_aside(tmp_path, monkeypatch):
     (tmp_path / "faces.partial").mkdir()
     (tmp_path / "faces.partial" / "mine").touch()
     drawn = []
@@ -272,7 +272,7 @@ def faces_parser(arguments):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_a_run_for_the_tables_is_a_folder_with_any_name(name, monkeypatch, tmp_path):
+def test_a_run_for_the_tables_may_have_any_name(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir(parents=True)
     given = f"./{name}" if name.startswith("-") else name
@@ -290,7 +290,7 @@ def test_doctor_checks_the_folder_that_was_typed(name):
 
 
 @pytest.mark.parametrize("name", ["Mü (x)", 'a=b,[c]"', "$HOME'%"])
-def test_a_sweeps_trials_get_its_paths_and_values(name, tmp_path, monkeypatch):
+def test_the_trials_of_a_sweep_get_its_paths_and_values(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
     space = [
@@ -322,7 +322,7 @@ def test_a_sweeps_trials_get_its_paths_and_values(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name", [name for name in PLAIN if "\n" not in name and ":" not in name and name.isprintable()]
 )
-def test_a_job_script_says_what_was_typed(name, tmp_path, monkeypatch):
+def test_a_job_script_contains_what_was_typed(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCEMAE_HOME", "x")
     folder = Path(name).absolute()
@@ -362,16 +362,19 @@ def test_a_folder_that_a_job_script_cannot_express_is_refused(name, tmp_path, mo
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "correspond", "evaluate", "sweep", "tables"])
-def test_a_job_script_hands_on_its_words_from_any_folder_with_any_program(stage, tmp_path):
-    """Slurm's programs are stood in for by scripts that do what is asked of them here; the rest is bash."""
+def test_a_job_script_passes_its_arguments_on_from_any_folder_to_any_program(stage, tmp_path):
+    """Scripts stand in for the few programs of Slurm that a job script calls."""
     home, tools, given = tmp_path / "Mü (x) $y'", tmp_path / "tools", [*NAMES, "run_dir=Mü (x)"]
     for folder in (home, tools):
         folder.mkdir()
     for name in (f"{stage}.sh", "ranks.sh"):
         (home / name).write_bytes((REPO / "cluster" / name).read_bytes())
-    given = [word.replace("\n", " ") for word in given]  # the record of a job is made of lines
+    given = [
+        word.replace("\n", " ") for word in given
+    ]  # the record of a job has one line per field
     (tools / "scontrol").write_text(
-        '#!/bin/bash\n[ "$2" = job ] && printf "%s\\n" "JobState=X" "   Command=$RECORD" "EligibleTime=now"\n'
+        '#!/bin/bash\n[ "$2" = job ] && '
+        'printf "%s\\n" "JobState=X" "   Command=$RECORD" "EligibleTime=now"\n'
     )
     (tools / "srun").write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n')
     (home / "my program").write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n')

@@ -1,4 +1,4 @@
-"""Files of others, each with something wrong in it: one sentence that names the file, and the field where there is one."""
+"""Invalid files of others are refused in one sentence that names the file and the field."""
 
 import io
 import json
@@ -38,7 +38,8 @@ from tests.support import digest, write_backbone, write_shards
 
 
 def put(value: Any, place: str, new: Any) -> Any:
-    """`value` with `new` at a dotted place, "shards.0.file" say; "" is the whole, and None there removes it."""
+    """`value` with `new` at a dotted place such as "shards.0.file"; "" is the whole value, and
+    None removes the place."""
     if not place:
         return new
     *path, last = [int(part) if part.isdigit() else part for part in place.split(".")]
@@ -54,7 +55,7 @@ def alter(path: Path, place: str, new: Any) -> None:
 
 
 def reindexed(folder: Path, change: Any) -> Path:
-    """The shards of `folder` with the index of the first one changed, and a manifest that knows its digest."""
+    """Change the index of the first shard in `folder`, and its digest in the manifest."""
     path = folder / "train-000000.index.json"
     index = json.loads(path.read_text())
     changed = change(index)
@@ -97,7 +98,7 @@ def reindexed(folder: Path, change: Any) -> Path:
         ("dataset", None, "dataset"),
     ],
 )
-def test_a_manifest_with_something_wrong_is_named_with_its_field(tmp_path, place, new, words):
+def test_an_invalid_manifest_is_named_with_its_field(tmp_path, place, new, words):
     folder = write_shards(tmp_path / "shards", 4)
     alter(folder / "manifest.json", place, new)
     with pytest.raises(ShardError, match=words) as error:
@@ -136,7 +137,7 @@ def test_a_manifest_of_another_version_is_read_with_fields_that_are_new_and_with
         ("json.1.1", 2**20, "end at byte"),
     ],
 )
-def test_an_index_with_something_wrong_is_refused_when_it_is_opened(tmp_path, place, new, words):
+def test_an_invalid_index_is_refused_when_it_is_opened(tmp_path, place, new, words):
     folder = reindexed(write_shards(tmp_path / "shards", 4), lambda index: put(index, place, new))
     with pytest.raises(ShardError, match=words) as error:
         open_shards(str(folder))
@@ -146,17 +147,17 @@ def test_an_index_with_something_wrong_is_refused_when_it_is_opened(tmp_path, pl
 @pytest.mark.parametrize(
     "change",
     [
-        lambda index: [
-            places.reverse() for places in index.values()
-        ],  # other keys, each with its own
+        # the samples in another order
+        lambda index: [places.reverse() for places in index.values()],
+        # only annotations, or only images, in another order
         lambda index: index["json"].reverse(),
-        lambda index: index["jpg"].reverse(),  # annotations or pictures moved
-        lambda index: [
-            index.update(jpg=index["json"], json=index["jpg"])
-        ],  # one taken for the other
+        lambda index: index["jpg"].reverse(),
+        # annotations and images exchanged
+        lambda index: [index.update(jpg=index["json"], json=index["jpg"])],
+        # one sample missing
         lambda index: [places.pop() for places in index.values()],
     ],
-)  # one left out
+)
 def test_an_index_that_moves_annotations_to_other_faces_is_refused(tmp_path, change):
     folder = write_shards(tmp_path / "shards", 4)
     with pytest.raises(ShardError, match="train-000000.index.json"):
@@ -194,7 +195,7 @@ def test_a_key_that_is_not_the_one_in_the_tar_is_refused_when_it_is_read(tmp_pat
         ("{", "000000.json"),
     ],
 )
-def test_an_annotation_with_something_wrong_is_named_with_its_field(tmp_path, text, words):
+def test_an_invalid_annotation_is_named_with_its_field(tmp_path, text, words):
     folder = write_shards(tmp_path / "shards", 4)
     start, size = json.loads((folder / "train-000000.index.json").read_text())["json"][0]
     with open(folder / "train-000000.tar", "r+b") as tar:
@@ -207,7 +208,7 @@ def test_an_annotation_with_something_wrong_is_named_with_its_field(tmp_path, te
 
 @pytest.mark.parametrize("name", ["manifest.json", "train-000000.index.json", "train-000000.tar"])
 @pytest.mark.parametrize("lead", ["/dev/zero", "pipe"])
-def test_shards_that_lead_to_a_device_or_a_pipe_are_not_opened(tmp_path, name, lead):
+def test_shards_that_link_to_a_device_or_a_pipe_are_not_opened(tmp_path, name, lead):
     path = write_shards(tmp_path / "shards", 4) / name
     path.unlink()
     os.symlink(lead, path) if lead == "/dev/zero" else os.mkfifo(path)
@@ -215,7 +216,7 @@ def test_shards_that_lead_to_a_device_or_a_pipe_are_not_opened(tmp_path, name, l
         open_shards(str(path.parent))
 
 
-def test_of_several_splits_those_that_fit_are_advised(tmp_path):
+def test_the_message_names_the_splits_that_would_fit(tmp_path):
     for split in ("mafl-test", "mafl-train", "train", "val"):
         write_shards(tmp_path / split, 2)
     with pytest.raises(
@@ -251,7 +252,7 @@ def write_run(run, module, settings, stage="pretrain"):
 
 
 def forged(run, target, place, new):
-    """A copy of a run whose checkpoint's manifest says `new` at `place`, with a hash that knows it."""
+    """A copy of a run with `new` at `place` of its checkpoint's manifest, and a matching hash."""
     shutil.copytree(run, target)
     path = next(target.glob("checkpoints/*/manifest.json"))
     raw = put(json.loads(path.read_text()), place, new)
@@ -289,9 +290,7 @@ BAD_STATES = [
 
 
 @pytest.mark.parametrize(("place", "new", "words"), BAD_STATES)
-def test_a_checkpoint_with_something_wrong_in_its_manifest_is_named(
-    runs, tmp_path, place, new, words
-):
+def test_a_checkpoint_with_an_invalid_manifest_is_named(runs, tmp_path, place, new, words):
     with pytest.raises(CheckpointError, match=words) as error:
         subjects.from_backbone(forged(runs / "mae", tmp_path / "run", place, new), [])
     assert "step-00000001.g0001" in str(error.value)
@@ -311,7 +310,7 @@ def test_a_checkpoint_with_something_wrong_in_its_manifest_is_named(
         ("settings.method.settings.dim", 10**9, "holds another model"),
     ],
 )
-def test_a_rivals_checkpoint_with_something_wrong_is_named_and_nothing_large_is_made(
+def test_an_invalid_checkpoint_of_a_rival_is_named_and_takes_no_memory(
     runs, tmp_path, place, new, words
 ):
     with pytest.raises(CheckpointError, match=words) as error:
@@ -331,7 +330,7 @@ def test_a_rivals_checkpoint_with_something_wrong_is_named_and_nothing_large_is_
         ("settings.backbone", "", "other weights"),
     ],
 )
-def test_a_projectors_checkpoint_with_something_wrong_is_named_and_nothing_large_is_made(
+def test_an_invalid_checkpoint_of_a_projector_is_named_and_takes_no_memory(
     runs, tmp_path, place, new, words
 ):
     carb = load_config(
@@ -406,7 +405,7 @@ def test_rows_with_nan_and_a_torn_end_are_read(evaluated):
         ("config.yaml", b"model: {width: 4}\noptim: {lr: fast}", "optim.lr"),
     ],
 )
-def test_a_run_whose_settings_or_provenance_are_wrong_is_named_with_the_field(
+def test_invalid_settings_or_provenance_of_a_run_are_named_with_the_field(
     evaluated, tmp_path, name, change, words
 ):
     with pytest.raises(RunFolderError, match=words) as error:
@@ -432,7 +431,7 @@ def test_a_run_whose_settings_or_provenance_are_wrong_is_named_with_the_field(
         ("metrics.jsonl", b'{"step": 1, "time": 1, "seconds": 1}\n', "images_per_second"),
     ],
 )
-def test_a_start_whose_files_are_wrong_is_named_with_the_field(
+def test_invalid_files_of_a_start_are_named_with_the_field(
     evaluated, tmp_path, name, change, words
 ):
     with pytest.raises(RunFolderError, match=words) as error:
@@ -444,7 +443,7 @@ def test_a_start_whose_files_are_wrong_is_named_with_the_field(
     "owner",
     [b"", b"[]", b'{"pid": "../../etc", "started": "now"}', b'{"started": 1e999}', b'{"pid": -1}'],
 )
-def test_an_owner_that_cannot_be_read_is_one_of_whom_nothing_is_known(evaluated, tmp_path, owner):
+def test_an_unreadable_owner_counts_as_unknown(evaluated, tmp_path, owner):
     run = altered(evaluated, tmp_path / "run", "generations/0001/owner.json", owner)
     assert (
         generations.seconds_of(run / "generations" / "0001") == 0.0 and not goodput.read(run).starts
@@ -460,7 +459,7 @@ def test_an_owner_that_cannot_be_read_is_one_of_whom_nothing_is_known(evaluated,
         ('{"step": 9007199254740992}', "found no row for step 2"),
     ],
 )
-def test_a_ledger_whose_rows_are_wrong_is_named_and_a_far_step_takes_no_memory(
+def test_invalid_rows_of_a_ledger_are_named_and_a_far_step_takes_no_memory(
     evaluated, tmp_path, row, words
 ):
     run = altered(
@@ -498,7 +497,7 @@ RESULTS = {
         ("matching.comparisons", [{}], "comparisons"),
     ],
 )
-def test_results_with_something_wrong_are_named_with_the_field(tmp_path, place, new, words):
+def test_invalid_results_are_named_with_the_field(tmp_path, place, new, words):
     run = lineage.Run("evaluate", tmp_path, {}, {})
     (tmp_path / "results.json").write_text(json.dumps(RESULTS))
     assert lineage.read_results(run) == RESULTS
@@ -526,7 +525,7 @@ END = {"outcome": "finished", "step": 4, "curve": [[4, {"same": float("nan")}]]}
         ("end.json", "", 3, "end.json"),
     ],
 )
-def test_a_trial_with_something_wrong_is_named_with_the_field(tmp_path, name, place, new, words):
+def test_an_invalid_trial_is_named_with_the_field(tmp_path, name, place, new, words):
     folder = tmp_path / "trials" / "000003"
     folder.mkdir(parents=True)
     (folder / "trial.json").write_text(json.dumps(TRIAL))
@@ -562,7 +561,7 @@ STAGE = {
         ("stages.0.nodes", "1", "nodes"),
     ],
 )
-def test_a_chain_with_something_wrong_is_named_with_the_field(tmp_path, place, new, words):
+def test_an_invalid_chain_is_named_with_the_field(tmp_path, place, new, words):
     (tmp_path / "chain.json").write_text(json.dumps({"kind": "local", "stages": [STAGE]}))
     assert chain.read(tmp_path)[1][0].job_id == "12"
     alter(tmp_path / "chain.json", place, new)
@@ -599,7 +598,7 @@ def test_a_chain_with_something_wrong_is_named_with_the_field(tmp_path, place, n
         (lambda path: load_regressor(path), "r.safetensors", "x", "r.safetensors"),
     ],
 )
-def test_other_files_with_something_wrong_are_named(tmp_path, read, name, text, words):
+def test_other_invalid_files_are_named(tmp_path, read, name, text, words):
     (tmp_path / name).write_text(text)
     with pytest.raises(ScemaeError, match=words) as error:
         read(tmp_path / name)
@@ -628,12 +627,11 @@ def npz(path, **members):
         ((-1,), "<f8", b""),
     ],
 )
-def test_an_array_that_is_not_what_its_file_has_is_refused_before_memory_is_taken(
-    tmp_path, shape, kind, data
-):
+def test_an_array_unlike_its_header_is_refused_before_memory_is_taken(tmp_path, shape, kind, data):
     with pytest.raises(
         RunFolderError,
-        match=r"x.npz: cannot be read as arrays \(a (has the shape|is no array of plain)[^\n]*\); make it again$",
+        match=r"x.npz: cannot be read as arrays \(a (has the shape|is no array of plain)[^\n]*\); "
+        "make it again$",
     ):
         arrays.read(
             npz(tmp_path / "x.npz", a=(shape, kind, data)),
@@ -652,17 +650,17 @@ def test_an_array_that_is_not_what_its_file_has_is_refused_before_memory_is_take
         b"\x93NUMPY\2\0\xff\xff\xff\xff",
         b"\x93NUMPY\1\0\4\0None",
         b"\x93NUMPY\1\0\x84\3" + b"(" * 900,
-        b"\x93NUMPY\1\0\x46\0{'descr': '<f8', 'fortran_order': False, 'shape': ('a',), 'more': 1, }".ljust(
-            80
-        ),
+        b"\x93NUMPY\1\0\x46\0"
+        b"{'descr': '<f8', 'fortran_order': False, 'shape': ('a',), 'more': 1, }".ljust(70),
     ],
 )
-def test_a_member_without_a_header_of_an_array_is_named_with_its_file(tmp_path, header):
+def test_an_archive_member_without_an_array_header_is_named_with_its_file(tmp_path, header):
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("a.npy", header)
     with pytest.raises(
         RunFolderError,
-        match=r"x.npz: cannot be read as arrays \(a is no array of plain numbers or text\); make it again$",
+        match=r"x.npz: cannot be read as arrays \(a is no array of plain numbers or text\); "
+        "make it again$",
     ):
         arrays.read(tmp_path / "x.npz", error=RunFolderError, remedy="make it again")
 
@@ -692,7 +690,7 @@ def test_arrays_are_read_as_numpy_wrote_them(tmp_path):
         3,
     ],
 )
-def test_kept_arrays_that_are_not_what_their_header_says_are_made_again(tmp_path, about):
+def test_cached_arrays_unlike_their_header_are_computed_again(tmp_path, about):
     header = json.dumps({"facts": {}, "arrays": {"a": about}}).encode().ljust(104)
     rest = len(header).to_bytes(8, "little") + header + bytes(64)
     (tmp_path / "x").write_bytes(xxhash.xxh3_128_digest(rest) + rest)
@@ -709,7 +707,7 @@ def test_kept_arrays_that_are_not_what_their_header_says_are_made_again(tmp_path
         ("data: {frame: 96}\noptim: {global_batch_size: 4}\nviews: x", "views"),
     ],
 )
-def test_verify_refuses_settings_whose_batches_are_of_any_size(tmp_path, text, words):
+def test_verify_refuses_a_batch_size_beyond_all_bounds(tmp_path, text, words):
     shards = write_shards(tmp_path / "shards", 2)
     (tmp_path / "config.yaml").write_text(
         "seed: 0\n" + text.replace("{frame", f"{{shards: {shards}, frame")
@@ -719,15 +717,13 @@ def test_verify_refuses_settings_whose_batches_are_of_any_size(tmp_path, text, w
     assert "config.yaml" in str(error.value)
 
 
-def test_arrays_that_do_not_fit_the_results_cost_a_picture_and_not_the_report(
-    tmp_path, monkeypatch
-):
+def test_arrays_that_do_not_fit_the_results_cost_one_picture_of_the_report(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "PICTURES", {"matches": lambda source: np.zeros(3)[7]})
     source = SimpleNamespace(run_dir=tmp_path)
     assert "its files do not fit together (IndexError" in report.show(source).missing["matches"]
 
 
-def test_a_replay_makes_no_projector_larger_than_its_checkpoint(runs, tmp_path):
+def test_a_replay_builds_no_projector_larger_than_its_checkpoint(runs, tmp_path):
     carb = load_config(
         "correspond", ["run_dir=-", "backbone=-", "data.shards=-", "carb.dim=8"]
     ).carb
@@ -745,7 +741,7 @@ def test_a_replay_makes_no_projector_larger_than_its_checkpoint(runs, tmp_path):
     "text",
     ["data: {scale: [0.2, {a: 1}]}", "data: {scale: [[1], 1]}", "optim: {betas: [0.9, {b: 0}]}"],
 )
-def test_a_list_of_settings_that_holds_no_numbers_is_refused(tmp_path, text):
+def test_a_setting_whose_list_contains_no_numbers_is_refused(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match="found .* needed|mine.yaml"):
         load_config(
@@ -760,13 +756,13 @@ def test_an_annotation_without_a_file_is_described(tmp_path):
     assert "first sample 000000," in describe(folder)
 
 
-def test_a_row_of_json_that_is_nested_without_end_is_refused_in_a_sentence(tmp_path):
+def test_a_deeply_nested_row_of_json_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"step": 1}\n' + '{"a":' * 5000 + "1" + "}" * 5000 + "\n")
     with pytest.raises(RunFolderError, match="rows.jsonl, line 2"):
         list(documents.read_rows(tmp_path / "rows.jsonl", dict[str, Any], error=RunFolderError))
 
 
-def test_a_benchmark_with_a_number_beyond_all_is_refused(tmp_path):
+def test_a_benchmark_with_a_number_beyond_all_bounds_is_refused(tmp_path):
     text = (configs_dir() / "benchmark" / "mafl.yaml").read_text()
     (tmp_path / "faces.yaml").write_text(
         text + f"\noffset: 1{'0' * 400}\n"

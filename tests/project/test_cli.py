@@ -1,4 +1,4 @@
-"""The command as a user meets it: help, quick starts, and one sentence for each thing that is wrong."""
+"""The commands as a user sees them: their help, and one sentence for each mistake."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def test_help_names_every_command():
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_every_command_teaches_itself(command):
+def test_every_command_explains_itself(command):
     text = scemae(command, "--help").stdout
     assert f"scemae {command}" in text and len(text.splitlines()) > 5
 
@@ -59,8 +59,8 @@ def test_cfg_prints_the_resolved_config_and_starts_nothing(tmp_path):
     assert "width: 192" in text and not (tmp_path / "run").exists()
 
 
-def test_unknown_commands_and_options_are_named():
-    assert "found no command `pretrian`" in refused("pretrian")
+def test_unknown_commands_and_options_are_named_with_a_suggestion():
+    assert "found no command `pretrian`, did you mean `pretrain`" in refused("pretrian")
     assert "found --fast, which is no option" in refused("pretrain", "--fast")
 
 

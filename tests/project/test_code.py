@@ -1,4 +1,4 @@
-"""What the code may not say anywhere: run what was read, or write, replace and remove past files/disk.py."""
+"""No line of the code runs data as a program, or writes files other than through files/disk.py."""
 
 import ast
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ OURS = [
     for path in sorted((REPO / folder).rglob("*.py"))
 ]
 ALL = OURS + sorted((REPO / "bench").rglob("*.py"))
-# They run what is in a file as a program.
+# Modules that run data as a program.
 MODULES = {
     "pickle",
     "_pickle",
@@ -93,26 +93,29 @@ WRITING = {
     ".save_file",
     "save_file",
 }
-ALLOWED = {  # file: call: why it is safe there
-    "scemae/files/disk.py": "all of them: it is the one place",
+# File: call: why it is safe there.
+ALLOWED = {
+    "scemae/files/disk.py": "all of them: this file is their one place",
     "scemae/runs/checkpoints/checkpoint.py": {
-        "os.replace": "commits and dooms whole folders below checkpoints/, checked for links; the order of "
-        "fsync and rename is tested (test_checkpoint)"
+        "os.replace": "commits or discards whole folders below checkpoints/, checked for links; "
+        "test_checkpoint tests the order of fsync and rename"
     },
     "scemae/runs/checkpoints/save.py": {
-        "os.replace": "the commit of a save, between faults on purpose"
+        "os.replace": "the commit of a save, between two injected faults"
     },
-    "scemae/sweep/processes/fork_server.py": {"runpy.run_module": "this program itself, in a fork"},
+    "scemae/sweep/processes/fork_server.py": {
+        "runpy.run_module": "this program itself, in a forked process"
+    },
     "scemae/sweep/coordinator.py": {
         ".unlink": "the name of a file in the folder of this start, or of the token of this sweep"
     },
     "scemae/distributed/watchdog.py": {".unlink": "a name in the folder of this start"},
     "scemae/data/storage/url_program.py": {
-        "a shell": "pipe:, for what the user typed on this command line (locations.Typed) and nothing else"
+        "a shell": "pipe:, only for what the user typed on this command line (locations.Typed)"
     },
-    "scemae/data/storage/fetch.py": {".unlink": "a name in the cache that is to be linked anew"},
+    "scemae/data/storage/fetch.py": {".unlink": "a name in the cache, linked again at once"},
     "scemae/evaluation/landmarks/embedding.py": {
-        "import joblib": "runs t-SNE in several processes",
+        "import joblib": "to run t-SNE in several processes",
         "import joblib.externals.loky": "the same",
     },
     "cluster/chain.py": {"shutil.copytree": "this program's own code, into a folder made for it"},
@@ -123,7 +126,7 @@ ALLOWED = {  # file: call: why it is safe there
 
 
 def name_of(node: ast.expr) -> str:
-    """A dotted name; of a method of anything else, the last part with its dot."""
+    """The dotted name of a call, such as os.replace; .write_text for a method of an expression."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
@@ -141,7 +144,7 @@ def is_true(node: ast.expr | None) -> bool:
 
 
 def running(tree: ast.AST, file: str) -> Iterator[tuple[int, str]]:
-    """Where something that was read could be run."""
+    """Line and name of each call or import that could run data as a program."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             module = node.module if isinstance(node, ast.ImportFrom) else None
@@ -176,7 +179,7 @@ def running(tree: ast.AST, file: str) -> Iterator[tuple[int, str]]:
 
 
 def opens_to_write(call: ast.Call, name: str) -> bool:
-    """True for open(path, "w") and path.open("a"), and not for what opens a picture or a tar."""
+    """True for open(path, "w") and path.open("a"), not for opening an image or a tar."""
     if name != "open" and (
         not name.endswith(".open") or name in ("Image.open", "tarfile.open", "os.open")
     ):
@@ -188,7 +191,7 @@ def opens_to_write(call: ast.Call, name: str) -> bool:
 
 
 def writing(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Where something is written, replaced or removed without files/disk.py."""
+    """Line and name of each call that writes, replaces or removes a file without files/disk.py."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -216,29 +219,29 @@ def writing(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"{method} to a path (give it an open file)"
 
 
-def found(paths: list[Path], look) -> list[str]:
-    """Every place that is not allowed."""
+def violations(paths: list[Path], find) -> list[str]:
+    """Every place that ALLOWED does not list."""
     places = []
     for path in paths:
         file = str(path.relative_to(REPO))
         allowed = ALLOWED.get(file, {})
         places += [
             f"{file}:{line}: {what}"
-            for line, what in look(ast.parse(path.read_text(encoding="utf8")), file)
+            for line, what in find(ast.parse(path.read_text(encoding="utf8")), file)
             if not isinstance(allowed, str) and what not in allowed
         ]
     return places
 
 
-def test_nothing_that_is_read_is_run():
-    assert not found(ALL, running)
+def test_no_data_is_run_as_a_program():
+    assert not violations(ALL, running)
 
 
-def test_files_are_written_replaced_and_removed_by_files_alone():
-    assert not found(OURS, lambda tree, file: writing(tree))
+def test_only_files_disk_writes_replaces_and_removes_files():
+    assert not violations(OURS, lambda tree, file: writing(tree))
 
 
-def test_what_is_allowed_is_still_there():
+def test_every_exception_is_still_needed():
     for file, calls in ALLOWED.items():
         tree = ast.parse((REPO / file).read_text(encoding="utf8"))
         there = {what for _, what in [*running(tree, file), *writing(tree)]}
@@ -267,7 +270,7 @@ def test_what_is_allowed_is_still_there():
         "subprocess.run(words, shell=flag)",
     ],
 )
-def test_a_line_that_runs_what_it_reads_is_found(line):
+def test_a_line_that_runs_data_is_found(line):
     assert list(running(ast.parse(line), "x.py"))
 
 
@@ -288,7 +291,7 @@ def test_a_line_that_runs_what_it_reads_is_found(line):
         "figure.savefig(f'{a}.png')",
     ],
 )
-def test_a_line_that_writes_past_files_is_found(line):
+def test_a_line_that_writes_without_files_disk_is_found(line):
     assert list(writing(ast.parse(line)))
 
 
@@ -307,5 +310,5 @@ def test_a_line_that_writes_past_files_is_found(line):
         "torch.load(path, weights_only=True)",
     ],
 )
-def test_a_line_that_does_neither_is_not(line):
+def test_a_harmless_line_is_not_reported(line):
     assert not [*running(ast.parse(line), "x.py"), *writing(ast.parse(line))]

@@ -1,4 +1,4 @@
-"""Everything works from a plain installation too: commands, configs, shards and cluster are found."""
+"""A plain installation has every command, the configs, shards and cluster."""
 
 import os
 import subprocess
@@ -14,20 +14,8 @@ def test_a_plain_install_has_every_command_and_config(tmp_path):
     site = tmp_path / "site"
     source = tmp_path / "source"  # a copy: the build must not write into the checkout
     subprocess.run(["git", "clone", "-q", str(REPO), str(source)], check=True)
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-deps",
-            "--target",
-            str(site),
-            str(source),
-        ],
-        check=True,
-    )
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"]
+    subprocess.run([*install, str(site), str(source)], check=True)
     environment = {**os.environ, "PYTHONPATH": str(site)}
 
     def run(code):
@@ -48,9 +36,8 @@ def test_a_plain_install_has_every_command_and_config(tmp_path):
     assert "demo_pretrain" in run(
         "from scemae.config.load import configs_dir; print(*configs_dir().glob('experiment/*'))"
     )
-    assert (site / "scemae" / "cluster" / "pretrain.sh").is_file() and (
-        site / "scemae" / "evaluation" / "report" / "report.html"
-    ).is_file()
+    assert (site / "scemae" / "cluster" / "pretrain.sh").is_file()
+    assert (site / "scemae" / "evaluation" / "report" / "report.html").is_file()
 
 
 def test_shards_and_cluster_are_found_below_scemae():

@@ -9,7 +9,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 
-# The packages of scemae, lowest first. A file imports from its own package and from those before it.
+# The packages of scemae, lowest first. A file imports only from its own package and those before.
 LAYERS = [
     "errors",
     "files",
@@ -99,7 +99,7 @@ def ours(path: Path, known: dict[str, Path]) -> set[str]:
 
 
 def place(module: str) -> tuple[int, int]:
-    """Where a module stands: its package, and its part of the package. The lower the earlier."""
+    """The position of a module: of its package in LAYERS, and of its part in PARTS."""
     package, *rest = module.split("/")
     if package not in LAYERS:
         raise AssertionError(f"{module} has no layer: give its package a place in LAYERS")
@@ -109,7 +109,7 @@ def place(module: str) -> tuple[int, int]:
 
 
 def upward(known: dict[str, Path]) -> list[str]:
-    """Every import that does not go down, in words."""
+    """Every import that does not go down, as a sentence."""
     return [
         f"{module} imports {other}"
         for module, path in known.items()
@@ -119,19 +119,19 @@ def upward(known: dict[str, Path]) -> list[str]:
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
-    """One circle of imports, or nothing."""
-    done, way = set(), []
+    """One circle of imports; empty where there is none."""
+    done, path = set(), []
 
     def visit(module: str) -> list[str]:
-        if module in way:
-            return [*way[way.index(module) :], module]
+        if module in path:
+            return [*path[path.index(module) :], module]
         if module in done:
             return []
-        way.append(module)
+        path.append(module)
         for other in sorted(graph[module]):
             if found := visit(other):
                 return found
-        way.pop()
+        path.pop()
         done.add(module)
         return []
 
@@ -141,8 +141,8 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
     return []
 
 
-def strangers(package: str, known: dict[str, Path]) -> list[str]:
-    """Modules that import a heavy package which is not theirs."""
+def foreign_importers(package: str, known: dict[str, Path]) -> list[str]:
+    """Modules that import a heavy package that other modules own."""
 
     def owns(module: str) -> bool:
         return any(module == owner or module.startswith(owner + "/") for owner in OWNERS[package])
@@ -176,10 +176,10 @@ def test_no_circle_of_imports_in_bench():
 
 @pytest.mark.parametrize("package", sorted(OWNERS))
 def test_a_heavy_dependency_is_imported_by_its_owner_alone(package):
-    assert strangers(package, modules(REPO)) == []
+    assert foreign_importers(package, modules(REPO)) == []
 
 
-def test_scemae_does_not_know_the_cluster():
+def test_scemae_does_not_mention_the_scheduler():
     for path in (REPO / "scemae").rglob("*.py"):
         assert "slurm" not in path.read_text().lower(), path
 
@@ -208,7 +208,7 @@ def test_a_wrong_import_is_found(tmp_path, where, line, complaint):
     known = modules(tmp_path)
     graph = {module: ours(path, known) - {module} for module, path in known.items()}
     found = [*upward(known), " -> ".join(circle(graph))]
-    found += [f"{p}: {m}" for p in OWNERS for m in strangers(p, known)]
+    found += [f"{p}: {m}" for p in OWNERS for m in foreign_importers(p, known)]
     assert any(complaint in one for one in found)
 
 

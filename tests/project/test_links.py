@@ -1,4 +1,4 @@
-"""What somebody has planted in a folder (a link at a name that a command writes) is never followed: its target stays."""
+"""Commands never write through a link that somebody else has put at a name that they write."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def plant(link: Path, victim: Path, leads_to: str) -> None:
-    """A link at `link` to a file, a folder, or a name that is not there yet, all in the folder `victim`."""
+    """Make `link` lead to a file, a folder or a free name in the folder `victim`."""
     for step in (1, 2):
         (victim / "folder" / "checkpoints" / f"step-{step:08d}.g0001").mkdir(parents=True)
         (
@@ -69,7 +69,7 @@ def beaten(run: Path) -> None:
 
 
 def tidied(run: Path) -> None:
-    """An old checkpoint is pruned, and what was left half written is cleared."""
+    """Remove an old checkpoint, and half-written ones."""
     for step in (1, 2) if not (run / "checkpoints").is_symlink() else ():
         folder = run / "checkpoints" / f"step-{step:08d}.g0001"
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def measured(run: Path) -> None:
 
 
 def swept(run: Path) -> None:
-    """A trial of a sweep is put on disk, ends, and is swept up; the table and the token are made."""
+    """Write a trial of a sweep and the table of results."""
     trials.refuse_links(run)
     trials.write_trial(run, TRIAL)
     ResultsTable(run, []).rewrite(iter([]))
@@ -148,7 +148,7 @@ def drawn(run: Path) -> None:
 
 
 def built(run: Path) -> None:
-    """A shard, from nothing, in a folder that was claimed; then what a killed build left is removed."""
+    """Write an empty shard in a folder that this build has claimed."""
     with write._claimed(run, {"split": "train"}):
         write.write_shard(write.Task(0, run, "train-000000", [], None, False, False))
 
@@ -241,11 +241,11 @@ def test_a_planted_link_is_not_written_through(tmp_path, name, leads_to, act):
     try:
         act(run)
     except (ScemaeError, OSError):
-        pass  # refused: as good as written elsewhere
+        pass  # refusing is as good as writing elsewhere
     assert contents(victim) == before
 
 
-def test_a_folder_that_is_built_aside_touches_no_folder_of_its_user(tmp_path):
+def test_building_a_folder_aside_keeps_a_folder_of_the_user(tmp_path):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "notes").write_bytes(KEPT)
     with disk.building(tmp_path / "out") as aside:
@@ -261,7 +261,7 @@ def test_a_folder_that_is_built_aside_touches_no_folder_of_its_user(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "owner"), [(0o666, 0), (0o640, 0), (0o600, 12345)])
-def test_a_secret_that_somebody_else_may_know_is_refused(tmp_path, mode, owner):
+def test_a_secret_that_others_can_read_is_refused(tmp_path, mode, owner):
     (tmp_path / "token").write_text("0" * 64)
     (tmp_path / "token").chmod(mode)
     if owner and os.geteuid():
@@ -272,37 +272,37 @@ def test_a_secret_that_somebody_else_may_know_is_refused(tmp_path, mode, owner):
         coordinator._token(tmp_path)
 
 
-def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path):
+def test_a_secret_is_made_once_and_only_its_owner_can_read_it(tmp_path):
     path = coordinator._token(tmp_path)
     secret = path.read_text()
     assert coordinator._token(tmp_path) == path and path.read_text() == secret and len(secret) == 64
     assert path.stat().st_mode & 0o777 == 0o600
-    path.write_text("")  # whoever made it was killed
+    path.write_text("")  # as if the process that made it was killed
     assert len(coordinator._token(tmp_path).read_text()) == 64
 
 
-def test_a_folder_code_of_its_user_is_not_replaced(tmp_path):
+def test_a_folder_named_code_of_the_user_is_not_replaced(tmp_path):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "mine.py").write_bytes(KEPT)
     with pytest.raises(ConfigError, match="found something that `scemae submit` did not make"):
         chain.copy_code(tmp_path)
     assert contents(tmp_path) == {"code": b"", "code/mine.py": KEPT}
     shutil.rmtree(tmp_path / "code")
-    for _ in range(2):  # its own is
+    for _ in range(2):  # a copy made by `scemae submit` is replaced
         chain.copy_code(tmp_path)
     assert chain.is_copy(tmp_path / "code") and [path.name for path in tmp_path.iterdir()] == [
         "code"
     ]
 
 
-def test_a_build_removes_what_it_left_half_written_and_nothing_of_its_user(tmp_path):
+def test_a_build_removes_only_its_own_half_written_files(tmp_path):
     for name in ("notes.partial-1", "train-000000.tar.partial-77", "manifest.json.partial-0ab1"):
         (tmp_path / name).write_bytes(KEPT)
     with write._claimed(tmp_path, {"split": "train"}):
         assert {path.name for path in tmp_path.iterdir()} == {".build", "notes.partial-1"}
 
 
-def test_a_link_among_the_files_of_a_checkpoint_is_not_taken_over(tmp_path):
+def test_a_link_among_the_files_of_a_checkpoint_is_refused(tmp_path):
     (tmp_path / "secret").write_bytes(KEPT)
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "weights").symlink_to(tmp_path / "secret")
