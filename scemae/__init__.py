@@ -1,12 +1,14 @@
-"""SCE-MAE: Selective Correspondence Enhancement with Masked Autoencoder (CVPR 2024), as a training system."""
+"""SCE-MAE: Selective Correspondence Enhancement with Masked Autoencoder (CVPR 2024)."""
 
-import os  # and nothing else: the current folder may still be on the path (process/import_path.py)
+# Import nothing else here: the current folder may still be on the path (process/import_path.py).
+import os
 
 __version__ = "0.1.0"
 
-# OpenMP reads these once, when torch is imported: so they are set here, before any module of ours can import torch, and what
-# this process starts inherits them. Threads that wait by spinning for long take the cores from each other as soon as anything
-# else runs on the machine; a thousand rounds cost nothing there, and are enough on an idle one (docs/results/robustness.md).
+# OpenMP reads these once, when torch is imported, so they are set before any module of ours can
+# import torch; child processes inherit them. Threads that spin for long while they wait take cores
+# from each other as soon as anything else runs on the machine. A thousand rounds of spinning cost
+# nothing then, and are enough on an idle machine (docs/results/robustness.md).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -101,12 +101,12 @@ def write_shards(
 
 def write_backbone(folder: Path) -> Path:
     """A finished run of stage 1 with TINY's encoder at its initial weights: a backbone at once."""
-    from scemae.config.schema.training import Decoder, Model
+    from scemae.config.schema.training import DecoderShape, Model
     from scemae.interop import adopt
     from scemae.methods import mae
 
     model = Model("tiny", 48, 4, 3, 8, 96)
-    settings = mae.Settings(model, Decoder("tiny", 32, 1, 2), 0.75, False)
+    settings = mae.Settings(model, DecoderShape("tiny", 32, 1, 2), 0.75, False)
     random = mae.build(settings, seed=0).encoder
     adopt.write_run(
         adopt.Adopted(str(folder), "random", [0.5] * 3, [0.5] * 3, model),

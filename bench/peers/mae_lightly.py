@@ -18,13 +18,13 @@ from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from scemae.config.schema.training import Decoder, Model
+from scemae.config.schema.training import DecoderShape, Model
 
 
 class LightlyMae(nn.Module):
     """Normalised images (b, 3, s, s) to the mean loss of their masked patches, a scalar."""
 
-    def __init__(self, model: Model, decoder: Decoder, mask_ratio: float = 0.75) -> None:
+    def __init__(self, model: Model, decoder: DecoderShape, mask_ratio: float = 0.75) -> None:
         super().__init__()
         self.patch_size, self.mask_ratio = model.patch_size, mask_ratio
         vit = VisionTransformer(

@@ -9,7 +9,7 @@ the decoder predicts every patch, of which the loss drops the visible ones. Only
 import torch
 from torch import Tensor, nn
 
-from scemae.config.schema.training import Decoder, Model
+from scemae.config.schema.training import DecoderShape, Model
 from scemae.models.vit import sincos_positions
 
 
@@ -49,7 +49,7 @@ class Block(nn.Module):
 class PlainMae(nn.Module):
     """Normalised images (b, 3, s, s) to the mean loss of their masked patches, a scalar."""
 
-    def __init__(self, model: Model, decoder: Decoder, mask_ratio: float = 0.75) -> None:
+    def __init__(self, model: Model, decoder: DecoderShape, mask_ratio: float = 0.75) -> None:
         super().__init__()
         p, self.grid, self.mask_ratio = (
             model.patch_size,

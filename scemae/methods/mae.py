@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from scemae.config.schema.training import Decoder, Model
+from scemae.config.schema.training import DecoderShape, Model
 from scemae.data.pipeline import Batch, pretraining_views
 from scemae.errors import CheckpointError
 from scemae.methods import registry
@@ -35,7 +35,7 @@ class Settings:
     """The sections and settings of `scemae pretrain` that belong to the masked autoencoder."""
 
     model: Model
-    decoder: Decoder
+    decoder: DecoderShape
     mask_ratio: float
     norm_pix: bool
 
@@ -163,7 +163,7 @@ def _kept_settings(folder: Path, kept: dict[str, Any], kind: type[Kind]) -> Kind
     return found
 
 
-def _check_size(where: str, part: Model | Decoder) -> None:
+def _check_size(where: str, part: Model | DecoderShape) -> None:
     for key, most in MOST.items():
         size = getattr(part, key, 1)
         if not 0 < size <= most:

@@ -6,7 +6,7 @@ gradient. That is the count of PaLM's appendix B (arXiv 2204.02311): what an att
 counted, so MFU says how much of the device does what the model asks for.
 """
 
-from scemae.config.schema.training import Carb, Decoder, Model
+from scemae.config.schema.training import Carb, DecoderShape, Model
 from scemae.models.carb import count_selected
 
 
@@ -28,7 +28,7 @@ def encoder(model: Model, kept: int | None = None) -> int:
     )
 
 
-def autoencoder_step(model: Model, decoder: Decoder, mask_ratio: float) -> int:
+def autoencoder_step(model: Model, decoder: DecoderShape, mask_ratio: float) -> int:
     """Stage 1, forward and backward. DeiT-S with the 512 x 8 decoder: 27.9e9.
 
     As MAE's code does it; ours spares the decoder's last block the tokens that are not predicted, 2.3 % of that.

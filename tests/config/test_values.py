@@ -1,4 +1,4 @@
-"""Names with any characters reach the settings unchanged, through every command that passes them."""
+"""Names with any characters reach the settings unchanged through every command."""
 
 import argparse
 import os

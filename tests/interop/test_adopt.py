@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from scemae.cli import run_command
-from scemae.config.schema.training import Decoder, Model
+from scemae.config.schema.training import DecoderShape, Model
 from scemae.data.augment import MEAN, STD, normalise
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.interop import adopt
@@ -348,7 +348,7 @@ def test_an_adopted_run_is_a_backbone_but_no_autoencoder(adopted):
     assert said["weights"] == "vit.pth" and len(said["sha256"]) == 64 and len(said["changes"]) == 3
     with pytest.raises(CheckpointError, match="an encoder without a decoder"):
         mae.load_autoencoder(adopted)
-    settings = mae.Settings(DEMO, Decoder("light", 32, 1, 2), 0.75, False)
+    settings = mae.Settings(DEMO, DecoderShape("light", 32, 1, 2), 0.75, False)
     fresh = mae.build(settings, seed=0)
     with pytest.raises(CheckpointError, match="an encoder without a decoder"):
         networks.load_into(fresh, adopted)

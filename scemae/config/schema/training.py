@@ -17,7 +17,7 @@ class Model:
 
 
 @dataclass
-class Decoder:
+class DecoderShape:
     """The MAE decoder (PROTOCOL 1.6, 2.3): 512 wide, 8 deep, 16 heads unless set smaller."""
 
     name: str  # a label, such as mae or light
@@ -114,7 +114,7 @@ class PretrainConfig:
     probe_shards: str | None  # shards with landmarks, of other identities than the training set's
     method: Method
     model: Model  # read by the method mae, as mask_ratio, norm_pix and decoder
-    decoder: Decoder
+    decoder: DecoderShape
     data: Data
     optim: Optim
     loop: Loop
