@@ -7,6 +7,7 @@ configs/*.yaml.
 
 import ast
 import os
+import re
 import sys
 import tokenize
 from dataclasses import dataclass, fields, is_dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+import scemae
 from scemae.commands.parse import parser_of
 from scemae.commands.table import COMMANDS
 from scemae.config.dotted import flatten, get_setting, setting_names
@@ -22,6 +24,7 @@ from scemae.config.load import compose_yaml, configs_dir
 from scemae.config.schema import SCHEMAS, evaluation, jobs, training
 from scemae.files.disk import write_text
 
+STAGES = {"pretrain": 1, "correspond": 2}  # which methods a command can train
 PIPE = r"\|"  # inside a cell of a table
 MODULES = (training, evaluation, jobs)
 
@@ -153,7 +156,7 @@ def _setters(command: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(configs_dir().glob("*/*.yaml")):
         group, text = path.parent.name, path.read_text()
-        if group == "experiment" and not path.stem.endswith(f"_{command}"):
+        if not _belongs(group, path.stem, command):
             continue
         is_global = text.startswith("# @package _global_")
         keys = flatten(yaml.safe_load(text), "" if is_global else f"{group}.")
@@ -165,6 +168,16 @@ def _setters(command: str) -> dict[str, list[str]]:
         for name in sorted(set(owners)):
             found.setdefault(name, []).append(f"{group}/{path.stem}")
     return found
+
+
+def _belongs(group: str, name: str, command: str) -> bool:
+    """True where configs/GROUP/NAME.yaml is a choice of this command."""
+    if group == "experiment":
+        return name.endswith(f"_{command}")
+    if group == "method":
+        source = (Path(scemae.__file__).parent / "methods" / f"{name}.py").read_text()
+        return bool(re.search(rf"^STAGE\b.*= {STAGES.get(command)}\b", source, re.M))
+    return group in setting_names(SCHEMAS[command])
 
 
 def _as_yaml(value: Any) -> str:

@@ -98,7 +98,7 @@ class Runtime:
 class Method:
     """The training method: a file of scemae/methods."""
 
-    name: str  # pretrain: mae, moco, byol, dve; correspond: carb, cl, lead
+    name: str  # of its files in scemae/methods and configs/method: mae, carb, ...
     settings: dict[str, Any]  # fields of that file's `Settings`, checked when the run starts
 
 
