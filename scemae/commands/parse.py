@@ -38,10 +38,11 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 
 
 def parse(name: str, words: list[str]) -> argparse.Namespace:
-    """The options of a command. Raises ConfigError; argparse exits with 0 after --help, else with 2.
+    """The options of a command.
 
-    Those of a settings command have `settings`, its key=value words, and `schema`, whose settings
-    they are.
+    Those of a settings command have `settings`, its key=value words, and `schema`, the name of the
+    command whose settings they are. Raises ConfigError for wrong words of a settings command, and
+    SystemExit as argparse does: with 0 after --help, with 2 for wrong options.
     """
     parser = parser_of(name)
     if not find_command(name).takes_settings:
