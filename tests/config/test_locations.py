@@ -14,7 +14,7 @@ import yaml
 from scemae import cli
 from scemae.cli import run_command
 from scemae.cluster import chain, submit
-from scemae.config.load import load_config, reload_config
+from scemae.config.load import load_config, reload_config, to_yaml
 from scemae.config.locations import Typed, below, cache_name, is_masked, masked
 from scemae.data.storage import url_program
 from scemae.data.storage.shard_set import open_shards
@@ -266,7 +266,7 @@ def test_a_chain_and_a_sweep_contain_no_secret(tmp_path, capsys):
         [f"run_dir={tmp_path / 'sweep'}", "space=mae", *(f"pretrain.{word}" for word in WORDS)]
     )
     made.folder.mkdir()
-    made._write_settings()
+    (made.folder / "sweep.yaml").write_text(to_yaml(made.config))
     assert "s3cret" not in told(tmp_path) + capsys.readouterr().out and "s3cret" in made.base[0]
     (made.folder / "sweep.json").write_text('{"identity": "x"}')
     # masked, it is found in the cache
