@@ -1,14 +1,14 @@
-# make demo           draw faces, run both stages and measure, to a report (about ten minutes on two cores)
+# make demo           draw faces, run both stages and measure, to a report (ten minutes, two cores)
 # make test           all tests
 # make check          ruff, format and mypy
 # make docs           the documentation site, into site/index.html; warnings are errors
-# make test-cluster   the long tests on a real Slurm: time limits, preemption, dying nodes (an hour, root)
+# make test-cluster   long tests on a real Slurm: time limits, preemption, dying nodes (an hour, root)
 # make chaos          kill -9 of random ranks and in every phase of a save (half an hour)
-# make fuzz           changed manifests, lists, weights and pictures through what reads them (ten minutes)
+# make fuzz           read corrupted manifests, lists, weights and pictures (ten minutes)
 # make bench          speed against peers on this machine, into bench/results (an hour, idle)
 # make develop        set up for working on the code: tests, checks and documentation
-# Each sets up what it needs first: into .venv, and the tests Debian's slurm and strace, where root and
-# apt-get are there. With a GPU, see docs/guides/gpus.md instead.
+# Each installs what it needs first: into .venv, and for the tests Debian's slurm and strace, where
+# it is root and has apt-get. With a GPU, see docs/guides/gpus.md instead.
 
 PYTHON ?= python3
 VENV := .venv

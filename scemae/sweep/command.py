@@ -28,8 +28,10 @@ def main(options: argparse.Namespace) -> None:
     Raises ConfigError, LaunchError, Preempted and what a stage raises.
     """
     words = options.settings
-    if options.dry_run or options.out and not options.page:
-        raise ConfigError("found --dry-run without --array, or --out without --page")
+    if options.dry_run:
+        raise ConfigError("found --dry-run, which needs --array")
+    if options.out and not options.page:
+        raise ConfigError("found --out, which needs --page")
     if options.cfg:
         own = [word for word in words if not word.startswith(sweeps.STAGES)]
         print(compose_yaml("sweep", own))

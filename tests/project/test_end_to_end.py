@@ -1,4 +1,4 @@
-"""From a folder of real faces to a report, at the smallest size; test_docs.py has generated ones."""
+"""From a folder of real faces to a report, at the smallest size; test_docs.py draws its own."""
 
 import json
 
