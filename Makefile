@@ -2,7 +2,7 @@
 # make test           all tests
 # make check          ruff, format and mypy
 # make docs           the documentation site, into site/index.html; warnings are errors
-# make test-cluster   long tests on a real Slurm: time limits, preemption, dying nodes (an hour, root)
+# make test-cluster   tests on a real Slurm: time limits, preemption, dying nodes (an hour, root)
 # make chaos          kill -9 of random ranks and in every phase of a save (half an hour)
 # make fuzz           read corrupted manifests, lists, weights and pictures (ten minutes)
 # make bench          speed against peers on this machine, into bench/results (an hour, idle)
