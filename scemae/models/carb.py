@@ -1,9 +1,12 @@
-"""Selective correspondence (paper 3.2) and the Correspondence Approximation and Refinement Block (paper 3.3).
+"""Selective correspondence (paper 3.2), and the Correspondence Approximation and Refinement Block,
+CARB (paper 3.3).
 
-The frozen backbone's part comes in two steps, so that each can be kept: `third` gives the tokens after the third block
-and Eq. 1; `select` the tokens T, attentive ones and cluster centres (Eq. 2 and 3), with a slot for each place of the
-feature map, which says what token of T stands for it. `CARB` projects and scores with the LCR loss (Eq. 4 to 7, in
-losses.py). All of it is batched; equal scores go to the lower index, so that every device and rank chooses alike.
+The frozen encoder's part has two steps, which the token store keeps separately. `third` computes
+the tokens after the third block and Eq. 1. `select` chooses the tokens T, attentive ones and
+cluster centres (Eq. 2 and 3), and for each place of the feature map its slot: which token of T
+stands for it. `CARB` projects T and computes the LCR loss (Eq. 4 to 7, in losses.py). All functions
+work on batches. Of equal scores the one with the lower index wins, so that every device and rank
+makes the same choice.
 """
 
 from dataclasses import dataclass
@@ -19,9 +22,10 @@ from scemae.models.vit import FIRST_BLOCKS, Encoder, take
 
 @dataclass
 class Third:
-    """What does not depend on eta and K_c: tokens (b, 1 + n, d) after the third block, similarity (b, n) of Eq. 1.
+    """The part of the selection that does not depend on eta and K_c.
 
-    final (b, n, d): the patch tokens after the last block where all went through it and somebody kept them, else None.
+    tokens (b, 1 + n, d) after the third block; similarity (b, n), Eq. 1; final (b, n, d) the patch
+    tokens after the last block, if all tokens went through it and the store kept them, else None.
     """
 
     tokens: Tensor
@@ -33,8 +37,9 @@ class Third:
 class Selection:
     """What stage 2 learns from: T = T_att + T_inatt' (paper 3.3), of k = round(eta n) + K_c tokens.
 
-    tokens (b, k, d) of T after the last block, attentive ones first, then the proxies; ids (b, k) their places in the
-    map; slot (b, n): for each place of the map which of the k stands for it (its own, or its centre's).
+    tokens (b, k, d) of T after the last block, attentive ones first, then the proxies; ids (b, k)
+    their places in the map; slot (b, n): for each place of the map which of the k stands for it
+    (its own token, or its centre).
     """
 
     tokens: Tensor
@@ -45,8 +50,8 @@ class Selection:
 def cls_similarity(block: nn.Module, tokens: Tensor, heads: str = "mean") -> Tensor:
     """Eq. 1: Sim_cls = Softmax(K q_cls / sqrt(d)) over the patch tokens, (b, 1 + n, d) to (b, n).
 
-    q and K are those of `block`. heads="mean": a softmax per head, then the mean over heads (EViT's convention);
-    "joint": one head of full width, the letter of Eq. 1 (PROTOCOL 1.6 [U]).
+    q and K are those of `block`. heads="mean": a softmax per head, then the mean over heads (EViT's
+    convention); "joint": one head of full width, as Eq. 1 is printed (PROTOCOL 1.6 [U]).
     """
     attention = block.attn
     q, k, _ = attention.qkv(block.norm1(tokens)).chunk(3, dim=-1)
@@ -63,12 +68,12 @@ def count_attentive(eta: float, n: int) -> int:
 
 
 def count_selected(eta: float, clusters: int, n: int) -> int:
-    """k, the size of T: the attentive of n patch tokens, and K_c = `clusters` proxies (paper 3.3)."""
+    """k, the size of T: the attentive of n patch tokens and K_c proxies (paper 3.3)."""
     return count_attentive(eta, n) + clusters
 
 
 def split(similarity: Tensor, eta: float) -> tuple[Tensor, Tensor]:
-    """The `count_attentive` tokens most similar to CLS are attentive, the rest inattentive (paper 3.2).
+    """The tokens most similar to CLS are attentive, the rest inattentive (paper 3.2).
 
     similarity (b, n). Returns positions (b, eta n) and (b, n - eta n), each in ascending order.
     """
@@ -78,10 +83,12 @@ def split(similarity: Tensor, eta: float) -> tuple[Tensor, Tensor]:
 
 
 def log_density(squared: Tensor, neighbours: int | None = None) -> Tensor:
-    """Eq. 2 in the log domain: ln rho_i = - mean_j ||t_i - t_j||^2 / C, (b, n, n) squared distances / C to (b, n).
+    """Eq. 2 in the log domain: ln rho_i = - mean_j ||t_i - t_j||^2 / C.
 
-    Printed with a plus sign and as a sum, rho overflows and calls outliers dense; sign and mean are those of DPC-KNN
-    (PROTOCOL 6). The mean is over all other tokens, or over the `neighbours` nearest, itself among them (DPC-KNN).
+    squared (b, n, n): ||t_i - t_j||^2 / C. Returns (b, n). As printed, with a plus sign and a sum,
+    rho overflows and is largest for outliers; sign and mean are those of DPC-KNN (PROTOCOL 6). The
+    mean is over all other tokens, or over the `neighbours` nearest, the token itself among them
+    (DPC-KNN).
     """
     if neighbours is None:
         return -squared.sum(-1) / max(squared.shape[-1] - 1, 1)
@@ -89,9 +96,11 @@ def log_density(squared: Tensor, neighbours: int | None = None) -> Tensor:
 
 
 def distance_to_denser(distance: Tensor, log_rho: Tensor) -> Tensor:
-    """Eq. 3: delta_i, the distance to the nearest denser token, or to the farthest of all where none is denser.
+    """Eq. 3: delta_i, the distance to the nearest denser token, or to the farthest token of all if
+    none is denser.
 
-    distance (b, n, n), log_rho (b, n). "Denser" is a higher ln rho, or an equal one at a lower index (PROTOCOL 6).
+    distance (b, n, n), log_rho (b, n). Returns (b, n). "Denser" is a higher ln rho, or an equal one
+    at a lower index (PROTOCOL 6).
     """
     order = torch.arange(log_rho.shape[1], device=log_rho.device)
     mine, other = log_rho.unsqueeze(2), log_rho.unsqueeze(1)
@@ -103,9 +112,11 @@ def distance_to_denser(distance: Tensor, log_rho: Tensor) -> Tensor:
 def density_peak_clustering(
     tokens: Tensor, clusters: int, neighbours: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cluster tokens (b, n, d): the K_c with the highest rho * delta are centres, each token joins its nearest.
+    """Cluster tokens (b, n, d): the K_c = `clusters` with the highest rho * delta are centres, and
+    each token joins the nearest centre.
 
-    Returns centres (b, K_c), ascending positions among the n, and assignment (b, n), 0..K_c-1. Computed in fp32.
+    Returns centres (b, K_c), ascending positions among the n, and assignment (b, n), 0..K_c-1.
+    Computed in fp32.
     """
     tokens = tokens.float()
     distance = (
@@ -127,7 +138,10 @@ def density_peak_clustering(
 
 
 def aggregate_members(tokens: Tensor, cluster: Tensor) -> Tensor:
-    """Each token of (b, n, d) replaced by the mean of those with the same cluster (b, n), positions among the n."""
+    """Each token of (b, n, d) replaced by the mean of the tokens of its cluster.
+
+    cluster (b, n): for each token the position of its centre among the n.
+    """
     index = cluster.unsqueeze(-1).expand_as(tokens)
     mean = torch.zeros_like(tokens, dtype=torch.float32)
     mean = mean.scatter_reduce(1, index, tokens.float(), "mean", include_self=False)
@@ -135,7 +149,7 @@ def aggregate_members(tokens: Tensor, cluster: Tensor) -> Tensor:
 
 
 def substitute(tokens: Tensor, slot: Tensor) -> Tensor:
-    """The feature map (b, d, h, w) in which each discarded token is substituted by its centre (paper 3.3).
+    """The feature map (b, d, h, w), each discarded token substituted by its centre (paper 3.3).
 
     tokens (b, k, d) of T, slot (b, n) as in `Selection`.
     """
@@ -146,8 +160,8 @@ def substitute(tokens: Tensor, slot: Tensor) -> Tensor:
 def third(encoder: Encoder, images: Tensor, layer: str = "after", heads: str = "mean") -> Third:
     """The tokens after the third block and Eq. 1, for normalised images (b, 3, 96, 96).
 
-    layer: q and K of Eq. 1 from the block "after" the third, or "inside" the third; heads: as in `cls_similarity`.
-    Both are choices of PROTOCOL 1.6 [U].
+    layer: q and K of Eq. 1 from the block "after" the third, or "inside" the third; heads: as in
+    `cls_similarity`. Both are choices of PROTOCOL 1.6 [U].
     """
     before = encoder.run(encoder.embed(images), stop=FIRST_BLOCKS - 1)
     tokens = encoder.run(before, FIRST_BLOCKS - 1, FIRST_BLOCKS)
@@ -168,9 +182,9 @@ def select(
 ) -> Selection:
     """The tokens T and what each stands for (paper figure 2).
 
-    density: Eq. 2 over all tokens ("mean") or the 5 nearest ("knn"). remaining: "selected" sends CLS and T alone through
-    the other blocks, "all" every token. aggregate: a centre is its members' mean (not the paper's). All choices of
-    PROTOCOL 1.6 [U].
+    density: Eq. 2 over all tokens ("mean") or the 5 nearest ("knn"). remaining: "selected" sends
+    only CLS and T through the other blocks, "all" every token. aggregate: a centre is its members'
+    mean (not the paper's). All are choices of PROTOCOL 1.6 [U].
     """
     attentive, inattentive = split(third.similarity, eta)
     patches = third.tokens[:, 1:]
@@ -204,19 +218,18 @@ class CARB(nn.Module):
         place_unit: float = 1.0,
         reduction: str = "mean",
     ) -> None:
-        """`clusters` is K_c: so many of the k tokens are proxies. `place_unit` is the length of one grid cell in f_loc:
-        1 (grid units) or 8 (input pixels)."""
+        """clusters: K_c, how many of the k tokens are proxies. place_unit: the length of one grid
+        cell in f_loc, 1 (grid units) or 8 (input pixels)."""
         super().__init__()
-        self.projector, self.clusters, self.tau, self.coefficients = (
-            projector,
-            clusters,
-            tau,
-            coefficients,
-        )
+        self.projector, self.clusters = projector, clusters
+        self.tau, self.coefficients = tau, coefficients
         self.place_unit, self.reduction = place_unit, reduction
 
     def forward(self, tokens: Tensor, ids: Tensor, slot: Tensor, weights: Tensor) -> Tensor:
-        """The sum over images of weight * LCR loss, a scalar; arguments as in `Selection`, weights (b,)."""
+        """The sum over images of weight * LCR loss, a scalar.
+
+        Arguments as in `Selection`; weights (b,).
+        """
         grid, kept = int(slot.shape[1] ** 0.5), ids.shape[1]
         places = torch.stack([ids % grid, ids // grid], dim=-1) * self.place_unit
         is_attentive = torch.arange(kept, device=ids.device) < kept - self.clusters
@@ -235,8 +248,11 @@ class CARB(nn.Module):
         return self.projector(maps[0])
 
     def project(self, tokens: Tensor, ids: Tensor, slot: Tensor) -> Tensor:
-        """Phi of the tokens of T, (b, k, out). A pointwise Phi maps a token without its neighbours, so it sees the k
-        tokens alone: the same numbers, from an eighth of the map at eta 0.1."""
+        """Phi of the tokens of T, (b, k, out).
+
+        A pointwise Phi maps each token without its neighbours, so it is given the k tokens alone:
+        the same numbers, computed from an eighth of the map at eta 0.1.
+        """
         if self.projector.is_pointwise:
             return rearrange(
                 self.projector(rearrange(tokens, "b k d -> b d k 1")), "b d k 1 -> b k d"

@@ -1,9 +1,10 @@
-"""Floating-point operations per image by formula, and what a device can do: model FLOPs utilisation (MFU).
+"""Floating-point operations per image, by formula.
 
-A multiply-add is two operations. Matrix products and the two products of attention count, nothing else does (LayerNorm,
-softmax, GELU, distances); a backward pass is two products for each one of the forward pass, one where the input needs no
-gradient. That is the count of PaLM's appendix B (arXiv 2204.02311): what an attention kernel computes twice is not
-counted, so MFU says how much of the device does what the model asks for.
+A multiply-add is two operations. Only matrix products and the two products of attention count, not
+LayerNorm, softmax, GELU or distances. A backward pass is two products for each one of the forward
+pass, one where the input needs no gradient. That is the count of PaLM's appendix B (arXiv
+2204.02311): what an attention kernel computes twice counts once, so that model FLOPs utilisation
+(training/utilisation.py) is the share of the device that does what the model asks for.
 """
 
 from scemae.config.schema.training import Carb, DecoderShape, Model
@@ -16,7 +17,7 @@ def linear(tokens: int, width_in: int, width_out: int) -> int:
 
 
 def blocks(tokens: int, width: int, depth: int) -> int:
-    """Transformer blocks with MLP ratio 4: 12 width^2 weights a block, and Q K^T and A V, over all heads."""
+    """Transformer blocks with MLP ratio 4: 12 width^2 weights a block; Q K^T and A V, all heads."""
     return depth * (linear(tokens, width, 12 * width) + 4 * tokens**2 * width)
 
 
@@ -31,7 +32,8 @@ def encoder(model: Model, kept: int | None = None) -> int:
 def autoencoder_step(model: Model, decoder: DecoderShape, mask_ratio: float) -> int:
     """Stage 1, forward and backward. DeiT-S with the 512 x 8 decoder: 27.9e9.
 
-    As MAE's code does it; ours spares the decoder's last block the tokens that are not predicted, 2.3 % of that.
+    Counted as MAE's code computes it; ours leaves out, in the decoder's last block, the tokens that
+    are not predicted, 2.3 % of that.
     """
     patches, pixels = (model.image_size // model.patch_size) ** 2, 3 * model.patch_size**2
     kept = int(patches * (1 - mask_ratio))
@@ -45,17 +47,14 @@ def autoencoder_step(model: Model, decoder: DecoderShape, mask_ratio: float) -> 
 
 
 def projector_step(carb: Carb, width: int, patches: int) -> int:
-    """Stage 2, forward and backward: the projector, of T alone where it is pointwise, and the products of Eq. 4."""
+    """Stage 2, forward and backward: the projector (of T alone if it is pointwise), and Eq. 4."""
     wide = {"mlp": width, "conv3": 9 * carb.dim}.get(carb.projector, carb.dim)
     tokens = count_selected(carb.eta, carb.clusters, patches)
     seen = tokens if carb.projector in ("linear", "mlp") else patches
-    first, second = (
-        linear(seen, width, wide),
-        linear(seen, width, carb.dim) if carb.projector == "mlp" else 0,
-    )
-    return (
-        2 * first + 3 * second + 3 * linear(tokens, carb.dim, tokens)
-    )  # features need no gradient
+    first = linear(seen, width, wide)
+    second = linear(seen, width, carb.dim) if carb.projector == "mlp" else 0
+    # twice and not three times the first: the encoder's features need no gradient
+    return 2 * first + 3 * second + 3 * linear(tokens, carb.dim, tokens)
 
 
 def selection(model: Model, carb: Carb) -> int:

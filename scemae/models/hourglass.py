@@ -1,4 +1,4 @@
-"""DVE's network: a stacked hourglass (Newell et al. 2016) of one stack, at half the resolution of its images."""
+"""DVE's network: one stacked hourglass (Newell et al. 2016), at half the images' resolution."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,7 +9,10 @@ STRIDE = 2  # pixels of the image per place of the features (PROTOCOL 3.4 [F])
 
 
 class Bottleneck(nn.Module):
-    """A pre-activated residual block (b, width, h, w) to (b, out, h, w): 1x1 to half of `out`, 3x3, 1x1."""
+    """A pre-activated residual block: 1x1 to half of `out`, 3x3, 1x1.
+
+    (b, width, h, w) to (b, out, h, w).
+    """
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
@@ -32,7 +35,7 @@ class Bottleneck(nn.Module):
 
 
 class Level(nn.Module):
-    """One resolution of the hourglass and all below it: a branch at this one, added to what comes back from half of it."""
+    """One resolution of the hourglass: a branch at this one, plus the level at half of it."""
 
     def __init__(self, width: int, depth: int, blocks: int) -> None:
         super().__init__()
@@ -47,19 +50,20 @@ class Level(nn.Module):
 class Hourglass(nn.Module):
     """Normalised images (b, 3, s, s) to features (b, out, s/2, s/2), not normalised.
 
-    A 7x7 convolution of stride 2, three bottlenecks up to `width` channels, one hourglass of `depth` halvings with
-    `blocks` bottlenecks in each place, and 1x1 convolutions. With the defaults it has 12,609,472 parameters, DVE's 12.609 M;
-    that it has 4 blocks in each place, and no pooling before the hourglass, is deduced from that number and from the
-    stride of 2 (PROTOCOL 1.3, 3.4 [D]).
+    A 7x7 convolution of stride 2, three bottlenecks up to `width` channels, one hourglass of
+    `depth` halvings with `blocks` bottlenecks in each place, and 1x1 convolutions. With the defaults
+    it has 12,609,472 parameters, DVE's 12.609 M. That it has 4 blocks in each place, and no pooling
+    before the hourglass, is deduced from that number and from the stride of 2 (PROTOCOL 1.3, 3.4
+    [D]).
     """
 
     def __init__(self, width: int = 256, depth: int = 4, blocks: int = 4, *, out: int = 64) -> None:
-        """Raises ConfigError for a width that cannot be quartered."""
+        """Raises ConfigError for a width that is no multiple of 4."""
         super().__init__()
         if width % 4 or depth < 1 or blocks < 1:
             raise ConfigError(
-                f"hourglass: found width {width}, depth {depth}, blocks {blocks}; the width must be "
-                "a multiple of 4, the others at least 1"
+                f"hourglass: found width {width}, depth {depth}, blocks {blocks}; the width must "
+                "be a multiple of 4, the others at least 1"
             )
         self.width, self.depth, self.out = width, depth, out
         self.stem = nn.Sequential(
@@ -80,7 +84,7 @@ class Hourglass(nn.Module):
         )
 
     def check_size(self, size: int) -> None:
-        """Raise ConfigError where images of `size` pixels cannot be halved so often."""
+        """Raise ConfigError where images of `size` pixels cannot be halved `depth` times."""
         if size % (STRIDE * 2**self.depth):
             raise ConfigError(
                 f"hourglass: found images of {size} px, depth {self.depth} needs a multiple of "
@@ -88,10 +92,12 @@ class Hourglass(nn.Module):
             )
 
     def count_parameters(self) -> int:
+        """Parameters, as PROTOCOL 1.3 counts them."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.tail(self.levels(self.stem(images.to(self.stem[0].weight.dtype))))
+        dtype = next(self.parameters()).dtype
+        return self.tail(self.levels(self.stem(images.to(dtype))))
 
 
 def _chain(width: int, blocks: int) -> nn.Sequential:

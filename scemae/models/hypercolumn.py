@@ -1,4 +1,4 @@
-"""A ResNet's four stages as a hypercolumn, and the projector on it, computed stage by stage (CL, PROTOCOL 4.2)."""
+"""A ResNet's four stages as a hypercolumn, and a projector on it (CL, PROTOCOL 4.2)."""
 
 import timm
 import torch
@@ -8,21 +8,23 @@ from torch.nn import functional as F
 from scemae.errors import ConfigError
 from scemae.models.projector import Projector
 
-KINDS = ("spatial_softmax", "linear")  # projectors that are a 1x1 convolution before anything else
+KINDS = ("spatial_softmax", "linear")  # projectors that begin with a 1x1 convolution
 
 
 class ResNetTrunk(nn.Module):
-    """A ResNet without its classifier: images (b, 3, s, s), normalised, to the maps of its four stages, deepest first.
+    """A ResNet without its classifier, to the maps of its four stages, deepest first.
 
-    For resnet50 and s = 96: (b, 2048, 3, 3), (b, 1024, 6, 6), (b, 512, 12, 12), (b, 256, 24, 24) (PROTOCOL 4.2 [F]).
+    Images (b, 3, s, s) are normalised. For resnet50 and s = 96: (b, 2048, 3, 3), (b, 1024, 6, 6),
+    (b, 512, 12, 12), (b, 256, 24, 24) (PROTOCOL 4.2 [F]).
     """
 
     def __init__(self, name: str = "resnet50") -> None:
-        """`name` is a ResNet of timm, freshly initialised. Raises ConfigError where timm has none of this name."""
+        """name: a ResNet of timm, freshly initialised. Raises ConfigError if timm has none such."""
         super().__init__()
         if not name.startswith("resnet") or name not in timm.list_models("resnet*"):
             raise ConfigError(
-                f"trunk: found {name!r}, which is no ResNet of timm {timm.__version__}; give one, as resnet50"
+                f"trunk: found {name!r}, which is no ResNet of timm {timm.__version__}; give one, "
+                "such as resnet50"
             )
         self.name = name
         # Residual branches start at full strength, as in torchvision's ResNet, which CL trains [D].
@@ -64,14 +66,14 @@ def widths_of(trunk: nn.Module) -> list[int]:
 
 
 def join(maps: list[Tensor], side: int) -> Tensor:
-    """The hypercolumn: maps (b, d_i, h_i, w_i) each resized bilinearly (align_corners False) to (side, side) and joined,
-    (b, sum d_i, side, side), not normalised (PROTOCOL 4.2 [F])."""
+    """The hypercolumn (b, sum d_i, side, side): maps (b, d_i, h_i, w_i), each resized bilinearly
+    (align_corners False) to (side, side), joined, not normalised (PROTOCOL 4.2 [F])."""
     return torch.cat([resize(one, side) for one in maps], 1)
 
 
 def join_normalised(maps: list[Tensor], side: int) -> Tensor:
-    """The hypercolumn with each map of unit length at each place, after resizing: CL's rule for matching with it
-    (PROTOCOL 4.5 [F])."""
+    """The hypercolumn of maps that are scaled to unit length at each place after resizing: CL's
+    rule for matching (PROTOCOL 4.5 [F])."""
     return torch.cat([F.normalize(resize(one.float(), side), dim=1) for one in maps], 1)
 
 
@@ -83,14 +85,16 @@ def resize(feature_map: Tensor, side: int) -> Tensor:
 
 
 class HypercolumnProjector(nn.Module):
-    """`Projector` on the hypercolumn of some maps, without making that hypercolumn.
+    """`Projector` on the hypercolumn of some maps, computed without that hypercolumn.
 
-    A 1x1 convolution and bilinear resizing commute, so each map is projected by its own columns of the weights at its own
-    resolution, and only `out` channels are resized: for resnet50 at 96 x 96 1.2 MB an image instead of 142 MB.
+    A 1x1 convolution and bilinear resizing commute. So each map is projected at its own resolution,
+    by its own columns of the weights, and only `out` channels are resized: for resnet50 at 96 x 96
+    that takes 1.2 MB per image instead of 142 MB.
     """
 
     def __init__(self, widths: list[int], out: int, kind: str = "spatial_softmax") -> None:
-        """widths: channels of the maps, in their order. Raises ConfigError for a projector that mixes places before."""
+        """widths: channels of the maps, in their order. Raises ConfigError for a projector that
+        does not begin with a 1x1 convolution."""
         super().__init__()
         if kind not in KINDS:
             raise ConfigError(

@@ -18,15 +18,16 @@ from scemae.models.vit import (
 def random_mask(noise: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     """Hide all but `keep` patches of each image, ranked by `noise`.
 
-    noise (b, n) in [0, 1). Returns ids_keep (b, k), ids_hidden (b, n - k), and ids_restore (b, n), the inverse of the
-    whole ranking.
+    noise (b, n) in [0, 1). Returns ids_keep (b, k), ids_hidden (b, n - k), and ids_restore (b, n),
+    the inverse of the whole ranking.
     """
     ids_shuffle = noise.argsort(dim=1, stable=True)
     return ids_shuffle[:, :keep], ids_shuffle[:, keep:], ids_shuffle.argsort(dim=1)
 
 
 class Decoder(nn.Module):
-    """Visible tokens to predicted patches: mask tokens, fixed positions, blocks, one linear map (PROTOCOL 2.2)."""
+    """Visible tokens to predicted patches (PROTOCOL 2.2): mask tokens, fixed positions, blocks, and
+    one linear map."""
 
     def __init__(
         self, encoder_width: int, width: int, depth: int, heads: int, *, grid: int, patch_size: int
@@ -42,13 +43,15 @@ class Decoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, tokens: Tensor, ids_restore: Tensor, ids: Tensor | None = None) -> Tensor:
-        """CLS and visible tokens (b, 1 + k, d), with the ranking's inverse (b, n), to patches (b, n, p*p*c), or to those
-        at the places ids (b, m) alone: the last block then makes no others, which nobody would see."""
+        """CLS and visible tokens (b, 1 + k, d) to patches (b, n, p*p*c).
+
+        ids_restore (b, n): the inverse of the ranking that hid the others. ids (b, m): only the
+        patches at these places, (b, m, p*p*c); the last block then computes no others.
+        """
         tokens = self.embed(tokens)
         b, n = ids_restore.shape
-        hidden = self.mask_token.expand(
-            b, n + 1 - tokens.shape[1], -1
-        )  # f_p = f^_p + [MASK] * (1 - M), paper 3.1
+        # f_p = f^_p + [MASK] * (1 - M), paper 3.1
+        hidden = self.mask_token.expand(b, n + 1 - tokens.shape[1], -1)
         patches = take(torch.cat([tokens[:, 1:], hidden], dim=1), ids_restore)
         tokens = torch.cat([tokens[:, :1], patches], dim=1) + self.positions.to(tokens.dtype)
         for block in self.blocks[:-1]:
@@ -59,7 +62,7 @@ class Decoder(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Encoder and decoder; a call gives the reconstruction loss of each image."""
+    """Encoder and decoder; a call returns the reconstruction loss."""
 
     def __init__(
         self,
@@ -80,12 +83,18 @@ class MaskedAutoencoder(nn.Module):
         return self.encoder
 
     def reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Predicted patches (b, n, p*p*c) and masked (b, n), for normalised images and noise (b, n)."""
+        """Predicted patches (b, n, p*p*c), and masked (b, n), True where hidden.
+
+        Images are normalised; noise (b, n) in [0, 1) ranks the patches.
+        """
         ids_keep, _, ids_restore = random_mask(noise, self.keep)
         return self.decoder(self.encoder(images, ids_keep), ids_restore), ids_restore >= self.keep
 
     def forward(self, images: Tensor, noise: Tensor, weights: Tensor) -> Tensor:
-        """The sum over images of weight * loss, a scalar; weights (b,) make uneven slices one global mean."""
+        """The sum over images of weight * loss, a scalar.
+
+        weights (b,): so that uneven slices of the global batch add up to one mean.
+        """
         ids_keep, ids_hidden, ids_restore = random_mask(noise, self.keep)
         predicted = self.decoder(self.encoder(images, ids_keep), ids_restore, ids_hidden)
         patches = take(patchify(images, self.encoder.patch_size), ids_hidden)

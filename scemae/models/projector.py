@@ -1,4 +1,5 @@
-"""The light projector Phi of stage 2. Its architecture is not printed; each here is a choice (PROTOCOL 1.6 [U])."""
+"""The light projector Phi of stage 2. The paper does not print its architecture: each here is a
+choice (PROTOCOL 1.6 [U])."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,9 +10,9 @@ PROJECTORS = ("linear", "spatial_softmax", "conv3", "mlp")
 class Projector(nn.Module):
     """A feature map (b, d, h, w) to an L2-normalised one (b, out, h, w), at any h and w.
 
-    linear: a 1x1 convolution. spatial_softmax: the same, then for each channel a softmax of 7 times the response over
-    all places (CL's FeatDistiller, PROTOCOL 4.3; 6.5 for 64 channels). conv3: a 3x3 convolution. mlp: two 1x1
-    convolutions with GELU between.
+    linear: a 1x1 convolution. spatial_softmax: the same, then for each channel a softmax over all
+    places of 7 times the response (CL's FeatDistiller, PROTOCOL 4.3; 6.5 for 64 channels). conv3: a
+    3x3 convolution. mlp: two 1x1 convolutions with GELU between.
     """
 
     def __init__(self, kind: str, width: int, out: int) -> None:
@@ -28,13 +29,13 @@ class Projector(nn.Module):
 
     @property
     def is_pointwise(self) -> bool:
-        """True where each place is mapped without its neighbours, so that any tokens may come as a map of their own."""
+        """Whether each place is mapped without its neighbours; then any set of tokens may be given
+        as a map."""
         return self.kind in ("linear", "mlp")
 
     def forward(self, feature_map: Tensor) -> Tensor:
         projected = self.map(feature_map.to(next(self.parameters()).dtype))
         if self.kind == "spatial_softmax":
-            projected = (
-                (self.multiplier * projected.float()).flatten(2).softmax(-1).view_as(projected)
-            )
+            responses = (self.multiplier * projected.float()).flatten(2)
+            projected = responses.softmax(-1).view_as(projected)
         return F.normalize(projected.float(), dim=1)

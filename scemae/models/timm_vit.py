@@ -1,6 +1,7 @@
-"""Any ViT of timm with local weights (DINOv2, DINOv3, DeiT III, ...) as a frozen backbone: today's reference beside the paper.
+"""Any ViT of timm (DINOv2, DINOv3, DeiT III, ...) as a frozen backbone, as a reference in tables.
 
-Nothing of it is trained here and nothing is downloaded: weights come from a file, or are random where none is named.
+It is never trained, and nothing is downloaded: weights come from a file, or are random if none is
+given.
 """
 
 from pathlib import Path
@@ -14,20 +15,18 @@ from torch.nn import functional
 from scemae.errors import CheckpointError, ConfigError
 from scemae.files.public_weights import AVERAGED, WRAPPERS, read_weights
 
-GRID = (
-    12  # tokens per side, as SCE-MAE's: a patch sees 8 of the crop's 96 px, whatever its own size
-)
+GRID = 12  # tokens per side, as SCE-MAE's: a patch covers 8 of the crop's 96 px
 
 
 class TimmVit(nn.Module):
     """Crops (b, 3, 96, 96) in [0, 1] to the last block's patch tokens as a map (b, d, 12, 12).
 
-    The crop is resized so that 12 patches fit along a side (96 px become 192 for patch 16): the same grid, and the same
-    cover-and-stride, as the paper's ViT. A choice of ours.
+    The crop is resized so that 12 patches fit along a side (96 px become 192 for patch 16): the
+    same grid, and the same cover-and-stride, as the paper's ViT. A choice of ours.
     """
 
     def __init__(self, name: str, weights: Path | None, seed: int = 0) -> None:
-        """Raises ConfigError where timm has no such ViT, CheckpointError where the file does not fit it."""
+        """Raises ConfigError if timm has no such ViT, CheckpointError if the file does not fit."""
         super().__init__()
         torch.manual_seed(seed)
         self.patch_size = patch_size_of(name)
@@ -46,19 +45,16 @@ class TimmVit(nn.Module):
 
     @property
     def width(self) -> int:
+        """Channels of the map."""
         return self.vit.num_features
 
     def forward(self, crops: Tensor) -> Tensor:
         side = GRID * self.patch_size
-        large = functional.interpolate(
-            crops, (side, side), mode="bicubic", align_corners=False
-        ).clamp(0, 1)
-        tokens = self.vit.forward_features(
-            ((large - self.mean) / self.std).to(next(self.vit.parameters()).dtype)
-        )
-        return rearrange(
-            tokens[:, self.vit.num_prefix_tokens :], "b (h w) d -> b d h w", h=GRID
-        ).float()
+        large = functional.interpolate(crops, (side, side), mode="bicubic", align_corners=False)
+        images = (large.clamp(0, 1) - self.mean) / self.std
+        tokens = self.vit.forward_features(images.to(next(self.vit.parameters()).dtype))
+        patches = tokens[:, self.vit.num_prefix_tokens :]
+        return rearrange(patches, "b (h w) d -> b d h w", h=GRID).float()
 
 
 def patch_size_of(name: str) -> int:
@@ -69,8 +65,9 @@ def patch_size_of(name: str) -> int:
         patch, _ = model.patch_embed.patch_size, model.num_prefix_tokens
     except (RuntimeError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"timm: found no ViT {name!r} in timm {timm.__version__} ({str(error).splitlines()[0]}); give the "
-            "name of one, as vit_small_patch16_dinov3"
+            f"timm: found no ViT {name!r} in timm {timm.__version__} "
+            f"({str(error).splitlines()[0]}); give the name of one, such as "
+            "vit_small_patch16_dinov3"
         ) from error
     return int(patch[0] if isinstance(patch, tuple) else patch)
 
@@ -80,6 +77,7 @@ def _load(model: nn.Module, name: str, weights: Path) -> None:
         model.load_state_dict(read_weights(weights, wrappers=(*AVERAGED, *WRAPPERS)), strict=True)
     except RuntimeError as error:  # other keys, other shapes
         raise CheckpointError(
-            f"{weights}: does not hold the weights of {name} ({' '.join(str(error).split())[:200]}); give "
-            "a checkpoint of this model, without a classifier"
+            f"{weights}: does not hold the weights of {name} "
+            f"({' '.join(str(error).split())[:200]}); give a checkpoint of this model, without a "
+            "classifier"
         ) from error

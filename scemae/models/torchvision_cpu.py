@@ -1,8 +1,9 @@
-"""Lets torchvision, and so timm, import beside a CPU build of torch; does nothing on a healthy installation.
+"""Makes torchvision, and so timm, importable beside a CPU build of torch.
 
-The package registries hold torchvision for CUDA alone. Beside a CPU torch its import fails with "operator
-torchvision::nms does not exist", because its compiled operators cannot load. Declaring the two operators that it
-asks for at import is enough: nothing here calls them.
+The package registry holds torchvision for CUDA only. Beside a CPU torch its import fails with
+"operator torchvision::nms does not exist", because its compiled operators cannot load. It is enough
+to declare the two operators that it asks for at import: nothing here calls them. On a healthy
+installation this does nothing.
 """
 
 import sys

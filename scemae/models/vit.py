@@ -1,4 +1,5 @@
-"""The encoder: a DeiT-sized Vision Transformer with fixed sin-cos positions (paper 3.1, PROTOCOL 2.2)."""
+"""The encoder: a Vision Transformer of DeiT's sizes with fixed sin-cos positions (paper 3.1,
+PROTOCOL 2.2)."""
 
 from functools import partial
 
@@ -12,7 +13,7 @@ FIRST_BLOCKS = 3  # "we apply clustering after the third encoder layer" (paper 4
 
 
 def sincos_positions(width: int, grid: int) -> Tensor:
-    """The fixed 2-D table of positions (PROTOCOL 2.2), (1 + grid * grid, width); the row of CLS is zero.
+    """The fixed 2-D table of positions (PROTOCOL 2.2), (1 + grid * grid, width); CLS's row is zero.
 
     The first half of the channels encodes x, the second y; each half is [sin(all w), cos(all w)].
     """
@@ -41,7 +42,7 @@ def take(tokens: Tensor, ids: Tensor) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """MAE's initialisation (PROTOCOL 2.2): Xavier-uniform matrices, zero biases, LayerNorm at one and zero."""
+    """MAE's initialisation (PROTOCOL 2.2): matrices Xavier-uniform, biases 0, LayerNorm 1 and 0."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -52,7 +53,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
-    """Pre-LN transformer blocks with qkv bias, MLP ratio 4 and LayerNorm eps 1e-6 (PROTOCOL 2.2)."""
+    """Pre-LN transformer blocks with qkv bias, MLP ratio 4, LayerNorm eps 1e-6 (PROTOCOL 2.2)."""
     norm = partial(nn.LayerNorm, eps=1e-6)
     return nn.ModuleList(
         Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm) for _ in range(depth)
@@ -60,12 +61,14 @@ def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
 
 
 def block_at(block: nn.Module, tokens: Tensor, ids: Tensor) -> Tensor:
-    """What `block` makes of tokens (b, n, d) at the places ids (b, k) alone, (b, k, d): there all tokens are looked at,
-    but only these look. A fifth of the last block of the decoder is saved."""
+    """The output of `block` at the places ids (b, k) only, (b, k, d).
+
+    tokens (b, n, d): keys and values from all of them, queries from ids only. That saves a fifth of
+    the decoder's last block.
+    """
     attention, h = block.attn, block.attn.num_heads
-    q, k, v = rearrange(
-        attention.qkv(block.norm1(tokens)), "b n (three h d) -> three b h n d", three=3, h=h
-    )
+    qkv = attention.qkv(block.norm1(tokens))
+    q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=h)
     q = q.gather(2, ids[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
     if attention.fused_attn:
         mixed = functional.scaled_dot_product_attention(q, k, v)
@@ -88,7 +91,8 @@ class Encoder(nn.Module):
         *,
         own_positions: bool = False,
     ) -> None:
-        """own_positions: the table of positions is of the weights, as in public ones that learned it; else it is fixed."""
+        """own_positions: the table of positions is saved with the weights, as in public weights
+        that learned it; otherwise it is the fixed one."""
         super().__init__()
         self.patch_size, self.grid = patch_size, image_size // patch_size
         self.patch_embed = nn.Linear(3 * patch_size**2, width)
@@ -116,7 +120,10 @@ class Encoder(nn.Module):
         return sum(p.numel() for p in self.parameters()) + self.positions.numel()
 
     def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-        """Normalised images (b, 3, 96, 96) to CLS and patch tokens with positions; only patches ids_keep (b, k)."""
+        """Normalised images (b, 3, 96, 96) to CLS and patch tokens with positions, (b, 1 + n, d).
+
+        ids_keep (b, k): only these patches, (b, 1 + k, d).
+        """
         patches = patchify(images.to(self.patch_embed.weight.dtype), self.patch_size)
         table = self.positions.to(patches.dtype)  # DeepSpeed's bf16 casts parameters, not buffers
         positions = table[1:].expand(images.shape[0], -1, -1)  # len() would fix the batch on export
@@ -127,11 +134,15 @@ class Encoder(nn.Module):
         return torch.cat([cls, tokens], dim=1)
 
     def run(self, tokens: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        """Pass tokens (b, 1 + k, d) through blocks start..stop-1; the final LayerNorm follows the last block."""
+        """Pass tokens (b, 1 + k, d) through blocks start..stop-1, and after the last block through
+        the final LayerNorm."""
         for block in self.blocks[start:stop]:
             tokens = block(tokens)
         return self.norm(tokens) if stop is None or stop >= len(self.blocks) else tokens
 
     def forward(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-        """Normalised images (b, 3, 96, 96) to tokens (b, 1 + n, d), or (b, 1 + k, d) of the patches ids_keep."""
+        """Normalised images (b, 3, 96, 96) to tokens (b, 1 + n, d).
+
+        ids_keep (b, k): only these patches, (b, 1 + k, d).
+        """
         return self.run(self.embed(images, ids_keep))
