@@ -1,11 +1,15 @@
 """BYOL (Grill et al. 2020), stage 1 of LEAD (Karmali et al. 2022; PROTOCOL 4.6).
 
-From one view of an image the trained encoder predicts what a target encoder, its moving average, makes of the other view:
-loss = 2 - (cos(q(z1), z2') + cos(q(z2), z1')), z of the trained, z' of the target encoder, q the predictor. After each
-optimizer step the target moves to m * itself + (1 - m) * the trained encoder.
+From one view of an image the trained encoder predicts the output of a target encoder, its moving
+average, for the other view:
 
-Of LEAD's stage 1 only "BYOL on ResNet-50" is known: numbers are BYOL's, views are CL's. Heads are lightly's; its loss is
-a batch mean, so ours is torch's cosine of each image.
+    loss = 2 - (cos(q(z1), z2') + cos(q(z2), z1'))
+
+z is the trained encoder's output, z' the target encoder's, q the predictor. After each optimizer
+step the target becomes m * itself + (1 - m) * the trained encoder.
+
+Of LEAD's stage 1 only "BYOL on ResNet-50" is known: the numbers here are BYOL's, the views CL's.
+Heads are lightly's. Its loss is a mean over the batch, so ours is torch's cosine of each image.
 """
 
 import copy
@@ -32,11 +36,16 @@ class Settings:
     trunk: str = "resnet50"  # LEAD's, PROTOCOL 4.6 [F]
     hidden: int = 4096  # of projector and predictor, BYOL's; LEAD's [U]
     dim: int = 256  # BYOL's; LEAD's [U]
-    momentum: float = 0.996  # BYOL's at the start, held: it rises to 1 there over a length that a module does not know [U]
+    # BYOL's at the start, kept constant: there it rises to 1 over the schedule, whose length a
+    # module does not know [U]
+    momentum: float = 0.996
 
 
 def build(settings: Settings, *, seed: int) -> "BYOL":
-    """A freshly initialised BYOL, the same for the same seed. Raises ConfigError for a trunk that timm does not have."""
+    """A freshly initialised BYOL, the same for the same seed.
+
+    Raises ConfigError for a trunk that timm does not have.
+    """
     torch.manual_seed(seed)
     return BYOL(settings)
 
@@ -44,19 +53,17 @@ def build(settings: Settings, *, seed: int) -> "BYOL":
 def views(
     settings: Settings, *, size: int, scale: tuple[float, float]
 ) -> Callable[[Batch], tuple[Tensor, ...]]:
-    """Two views (b, 3, size, size), augmented as CL's (LEAD's own are unknown [U]), and the weights (b,)."""
+    """Two views (b, 3, size, size), augmented as CL's (LEAD's are unknown [U]); weights (b,)."""
     return partial(view_pairs, size=size, scale=scale)
 
 
 class BYOL(nn.Module):
-    """The trained encoder `trunk` and `head`, the `predictor` on it, and the target encoder.
+    """The trained encoder (`trunk` and `head`), the `predictor` on it, and the target encoder.
 
-    BatchNorm's statistics are those of one view of a micro-batch, of the target encoder as of the trained one.
+    In both encoders BatchNorm's statistics are those of one view of a micro-batch.
     """
 
-    worth_compiling = (
-        False  # four passes of a ResNet-50 in one graph: more than two minutes of compilation
-    )
+    worth_compiling = False  # four passes of a ResNet-50 in one graph take minutes to compile
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -69,20 +76,21 @@ class BYOL(nn.Module):
         )
 
     def forward(self, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-        """Two views (b, 3, s, s) and weights (b,) to the sum over images of weight * loss, a scalar."""
-        predicted = [
-            self.predictor(self.head(self.trunk.pooled(images))).float()
-            for images in (first, second)
-        ]
+        """The sum over images of weight * loss, a scalar, of two views (b, 3, s, s)."""
+        predicted = [self._predict(images) for images in (first, second)]
         with torch.no_grad():
-            targets = [
-                self.head_target(self.trunk_target.pooled(images)).float()
-                for images in (second, first)
-            ]
-        per_image = 2 - sum(F.cosine_similarity(*pair) for pair in zip(predicted, targets))
+            targets = [self._target(images) for images in (second, first)]
+        pairs = zip(predicted, targets, strict=True)
+        per_image = 2 - sum(F.cosine_similarity(*pair) for pair in pairs)
         return (per_image * weights).sum()
 
+    def _predict(self, images: Tensor) -> Tensor:
+        return self.predictor(self.head(self.trunk.pooled(images))).float()
+
+    def _target(self, images: Tensor) -> Tensor:
+        return self.head_target(self.trunk_target.pooled(images)).float()
+
     def after_step(self) -> None:
-        """Move the target encoder; once after each optimizer step, however many micro-steps it had."""
+        """Move the target encoder."""
         update_momentum(self.trunk, self.trunk_target, self.momentum)
         update_momentum(self.head, self.head_target, self.momentum)

@@ -1,6 +1,7 @@
-"""Stage 2 of CL (ContrastLandmark, Cheng et al. 2021; PROTOCOL 4.3): a projector on the frozen hypercolumn of MoCo.
+"""Stage 2 of CL (ContrastLandmark, Cheng et al. 2021; PROTOCOL 4.3): a projector on the frozen
+hypercolumn of MoCo.
 
-Places of one image whose features are alike are pulled to where they are close, without a second view:
+Within one image, features at distant places are penalised for being alike; there is no second view:
 
     loss = mean_u sum_v ||u - v||^0.5 softmax_v(t cos(f_u, f_v))
 
@@ -20,7 +21,7 @@ STORED = False  # a hypercolumn is too large to keep (PROTOCOL 5.3)
 
 @dataclass
 class Settings:
-    """CL's numbers, all PROTOCOL 4.3 [F]."""
+    """CL's numbers, all from PROTOCOL 4.3 [F]."""
 
     dim: int = 128
     projector: str = "spatial_softmax"  # CL's FeatDistiller; or linear, a 1x1 convolution alone
@@ -51,7 +52,9 @@ def embed(settings: Settings, trunk: nn.Module, images: Tensor) -> tuple[Tensor,
 
 
 class CL(nn.Module):
-    """The projector under CL's loss; a call takes the trunk's maps, (b, d_i, h_i, w_i) each, and the weights (b,)."""
+    """The projector under CL's loss."""
+
+    penalty: Tensor
 
     def __init__(self, widths: list[int], settings: Settings) -> None:
         super().__init__()
@@ -66,7 +69,10 @@ class CL(nn.Module):
         return self.projector(maps, side)
 
     def forward(self, *maps_and_weights: Tensor) -> Tensor:
-        """The sum over images of weight * loss, a scalar."""
+        """The sum over images of weight * loss, a scalar.
+
+        Takes the trunk's maps, (b, d_i, h_i, w_i) each, and last the weights (b,).
+        """
         *maps, weights = maps_and_weights
         features = self.projector(maps, self.side).flatten(2).transpose(1, 2)  # b n d, unit length
         p = (self.temperature * features @ features.transpose(1, 2)).softmax(-1)
@@ -74,6 +80,7 @@ class CL(nn.Module):
 
 
 def proximity(side: int, pixels: float, power: float) -> Tensor:
-    """The penalty for each pair of places, (n, n) for n = side * side: their distance in pixels, to the `power`."""
+    """The penalty of each pair of places: their distance in pixels to the `power`, (n, n) for
+    n = side * side."""
     places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float() * pixels
     return torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist") ** power

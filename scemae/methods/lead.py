@@ -1,14 +1,18 @@
-"""Stage 2 of LEAD (Karmali et al. 2022; PROTOCOL 4.6): the hypercolumn of BYOL distilled into a compact projector.
+"""Stage 2 of LEAD (Karmali et al. 2022; PROTOCOL 4.6): the hypercolumn of BYOL distilled into a
+compact projector.
 
-For a pair of images A and B, the teacher is the soft correspondence of each place u of A among the places v of B by the raw
-hypercolumn h, the student the same by projected features f:
+For a pair of images A and B the teacher is the soft correspondence of each place u of A with the
+places v of B by the raw hypercolumn h, the student the same by projected features f:
 
-    P(v | u) = softmax_v(t_h cos(h_u, h_v)),   Q(v | u) = softmax_v(t_f cos(f_u, f_v)),   loss = mean_u sum_v -P log Q
+    P(v | u) = softmax_v(t_h cos(h_u, h_v))
+    Q(v | u) = softmax_v(t_f cos(f_u, f_v))
+    loss = mean_u sum_v -P log Q
 
-That LEAD aligns distributions of feature similarity is in its abstract [F]; that it does so by cross entropy over the
-places of an image pair is from memory [M]; every number here, and the projector, is a choice of ours [U]. The pairs
-are neighbours in the micro-batch; an image alone is its own pair. cos(h_u, h_v) is the mean of the cosines of the maps:
-CL found that with one cosine over all of them matching drops (PROTOCOL 4.5).
+That LEAD aligns distributions of feature similarity is in its abstract [F]; that it does so by
+cross entropy over the places of an image pair is from memory [M]; every number here, and the
+projector, is a choice of ours [U]. Pairs are neighbours in the micro-batch; a single image is its
+own pair. cos(h_u, h_v) is the mean of the cosines of the maps: CL found that matching is worse with
+one cosine over all of them (PROTOCOL 4.5).
 """
 
 from dataclasses import dataclass
@@ -25,13 +29,11 @@ STORED = False  # a hypercolumn is too large to keep (PROTOCOL 5.3)
 
 @dataclass
 class Settings:
-    """LEAD's numbers, all [U] but the dimensions that the paper lists in Table 1."""
+    """LEAD's numbers: all [U] except the dimensions, which the paper lists in Table 1."""
 
     dim: int = 128
     projector: str = "linear"  # a 1x1 convolution, the lightest; or spatial_softmax, CL's
-    teacher: float = (
-        20.0  # t_h: hypercolumns, after a ReLU, are all alike, and a softer teacher says little
-    )
+    teacher: float = 20.0  # t_h; hypercolumns, after a ReLU, are all alike: below it P is uniform
     student: float = 20.0  # t_f
     side: int = 24  # places per side, as CL trains
 
@@ -57,7 +59,7 @@ def embed(settings: Settings, trunk: nn.Module, images: Tensor) -> tuple[Tensor,
 
 
 class LEAD(nn.Module):
-    """The projector under LEAD's loss; a call takes the trunk's maps, (b, d_i, h_i, w_i) each, and the weights (b,)."""
+    """The projector under LEAD's loss."""
 
     def __init__(self, widths: list[int], settings: Settings) -> None:
         super().__init__()
@@ -69,16 +71,23 @@ class LEAD(nn.Module):
         return self.projector(maps, side)
 
     def forward(self, *maps_and_weights: Tensor) -> Tensor:
-        """The sum over images of weight * loss, each image with the next one, a scalar."""
+        """The sum over images of weight * loss, each image paired with the next, a scalar.
+
+        Takes the trunk's maps, (b, d_i, h_i, w_i) each, and last the weights (b,).
+        """
         *maps, weights = maps_and_weights
         with torch.no_grad():
             blocks = [F.normalize(resize(one.float(), self.side), dim=1) for one in maps]
-            wanted = (self.teacher / len(blocks) * sum(map(similarity, blocks))).softmax(-1)
+            cosines = torch.as_tensor(sum(map(similarity, blocks)))
+            wanted = (self.teacher / len(blocks) * cosines).softmax(-1)
         found = (self.student * similarity(self.projector(maps, self.side))).log_softmax(-1)
         return (-(wanted * found).sum(-1).mean(1) * weights).sum()
 
 
 def similarity(features: Tensor) -> Tensor:
-    """Cosines of each image's places with those of the next image: unit features (b, d, s, s) to (b, n, n), n = s * s."""
+    """Cosines of each image's places with those of the next image, (b, n, n) with n = s * s.
+
+    features (b, d, s, s) have unit length.
+    """
     places = features.flatten(2)
     return places.transpose(1, 2) @ places.roll(-1, 0)

@@ -1,4 +1,4 @@
-"""The paper's stage 1 (paper 3.1, PROTOCOL 2.2): a masked autoencoder, the network of models/mae.py.
+"""The paper's stage 1 (paper 3.1, PROTOCOL 2.2): a masked autoencoder, models/mae.py.
 
 Evaluation and stage 2 use its encoder alone, so that is what `load_trunk` reads. Adopted public
 weights (`scemae adopt`) are an encoder without a decoder.

@@ -1,12 +1,16 @@
-"""MoCo v2 (He et al. 2020, Chen et al. 2020), stage 1 of CL (ContrastLandmark, Cheng et al. 2021; PROTOCOL 4.1).
+"""MoCo v2 (He et al. 2020, Chen et al. 2020), stage 1 of CL (ContrastLandmark, Cheng et al. 2021;
+PROTOCOL 4.1).
 
-A query q of one view of an image is told from the keys of other images by its own key k, which a momentum encoder makes
-of the other view: loss = -log(exp(q.k / T) / (exp(q.k / T) + sum_n exp(q.n / T))), q, k and n of unit length, n the keys
-of the last batches, kept in a queue. After each optimizer step the momentum encoder moves to m * itself + (1 - m) * the
-trained one.
+The query q of one view of an image is to resemble its key k, which a momentum encoder computes from
+the other view, more than the keys n of other images:
 
-Head and loss are lightly's. The queue is ours: lightly's is left out of checkpoints, and reads its place off the device
-at every step. Several ranks share one queue.
+    loss = -log(exp(q.k / T) / (exp(q.k / T) + sum_n exp(q.n / T)))
+
+q, k and n have unit length; the n are the keys of the last batches, kept in a queue. After each
+optimizer step the momentum encoder becomes m * itself + (1 - m) * the trained encoder.
+
+Head and loss are lightly's. The queue is ours, because lightly's is not saved in checkpoints and
+waits for the device at every step. Several ranks share one queue.
 """
 
 import copy
@@ -32,16 +36,23 @@ class Settings:
     """MoCo's numbers."""
 
     trunk: str = "resnet50"  # CL's, PROTOCOL 4.1 [F]
-    hidden: int = 2048  # of the head, MoCo v2's; CL's count in PROTOCOL 1.3 points to one linear map, as in MoCo v1 [D]
+    # of the head, MoCo v2's; CL's number of parameters in PROTOCOL 1.3 points to MoCo v1's head, one
+    # linear map [D]
+    hidden: int = 2048
     dim: int = 128  # of queries and keys, MoCo's
     queue: int = 4096  # CL's K, PROTOCOL 4.1 [F]
     temperature: float = 0.07  # CL's T, PROTOCOL 4.1 [F]
     momentum: float = 0.999  # of the momentum encoder, PROTOCOL 4.1 [F]
-    companions: int = 32  # images that share BatchNorm's statistics: MoCo's 256 on 8 devices; CL's number of them is [U]
+    companions: int = (
+        32  # images that share BatchNorm's statistics: MoCo's 256 on 8 devices; CL's [U]
+    )
 
 
 def build(settings: Settings, *, seed: int) -> "MoCo":
-    """A freshly initialised MoCo, the same for the same seed. Raises ConfigError for a trunk that timm does not have."""
+    """A freshly initialised MoCo, the same for the same seed.
+
+    Raises ConfigError for a trunk that timm does not have.
+    """
     torch.manual_seed(seed)
     return MoCo(settings)
 
@@ -49,18 +60,23 @@ def build(settings: Settings, *, seed: int) -> "MoCo":
 def views(
     settings: Settings, *, size: int, scale: tuple[float, float]
 ) -> Callable[[Batch], tuple[Tensor, ...]]:
-    """CL's augmentation twice: two views (b, 3, size, size) and the weights (b,). No flip (PROTOCOL 4.1 [F]).
+    """CL's augmentation twice: two views (b, 3, size, size) and the weights (b,).
 
-    Both views are crops of one frame, so that one draw of JPEG noise serves both; CL draws it for each.
+    No flip (PROTOCOL 4.1 [F]). Both views are crops of one frame, with one draw of JPEG noise; CL
+    draws it for each view.
     """
     return partial(view_pairs, size=size, scale=scale)
 
 
 class Queue(nn.Module):
-    """The last keys, (size, dim), in the state_dict and with its place on the device; lightly's loss asks it for negatives.
+    """The last keys (size, dim), where lightly's loss gets its negatives.
 
-    It begins with random directions, as MoCo's.
+    The keys are saved in checkpoints, and the position of the oldest is a tensor on the device. The
+    queue begins with random directions, as MoCo's.
     """
+
+    keys: Tensor
+    place: Tensor
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
@@ -68,14 +84,18 @@ class Queue(nn.Module):
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
 
     def forward(self, keys: Tensor, update: bool = False) -> tuple[Tensor, Tensor]:
-        """Keys (b, dim) as they are, and the negatives (dim, size) from before them; `update` puts them in."""
-        negatives = self.keys.t().clone()  # a backward pass needs them as they were
+        """Keys (b, dim) unchanged, and the negatives (dim, size).
+
+        update: put the keys in the queue; the negatives returned are those from before.
+        """
+        negatives = self.keys.t().clone()  # the backward pass needs them unchanged
         if update:
             self._put(keys.detach())
         return keys, negatives
 
     @torch.no_grad()
     def _put(self, keys: Tensor) -> None:
+        """Replace the oldest keys by those of all ranks."""
         if distributed.is_initialized() and distributed.get_world_size() > 1:
             keys = concat_all_gather(keys.contiguous())
         size = len(self.keys)
@@ -86,14 +106,16 @@ class Queue(nn.Module):
 
 
 class MoCo(nn.Module):
-    """The trained encoder `trunk` and `head`, their momentum copies, and the queue.
+    """The trained encoder (`trunk` and `head`), the momentum encoder, and the queue.
 
-    Shuffled BatchNorm, on any number of devices: queries are encoded in groups of `companions` neighbours, keys in groups
-    of images dealt out in turn, so that a query and its key share few of the images whose statistics normalise them.
-    What has weight 0 in an uneven slice (order.py) enters statistics and queue all the same.
+    Shuffled BatchNorm, on any number of devices: queries are encoded in groups of `companions`
+    consecutive images, keys in groups of images taken in turn, so that a query and its key share
+    few of the images whose statistics normalise them. Images of weight 0 in an uneven slice
+    (data/order.py) enter statistics and queue too.
     """
 
-    worth_compiling = False  # every group is a pass of its own: at batch 256, 16 ResNet-50s in one graph, minutes of compilation
+    # Each group is a pass: at batch 256, 16 ResNet-50s in one graph take minutes to compile.
+    worth_compiling = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -105,28 +127,26 @@ class MoCo(nn.Module):
         )
         self.contrast = NTXentLoss(settings.temperature)
         self.contrast.memory_bank = Queue(settings.queue, settings.dim)
-        self.contrast.cross_entropy = nn.CrossEntropyLoss(
-            reduction="none"
-        )  # each image has a weight of its own
+        # without a mean, since each image has a weight of its own
+        self.contrast.cross_entropy = nn.CrossEntropyLoss(reduction="none")
 
     def forward(self, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-        """Two views (b, 3, s, s) and weights (b,) to the sum over images of weight * loss, a scalar."""
+        """The sum over images of weight * loss, a scalar, of two views (b, 3, s, s)."""
         groups = max(len(first) // self.companions, 1)
-        queries = torch.cat(
-            [self.head(self.trunk.pooled(part)) for part in first.tensor_split(groups)]
-        )
+        parts = first.tensor_split(groups)
+        queries = torch.cat([self.head(self.trunk.pooled(part)) for part in parts])
         with torch.no_grad():
             keys = self._keys(second, groups)
         return (self.contrast(queries.float(), keys.float()) * weights).sum()
 
     def after_step(self) -> None:
-        """Move the momentum encoder; once after each optimizer step, however many micro-steps it had."""
+        """Move the momentum encoder."""
         update_momentum(self.trunk, self.trunk_momentum, self.momentum)
         update_momentum(self.head, self.head_momentum, self.momentum)
 
     def _keys(self, images: Tensor, groups: int) -> Tensor:
-        dealt = (torch.arange(len(images), device=images.device) % groups).argsort(stable=True)
-        parts = images[dealt].tensor_split(groups)
-        return torch.cat([self.head_momentum(self.trunk_momentum.pooled(part)) for part in parts])[
-            dealt.argsort()
-        ]
+        """The keys (b, dim) of images, encoded in groups of images taken in turn."""
+        shuffle = (torch.arange(len(images), device=images.device) % groups).argsort(stable=True)
+        parts = images[shuffle].tensor_split(groups)
+        keys = [self.head_momentum(self.trunk_momentum.pooled(part)) for part in parts]
+        return torch.cat(keys)[shuffle.argsort()]

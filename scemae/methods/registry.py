@@ -1,4 +1,4 @@
-"""From a method's name to its file, from settings to its network, from a checkpoint to what it trained.
+"""Find a method by its name, read its settings, load what it trained.
 
 A method is one file, scemae/methods/NAME.py, and one config, configs/method/NAME.yaml. The file has
 
@@ -30,7 +30,7 @@ or, if it is a stage 2,
 It may also have
 
     SETTINGS_AT_TOP = True
-                     its Settings are settings of the run itself (model, carb, ...), not method.settings
+                     its Settings are those of the run itself (model, carb), not method.settings
     step_flops(settings), in stage 2 step_flops(settings, trunk)
                      operations of one image in a training step; without it MFU is not reported
     load_trunk(folder)
@@ -98,7 +98,7 @@ def settings_of(method: ModuleType, config: PretrainConfig | CorrespondConfig) -
 
     Raises ConfigError for an entry of method.settings that it does not have, or of another type.
     """
-    known = {part.name: part.type for part in fields(method.Settings)}
+    known: dict[str, Any] = {part.name: part.type for part in fields(method.Settings)}
     if has_settings_at_top(method):
         return method.Settings(**{name: getattr(config, name) for name in known})
     given, title = config.method.settings, name_of(method)
@@ -197,7 +197,7 @@ class Trained:
 
     name: str  # of the method
     settings: Any
-    module: nn.Module
+    module: Any  # nn.Module
     folder: Path  # the checkpoint
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from scemae.models import losses
@@ -47,7 +48,7 @@ class Selection:
     slot: Tensor
 
 
-def cls_similarity(block: nn.Module, tokens: Tensor, heads: str = "mean") -> Tensor:
+def cls_similarity(block: Block, tokens: Tensor, heads: str = "mean") -> Tensor:
     """Eq. 1: Sim_cls = Softmax(K q_cls / sqrt(d)) over the patch tokens, (b, 1 + n, d) to (b, n).
 
     q and K are those of `block`. heads="mean": a softmax per head, then the mean over heads (EViT's

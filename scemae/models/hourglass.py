@@ -51,8 +51,8 @@ class Hourglass(nn.Module):
     """Normalised images (b, 3, s, s) to features (b, out, s/2, s/2), not normalised.
 
     A 7x7 convolution of stride 2, three bottlenecks up to `width` channels, one hourglass of
-    `depth` halvings with `blocks` bottlenecks in each place, and 1x1 convolutions. With the defaults
-    it has 12,609,472 parameters, DVE's 12.609 M. That it has 4 blocks in each place, and no pooling
+    `depth` halvings with `blocks` bottlenecks in each place, and 1x1 convolutions. With the
+    defaults it has 12,609,472 parameters, DVE's 12.609 M. That it has 4 blocks in each place, and no pooling
     before the hourglass, is deduced from that number and from the stride of 2 (PROTOCOL 1.3, 3.4
     [D]).
     """

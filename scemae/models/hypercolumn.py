@@ -1,5 +1,7 @@
 """A ResNet's four stages as a hypercolumn, and a projector on it (CL, PROTOCOL 4.2)."""
 
+from typing import Any
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ class ResNetTrunk(nn.Module):
             )
         self.name = name
         # Residual branches start at full strength, as in torchvision's ResNet, which CL trains [D].
-        self.stages = timm.create_model(
+        self.stages: Any = timm.create_model(
             name, features_only=True, out_indices=(1, 2, 3, 4), zero_init_last=False
         )
 
@@ -105,7 +107,8 @@ class HypercolumnProjector(nn.Module):
 
     def forward(self, maps: list[Tensor], side: int) -> Tensor:
         """Maps (b, widths[i], h_i, w_i) to L2-normalised features (b, out, side, side), float32."""
-        weight, bias = self.joined.map.weight, self.joined.map.bias
+        convolution: Any = self.joined.map
+        weight, bias = convolution.weight, convolution.bias
         parts = [
             resize(F.conv2d(one.to(weight.dtype), columns), side).float()
             for one, columns in zip(maps, weight.split(self.widths, 1), strict=True)

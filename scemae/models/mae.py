@@ -29,6 +29,8 @@ class Decoder(nn.Module):
     """Visible tokens to predicted patches (PROTOCOL 2.2): mask tokens, fixed positions, blocks, and
     one linear map."""
 
+    positions: Tensor
+
     def __init__(
         self, encoder_width: int, width: int, depth: int, heads: int, *, grid: int, patch_size: int
     ) -> None:

@@ -19,6 +19,7 @@ class Projector(nn.Module):
         super().__init__()
         self.kind, self.out = kind, out
         self.multiplier = 6.5 if out == 64 else 7.0
+        self.map: nn.Module
         if kind == "mlp":
             self.map = nn.Sequential(
                 nn.Conv2d(width, width, 1), nn.GELU(), nn.Conv2d(width, out, 1)

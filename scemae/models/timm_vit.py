@@ -5,6 +5,7 @@ given.
 """
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -25,12 +26,15 @@ class TimmVit(nn.Module):
     same grid, and the same cover-and-stride, as the paper's ViT. A choice of ours.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str, weights: Path | None, seed: int = 0) -> None:
         """Raises ConfigError if timm has no such ViT, CheckpointError if the file does not fit."""
         super().__init__()
         torch.manual_seed(seed)
         self.patch_size = patch_size_of(name)
-        self.vit = timm.create_model(
+        self.vit: Any = timm.create_model(
             name, pretrained=False, num_classes=0, img_size=GRID * self.patch_size
         )
         if weights is not None:
@@ -61,7 +65,7 @@ def patch_size_of(name: str) -> int:
     """The patch size of a ViT of timm. Raises ConfigError where it has none."""
     try:
         with torch.device("meta"):
-            model = timm.create_model(name, pretrained=False)
+            model: Any = timm.create_model(name, pretrained=False)
         patch, _ = model.patch_embed.patch_size, model.num_prefix_tokens
     except (RuntimeError, AttributeError, ValueError) as error:
         raise ConfigError(

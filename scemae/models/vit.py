@@ -56,11 +56,13 @@ def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
     """Pre-LN transformer blocks with qkv bias, MLP ratio 4, LayerNorm eps 1e-6 (PROTOCOL 2.2)."""
     norm = partial(nn.LayerNorm, eps=1e-6)
     return nn.ModuleList(
-        Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm) for _ in range(depth)
+        # timm calls norm_layer as it would a class
+        Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm)  # type: ignore[arg-type]
+        for _ in range(depth)
     )
 
 
-def block_at(block: nn.Module, tokens: Tensor, ids: Tensor) -> Tensor:
+def block_at(block: Block, tokens: Tensor, ids: Tensor) -> Tensor:
     """The output of `block` at the places ids (b, k) only, (b, k, d).
 
     tokens (b, n, d): keys and values from all of them, queries from ids only. That saves a fifth of
@@ -80,6 +82,8 @@ def block_at(block: nn.Module, tokens: Tensor, ids: Tensor) -> Tensor:
 
 class Encoder(nn.Module):
     """Images to tokens. CLS is token 0 and is never masked (paper 3.1)."""
+
+    positions: Tensor
 
     def __init__(
         self,
