@@ -15,7 +15,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -218,7 +217,7 @@ def source_of_views(
     config: CorrespondConfig, encoder: Encoder, shards: ShardSet, place: Place
 ) -> Iterator[tuple]:
     """Views (b, 3, 96, 96) and weights (b,), cut in each step as a run without the store would."""
-    views = partial(trunk_views, size=encoder.image_size, scale=tuple(config.data.scale))
+    views = trunk_views(encoder.image_size, config.data.scale)
     feed = Feed(config, shards, place, views, lambda: None)
     feed.open_frames(2**40)
     return feed.batches(slices(shards, config), lambda *_: None)

@@ -70,9 +70,9 @@ def warped_views(batch: Batch, size: int) -> tuple[Tensor, ...]:
     """Two warped, differently coloured, normalised views (b, 3, size, size); meets; weights (b,).
 
     meets (b, size/2, size/2, 2): for every second pixel of the first view, the x, y in pixels of
-    the same point in the second. The second view is warped by W1, the first by W1 and then W2 (PROTOCOL
-    3.4, with DVE's training scales [F]). Colours are drawn for each view after the warps; outside
-    the warped frame it is black [U]. Raises ConfigError for frames of another size.
+    the same point in the second. The second view is warped by W1, the first by W1 and then W2
+    (PROTOCOL 3.4, with DVE's training scales [F]). Colours are drawn for each view after the warps;
+    outside the warped frame it is black [U]. Raises ConfigError for frames of another size.
     """
     if batch.images.shape[-1] != FRAME:
         raise ConfigError(

@@ -36,8 +36,8 @@ class Settings:
     """MoCo's numbers."""
 
     trunk: str = "resnet50"  # CL's, PROTOCOL 4.1 [F]
-    # of the head, MoCo v2's; CL's number of parameters in PROTOCOL 1.3 points to MoCo v1's head, one
-    # linear map [D]
+    # of the head, MoCo v2's; CL's number of parameters in PROTOCOL 1.3 points to MoCo v1's head,
+    # one linear map [D]
     hidden: int = 2048
     dim: int = 128  # of queries and keys, MoCo's
     queue: int = 4096  # CL's K, PROTOCOL 4.1 [F]

@@ -10,10 +10,10 @@ makes the same choice.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from scemae.models import losses
@@ -48,11 +48,12 @@ class Selection:
     slot: Tensor
 
 
-def cls_similarity(block: Block, tokens: Tensor, heads: str = "mean") -> Tensor:
+def cls_similarity(block: Any, tokens: Tensor, heads: str = "mean") -> Tensor:
     """Eq. 1: Sim_cls = Softmax(K q_cls / sqrt(d)) over the patch tokens, (b, 1 + n, d) to (b, n).
 
-    q and K are those of `block`. heads="mean": a softmax per head, then the mean over heads (EViT's
-    convention); "joint": one head of full width, as Eq. 1 is printed (PROTOCOL 1.6 [U]).
+    q and K are those of `block`, a timm Block. heads="mean": a softmax per head, then the mean over
+    heads (EViT's convention); "joint": one head of full width, as Eq. 1 is printed (PROTOCOL 1.6
+    [U]).
     """
     attention = block.attn
     q, k, _ = attention.qkv(block.norm1(tokens)).chunk(3, dim=-1)

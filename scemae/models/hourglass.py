@@ -52,9 +52,9 @@ class Hourglass(nn.Module):
 
     A 7x7 convolution of stride 2, three bottlenecks up to `width` channels, one hourglass of
     `depth` halvings with `blocks` bottlenecks in each place, and 1x1 convolutions. With the
-    defaults it has 12,609,472 parameters, DVE's 12.609 M. That it has 4 blocks in each place, and no pooling
-    before the hourglass, is deduced from that number and from the stride of 2 (PROTOCOL 1.3, 3.4
-    [D]).
+    defaults it has 12,609,472 parameters, DVE's 12.609 M. That it has 4 blocks in each place, and
+    no pooling before the hourglass, is deduced from that number and from the stride of 2 (PROTOCOL
+    1.3, 3.4 [D]).
     """
 
     def __init__(self, width: int = 256, depth: int = 4, blocks: int = 4, *, out: int = 64) -> None:

@@ -34,16 +34,17 @@ class TimmVit(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         self.patch_size = patch_size_of(name)
-        self.vit: Any = timm.create_model(
+        vit: Any = timm.create_model(
             name, pretrained=False, num_classes=0, img_size=GRID * self.patch_size
         )
+        self.vit: Any = vit
         if weights is not None:
-            _load(self.vit, name, weights)
+            _load(vit, name, weights)
         self.register_buffer(
-            "mean", torch.tensor(self.vit.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False
+            "mean", torch.tensor(vit.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False
         )
         self.register_buffer(
-            "std", torch.tensor(self.vit.pretrained_cfg["std"]).view(3, 1, 1), persistent=False
+            "std", torch.tensor(vit.pretrained_cfg["std"]).view(3, 1, 1), persistent=False
         )
         self.eval().requires_grad_(False)
 

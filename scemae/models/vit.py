@@ -2,6 +2,7 @@
 PROTOCOL 2.2)."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -62,8 +63,8 @@ def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
     )
 
 
-def block_at(block: Block, tokens: Tensor, ids: Tensor) -> Tensor:
-    """The output of `block` at the places ids (b, k) only, (b, k, d).
+def block_at(block: Any, tokens: Tensor, ids: Tensor) -> Tensor:
+    """The output of `block`, a timm Block, at the places ids (b, k) only, (b, k, d).
 
     tokens (b, n, d): keys and values from all of them, queries from ids only. That saves a fifth of
     the decoder's last block.

@@ -1,12 +1,12 @@
-"""What is kept of a step that was left out: its batch as it was fed, and the checkpoint before it, to look at later.
+"""Dumps of bad steps: the batch of a skipped step, and the checkpoint before it.
 
     run_dir/capsules/step-00000613/
-        batch.safetensors      frames (b, s, s, 3) uint8 and their place in the order: samples, epochs
+        batch.safetensors      frames (b, s, s, 3) uint8; samples and epochs (b,)
         config.yaml            the run's settings
         capsule.json           step, rank, what was wrong, keys
-        step-00000600.g0002/   the checkpoint before, by hard links
+        step-00000600.g0002/   the checkpoint before the step, by hard links
 
-`scemae replay CAPSULE` (replay.py) runs it on one process.
+`scemae replay RUN/capsules/step-00000613` (replay.py) runs such a step again in one process.
 """
 
 from dataclasses import replace
@@ -25,7 +25,7 @@ from scemae.errors import BadStepError
 from scemae.files import disk
 from scemae.runs.checkpoints import checkpoint
 
-CAPSULES, BATCH, FACTS = "capsules", "batch.safetensors", "capsule.json"
+DUMPS, BATCH, FACTS = "capsules", "batch.safetensors", "capsule.json"
 
 
 def write(
@@ -35,20 +35,22 @@ def write(
     config: PretrainConfig | CorrespondConfig,
     shards: ShardSet,
 ) -> Path:
-    """Write the capsule of the last of the bad steps; returns its folder. What cannot be written is left out."""
+    """Dump the last of the bad steps; returns the dump's folder.
+
+    folder: the checkpoint before the steps. An error costs the dump and not the run.
+    """
     step = bad.steps[-1]
-    capsule = run_dir / CAPSULES / f"step-{step:08d}"
+    dump = run_dir / DUMPS / f"step-{step:08d}"
     try:
-        disk.make_folders(capsule, run_dir)
+        disk.make_folders(dump, run_dir)
         order = Order(len(shards), config.seed, config.optim.global_batch_size)
         part = order.slices(step - 1, 0, 1, 1)[0]
         if isinstance(config, CorrespondConfig):
             part = replace(part, epochs=part.epochs % config.views)
-        frames = consumed_frames(
-            StreamedFrames(shards, config.data.frame), part, config.seed, config.data.jpeg_noise
-        )[1]
+        source = StreamedFrames(shards, config.data.frame)
+        frames = consumed_frames(source, part, config.seed, config.data.jpeg_noise)[1]
         disk.write_bytes(
-            capsule / BATCH,
+            dump / BATCH,
             save(
                 {
                     "frames": torch.from_numpy(frames),
@@ -57,11 +59,11 @@ def write(
                 }
             ),
         )
-        disk.write_text(capsule / "config.yaml", to_yaml(config))
-        if not (capsule / folder.name).exists():
-            checkpoint.copy_by_links(folder, capsule / folder.name, run_dir)
+        disk.write_text(dump / "config.yaml", to_yaml(config))
+        if not (dump / folder.name).exists():
+            checkpoint.copy_by_links(folder, dump / folder.name, run_dir)
         disk.write_json(
-            capsule / FACTS,
+            dump / FACTS,
             {
                 "step": step,
                 "steps": bad.steps,
@@ -71,8 +73,6 @@ def write(
                 "keys": [shards.keys[i] for i in part.samples],
             },
         )
-    except (
-        Exception
-    ) as error:  # it is only kept to be looked at: a full disk, say, must not end the run
-        print(f"scemae: {capsule}: not kept whole ({error})", flush=True)
-    return capsule
+    except Exception as error:  # a full disk, for example, must not end the run
+        print(f"scemae: {dump}: not written whole ({error})", flush=True)
+    return dump

@@ -1,4 +1,4 @@
-"""Which step of an interval went wrong: the same answer on every rank, from the shared heartbeat."""
+"""Which step of an interval went wrong; every rank gives the same answer, from the heartbeat."""
 
 import math
 from collections import deque
@@ -15,8 +15,10 @@ class LossHistory:
     """The losses of the last steps, which the next ones are compared with."""
 
     def __init__(self, spike_factor: float, losses: Iterable[float]) -> None:
-        """spike_factor: a loss above this many times the median is a spike; 0: never. losses: of the
-        steps before."""
+        """spike_factor: a loss above this many times the median is a spike; 0: never.
+
+        losses: those of the steps before.
+        """
         self._factor, self._recent = spike_factor, deque(losses, maxlen=WINDOW)
         self._last_trained: int | None = None
 

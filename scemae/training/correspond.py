@@ -22,6 +22,7 @@ from scemae.evaluation.landmarks import features
 from scemae.evaluation.landmarks.features import Trunk
 from scemae.evaluation.landmarks.probe import Probe
 from scemae.methods import registry
+from scemae.models.vit import Encoder
 from scemae.runs.checkpoints import checkpoint
 from scemae.training import run
 from scemae.training.feed import Feed, trunk_views
@@ -88,7 +89,8 @@ def _feed(
     """From the token store, or with the frozen trunk on every view (PROTOCOL 5.3)."""
     network, place = trunk.network, start.place
     if method.STORED:
+        assert isinstance(network, Encoder)  # `build` refuses other trunks
         return TokenFeed(Fill(config, network, backbone, shards, place, start.note))
-    views = partial(trunk_views, size=INPUT, scale=tuple(config.data.scale))
+    views = trunk_views(INPUT, config.data.scale)
     embed = partial(method.embed, settings, network)
     return Feed(config, shards, place, views, start.note, embed)

@@ -8,8 +8,9 @@
 anew. Methods with STORED = True are fed by token_store.TokenFeed, which has the same functions.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from scemae.data.storage.shard_set import ShardSet
 from scemae.distributed.process_group import Place, data_threads
 
 Arguments = tuple[Tensor, ...]  # of the engine, for one micro-batch
+Batches = Generator[Arguments, None, None]
 
 
 @dataclass
@@ -48,8 +50,8 @@ class Feed:
             self.shards, data, runtime, self.place, images=images, note=self.note
         )
 
-    def batches(self, slices: Iterator[Slice], consumed: Consumed) -> Iterator[Arguments]:
-        """The engine's arguments for each slice; `consumed` hears of each whose pixels they show."""
+    def batches(self, slices: Iterator[Slice], consumed: Consumed) -> Batches:
+        """The engine's arguments for each slice; `consumed` is called with its samples."""
         pipeline = Pipeline(
             self._source,
             slices,
@@ -69,11 +71,20 @@ class Feed:
             yield *embedded, weights
 
     def views_stored(self, order: Order, last: int) -> int:
-        """View images computed by `open` for a run of `last` steps: none, they are made as needed."""
+        """View images that `open` computes for a run of `last` steps: none, views are not kept."""
         return 0
 
 
-def trunk_views(batch: Batch, size: int, scale: tuple[float, float]) -> Arguments:
-    """What stage 2 shows the frozen trunk: one view (b, 3, size, size), and the weights (b,)."""
+def trunk_views(size: int, scale: list[float]) -> Views:
+    """What stage 2 shows the frozen trunk: one view of each image, and the weights.
+
+    size: side of the views in pixels; scale: RandomResizedCrop's share of the area, low and high.
+    """
+    low, high = scale
+    return partial(_one_view, size=size, scale=(low, high))
+
+
+def _one_view(batch: Batch, size: int, scale: tuple[float, float]) -> Arguments:
+    """Views (b, 3, size, size) of a batch, and weights (b,)."""
     images = correspondence_views(batch, size, scale)
     return images, batch.tensor(batch.slice.weights)

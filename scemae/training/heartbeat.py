@@ -167,7 +167,7 @@ class Meter:
         return time.perf_counter() - self._started
 
     def restart_clock(self) -> None:
-        """Begin the interval's time now, after a save or a probe: images per second leave it out."""
+        """Begin the interval's time now, so that a save or a probe is not in images per second."""
         self._started = time.perf_counter()
 
 

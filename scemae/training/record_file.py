@@ -62,8 +62,8 @@ class RecordFile:
     def locked(self, place: Place, note: Callable[[], None]) -> Iterator[None]:
         """Make the folder, and keep other runs from filling it while the block runs.
 
-        Leaving the block waits for all ranks. All ranks call it. Raises ConfigError where the folder
-        cannot be written.
+        Leaving the block waits for all ranks. All ranks call it. Raises ConfigError where the
+        folder cannot be written.
         """
         lock, problem = None, None
         if place.is_first:
@@ -146,7 +146,10 @@ class RecordFile:
             )
 
     def write(self, rows: np.ndarray, fields: dict[str, np.ndarray]) -> None:
-        """Write some rows (ascending), each field (rows, *shape). Raises ConfigError where the disk is full."""
+        """Write some records (ascending rows), each field (rows, *shape).
+
+        Raises ConfigError where the disk is full.
+        """
         records = np.zeros(len(rows), self.type)
         for name, values in fields.items():
             records[name] = values
@@ -157,7 +160,7 @@ class RecordFile:
             with disk.open_to_change(self.path) as file:
                 for first, part in self._stretches(rows, records):
                     file.seek(first)
-                    file.write(part)
+                    file.write(part.data)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -175,7 +178,7 @@ class RecordFile:
         with disk.open_regular(self.path) as file:
             for first, part in self._stretches(rows, records):
                 file.seek(first)
-                file.readinto(part)
+                file.readinto(part)  # type: ignore[attr-defined]  # a file on disk has it
         return records
 
     def _stretches(self, rows: np.ndarray, records: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

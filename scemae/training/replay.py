@@ -1,10 +1,11 @@
-"""`scemae replay CAPSULE`: run the batch of a step that was left out again, on one process, and see what it does.
+"""`scemae replay DUMP`: run the batch of a bad step again in one process (bad_step_dump.py).
 
     scemae replay runs/mae/capsules/step-00000613
 
-Loads the checkpoint before the step and feeds the batch as it was fed then, with the same crops and masks: the loss of
-each image, the norm of the gradients, and the first module whose output is no number. Where all is finite, neither data
-nor weights are to blame: look at the machine of the rank that the capsule names, or at the steps between.
+Loads the checkpoint before the step and gives it the batch, with the same crops and masks. Prints
+the loss of the images, the norm of the gradients, and the first module whose output is not finite.
+If all is finite, neither the data nor these weights are to blame: check the machine of the rank
+that the dump names, and the steps between the checkpoint and this one.
 """
 
 import argparse
@@ -34,8 +35,8 @@ from scemae.training import bad_step_dump
 
 
 @dataclass
-class Scale:
-    """RandomResizedCrop's share of the area, as two numbers."""
+class CropScale:
+    """RandomResizedCrop's share of the area, lowest and highest."""
 
     scale: tuple[float, float]
 
@@ -48,7 +49,7 @@ class Side:
 
 
 class Facts(TypedDict):
-    """capsule.json: the step that was left out, whose loss was bad, why, the checkpoint before it, and the images."""
+    """capsule.json: the bad step, the rank whose loss was bad, why, the checkpoint, the images."""
 
     step: Count
     rank: Count | None
@@ -58,11 +59,11 @@ class Facts(TypedDict):
 
 
 @dataclass
-class Replayed:
-    """The part of a capsule's config.yaml that is read again."""
+class DumpedConfig:
+    """The part of a dump's config.yaml that is needed."""
 
     seed: Count
-    data: Scale
+    data: CropScale
     mask_ratio: float | None = None
     model: Side | None = None
     backbone: str | None = None
@@ -71,7 +72,7 @@ class Replayed:
 
 @dataclass
 class Replay:
-    """What one batch did: loss of each image (b,), gradient norm, and the first module with a bad output."""
+    """The loss of each image (b,), the gradient norm, and the first module with a bad output."""
 
     losses: list[float]
     norm: float
@@ -80,29 +81,29 @@ class Replay:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("capsule", metavar="CAPSULE", type=given_path, help="RUN/capsules/step-*")
+    parser.add_argument("dump", metavar="DUMP", type=given_path, help="RUN/capsules/step-*")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Replay one capsule and print what happened."""
-    folder = options.capsule
+    """Replay one dump and print the result."""
+    folder = options.dump
     facts = read_facts(folder)
     found = replay(folder, facts)
     mean = sum(found.losses) / len(found.losses)
     print(
-        f"step {facts['step']}: {facts['what']}\nreplayed on {facts['checkpoint']}: loss {mean:.6g}, gradient norm "
-        f"{found.norm:.6g}"
+        f"step {facts['step']}: {facts['what']}\n"
+        f"replayed on {facts['checkpoint']}: loss {mean:.6g}, gradient norm {found.norm:.6g}"
     )
     worst = sorted(
         zip(found.losses, facts["keys"]), key=lambda pair: (math.isfinite(pair[0]), -pair[0])
     )[:5]
     print("worst images: " + ", ".join(f"{key} {loss:.4g}" for loss, key in worst))
     if found.first_bad:
-        print(f"first output that is no number: {found.first_bad}")
+        print(f"first output that is not finite: {found.first_bad}")
     elif math.isfinite(mean) and math.isfinite(found.norm):
         print(
-            "all is finite here: not this batch on these weights alone; look at the machine of rank "
-            f"{facts['rank']}, or at the steps between"
+            "all is finite here: this batch on these weights is not the cause; check the machine "
+            f"of rank {facts['rank']}, and the steps between"
         )
 
 
@@ -117,13 +118,13 @@ def read_facts(folder: Path) -> Facts:
         )
     except OSError as error:
         raise RunFolderError(
-            f"{folder}: found no whole capsule ({error}); give RUN/capsules/step-*"
+            f"{folder}: found no whole dump ({error}); give RUN/capsules/step-*"
         ) from error
 
 
 def replay(folder: Path, facts: Facts) -> Replay:
-    """Feed a capsule's batch to the network of its checkpoint, image by image and as a whole."""
-    config = documents.read_yaml(folder / "config.yaml", Replayed, error=RunFolderError)
+    """Give a dump's batch to the network of its checkpoint, image by image and as a whole."""
+    config = documents.read_yaml(folder / "config.yaml", DumpedConfig, error=RunFolderError)
     kept = read_batch(folder / bad_step_dump.BATCH)
     rows = len(kept["samples"])
     part = Slice(
@@ -136,21 +137,26 @@ def replay(folder: Path, facts: Facts) -> Replay:
     batch = Batch(kept["frames"].permute(0, 3, 1, 2), part, config.seed)
     prepare = _pretrain if config.model else _correspond
     module, inputs = prepare(config, folder / facts["checkpoint"], batch)
-    spoilt = float("nan") if faults.at("loss", step=facts["step"], rank=facts["rank"]) else 1.0
+    step, rank = facts["step"], facts["rank"]
+    is_spoilt = rank is not None and faults.at("loss", step=step, rank=rank)
+    factor = float("nan") if is_spoilt else 1.0
     first_bad: list[str] = []
     for name, child in module.named_modules():
-        child.register_forward_hook(_look(name or "the loss", first_bad))
+        child.register_forward_hook(_watch(name or "the loss", first_bad))
     losses = [
-        module(*(part[row : row + 1] for part in inputs), torch.ones(1)).item() * spoilt
+        module(*(part[row : row + 1] for part in inputs), torch.ones(1)).item() * factor
         for row in range(rows)
     ]
-    (module(*inputs, torch.full((rows,), 1 / rows)) * spoilt).backward()
+    (module(*inputs, torch.full((rows,), 1 / rows)) * factor).backward()
     norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
     return Replay(losses, norm.item(), first_bad[0] if first_bad else None)
 
 
 def read_batch(path: Path) -> dict[str, Tensor]:
-    """frames (b, s, s, 3) uint8, samples and epochs (b,) int64. Raises RunFolderError where they are not that."""
+    """frames (b, s, s, 3) uint8, samples and epochs (b,) int64.
+
+    Raises RunFolderError where the file holds anything else.
+    """
     try:
         disk.open_regular(path).close()
         found = load_file(path)
@@ -160,16 +166,9 @@ def read_batch(path: Path) -> dict[str, Tensor]:
             "samples": (torch.int64, (rows,)),
             "epochs": (torch.int64, (rows,)),
         }
-        wrong = next(
-            (
-                name
-                for name, kind in right.items()
-                if (found[name].dtype, tuple(found[name].shape)) != kind
-            ),
-            None,
-        )
-        if wrong or not rows:
-            raise ValueError(f"{wrong or 'samples'} is of another type or shape")
+        for name, kind in right.items():
+            if not rows or (found[name].dtype, tuple(found[name].shape)) != kind:
+                raise ValueError(f"{name} is of another type or shape")
     except (
         OSError,
         FileError,
@@ -185,7 +184,7 @@ def read_batch(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _look(name: str, first_bad: list[str]) -> Callable:
+def _watch(name: str, first_bad: list[str]) -> Callable:
     def hook(module: nn.Module, inputs: tuple, output: object) -> None:
         if isinstance(output, Tensor) and not first_bad and not output.isfinite().all():
             first_bad.append(name)
@@ -193,25 +192,29 @@ def _look(name: str, first_bad: list[str]) -> Callable:
     return hook
 
 
-def _pretrain(config: Replayed, folder: Path, batch: Batch) -> tuple[nn.Module, tuple[Tensor, ...]]:
+def _pretrain(
+    config: DumpedConfig, folder: Path, batch: Batch
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The masked autoencoder of a checkpoint, and its arguments without the weights."""
     module, _ = mae.load_autoencoder(folder)
-    size = config.model.image_size
-    return module, pretraining_views(batch, size, tuple(config.data.scale), module.encoder.grid**2)[
-        :2
-    ]
+    encoder = module.encoder
+    views = pretraining_views(batch, encoder.image_size, config.data.scale, encoder.grid**2)
+    return module, views[:2]
 
 
 def _correspond(
-    config: Replayed, folder: Path, batch: Batch
+    config: DumpedConfig, folder: Path, batch: Batch
 ) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """CARB of a checkpoint, and its arguments without the weights."""
     if config.backbone is None or config.carb is None:
         raise RunFolderError(
-            f"{folder.parent / 'config.yaml'}: is of another method than mae and carb, which cannot be replayed"
+            f"{folder.parent / 'config.yaml'}: is of a method that cannot be replayed; only mae "
+            "and carb can"
         )
     encoder, _ = mae.load_encoder(Path(config.backbone))
     settings, shapes = carb.Settings(config.carb), checkpoint.read_shapes(folder)
     module = networks.sized(partial(carb.build, settings, encoder, seed=0), shapes, folder)
     networks.fill(module, checkpoint.read_weights(folder), folder)
-    views = correspondence_views(batch, encoder.image_size, tuple(config.data.scale))
+    views = correspondence_views(batch, encoder.image_size, config.data.scale)
     with torch.no_grad():
         return module, carb.embed(settings, encoder, views)

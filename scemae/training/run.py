@@ -289,6 +289,7 @@ class Run:
         """Go back to the checkpoint before the bad steps, and skip them from now on."""
         place, generation = self.start.place, self.start.generation
         folder = resume.newest_whole(self.run_dir, place)
+        assert folder is not None  # the run saved one before its first step
         new = [step for step in bad.steps if step > checkpoint.place_of(folder)[0]]
         skips = {**self.state.skips, **{str(step): str(bad) for step in new}}
         if len(skips) > self.config.loop.max_skips:
@@ -312,6 +313,7 @@ class Run:
             raise RunFolderError(problem)
         generation.move_on()
         found = resume.go_on(self.run_dir, place, generation, self.state, self.steps.total)
+        assert found is not None
         self.state = resume.resume(self.engine, found, self.state, place)
         self.state.skips = skips
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Schedule:
-    """Linear warm-up from 0 to `peak`, then half a cosine down to `floor`; lengths in global steps."""
+    """Linear warm-up from 0 to `peak`, then half a cosine down to `floor`."""
 
     peak: float
     floor: float

@@ -104,7 +104,7 @@ class Fill:
     def from_images(self, chunks: list[np.ndarray]) -> Iterator[Computed]:
         """This rank's share of the chunks, computed from the shards. All ranks call it."""
         config, carb, samples = self.config, self.config.carb, len(self.shards)
-        views = partial(trunk_views, size=self.encoder.image_size, scale=tuple(config.data.scale))
+        views = trunk_views(self.encoder.image_size, config.data.scale)
         feed = Feed(config, self.shards, self.place, views, self.note)
         feed.open_frames(sum(map(len, chunks)))
         origins: deque[tuple[np.ndarray, np.ndarray]] = deque()
@@ -182,12 +182,13 @@ def _slice(rows: np.ndarray, samples: int) -> Slice:
 
 
 def as_words(records: np.ndarray) -> Tensor:
-    """Records (b,) as (b, size / 8) int64 on the same memory: whole words travel faster than bytes."""
+    """Records (b,) as (b, size / 8) int64 on the same memory: faster to copy than bytes."""
     return torch.from_numpy(records.view(np.int64).reshape(len(records), -1))
 
 
 def field(words: Tensor, record: np.dtype, name: str) -> Tensor:
     """One field (b, *shape) of records (b, size / 8) int64, on their device, without a copy."""
+    assert record.fields is not None
     kind, offset = record.fields[name][:2]
     columns = words.view(torch.uint8)[:, offset : offset + kind.itemsize]
     return columns.view(TORCH[kind.base.str]).unflatten(1, kind.shape)

@@ -33,7 +33,7 @@ from scemae.data.storage.shard_set import ShardSet
 from scemae.distributed.process_group import Place, agree
 from scemae.errors import FileError
 from scemae.files import ownership
-from scemae.training.feed import Arguments
+from scemae.training.feed import Batches
 from scemae.training.record_file import Missing, RecordFile
 from scemae.training.token_fill import Fill, as_words, field
 
@@ -47,7 +47,7 @@ class TokenStore:
     def __init__(
         self, records: RecordFile, rows: np.ndarray, samples: int, views: int, device: torch.device
     ) -> None:
-        """rows (ascending): the records that will be read; a GPU with enough free memory keeps them."""
+        """rows (ascending): the records that will be read; a GPU with room for them keeps them."""
         self._type, self._rows, self._device = records.type, rows, device
         self._samples, self._views = samples, views
         self._stored = records.map()
@@ -73,7 +73,7 @@ class TokenStore:
         return self._type.itemsize
 
     def batch(self, samples: np.ndarray, epochs: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (b, k, d) in bf16, ids (b, k) and slot (b, n) of `carb.Selection`, on the device."""
+        """Tokens (b, k, d) in bf16, ids (b, k) and slot (b, n), on the device (carb.Selection)."""
         rows = self.rows_of(samples, epochs)
         if self._on_device is None:
             words = to_device(self._words.index_select(0, torch.from_numpy(rows)), self._device)
@@ -83,10 +83,10 @@ class TokenStore:
         tokens, ids, slot = (field(words, self._type, name) for name in ("tokens", "ids", "slot"))
         return tokens, ids.long(), slot.long()
 
-    def batches(self, slices: Iterator[Slice], consumed: Consumed) -> Iterator[Arguments]:
+    def batches(self, slices: Iterator[Slice], consumed: Consumed) -> Batches:
         """CARB's arguments for each slice: tokens, ids, slot and weights (b,).
 
-        `consumed` hears whose pixels the tokens were made from, as it does from a `Pipeline`.
+        `consumed` is called with the samples they were computed from, as by a `Pipeline`.
         """
         for part in slices:
             rows = self.rows_of(part.samples, part.epochs)
@@ -118,8 +118,8 @@ class TokenFeed:
         """
         self._store = open_tokens(self.fill, order, last)
 
-    def batches(self, slices: Iterator[Slice], consumed: Consumed) -> Iterator[Arguments]:
-        """CARB's arguments for each slice; `consumed` hears of each whose pixels they show."""
+    def batches(self, slices: Iterator[Slice], consumed: Consumed) -> Batches:
+        """CARB's arguments for each slice; `consumed` is called with its samples."""
         assert self._store is not None  # opened before
         return self._store.batches(slices, consumed)
 

@@ -730,8 +730,8 @@ def test_a_replay_builds_no_projector_larger_than_its_checkpoint(runs, tmp_path)
     encoder = mae.load_encoder(checkpoint.newest(runs / "mae"))[0]
     module = carb_method.build(carb_method.Settings(carb), encoder, seed=0)
     folder = write_run(tmp_path / "carb", module, {}, "correspond")
-    settings = replay.Replayed(
-        0, replay.Scale((0.2, 1.0)), backbone=str(runs / "mae"), carb=replace(carb, dim=10**9)
+    settings = replay.DumpedConfig(
+        0, replay.CropScale((0.2, 1.0)), backbone=str(runs / "mae"), carb=replace(carb, dim=10**9)
     )
     with pytest.raises(CheckpointError, match="holds another model"):
         replay._correspond(settings, folder, None)

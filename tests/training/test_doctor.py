@@ -9,7 +9,7 @@ from scemae.config.schema.training import Loop
 from scemae.runs import run_folder
 from scemae.runs.checkpoints.checkpoint import committed
 from scemae.training.doctor.findings import OK, REFUSED, WARNING
-from scemae.training.doctor.rank_survey import Seat, _ticks, compare
+from scemae.training.doctor.rank_survey import RankFacts, _ticks, compare
 from scemae.training.doctor.rehearsal import (
     Limits,
     Measured,
@@ -262,8 +262,8 @@ def test_the_first_step_is_a_warm_up():
     assert measure(rows, 8, 100.0) == Measured(8, 0.2, 10, 1, 2, 1.5, 0)
 
 
-def seat(rank, host, **changed):
-    plain = Seat(
+def facts(rank, host, **changed):
+    plain = RankFacts(
         rank,
         host,
         "10.0.0.1",
@@ -283,12 +283,12 @@ def seat(rank, host, **changed):
     return replace(plain, **changed)
 
 
-def verdicts(*seats):
-    return {finding.subject: finding for finding in compare(list(seats)) if finding.verdict != OK}
+def verdicts(*ranks):
+    return {finding.subject: finding for finding in compare(list(ranks)) if finding.verdict != OK}
 
 
 def test_ranks_that_are_alike_give_no_warning():
-    assert verdicts(seat(0, "a"), seat(1, "a"), seat(2, "b")) == {}
+    assert verdicts(facts(0, "a"), facts(1, "a"), facts(2, "b")) == {}
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_ranks_that_are_alike_give_no_warning():
     ],
 )
 def test_a_rank_that_differs_is_named(changed, verdict, subject, text):
-    found = verdicts(seat(0, "a"), seat(1, "b", **changed))
+    found = verdicts(facts(0, "a"), facts(1, "b", **changed))
     assert (
         list(found) == [subject]
         and found[subject].verdict == verdict
@@ -330,7 +330,7 @@ def test_a_rank_that_differs_is_named(changed, verdict, subject, text):
 
 
 def test_cores_that_nobody_needs_may_be_taken():
-    assert verdicts(seat(0, "a", cores=set(range(8)), threads=2, taken=6.4)) == {}
+    assert verdicts(facts(0, "a", cores=set(range(8)), threads=2, taken=6.4)) == {}
 
 
 def test_the_time_of_others_is_counted_on_the_cores_of_this_run_alone(tmp_path):
@@ -347,5 +347,5 @@ def test_the_time_of_others_is_counted_on_the_cores_of_this_run_alone(tmp_path):
 
 
 def test_a_small_shared_memory_is_named_where_gpus_share_a_host():
-    found = verdicts(*(seat(rank, "a", device="cuda", gpus=2, shm_gib=0.06) for rank in (0, 1)))
+    found = verdicts(*(facts(rank, "a", device="cuda", gpus=2, shm_gib=0.06) for rank in (0, 1)))
     assert found["/dev/shm"].verdict == WARNING and "0.06 GiB" in found["/dev/shm"].text

@@ -1,11 +1,14 @@
-"""`scemae doctor STAGE KEY=VALUE ...`: would this run start here, go through, and stop in time? Asked before the job.
+"""`scemae doctor STAGE KEY=VALUE ...`: check before a job whether the run will start here, get
+through, and stop in time.
 
-    scemae doctor pretrain run_dir=runs/mae data.shards=data/celeba/train --time-limit 240 --signal-seconds 120
+    scemae doctor pretrain run_dir=runs/mae data.shards=data/celeba/train --time-limit 240 \
+        --signal-seconds 120
 
-It is started as the run will be (alone, under torchrun, one process per rank), joins the same process group, and looks
-at data, run folder, disk, ranks and network. Where nothing is refused, it trains a few steps in a folder of its own
-inside the run's or beside it (rehearsal.py), which it removes. It claims no generation of the run and saves nothing there.
-Only where it is killed, or hangs, does the folder (.doctor-*) stay, with each rank's log.
+Start it as the run will be started (alone, or under torchrun with one process per rank). It joins
+the same process group and checks data, run folder, disk, ranks and network. If nothing is refused,
+it trains a few steps in a folder of its own inside the run's folder or beside it (rehearsal.py),
+and removes that. It claims no generation of the run and saves nothing in the run's folder. Only if
+it is killed or hangs does its folder (.doctor-*) stay, with the log of each rank.
 """
 
 import argparse
@@ -16,6 +19,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +42,41 @@ from scemae.runs.checkpoints import checkpoint, resume
 from scemae.training import correspond, pretrain
 from scemae.training.doctor import rank_survey, rehearsal
 from scemae.training.doctor.findings import OK, REFUSED, WARNING, Report
-from scemae.training.doctor.rank_survey import Seat, hosts_of
+from scemae.training.doctor.rank_survey import RankFacts, hosts_of
 from scemae.training.doctor.rehearsal import Limits
 from scemae.training.heartbeat import peak_memory
 from scemae.training.loop import Steps
 from scemae.training.run import Run, Start, plan
 
-SAMPLES, SPARE, FULL = (
-    64,
-    64 << 20,
-    0.9,
-)  # images to decode; bytes to leave on the disk; share of memory that is a lot
-STAGES = {"pretrain": pretrain.prepare, "correspond": correspond.prepare}
+SAMPLES = 64  # images to decode
+SPARE = 64 << 20  # bytes to leave free on the disk
+FULL = 0.9  # a larger share of the memory than this is a warning
+NOT_SHARED = (
+    "{}: what rank 0 writes there is not seen on other hosts; choose a run_dir on a file system "
+    "that all nodes share"
+)
+STAGES: dict[str, Callable[[Any, Start], Run]] = {
+    "pretrain": pretrain.prepare,
+    "correspond": correspond.prepare,
+}
+
+
+@dataclass
+class Request:
+    """The run that is examined."""
+
+    config: Any
+    stage: str  # a key of STAGES
+    limits: Limits
+    stop: StopRequest
+    joining: float  # seconds until this process had started and met the other ranks
 
 
 def main(config: Any, options: argparse.Namespace) -> None:
-    """Examine a run of `options.schema` and say what was found, one line each. All ranks call it; exits with 1 if refused."""
-    stage = options.schema
+    """Examine a run of the stage `options.schema`, and print one line per finding.
+
+    Exits with 1 if something is refused. All ranks call it.
+    """
     limits = Limits(options.time_limit, options.signal_seconds, options.steps)
     stop, report = StopRequest("starting or waiting for other ranks"), Report()
     try:
@@ -68,50 +91,35 @@ def main(config: Any, options: argparse.Namespace) -> None:
                     f"the ranks cannot meet at {os.environ.get('MASTER_ADDR')}: {problem}",
                 )
             else:
-                report.place = place
-                stop.begin()  # the folder of the dry run is to be removed
-                examine(report, config, stage, limits, stop, time.time() - generations.started())
-    except (
-        LostRankError
-    ):  # it stands in the report; leaving the group as usual would wait for the lost rank
+                report.join(place)
+                stop.begin()  # a signal must leave time to remove the folder of the dry run
+                joining = time.time() - generations.started()
+                examine(report, Request(config, options.schema, limits, stop, joining))
+    except LostRankError:  # the report has it; leaving the group would wait for the lost rank
         pass
     sys.exit(report.end())
 
 
-def examine(
-    report: Report, config: Any, stage: str, limits: Limits, stop: StopRequest, joining: float
-) -> None:
-    """All checks in order, the dry run last. joining: seconds that it took to start and to meet the other ranks."""
+def examine(report: Report, request: Request) -> None:
+    """All checks in order, the dry run last."""
+    config = request.config
     shards, steps = check_data(report, config)
     digest = shards.manifest.digest() if shards else ""
-    seats = rank_survey.gather(report.place, rank_survey.take_seat(report.place, config, digest))
-    for finding in rank_survey.compare(seats):
+    ranks = rank_survey.gather(report.place, rank_survey.describe(report.place, config, digest))
+    for finding in rank_survey.compare(ranks):
         report.add(finding.verdict, finding.subject, finding.text)
-    resumed = agree(
-        check_run_folder(report, Path(config.run_dir), stage) if report.place.is_first else None
-    )
-    if report.refused:
+    run_dir, is_first = Path(config.run_dir), report.place.is_first
+    resumed = agree(check_run_folder(report, run_dir, request.stage) if is_first else None)
+    if report.refused or steps is None:
         report.add(WARNING, "dry run", "left out until what is refused above is mended")
         return
-    with scratch(report, Path(config.run_dir)) as folder:
+    with scratch(report, run_dir) as folder:
         if folder is not None:
-            trial = rehearsal.shorten(config, folder, limits.steps, resumed is not None)
-            dry_run(
-                report,
-                config,
-                trial,
-                stage,
-                limits,
-                stop,
-                time.time() - joining,
-                seats,
-                steps,
-                resumed,
-            )
+            dry_run(report, request, folder, ranks, steps, resumed)
 
 
 def attempt(find: Callable[[], Any]) -> tuple[Any, str | None]:
-    """What `find` returns and None, or None and why it could not."""
+    """The result of `find` and None, or None and the message of its error."""
     try:
         return find(), None
     except (ScemaeError, OSError, ValueError, RuntimeError) as error:
@@ -125,9 +133,7 @@ def check_data(report: Report, config: Any) -> tuple[ShardSet | None, Steps | No
         return None, None
     chosen = np.unique(np.linspace(0, len(shards) - 1, SAMPLES).astype(int)).tolist()
     broken = [
-        shards.keys[i]
-        for i in chosen
-        if attempt(lambda: decode(shards.jpeg(i), config.data.frame))[1]
+        shards.keys[i] for i in chosen if attempt(partial(_decode, shards, i, config.data.frame))[1]
     ]
     found = (
         f"{len(broken)} of {len(chosen)} images cannot be decoded ({', '.join(broken[:3])}, ...)"
@@ -150,14 +156,19 @@ def check_data(report: Report, config: Any) -> tuple[ShardSet | None, Steps | No
         report.add(
             OK,
             "data",
-            f"{len(shards):,} images in {len(shards.manifest.shards)} shards at {masked(config.data.shards)}, "
-            f"{len(chosen) - len(broken)} of {len(chosen)} tried decode; {steps.total:,} steps of {steps.images}",
+            f"{len(shards):,} images in {len(shards.manifest.shards)} shards at "
+            f"{masked(config.data.shards)}, {len(chosen) - len(broken)} of {len(chosen)} tried "
+            f"decode; {steps.total:,} steps of {steps.images}",
         )
     return shards, steps
 
 
+def _decode(shards: ShardSet, sample: int, frame: int) -> None:
+    decode(shards.jpeg(sample), frame)
+
+
 def check_run_folder(report: Report, run_dir: Path, stage: str) -> Path | None:
-    """Rank 0: may a run start there now, and from which checkpoint would it go on?"""
+    """Check on rank 0 whether a run may start there now; returns the checkpoint it would resume."""
     whole = None
     try:
         refuse_other_use(run_dir, stage)
@@ -168,12 +179,12 @@ def check_run_folder(report: Report, run_dir: Path, stage: str) -> Path | None:
                 whole = folder
                 break
             report.add(
-                WARNING, "run folder", f"{problem}; the run goes back to the checkpoint before"
+                WARNING, "run folder", f"{problem}; the run goes back to the checkpoint before it"
             )
         if found and whole is None:
             raise CheckpointError(
-                f"{run_dir}: none of {len(found)} checkpoints is whole; restore one from a backup, or choose "
-                "another run_dir"
+                f"{run_dir}: none of {len(found)} checkpoints is whole; restore one from a backup, "
+                "or choose another run_dir"
             )
     except (ScemaeError, OSError, ValueError) as error:
         report.add(REFUSED, "run folder", str(error))
@@ -181,7 +192,10 @@ def check_run_folder(report: Report, run_dir: Path, stage: str) -> Path | None:
 
 
 def refuse_other_use(run_dir: Path, stage: str) -> None:
-    """Raise RunFolderError where the folder is another stage's or in use, LaunchError for a job that never gets on."""
+    """Raise RunFolderError where the folder is another stage's or in use.
+
+    Raises LaunchError for a job that has failed again and again without progress.
+    """
     if run_dir.exists() and not run_dir.is_dir():
         raise RunFolderError(f"{run_dir}: is no folder; choose another run_dir")
     other = run_folder.provenance(run_dir).get("stage", stage)
@@ -197,7 +211,8 @@ def refuse_other_use(run_dir: Path, stage: str) -> None:
 
 @contextmanager
 def scratch(report: Report, run_dir: Path) -> Iterator[Path | None]:
-    """A folder on the run folder's own file system that every rank sees, removed at the end; None where refused."""
+    """A folder on the run folder's file system that every rank sees, removed at the end; None if
+    that is refused."""
     home = next(folder for folder in (run_dir, *run_dir.parents) if folder.is_dir())
     made, problem = (
         attempt(lambda: tempfile.mkdtemp(prefix=".doctor-", dir=home))
@@ -213,11 +228,7 @@ def scratch(report: Report, run_dir: Path) -> Iterator[Path | None]:
                 f"{home}: cannot be written ({problem}); choose another run_dir, or make room",
             )
         elif not report.all_ranks(
-            "run folder",
-            None
-            if Path(made).is_dir()
-            else f"{home}: what rank 0 writes there is not "
-            f"seen on other hosts; choose a run_dir on a file system that all nodes share",
+            "run folder", None if Path(made).is_dir() else NOT_SHARED.format(home)
         ):
             yield None
             return
@@ -228,7 +239,7 @@ def scratch(report: Report, run_dir: Path) -> Iterator[Path | None]:
 
 
 def remove(report: Report, folder: Path) -> None:
-    """Delete a folder; a network file system keeps files that a process has open for a moment."""
+    """Delete a folder; on a network file system files that were open go a moment later."""
     for _ in range(20):
         disk.remove_tree(folder, folder.parent, best_effort=True)
         if not folder.exists():
@@ -239,30 +250,29 @@ def remove(report: Report, folder: Path) -> None:
 
 def dry_run(
     report: Report,
-    config: Any,
-    trial: Any,
-    stage: str,
-    limits: Limits,
-    stop: StopRequest,
-    started: float,
-    seats: list[Seat],
+    request: Request,
+    folder: Path,
+    ranks: list[RankFacts],
     steps: Steps,
     resumed: Path | None,
 ) -> None:
-    """Build the real parts in the scratch folder; check what needs them; train a few steps; say what follows."""
-    place, folder = report.place, Path(trial.run_dir)
+    """Build the run's parts in `folder`, check them, train a few steps, and report the forecast."""
+    place, config, limits = report.place, request.config, request.limits
+    trial = rehearsal.shorten(config, folder, limits.steps, resumed is not None)
+    began = time.time() - request.joining
     try:
         with (
-            run_folder.hold(folder, place, stage) as generation,
+            run_folder.hold(folder, place, request.stage) as generation,
             watch(generation.folder, place, config.runtime.hang_seconds) as dog,
         ):
-            run = STAGES[stage](trial, Start(place, generation, stop, dog))
+            run = STAGES[request.stage](trial, Start(place, generation, request.stop, dog))
             built = time.time()
             check_parts(report, config, run, folder, resumed)
             if report.refused:
                 return
-            measured = rehearsal.rehearse(run, limits.steps, started + time.time() - built)
-            check_memory(report, seats)
+            # without the time of the checks, which a real run does not make
+            measured = rehearsal.rehearse(run, limits.steps, began + time.time() - built)
+            check_memory(report, ranks)
     except LostRankError as error:
         report.add(REFUSED, "dry run", str(error))
         raise
@@ -273,16 +283,15 @@ def dry_run(
         kind = "" if isinstance(error, ScemaeError) else f"{type(error).__name__}: "
         report.add(REFUSED, "dry run", f"failed: {kind}{' '.join(str(error).split())[:500]}")
         return
-    if place.is_first:
+    if measured is not None:  # on rank 0
         done = checkpoint.place_of(resumed)[0] if resumed else 0
-        for finding in rehearsal.forecast(
-            measured, config, steps, min(done, steps.total), limits, len(hosts_of(seats))
-        ):
+        nodes, done = len(hosts_of(ranks)), min(done, steps.total)
+        for finding in rehearsal.forecast(measured, config, steps, done, limits, nodes):
             report.add(finding.verdict, finding.subject, finding.text)
 
 
 def check_parts(report: Report, config: Any, run: Run, folder: Path, resumed: Path | None) -> None:
-    """What the built parts tell: room for checkpoints, whether the one there fits, an all-reduce as large as a step's."""
+    """Check the disk, the checkpoint to resume, and an all-reduce of a step's size."""
     parameters = list(run.engine.module.parameters())
     count, trained = (
         sum(deepspeed_internals.numel(p) for p in some)
@@ -323,13 +332,17 @@ def has_links(folder: Path) -> bool:
 def check_disk(
     report: Report, folder: Path, config: Any, size: int, links: bool, total_steps: int
 ) -> None:
-    """Room for `keep` checkpoints of `size` bytes, one on its way, and without hard links one that is being copied."""
+    """Check for room for `keep` checkpoints of `size` bytes, one being written, and without hard
+    links one being copied."""
     run_dir, loop = Path(config.run_dir), config.loop
     number = loop.keep + 1 + (not links)
     files = [path.stat() for path in (run_dir / checkpoint.CHECKPOINTS).glob("step-*/*")]
     held = sum(file.st_size for file in files if file.st_nlink == 1)
     free, needed = shutil.disk_usage(folder).free, max(number * size - held, size) + SPARE
-    text = f"{run_dir}: {free >> 20:,} MiB free, {needed >> 20:,} needed for {number} checkpoints of {size >> 20:,} MiB"
+    text = (
+        f"{run_dir}: {free >> 20:,} MiB free, {needed >> 20:,} needed for {number} checkpoints of "
+        f"{size >> 20:,} MiB"
+    )
     stays = total_steps // loop.keep_every if loop.keep_every else 0
     if free < needed:
         report.add(REFUSED, "disk", f"{text}; make room, lower loop.keep or choose another run_dir")
@@ -337,19 +350,16 @@ def check_disk(
         report.add(
             WARNING,
             "disk",
-            f"{text}, and {stays * size >> 20:,} more for the {stays} that loop.keep_every keeps for "
-            "good; make room before they are written, or raise it",
+            f"{text}, and {stays * size >> 20:,} more for the {stays} that loop.keep_every keeps "
+            "for good; make room before they are written, or raise it",
         )
     else:
-        report.add(
-            OK,
-            "disk",
-            f"{text}; {'hard links work' if links else 'no hard links: a restart copies a checkpoint'}",
-        )
+        how = "hard links work" if links else "no hard links: a restart copies a checkpoint"
+        report.add(OK, "disk", f"{text}; {how}")
 
 
 def check_checkpoint(report: Report, run_dir: Path, run: Run, resumed: Path | None) -> None:
-    """What the run would do with what stands in its folder."""
+    """Check that the run can resume the checkpoint in its folder."""
     if resumed is None:
         report.add(OK, "run folder", f"{run_dir}: no checkpoint there, the run starts from scratch")
         return
@@ -370,40 +380,26 @@ def check_checkpoint(report: Report, run_dir: Path, run: Run, resumed: Path | No
         )
 
 
-def check_memory(report: Report, seats: list[Seat]) -> None:
-    """The peak of the dry run against what host and GPU have. All ranks call it."""
-    place, told = report.place, [None] * report.place.world_size
-    gpu = (
-        (peak_memory(place), torch.cuda.mem_get_info(place.device)[1] / 2**30)
-        if place.device.type == "cuda"
-        else None
-    )
-    distributed.all_gather_object(
-        told, (gpu, host_memory.most_resident() / 2**30, host_memory.limit() / 2**30)
-    )
-    for host, here in hosts_of(seats).items():
-        mine = [told[seat.rank] for seat in here]
-        used, limit = sum(resident for _, resident, _ in mine), min(most for *_, most in mine)
-        report.add(
-            WARNING if used > FULL * limit else OK,
-            "memory",
-            f"{host}: its ranks used {used:.2f} of {limit:.1f} GiB"
-            + (
-                "; ask the scheduler for more, or start fewer ranks per host"
-                if used > FULL * limit
-                else ""
-            ),
-        )
-    gpus = [gpu for gpu, *_ in told if gpu]
-    if gpus:
+def check_memory(report: Report, ranks: list[RankFacts]) -> None:
+    """Compare the peak of the dry run with the memory of hosts and GPUs. All ranks call it."""
+    place = report.place
+    gpu, host = None, (host_memory.most_resident() / 2**30, host_memory.limit() / 2**30)
+    if place.device.type == "cuda":
+        gpu = peak_memory(place), torch.cuda.mem_get_info(place.device)[1] / 2**30
+    usage: list = [None] * place.world_size
+    distributed.all_gather_object(usage, (gpu, host))
+    for name, here in hosts_of(ranks).items():
+        own = [usage[rank.rank][1] for rank in here]
+        used, limit = sum(resident for resident, _ in own), min(limit for _, limit in own)
+        text = f"{name}: its ranks used {used:.2f} of {limit:.1f} GiB"
+        advice = "; ask the scheduler for more, or start fewer ranks per host"
+        _report_memory(report, "memory", used > FULL * limit, text, advice)
+    if gpus := [gpu for gpu, _ in usage if gpu]:
         used, limit = max(gpus, key=lambda pair: pair[0] / pair[1])
-        report.add(
-            WARNING if used > FULL * limit else OK,
-            "GPU memory",
-            f"the fullest used {used:.2f} of {limit:.1f} GiB"
-            + (
-                "; lower runtime.micro_batch_size or raise runtime.zero_stage"
-                if used > FULL * limit
-                else ""
-            ),
-        )
+        text = f"the fullest used {used:.2f} of {limit:.1f} GiB"
+        advice = "; lower runtime.micro_batch_size or raise runtime.zero_stage"
+        _report_memory(report, "GPU memory", used > FULL * limit, text, advice)
+
+
+def _report_memory(report: Report, subject: str, is_full: bool, text: str, advice: str) -> None:
+    report.add(WARNING if is_full else OK, subject, text + (advice if is_full else ""))

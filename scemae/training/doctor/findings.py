@@ -1,11 +1,11 @@
-"""What `scemae doctor` finds: a verdict, a subject and a sentence each, counted, and printed as they come."""
+"""The findings of `scemae doctor`: verdict, subject and sentence; printed at once, and counted."""
 
 import os
 from dataclasses import dataclass
 
 from torch import distributed
 
-from scemae.distributed.process_group import agree
+from scemae.distributed.process_group import Place, agree
 
 OK, WARNING, REFUSED = "ok", "warning", "refused"
 
@@ -20,46 +20,57 @@ class Finding:
 
 
 class Report:
-    """Prints findings on rank 0 and counts them; `place` is set once the ranks have met."""
+    """Prints findings on rank 0, and counts them."""
 
     def __init__(self) -> None:
-        self.rank, self.place = os.environ.get("RANK", "0"), None
+        """Before the ranks have met, each prints its own findings."""
+        self.rank = os.environ.get("RANK", "0")
+        self._place: Place | None = None
         self.counts = {OK: 0, WARNING: 0, REFUSED: 0}
 
+    @property
+    def place(self) -> Place:
+        """This rank in the process group."""
+        assert self._place is not None  # `join` was called before
+        return self._place
+
+    def join(self, place: Place) -> None:
+        """From now on rank 0 prints for all."""
+        self._place = place
+
     def add(self, verdict: str, subject: str, text: str) -> None:
-        """One line."""
+        """Print and count a finding."""
         self.counts[verdict] += 1
         self._say(f"{verdict:<9}{subject:<12}{text}")
 
     def all_ranks(self, subject: str, problem: str | None) -> bool:
-        """Refuse for each different problem that a rank has; True where there is none. All ranks call it."""
-        told: list = [None] * self.place.world_size
-        distributed.all_gather_object(told, problem)
-        for text in dict.fromkeys(filter(None, told)):
-            ranks = ", ".join(str(rank) for rank, other in enumerate(told) if other == text)
-            self.add(REFUSED, subject, text if all(told) else f"{text} (rank {ranks})")
-        return not any(told)
+        """Refuse each different problem of a rank; True if no rank has one. All ranks call it."""
+        problems: list = [None] * self.place.world_size
+        distributed.all_gather_object(problems, problem)
+        for text in dict.fromkeys(filter(None, problems)):
+            ranks = ", ".join(str(rank) for rank, other in enumerate(problems) if other == text)
+            self.add(REFUSED, subject, text if all(problems) else f"{text} (rank {ranks})")
+        return not any(problems)
 
     @property
     def refused(self) -> int:
-        """Things refused so far, as rank 0 knows. All ranks ask together."""
+        """How many things rank 0 has refused so far. All ranks call it."""
         return agree(self.counts[REFUSED])
 
     def end(self) -> int:
-        """The last line; returns the exit status: 1 where something was refused."""
+        """Print the last line; returns the exit status, 1 if something was refused."""
         bad, warned = self.counts[REFUSED], self.counts[WARNING]
         warnings = f"{warned} warning{'' if warned == 1 else 's'}"
+        things = f"{bad} thing{'' if bad == 1 else 's'} to mend"
         self._say(
-            f"not ready: {bad} thing{'' if bad == 1 else 's'} to mend, {warnings}"
-            if bad
-            else f"ready: nothing refused, {warnings}"
+            f"not ready: {things}, {warnings}" if bad else f"ready: nothing refused, {warnings}"
         )
         return 1 if bad else 0
 
     def _say(self, text: str) -> None:
         if (
-            self.place is None and self.rank != "0"
-        ):  # the ranks have not met: this one alone may know why
+            self._place is None and self.rank != "0"
+        ):  # this rank alone may know why they do not meet
             print(f"rank {self.rank}: {text}", flush=True)
         elif self.rank == "0":
             print(text, flush=True)

@@ -1,6 +1,7 @@
-"""Who takes part in a run, rank by rank, and what between them would make it slow, or no run at all.
+"""The ranks of a run: what each one and its host are like, and what differs and should not.
 
-`take_seat` describes this process, `gather` brings all of them together, `compare` judges: a pure function of the seats.
+`describe` is one rank about itself, `gather` exchanges that between ranks, and `compare` makes the
+findings; it is a pure function.
 """
 
 import os
@@ -24,8 +25,8 @@ CLOCK_SECONDS, SHM_GIB, HALF_A_CORE = 2.0, 1.0, 0.5
 
 
 @dataclass
-class Seat:
-    """One rank as it sees itself and its host."""
+class RankFacts:
+    """One rank's description of itself and its host."""
 
     rank: int
     host: str
@@ -45,9 +46,9 @@ class Seat:
     taken: float = 0.0  # of its cores, by others' processes, while all ranks wait
 
 
-def take_seat(place: Place, config: Any, data_digest: str) -> Seat:
+def describe(place: Place, config: Any, data_digest: str) -> RankFacts:
     """Describe this process."""
-    return Seat(
+    return RankFacts(
         place.rank,
         socket.gethostname(),
         address_towards(os.environ["MASTER_ADDR"]),
@@ -65,18 +66,18 @@ def take_seat(place: Place, config: Any, data_digest: str) -> Seat:
     )
 
 
-def gather(place: Place, seat: Seat) -> list[Seat]:
-    """The seats of all ranks, each with its clock at the same moment. All ranks call it."""
+def gather(place: Place, rank: RankFacts) -> list[RankFacts]:
+    """The facts of all ranks, with all clocks read at the same moment. All ranks call it."""
     barrier()
-    seat.clock = time.time()
-    seat.taken = cores_taken(seat.cores)
-    seats: list = [None] * place.world_size
-    distributed.all_gather_object(seats, seat)
-    return seats
+    rank.clock = time.time()
+    rank.taken = cores_taken(rank.cores)
+    ranks: list = [None] * place.world_size
+    distributed.all_gather_object(ranks, rank)
+    return ranks
 
 
 def cores_taken(cores: set[int], seconds: float = 1.0) -> float:
-    """How many of these cores other processes use, measured for so long; 0 where /proc does not say."""
+    """How many of these cores other processes use, measured for `seconds`; 0 without /proc."""
     mine, before = time.process_time(), _ticks(cores)
     time.sleep(seconds)
     used = (_ticks(cores) - before) / os.sysconf("SC_CLK_TCK") - (time.process_time() - mine)
@@ -84,7 +85,8 @@ def cores_taken(cores: set[int], seconds: float = 1.0) -> float:
 
 
 def _ticks(cores: set[int], stat: str = "/proc/stat") -> int:
-    """Clock ticks in which any process ran on some cores, or the host of this virtual machine took them, since boot."""
+    """Clock ticks since boot in which some cores ran a process, or this virtual machine's host took
+    them."""
     names, total = {f"cpu{core}" for core in cores}, 0
     try:
         with open(stat, encoding="ascii") as lines:
@@ -100,7 +102,7 @@ def _ticks(cores: set[int], stat: str = "/proc/stat") -> int:
 
 
 def address_towards(host: str) -> str:
-    """The address of this machine that packets to `host` leave from; "unknown" where there is no way there."""
+    """The address of this machine that packets to `host` leave from; "unknown" without a route."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
@@ -110,27 +112,27 @@ def address_towards(host: str) -> str:
         return "unknown"
 
 
-def hosts_of(seats: list[Seat]) -> dict[str, list[Seat]]:
-    """The seats by host."""
-    hosts: dict[str, list[Seat]] = {}
-    for seat in seats:
-        hosts.setdefault(seat.host, []).append(seat)
+def hosts_of(ranks: list[RankFacts]) -> dict[str, list[RankFacts]]:
+    """The ranks by host."""
+    hosts: dict[str, list[RankFacts]] = {}
+    for rank in ranks:
+        hosts.setdefault(rank.host, []).append(rank)
     return hosts
 
 
-def compare(seats: list[Seat]) -> list[Finding]:
-    """What is the same and must be, what differs, and what is too little on a host."""
-    hosts = hosts_of(seats)
-    found = [_ranks(hosts), *_sameness(seats), _clocks(seats), _network(seats)]
+def compare(ranks: list[RankFacts]) -> list[Finding]:
+    """What must be the same on all ranks, and whether each host has enough for its ranks."""
+    hosts = hosts_of(ranks)
+    found = [_ranks(hosts), *_sameness(ranks), _clocks(ranks), _network(ranks)]
     for host, here in hosts.items():
         found += _threads(host, here)
     return found
 
 
-def _ranks(hosts: dict[str, list[Seat]]) -> Finding:
+def _ranks(hosts: dict[str, list[RankFacts]]) -> Finding:
     words = []
     for host, here in hosts.items():
-        cores = set().union(*(seat.cores for seat in here))
+        cores = set().union(*(rank.cores for rank in here))
         words.append(
             f"{host} with {len(here)} ({len(cores)} cores"
             + (f", {here[0].gpus} GPUs)" if here[0].gpus else ")")
@@ -144,7 +146,7 @@ def _ranks(hosts: dict[str, list[Seat]]) -> Finding:
     )
 
 
-def _sameness(seats: list[Seat]) -> list[Finding]:
+def _sameness(ranks: list[RankFacts]) -> list[Finding]:
     advice = {
         "commit": "check out the same one everywhere",
         "data": "copy the same shards to every host",
@@ -152,35 +154,35 @@ def _sameness(seats: list[Seat]) -> list[Finding]:
     }
     found = []
     for name, mend in advice.items():
-        if differ := _differ(seats, lambda seat: getattr(seat, name)[:16]):
+        if differ := _differ(ranks, lambda rank: getattr(rank, name)[:16]):
             found.append(Finding(REFUSED, "sameness", f"{name}: {differ}; {mend}"))
-    for name in seats[0].versions:
-        if differ := _differ(seats, lambda seat: seat.versions[name]):
+    for name in ranks[0].versions:
+        if differ := _differ(ranks, lambda rank: rank.versions[name]):
             found.append(
                 Finding(REFUSED, "sameness", f"{name}: {differ}; install one version everywhere")
             )
-    for name in seats[0].settings:
-        if differ := _differ(seats, lambda seat: seat.settings.get(name, "absent")):
+    for name in ranks[0].settings:
+        if differ := _differ(ranks, lambda rank: rank.settings.get(name, "absent")):
             found.append(
                 Finding(
                     REFUSED, "sameness", f"{name}: {differ}; give every rank the same key=value"
                 )
             )
-    torch_, deepspeed = (seats[0].versions[name] for name in ("torch", "deepspeed"))
-    commit = seats[0].commit.partition(" ")
+    torch_, deepspeed = (ranks[0].versions[name] for name in ("torch", "deepspeed"))
+    commit = ranks[0].commit.partition(" ")
     fine = Finding(
         OK,
         "sameness",
         f"commit {commit[0][:10]}{commit[1]}{commit[2]}, torch {torch_}, deepspeed {deepspeed}, "
-        f"the same settings and data on {_number(len(seats), 'rank')}",
+        f"the same settings and data on {_number(len(ranks), 'rank')}",
     )
     return found or [fine]
 
 
-def _differ(seats: list[Seat], value: Callable[[Seat], str]) -> str | None:
-    groups: dict[str, list[Seat]] = {}
-    for seat in seats:
-        groups.setdefault(value(seat), []).append(seat)
+def _differ(ranks: list[RankFacts], value: Callable[[RankFacts], str]) -> str | None:
+    groups: dict[str, list[RankFacts]] = {}
+    for rank in ranks:
+        groups.setdefault(value(rank), []).append(rank)
     if len(groups) == 1:
         return None
     return ", ".join(
@@ -190,39 +192,40 @@ def _differ(seats: list[Seat], value: Callable[[Seat], str]) -> str | None:
     )
 
 
-def _clocks(seats: list[Seat]) -> Finding:
-    slow, fast = min(seats, key=lambda seat: seat.clock), max(seats, key=lambda seat: seat.clock)
+def _clocks(ranks: list[RankFacts]) -> Finding:
+    slow, fast = min(ranks, key=lambda rank: rank.clock), max(ranks, key=lambda rank: rank.clock)
     apart = fast.clock - slow.clock
     if apart > CLOCK_SECONDS:
         return Finding(
             WARNING,
             "clocks",
             f"found {fast.host} {apart:.1f} s ahead of {slow.host}, at most "
-            f"{CLOCK_SECONDS:.0f} s were needed: times in reports will be wrong; start a time service there",
+            f"{CLOCK_SECONDS:.0f} s were needed: times in reports will be wrong; start a time "
+            "service there",
         )
     return Finding(OK, "clocks", f"agree within {apart:.3f} s")
 
 
-def _network(seats: list[Seat]) -> Finding:
-    for seat in seats:
-        for variable, names in seat.forced.items():
+def _network(ranks: list[RankFacts]) -> Finding:
+    for rank in ranks:
+        for variable, names in rank.forced.items():
             wanted = names.lstrip("=").split(",")
             if names.startswith("^") or any(
-                have.startswith(name) for name in wanted for have in seat.interfaces
+                have.startswith(name) for name in wanted for have in rank.interfaces
             ):
                 continue
             return Finding(
                 REFUSED,
                 "network",
-                f"{variable}={names}: {seat.host} has only {', '.join(seat.interfaces)}; "
+                f"{variable}={names}: {rank.host} has only {', '.join(rank.interfaces)}; "
                 "name one of them, or unset it",
             )
-    addresses = ", ".join(f"{host} {here[0].address}" for host, here in hosts_of(seats).items())
-    forced = ", ".join(f"{variable}={names}" for variable, names in seats[0].forced.items())
+    addresses = ", ".join(f"{host} {here[0].address}" for host, here in hosts_of(ranks).items())
+    forced = ", ".join(f"{variable}={names}" for variable, names in ranks[0].forced.items())
     text = f"{addresses}; interfaces " + (
         f"forced by {forced}" if forced else "chosen by gloo and NCCL themselves"
     )
-    if len(hosts_of(seats)) > 1 and any(seat.address.startswith("127.") for seat in seats[1:]):
+    if len(hosts_of(ranks)) > 1 and any(rank.address.startswith("127.") for rank in ranks[1:]):
         return Finding(
             WARNING,
             "network",
@@ -232,9 +235,9 @@ def _network(seats: list[Seat]) -> Finding:
     return Finding(OK, "network", text)
 
 
-def _threads(host: str, here: list[Seat]) -> list[Finding]:
-    cores = len(set().union(*(seat.cores for seat in here)))
-    threads = sum(seat.threads for seat in here)
+def _threads(host: str, here: list[RankFacts]) -> list[Finding]:
+    cores = len(set().union(*(rank.cores for rank in here)))
+    threads = sum(rank.threads for rank in here)
     found = []
     if threads > cores:
         each = max(cores // len(here), 1)
@@ -243,20 +246,21 @@ def _threads(host: str, here: list[Seat]) -> list[Finding]:
                 WARNING,
                 "threads",
                 f"{host}: found {_number(threads, 'thread')} in "
-                f"{_number(len(here), 'rank')} on {_number(cores, 'core')}, where they wait for each "
-                f"other; set OMP_NUM_THREADS={each}"
+                f"{_number(len(here), 'rank')} on {_number(cores, 'core')}, where they wait for "
+                f"each other; set OMP_NUM_THREADS={each}"
                 + (", or start fewer ranks" if len(here) > cores else ""),
             )
         )
-    taken = max(seat.taken for seat in here)
+    taken = max(rank.taken for rank in here)
     if taken > max(cores - threads, 0) + HALF_A_CORE:
+        free = max(int(cores - taken) // len(here), 1)
         found.append(
             Finding(
                 WARNING,
                 "busy",
                 f"{host}: other processes use {taken:.1f} of {_number(cores, 'core')}, the run "
-                f"wants {threads}: speed and times below are those of a busy machine; wait until they have ended, "
-                f"choose another host, or set OMP_NUM_THREADS={max(int(cores - taken) // len(here), 1)}",
+                f"wants {threads}: speed and times below are those of a busy machine; wait until "
+                f"they have ended, choose another host, or set OMP_NUM_THREADS={free}",
             )
         )
     if here[0].device == "cuda" and len(here) > 1 and here[0].shm_gib < SHM_GIB:

@@ -1,7 +1,7 @@
-"""A short dry run of a stage in a throw-away folder, what it measures, and what follows for the real run.
+"""A dry run of a few steps in a temporary folder, and the forecast for the real run.
 
-It is the real run (its parts, its loop, its saves on the real file system), a few steps long; what it took is read from
-the rows that it wrote itself. The factors 1.5 and 3 below are choices of ours.
+It uses the real run's parts, loop and saves, on the real file system; times are read from the
+metrics that it wrote. The factors 1.5 and 3 below are choices of ours.
 """
 
 import math
@@ -25,13 +25,14 @@ from scemae.training.doctor.findings import OK, REFUSED, WARNING, Finding
 from scemae.training.loop import Steps
 from scemae.training.run import Run
 
-SIGNAL_MARGIN = 1.5  # times what was measured: a file system is slower when others use it too
-HANG_MARGIN = 3
+SIGNAL_MARGIN = 1.5  # times the measured time: a file system is slower when others use it too
+HANG_MARGIN = 3  # times the longest measured time without progress
 
 
 @dataclass
 class Limits:
-    """What the job will be given: minutes per job, seconds between signal and end; and the steps to rehearse."""
+    """The limits of the job: minutes per job, and seconds between signal and end; steps of the dry
+    run."""
 
     minutes: float | None = None
     signal_seconds: float | None = None
@@ -40,25 +41,25 @@ class Limits:
 
 @dataclass
 class Measured:
-    """What the dry run took, in seconds but for the first two."""
+    """What was measured in the dry run; in seconds, except the first two."""
 
     images_per_second: float
     data_wait: float  # share of a step
     start: float  # from the start of the process to the end of the first step
     step: float
-    save: float  # a save that is waited for, as at the end of a job
-    write: float  # the part of it that goes on beside training otherwise
-    probe: float  # 0 where there is none
-    ahead: float = 0.0  # what the real run computes before its first step, at most
+    save: float  # a save that the run waits for, as at the end of a job
+    write: float  # the part of it that otherwise overlaps with training
+    probe: float  # 0: no probe
+    ahead: float = 0.0  # at most, for tokens that the real run computes before its first step
 
     @property
     def stall(self) -> float:
-        """What a save costs the run."""
+        """How long a step waits for a save."""
         return max(self.save - self.write, 0.0)
 
 
 def shorten(config: Any, folder: Path, steps: int, goes_on: bool) -> Any:
-    """The settings of a run with those of its dry run in `folder`: a heartbeat per step, a save at either end.
+    """The settings of the dry run in `folder`: a heartbeat per step, a save at start and end.
 
     goes_on: the real run has a checkpoint of its own, so that init_from is not read.
     """
@@ -77,24 +78,22 @@ def shorten(config: Any, folder: Path, steps: int, goes_on: bool) -> Any:
 
 
 def rehearse(run: Run, steps: int, started: float) -> Measured | None:
-    """Train one step to warm up and then `steps`, between two saves; on rank 0, what it took. All ranks call it.
+    """Train one step to warm up and then `steps`, between two saves; returns the times on rank 0.
 
-    Raises what ends the run, and CheckpointError where a save failed.
-
-    started: when the process began, in unix time, without what it did that a real run does not.
+    started: unix time at which the process would have begun, had it only done what a real run does.
+    Raises what ends the run, and CheckpointError where a save failed. All ranks call it.
     """
     total = run.steps.total
     run.steps = replace(run.steps, total=min(steps + 1, total))
     with redirect_stdout(StringIO()):
         run.go()
-    saved = agree(
-        checkpoint.place_of(checkpoint.committed(run.run_dir)[-1])[0]
-        if run.start.place.is_first
-        else None
-    )
+    last = 0
+    if run.start.place.is_first:
+        last, _ = checkpoint.place_of(checkpoint.committed(run.run_dir)[-1])
+    saved = agree(last)
     if saved != run.steps.total:
         raise CheckpointError(
-            f"the checkpoint of step {run.steps.total} was not saved, stderr says why; mend that"
+            f"the checkpoint of step {run.steps.total} was not saved, for the reason on stderr"
         )
     if not run.start.place.is_first:
         return None
@@ -104,11 +103,11 @@ def rehearse(run: Run, steps: int, started: float) -> Measured | None:
 
 
 def measure(rows: list[dict], images: int, started: float) -> Measured:
-    """From the rows of a dry run: trained steps (the first one is a warm-up), the last save, the probe."""
+    """Times from the metrics of a dry run, whose first step is a warm-up."""
     trained = [row for row in rows if "loss" in row]
     save = [row for row in rows if "save_stall" in row][-1]
     timed = trained[1:] or trained
-    if len(trained) > 1:  # from row to row: a step's own seconds do not include the wait for a GPU
+    if len(trained) > 1:  # from row to row: the seconds in a row leave out the wait for a GPU
         step = (trained[-1]["time"] - trained[0]["time"]) / (len(trained) - 1)
     else:
         step = trained[0]["seconds"]
@@ -126,8 +125,9 @@ def measure(rows: list[dict], images: int, started: float) -> Measured:
 def speed(measured: Measured, count: int) -> Finding:
     """Images per second over `count` steps, and how long they wait for data."""
     text = (
-        f"{measured.images_per_second:,.1f} images/s, {measured.step:.3f} s per step, {measured.data_wait:.1%} of it "
-        f"waiting for data (over {count} steps); {measured.start:.0f} s to start"
+        f"{measured.images_per_second:,.1f} images/s, {measured.step:.3f} s per step, "
+        f"{measured.data_wait:.1%} of it waiting for data (over {count} steps); "
+        f"{measured.start:.0f} s to start"
     )
     if measured.data_wait > 0.2:
         return Finding(
@@ -137,10 +137,10 @@ def speed(measured: Measured, count: int) -> Finding:
 
 
 def saves(measured: Measured, loop: Loop) -> Finding:
-    """What a save takes, and whether the next one would wait for it."""
+    """How long a save takes, and whether the next one would have to wait for it."""
     text = (
-        f"{measured.save:.2f} s when waited for; beside training {measured.write:.2f} s, of which the step waits "
-        f"{measured.stall:.2f} s"
+        f"{measured.save:.2f} s when waited for; beside training {measured.write:.2f} s, and the "
+        f"step waits {measured.stall:.2f} s"
     )
     if measured.write > loop.save_every * measured.step:
         return Finding(
@@ -153,32 +153,35 @@ def saves(measured: Measured, loop: Loop) -> Finding:
 
 
 def signal_needed(measured: Measured, log_every: int) -> int:
-    """Seconds that must lie between the signal and the end of a job: an interval, a save still on its way, one more
-    save and a probe, times SIGNAL_MARGIN."""
+    """Seconds needed between the signal and the end of a job.
+
+    An interval, a save that is still being written, one more save and a probe, times SIGNAL_MARGIN.
+    """
     interval = log_every * measured.step
     unfinished = max(measured.write - interval, 0.0)
     return math.ceil(SIGNAL_MARGIN * (interval + unfinished + measured.save + measured.probe))
 
 
 def log_every_that_fits(measured: Measured, loop: Loop, signal_seconds: float) -> int | None:
-    """The largest smaller loop.log_every that the signal leaves time for, or None."""
+    """The largest smaller loop.log_every for which `signal_seconds` are enough, or None."""
     common = math.gcd(loop.save_every, loop.probe_every)
-    fits = (
-        n
-        for n in range(loop.log_every - 1, 0, -1)
-        if common % n == 0 and signal_needed(measured, n) <= signal_seconds
-    )
-    return next(fits, None)
+    for n in range(loop.log_every - 1, 0, -1):
+        if common % n == 0 and signal_needed(measured, n) <= signal_seconds:
+            return n
+    return None
 
 
 def signal(measured: Measured, loop: Loop, seconds: float | None) -> Finding:
     """Whether the ranks can save between the signal and the end of the job."""
     needed = signal_needed(measured, loop.log_every)
     probe = f" + a probe of {measured.probe:.1f} s" if measured.probe else ""
-    why = f"{SIGNAL_MARGIN} x ({loop.log_every} steps of {measured.step:.3f} s + a save of {measured.save:.2f} s{probe})"
+    why = (
+        f"{SIGNAL_MARGIN} x ({loop.log_every} steps of {measured.step:.3f} s + a save of "
+        f"{measured.save:.2f} s{probe})"
+    )
     if seconds is None:
         return Finding(
-            OK, "signal", f"the job must be told at least {needed} s before its end: {why}"
+            OK, "signal", f"the job needs its signal at least {needed} s before its end: {why}"
         )
     if seconds >= needed:
         return Finding(OK, "signal", f"{seconds:g} s before the end, {needed} needed: {why}")
@@ -193,27 +196,30 @@ def signal(measured: Measured, loop: Loop, seconds: float | None) -> Finding:
 
 
 def hang(measured: Measured, hang_seconds: float) -> Finding:
-    """Whether the watchdog leaves the slowest thing time enough."""
+    """Whether the watchdog waits long enough for the slowest part of the run."""
     parts = {
         "start": measured.start,
         "step": measured.step,
         "save": measured.save,
         "probe": measured.probe,
     }
-    slowest = max(parts, key=parts.get)
-    text = f"runtime.hang_seconds={hang_seconds:g}, the longest silence is a {slowest} of {parts[slowest]:.1f} s"
+    slowest = max(parts, key=lambda name: parts[name])
+    text = (
+        f"runtime.hang_seconds={hang_seconds:g}, the longest time without progress is a {slowest} "
+        f"of {parts[slowest]:.1f} s"
+    )
     if hang_seconds < HANG_MARGIN * parts[slowest]:
         return Finding(
             WARNING,
             "watchdog",
-            f"{text}; set at least {math.ceil(HANG_MARGIN * parts[slowest])}, or a healthy "
-            "run may be ended as hanging",
+            f"{text}; set at least {math.ceil(HANG_MARGIN * parts[slowest])}, or the watchdog may "
+            "end a healthy run",
         )
     return Finding(OK, "watchdog", text)
 
 
 def training_seconds(measured: Measured, steps: Steps, done: int) -> float:
-    """Seconds from step `done` to the last one, starts apart."""
+    """Seconds from step `done` to the last one, without those of starting."""
     left = steps.total - done
     probes = left / steps.probe_every if steps.probe_every else 0
     return (
@@ -224,40 +230,51 @@ def training_seconds(measured: Measured, steps: Steps, done: int) -> float:
 
 
 def jobs_needed(seconds: float, measured: Measured, limits: Limits) -> int | None:
-    """Jobs of `limits.minutes` for so many seconds of training, or None where none would get anything done."""
+    """How many jobs of `limits.minutes` (None: no limit) so many seconds of training take.
+
+    None where not even one step fits in a job.
+    """
+    if limits.minutes is None:
+        return 1
     each = 60 * limits.minutes - measured.start - (limits.signal_seconds or 0)
     return max(math.ceil(seconds / each), 1) if each > measured.step else None
 
 
 def duration(measured: Measured, steps: Steps, done: int, limits: Limits, nodes: int) -> Finding:
-    """How long, until when, at what price, and in how many jobs."""
+    """How long the run takes, when it ends, in node hours and jobs."""
     seconds = training_seconds(measured, steps, done)
-    jobs = jobs_needed(seconds, measured, limits) if limits.minutes else 1
+    jobs = jobs_needed(seconds, measured, limits)
     if jobs is None:
         return Finding(
             REFUSED,
             "time",
             f"found a time limit of {limits.minutes:g} minutes, of which {measured.start:.0f} s "
-            f"go for the start and {limits.signal_seconds or 0:g} s lie after the signal: no step fits; give more",
+            f"are needed to start and {limits.signal_seconds or 0:g} s lie after the signal: no "
+            "step fits; give more",
         )
     whole = seconds + jobs * measured.start + measured.ahead
     end = datetime.now().astimezone() + timedelta(seconds=whole)
     text = (
-        f"{steps.total - done:,} of {steps.total:,} steps to go: {timedelta(seconds=round(whole))}, "
-        f"{nodes * whole / 3600:.2f} node hours on {nodes} node{'' if nodes == 1 else 's'}; started now, done "
-        f"{end:%Y-%m-%d %H:%M %Z}"
+        f"{steps.total - done:,} of {steps.total:,} steps to go: "
+        f"{timedelta(seconds=round(whole))}, "
+        f"{nodes * whole / 3600:.2f} node hours on {nodes} node{'' if nodes == 1 else 's'}; "
+        f"started now, done {end:%Y-%m-%d %H:%M %Z}"
     )
     if measured.ahead >= 1:
-        text += f"; of it at most {timedelta(seconds=round(measured.ahead))} for the tokens of all views, before the first step"
+        ahead = timedelta(seconds=round(measured.ahead))
+        text += f"; of it at most {ahead} for the tokens of all views, before the first step"
     if limits.minutes:
-        text += f"; {jobs} job{'' if jobs == 1 else 's'} of {limits.minutes:g} minutes, without the time between them"
+        text += (
+            f"; {jobs} job{'' if jobs == 1 else 's'} of {limits.minutes:g} minutes, without the "
+            "time between them"
+        )
     return Finding(OK, "time", text)
 
 
 def forecast(
     measured: Measured, config: Any, steps: Steps, done: int, limits: Limits, nodes: int
 ) -> list[Finding]:
-    """What the dry run means for the real one, which goes on from step `done`."""
+    """The findings about the real run, which goes on from step `done`."""
     return [
         speed(measured, limits.steps),
         saves(measured, config.loop),
@@ -268,8 +285,10 @@ def forecast(
 
 
 def time_all_reduce(place: Place, count: int) -> tuple[float, bool]:
-    """Add up a buffer of `count` fp32 numbers over all ranks: seconds (of the slowest rank, best of three), and whether
-    the sums were right. All ranks call it."""
+    """Sum a buffer of `count` fp32 numbers over all ranks, three times. All ranks call it.
+
+    Returns the seconds of the slowest rank, best of three, and whether the sums were right.
+    """
     buffer = torch.empty(count, device=place.device)
     times, right = [], True
     for _ in range(3):
@@ -281,9 +300,10 @@ def time_all_reduce(place: Place, count: int) -> tuple[float, bool]:
         _synchronise(place)
         times.append(time.perf_counter() - started)
         right &= bool((buffer == place.world_size * (place.world_size + 1) / 2).all())
-    told: list = [None] * place.world_size
-    distributed.all_gather_object(told, (times, right))
-    return min(map(max, zip(*(times for times, _ in told)))), all(right for _, right in told)
+    results: list = [None] * place.world_size
+    distributed.all_gather_object(results, (times, right))
+    slowest = map(max, zip(*(times for times, _ in results), strict=True))
+    return min(slowest), all(right for _, right in results)
 
 
 def _synchronise(place: Place) -> None:
