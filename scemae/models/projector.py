@@ -4,6 +4,8 @@ choice (PROTOCOL 1.6 [U])."""
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scemae.errors import ConfigError
+
 PROJECTORS = ("linear", "spatial_softmax", "conv3", "mlp")
 
 
@@ -16,7 +18,11 @@ class Projector(nn.Module):
     """
 
     def __init__(self, kind: str, width: int, out: int) -> None:
+        """Raises ConfigError for a kind that is none of PROJECTORS."""
         super().__init__()
+        if kind not in PROJECTORS:
+            known = ", ".join(PROJECTORS)
+            raise ConfigError(f"projector: found {kind[:40]!r}, one of {known} was needed")
         self.kind, self.out = kind, out
         self.multiplier = 6.5 if out == 64 else 7.0
         self.map: nn.Module
