@@ -27,7 +27,7 @@ from scemae.runs import generations, metrics_log, run_folder
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.tensor_file import write_tensors
 from scemae.runs.generations import Generation
-from scemae.shards import write
+from scemae.shards import claim
 from scemae.sweep import coordinator, trials
 from scemae.sweep.processes import trial_process
 from scemae.sweep.trials import FINISHED, ResultsTable, Trial, TrialRecord
@@ -149,7 +149,7 @@ def drawn(run: Path) -> None:
 
 def built(run: Path) -> None:
     """Write an empty shard in a folder that this build has claimed."""
-    with write._claimed(run, {"split": "train"}):
+    with claim.claimed(run, {"split": "train"}):
         write.write_shard(write.Task(0, run, "train-000000", [], None, False, False))
 
 
@@ -298,7 +298,7 @@ def test_a_folder_named_code_of_the_user_is_not_replaced(tmp_path):
 def test_a_build_removes_only_its_own_half_written_files(tmp_path):
     for name in ("notes.partial-1", "train-000000.tar.partial-77", "manifest.json.partial-0ab1"):
         (tmp_path / name).write_bytes(KEPT)
-    with write._claimed(tmp_path, {"split": "train"}):
+    with claim.claimed(tmp_path, {"split": "train"}):
         assert {path.name for path in tmp_path.iterdir()} == {".build", "notes.partial-1"}
 
 
