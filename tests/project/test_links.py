@@ -27,7 +27,7 @@ from scemae.runs import generations, metrics_log, run_folder
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.tensor_file import write_tensors
 from scemae.runs.generations import Generation
-from scemae.shards import claim
+from scemae.shards import claim, write
 from scemae.sweep import coordinator, trials
 from scemae.sweep.processes import trial_process
 from scemae.sweep.trials import FINISHED, ResultsTable, Trial, TrialRecord
@@ -150,7 +150,7 @@ def drawn(run: Path) -> None:
 def built(run: Path) -> None:
     """Write an empty shard in a folder that this build has claimed."""
     with claim.claimed(run, {"split": "train"}):
-        write.write_shard(write.Task(0, run, "train-000000", [], None, False, False))
+        write.write_shard(write.ShardTask(0, run, "train-000000", [], None, False, False))
 
 
 CASES: list[tuple[str, str, Callable[[Path], object]]] = [
