@@ -11,12 +11,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from bench import faces, machine, runs
 from scemae.data.storage.shard_set import open_shards
 from scemae.runs.metrics_log import read_metrics
-
-PAGE = 4096
 
 
 def main(argv: list[str]) -> int:
@@ -56,8 +55,8 @@ def watch(process, seconds: float) -> np.ndarray:
     """(n, 2): seconds since the start and the resident set in MiB, once a second."""
     started, found = time.time(), []
     while time.time() - started < seconds and process.poll() is None:
-        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-        found.append((time.time() - started, pages * PAGE / 2**20))
+        resident = psutil.Process(process.pid).memory_info().rss
+        found.append((time.time() - started, resident / 2**20))
         time.sleep(1)
     return np.array(found)
 

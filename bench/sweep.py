@@ -10,7 +10,6 @@ trials that take no time, so that it measures the sweep itself.
 
 import argparse
 import json
-import os
 import resource
 import shutil
 import subprocess
@@ -19,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from bench import faces, machine
 
@@ -175,20 +176,20 @@ def size(count: int) -> dict[str, Any]:
 
 def _resident(pid: int) -> int:
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.Error:
         return 0
 
 
 def _is_rays(pid: int) -> bool:
     """True for Ray's own processes, whose memory grows with trials; false for its workers."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
+        words = " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
         return False
     return any(
         name in words
-        for name in (b"gcs_server", b"raylet/raylet", b"dashboard", b"Agent", b"monitor.py")
+        for name in ("gcs_server", "raylet/raylet", "dashboard", "Agent", "monitor.py")
     )
 
 

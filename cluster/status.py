@@ -6,6 +6,8 @@ import subprocess
 from itertools import islice
 from pathlib import Path
 
+import psutil
+
 from scemae.cluster import chain
 from scemae.cluster.chain import JOBS, Stage
 from scemae.errors import ConfigError, FileError
@@ -57,8 +59,10 @@ def _is_gone(kind: str, job_id: str) -> bool:
     Its process has ended, or the scheduler answers that it knows no such job.
     """
     if kind == "local":
-        process = Path(f"/proc/{job_id}/cmdline")
-        return not (process.exists() and b"submitit" in process.read_bytes())
+        try:
+            return "submitit" not in " ".join(psutil.Process(int(job_id)).cmdline())
+        except psutil.NoSuchProcess:
+            return True
     command = ["scontrol", "show", "job", "-o", job_id]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
