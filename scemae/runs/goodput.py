@@ -254,51 +254,32 @@ def trained(row: dict, early: dict, counts: bool) -> dict[str, float]:
 def table(found: Goodput) -> str:
     """Goodput as text: a row per start, the total with shares, and a sentence."""
     names = [kind.name for kind in fields(Spent)]
-    lines = [
-        [
-            "start",
-            "from",
-            "wall",
-            *(name.replace("_", " ") for name in names),
-            "images",
-            "images lost",
-        ]
-    ]
+    titles = [name.replace("_", " ") for name in names]
+    lines = [["start", "from", "wall", *titles, "images", "images lost"]]
     for start in found.starts:
-        lines.append(
-            [
-                f"{start.generation}{'r' * start.rolled_back}",
-                "–" if start.base is None else str(start.base),
-                clock(start.wall),
-                *(clock(getattr(start.spent, name)) for name in names),
-                f"{start.images:,}",
-                f"{start.images_lost:,}",
-            ]
-        )
-    total, wall = found.total, max(found.wall, 1e-9)
-    lines.append(
-        [
-            "all",
-            "",
-            clock(found.wall),
-            *(clock(getattr(total, name)) for name in names),
-            f"{found.images:,}",
-            f"{found.images_lost:,}",
-        ]
+        number = f"{start.generation}{'r' * start.rolled_back}"
+        base = "–" if start.base is None else str(start.base)
+        lines.append(_row(number, base, start))
+    lines.append(_row("all", "", found))
+    wall = max(found.wall, 1e-9)
+    shares = [f"{getattr(found.total, name) / wall:.1%}" for name in names]
+    lines.append(["", "", "", *shares, "", ""])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = []
+    for line in lines:
+        cells = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        shown.append("  ".join(cells).rstrip())
+    sentence = (
+        f"goodput {found.goodput:.1%} of all time, {found.goodput_without_queue:.1%} without "
+        f"the queue; {found.images:,} images trained, {found.images_lost:,} lost and trained again"
     )
-    lines.append(["", "", "", *(f"{getattr(total, name) / wall:.1%}" for name in names), "", ""])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    shown = [
-        "  ".join(word.rjust(width) for word, width in zip(line, widths)).rstrip() for line in lines
-    ]
-    return "\n".join(
-        [
-            *shown,
-            f"goodput {found.goodput:.1%} of all time, {found.goodput_without_queue:.1%} without "
-            f"the queue; {found.images:,} images trained, {found.images_lost:,} lost and trained "
-            "again",
-        ]
-    )
+    return "\n".join([*shown, sentence])
+
+
+def _row(name: str, base: str, part: StartAccount | Goodput) -> list[str]:
+    spent = part.spent if isinstance(part, StartAccount) else part.total
+    seconds = [clock(part.wall), *(clock(getattr(spent, kind.name)) for kind in fields(Spent))]
+    return [name, base, *seconds, f"{part.images:,}", f"{part.images_lost:,}"]
 
 
 def clock(seconds: float) -> str:

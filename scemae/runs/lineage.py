@@ -104,7 +104,7 @@ class Results:
 
 
 @dataclass
-class Run:
+class RecordedRun:
     """One run folder. `stage` is evaluate, pretrain or correspond.
 
     step: that of the checkpoint that is used, the newest unless another run used an earlier one.
@@ -135,7 +135,7 @@ class Run:
         return None if self.step is None or batch is None else self.step * batch
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RecordedRun:
     """The run of a folder. Raises RunFolderError where there is none."""
     if not (folder / "config.yaml").exists():
         found = "no config.yaml in it" if folder.is_dir() else "no such folder"
@@ -168,7 +168,7 @@ def read_run(folder: Path) -> Run:
     _check_types(SCHEMAS[stage], tree, f"{folder / 'config.yaml'}: ")
     kept = checkpoint.committed(folder)
     step = checkpoint.read_state(kept[-1]).global_step if kept else None
-    return Run(stage, folder, found, provenance, step)
+    return RecordedRun(stage, folder, found, provenance, step)
 
 
 def _check_types(schema: Any, tree: dict[str, Any], where: str) -> None:
@@ -190,7 +190,7 @@ def _check_types(schema: Any, tree: dict[str, Any], where: str) -> None:
             documents.convert(value, cast(Any, kind), name, error=RunFolderError, remedy=AGAIN)
 
 
-def related(run: Run) -> tuple[dict[str, Run], dict[str, str]]:
+def related(run: RecordedRun) -> tuple[dict[str, RecordedRun], dict[str, str]]:
     """The training runs that `run` builds on, at the steps it used, with itself, by stage.
 
     And the reasons why others cannot be read.
@@ -223,7 +223,7 @@ def locate(location: str, run_dir: Path) -> Path:
     )
 
 
-def read_results(run: Run) -> dict:
+def read_results(run: RecordedRun) -> dict:
     """results.json; {} for a training run. Raises RunFolderError for one missing or damaged."""
     if run.stage != "evaluate":
         return {}
@@ -239,7 +239,7 @@ def read_results(run: Run) -> dict:
     return documents.parse_json(text, dict[str, Any], path, error=RunFolderError, remedy=remedy)
 
 
-def data_of(runs: dict[str, Run]) -> list[dict]:
+def data_of(runs: dict[str, RecordedRun]) -> list[dict]:
     """The shards that the runs name, with facts of their manifest, or why they cannot be read."""
     rows: dict[str, dict] = {}
     for one in runs.values():

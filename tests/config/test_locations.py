@@ -129,7 +129,7 @@ def test_a_foreign_sweep_runs_nothing(trap, tmp_path):
 @pytest.mark.parametrize("has_cache", [True, False])
 def test_a_foreign_run_runs_nothing_when_it_is_reported_or_verified(trap, tmp_path, has_cache):
     cache = str(tmp_path) if has_cache else None
-    run = lineage.Run(
+    run = lineage.RecordedRun(
         "pretrain",
         tmp_path,
         {"data.shards": trap, "probe_shards": trap, "data.cache_dir": cache},
@@ -334,7 +334,9 @@ def test_nothing_is_written_or_removed_in_another_users_sweep(stranger):
 
 def test_a_url_in_another_users_run_is_not_fetched(stranger):
     shards = write_shards(stranger / "shards", 4)
-    run = lineage.Run("pretrain", stranger / "run", {"data.cache_dir": str(stranger / "run")}, {})
+    run = lineage.RecordedRun(
+        "pretrain", stranger / "run", {"data.cache_dir": str(stranger / "run")}, {}
+    )
     with pytest.raises(ShardError, match="another user's"):
         run.open(f"file://{shards}")
     assert [path.name for path in (stranger / "run").iterdir()] == ["config.yaml"]

@@ -498,7 +498,7 @@ RESULTS = {
     ],
 )
 def test_invalid_results_are_named_with_the_field(tmp_path, place, new, words):
-    run = lineage.Run("evaluate", tmp_path, {}, {})
+    run = lineage.RecordedRun("evaluate", tmp_path, {}, {})
     (tmp_path / "results.json").write_text(json.dumps(RESULTS))
     assert lineage.read_results(run) == RESULTS
     alter(tmp_path / "results.json", place, new)

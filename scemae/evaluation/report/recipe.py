@@ -5,7 +5,7 @@ from typing import Any
 
 from scemae.evaluation import protocol
 from scemae.evaluation.landmarks.benchmarks import MATCHING_TARGETS, find_benchmark
-from scemae.runs.lineage import Run
+from scemae.runs.lineage import RecordedRun
 
 SIZES = {192: "T", 384: "S", 768: "B"}  # DeiT's letters by width
 PAPER = "paper, section 4"
@@ -49,7 +49,9 @@ class RecipeRow:
     verdict: str  # same, reduced, differs or unknown
 
 
-def recipe(runs: dict[str, Run], results: dict, defaults: dict[str, dict]) -> list[RecipeRow]:
+def recipe(
+    runs: dict[str, RecordedRun], results: dict, defaults: dict[str, dict]
+) -> list[RecipeRow]:
     """A row per setting or amount of each run, beside the full recipe's."""
     rows = []
     for stage, one in runs.items():
@@ -68,7 +70,7 @@ def recipe(runs: dict[str, Run], results: dict, defaults: dict[str, dict]) -> li
     return rows
 
 
-def amounts_of_pretraining(run: Run, epochs: float) -> list[RecipeRow]:
+def amounts_of_pretraining(run: RecordedRun, epochs: float) -> list[RecipeRow]:
     """The rows of the training set's size and of the images seen."""
     source = "PROTOCOL 1.4; the paper prints 162,770, with MAFL's faces"
     images, seen = run.provenance.get("images"), int(FULL_IMAGES * epochs)
@@ -91,13 +93,13 @@ def compare(stage: str, key: str, what: str, here: Any, full: Any, source: str) 
     return RecipeRow(stage, what, here, full, source, verdict)
 
 
-def size_of(runs: dict[str, Run]) -> str | None:
+def size_of(runs: dict[str, RecordedRun]) -> str | None:
     """DeiT's letter for the model of stage 1, or None where it has another shape."""
     shape = runs["pretrain"].config if "pretrain" in runs else {}
     return SIZES.get(shape.get("model.width", 0)) if shape.get("model.depth") == 12 else None
 
 
-def paper_numbers(runs: dict[str, Run], results: dict) -> dict:
+def paper_numbers(runs: dict[str, RecordedRun], results: dict) -> dict:
     """The paper's numbers for this model's size, or all where it has none: matching (same,
     different), detection.
     """

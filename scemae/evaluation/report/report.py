@@ -21,7 +21,7 @@ from scemae.evaluation.report.recipe import paper_numbers, recipe
 from scemae.files import disk, ownership
 from scemae.runs import goodput
 from scemae.runs.checkpoints import checkpoint
-from scemae.runs.lineage import Run, data_of, locate, read_results, read_run, related
+from scemae.runs.lineage import RecordedRun, data_of, locate, read_results, read_run, related
 from scemae.runs.metrics_log import read_metrics
 
 HELP = """\
@@ -139,7 +139,7 @@ def gather(run_dir: Path, *, with_pictures: bool = True) -> tuple[dict, dict[str
     }, shown.images
 
 
-def facts_of(run: Run, default: dict[str, Any]) -> dict[str, Any]:
+def facts_of(run: RecordedRun, default: dict[str, Any]) -> dict[str, Any]:
     """The part of report.json on one run."""
     return {
         "folder": str(run.folder),
@@ -151,7 +151,7 @@ def facts_of(run: Run, default: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_all_curves(runs: dict[str, Run]) -> tuple[dict[str, dict], dict[str, str]]:
+def read_all_curves(runs: dict[str, RecordedRun]) -> tuple[dict[str, dict], dict[str, str]]:
     """The curves of each training run by stage, and why a stage has none."""
     trained = {stage: one for stage, one in runs.items() if stage != "evaluate"}
     found = {stage: curves.read_curves(read_metrics(one.folder)) for stage, one in trained.items()}
@@ -163,12 +163,12 @@ def read_all_curves(runs: dict[str, Run]) -> tuple[dict[str, dict], dict[str, st
     return found, missing
 
 
-def method_of(run: Run) -> list[str]:
+def method_of(run: RecordedRun) -> list[str]:
     """The override that gives a training run the defaults of its method."""
     return [f"method={run.config['method.name']}"] if "method.name" in run.config else []
 
 
-def goodputs(runs: dict[str, Run]) -> tuple[dict[str, dict], dict[str, str]]:
+def goodputs(runs: dict[str, RecordedRun]) -> tuple[dict[str, dict], dict[str, str]]:
     """Where the time of each training run went by stage (runs/goodput.py), and why a stage has
     no such numbers.
     """
@@ -199,7 +199,9 @@ def show(source: Source) -> Shown:
     return shown
 
 
-def reasons(run: Run, runs: dict[str, Run], missing: dict[str, str]) -> dict[str, str]:
+def reasons(
+    run: RecordedRun, runs: dict[str, RecordedRun], missing: dict[str, str]
+) -> dict[str, str]:
     """Why a page may lack a backbone, matching or detection, and the command that makes it."""
     backbone, projector = (
         shlex.quote(str(runs[stage].folder)) if stage in runs else "RUN"
@@ -220,7 +222,9 @@ def reasons(run: Run, runs: dict[str, Run], missing: dict[str, str]) -> dict[str
     }
 
 
-def source_of(run: Run, runs: dict[str, Run], results: dict, absent: dict[str, str]) -> Source:
+def source_of(
+    run: RecordedRun, runs: dict[str, RecordedRun], results: dict, absent: dict[str, str]
+) -> Source:
     """Locate the faces and models for the pictures."""
     places: dict[str, Path | None] = {}
     for stage, key in (("pretrain", "backbone"), ("correspond", "projector")):
@@ -273,7 +277,7 @@ def comparisons(matching: dict | None) -> dict:
     return found
 
 
-def differences(run: Run, default: dict[str, Any]) -> dict[str, list]:
+def differences(run: RecordedRun, default: dict[str, Any]) -> dict[str, list]:
     """Settings other than the defaults of configs/, as [here, default] by dotted name.
 
     Paths and settings of the machine are left out.
