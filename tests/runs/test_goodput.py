@@ -216,7 +216,7 @@ def test_the_table_has_a_row_per_start_and_the_json_its_numbers(tmp_path, capsys
 
 
 def test_a_folder_in_which_nothing_was_trained_is_refused(tmp_path):
-    with pytest.raises(RunFolderError, match="as far as training"):
+    with pytest.raises(RunFolderError, match="no start that began to train"):
         goodput.read(tmp_path)
 
 
