@@ -7,7 +7,7 @@ all of its lines.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -137,7 +137,8 @@ def load_projection(location: Path, backbone: Path, trunk: Trunk) -> Projection:
     found = registry.load_stage_2(location, backbone, trunk.network)
     carb = getattr(found.settings, "carb", None)
     dim, module = found.settings.dim, found.module
-    return Projection(module.head, dim, module, found.name, carb, found.folder)
+    head = cast(Head, module.head)  # a method, which the type of a module does not know
+    return Projection(head, dim, module, found.name, carb, found.folder)
 
 
 def from_runs(runs: list[Path]) -> list[Subject]:

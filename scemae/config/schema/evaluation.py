@@ -1,4 +1,4 @@
-"""Settings of `scemae evaluate` and `scemae tables`: both have the sections that this file begins with.
+"""Settings of `scemae evaluate` and `scemae tables`: both share the first sections of this file.
 
 The sections of a command inherit the fields that both have, so that each is described once.
 """

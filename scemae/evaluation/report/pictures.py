@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ class Source:
         if self.projector is not None and self.backbone is not None:
             encoder = self.autoencoder.encoder
             trained = registry.load_stage_2(self.projector, self.backbone, encoder)
-            heads[CARB] = trained.module.projector
+            heads[CARB] = cast(nn.Module, trained.module.projector)
         return heads
 
     @cached_property
