@@ -1,4 +1,4 @@
-"""The rivals on the same spine: a config away from the paper's stages, resumed exactly, refused in one sentence."""
+"""Runs of the rivals: resumed exactly like the paper's stages; what they cannot do is refused."""
 
 from types import SimpleNamespace
 

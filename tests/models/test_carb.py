@@ -18,7 +18,7 @@ def encoder():
 
 
 def slow_clustering(tokens, clusters, neighbours=None):
-    """Eq. 2 and 3, one token at a time, in double precision and without the logarithm's help in delta."""
+    """Eq. 2 and 3, one token at a time, in double precision, delta without logarithms."""
     n, c = tokens.shape
     d = [
         [float((tokens[i].double() - tokens[j].double()).norm()) / math.sqrt(c) for j in range(n)]
@@ -125,8 +125,10 @@ def slow_map(
     remaining="selected",
     aggregate=False,
 ):
-    """Paper 3.2 and 3.3 to the letter, a token at a time, for one image: its feature map (n, d), the places of T in
-    order, and how many of them are attentive."""
+    """Paper 3.2 and 3.3 for one image, a token at a time.
+
+    Returns its feature map (n, d), the places of T in order, and how many of them are attentive.
+    """
     tokens = encoder.run(encoder.embed(image[None]), 0, 3)
     given = tokens if layer == "after" else encoder.run(encoder.embed(image[None]), 0, 2)
     similarity = carb.cls_similarity(encoder.blocks[3 if layer == "after" else 2], given, heads)[0]

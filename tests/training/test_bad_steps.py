@@ -41,7 +41,7 @@ def test_gradients_that_are_no_numbers_are_bad_even_where_the_loss_is_one():
     assert LossHistory(10, []).judge(beat([1.0, 1.0], norms=[1.0, inf]), {}).steps == [2]
 
 
-def test_where_norms_are_not_told_the_step_before_is_suspect_too():
+def test_without_norms_the_step_before_is_suspect_too():
     assert LossHistory(10, []).judge(
         beat([1.0, 1.0, nan], norms=[NO_NORM] * 3, culprits=[None, None, 0]), {}
     ).steps == [2, 3]

@@ -1,4 +1,4 @@
-"""The check before a job: what it refuses, what it foretells, and that it leaves the run as it is."""
+"""The check before a job: what it refuses and forecasts, and that it does not change the run."""
 
 import os
 from dataclasses import replace

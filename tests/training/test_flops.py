@@ -1,4 +1,4 @@
-"""The formulas for floating-point operations, against PyTorch's count of what the modules really do."""
+"""The formulas for floating-point operations, against PyTorch's count of what the modules do."""
 
 import pytest
 import torch
@@ -19,8 +19,11 @@ PRETRAIN = load_config("pretrain", [*TINY, "run_dir=none"])
 
 
 def counted(work) -> float:
-    """Operations per image of `work`, which handles two images. The plain attention kernel: PyTorch does not count the
-    CPU's fused one, and counts fused backward passes with what they compute twice."""
+    """Operations per image of `work`, which handles two images.
+
+    With the plain attention kernel: PyTorch does not count the CPU's fused one, and of fused
+    backward passes it counts what they compute twice.
+    """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops() / 2

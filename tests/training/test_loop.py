@@ -1,4 +1,4 @@
-"""What the loop tells of speed: the wait for data, images per second, model FLOPs utilisation."""
+"""What the loop reports about speed: wait for data, images per second, FLOPs utilisation."""
 
 import time
 
@@ -59,18 +59,18 @@ def test_all_the_time_between_asking_for_a_batch_and_having_it_is_wait(place):
     train_step(Engine(), slow_batches(0.05), 1, 2, meter, Dog())
     assert 0.1 <= meter.waited < 0.2
     time.sleep(0.1)
-    told = beat(meter)
-    assert 0.3 < told.data_wait < 0.7 and told.norms == [2.0] and meter.waited == 0
+    found = beat(meter)
+    assert 0.3 < found.data_wait < 0.7 and found.norms == [2.0] and meter.waited == 0
     train_step(Engine(), iter([(torch.tensor(1.0),)]), 2, 1, meter, Dog())
     assert beat(meter).data_wait < 0.5
 
 
-def test_utilisation_is_the_share_of_full_speed_and_untold_where_that_is_unknown(place):
+def test_utilisation_is_the_share_of_full_speed_and_left_out_where_that_is_unknown(place):
     for full_speed in (0.0, 1000.0):
         meter = Meter(place, 4, 8, full_speed)
         train_step(Engine(), slow_batches(0.01), 1, 1, meter, Dog())
-        told = beat(meter)
-        assert told.speed.get("mfu") == (told.images_per_second / 1000 if full_speed else None)
+        found = beat(meter)
+        assert found.speed.get("mfu") == (found.images_per_second / 1000 if full_speed else None)
 
 
 def test_a_run_writes_its_utilisation(tmp_path):

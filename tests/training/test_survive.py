@@ -1,4 +1,4 @@
-"""Runs that are broken on purpose: each ends with the samples and the weights of the run that nobody disturbed."""
+"""Runs that are broken on purpose end with the samples and weights of an undisturbed run."""
 
 import json
 import os
@@ -123,11 +123,11 @@ def test_a_loss_that_is_no_number_is_rolled_back_skipped_declared_and_kept(shard
         "left out: step 8: the loss became nan on rank 1" in proof
         and "steps 1 to 15 of 2 starts" in proof
     )
-    capsule = run / "capsules" / "step-00000008"
-    assert "all is finite here" in scemae("replay", capsule).stdout
+    dump = run / "capsules" / "step-00000008"
+    assert "all is finite here" in scemae("replay", dump).stdout
     os.environ["SCEMAE_FAULTS"] = "nan@loss:step=8,rank=1"
     try:
-        assert "loss nan" in scemae("replay", capsule).stdout
+        assert "loss nan" in scemae("replay", dump).stdout
     finally:
         del os.environ["SCEMAE_FAULTS"]
 

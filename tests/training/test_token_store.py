@@ -1,4 +1,4 @@
-"""The token store: the losses of the on-the-fly encoder, filled once by any number of ranks, never stale, healed."""
+"""The token store: same losses as without it; filled once by any number of ranks; repaired."""
 
 import fcntl
 import json
@@ -79,7 +79,10 @@ def opened(
 
 
 def slow_views(shards, chosen, samples, epochs):
-    """The view images (b, 3, 96, 96) of b samples in the epochs (b,), as a run without a store would make them."""
+    """The view images (b, 3, 96, 96) of b samples in the epochs (b,), without a store.
+
+    Returns the samples found, the digests of their frames, and the images.
+    """
     part = Slice(1, samples, epochs, np.ones(len(samples)), np.arange(len(samples)))
     found, frames = consumed_frames(
         StreamedFrames(shards, chosen.data.frame), part, chosen.seed, chosen.data.jpeg_noise
@@ -119,17 +122,17 @@ def test_losses_from_the_store_are_those_of_the_encoder_on_the_same_views(tmp_pa
         )
 
 
-def test_the_ledger_hears_whose_pixels_they_are(tmp_path, shards, place):
-    chosen, store, told = settings(tmp_path), opened(tmp_path, shards, place), []
+def test_the_ledger_gets_the_samples_that_the_tokens_were_made_from(tmp_path, shards, place):
+    chosen, store, reported = settings(tmp_path), opened(tmp_path, shards, place), []
     part = Slice(1, np.array([3, 0, 19]), np.array([4, 1, 2]), np.ones(3, np.float32), np.arange(3))
-    next(store.batches(iter([part]), lambda *word: told.append(word)))
+    next(store.batches(iter([part]), lambda *origin: reported.append(origin)))
     found, pixels, _ = slow_views(shards, chosen, part.samples, part.epochs % VIEWS)
-    assert told[0][0] is part and told[0][1].tolist() == found.tolist() == [
+    assert reported[0][0] is part and reported[0][1].tolist() == found.tolist() == [
         4,
         0,
         19,
     ]  # sample 3 is no picture
-    assert np.array_equal(told[0][2], pixels)
+    assert np.array_equal(reported[0][2], pixels)
 
 
 def test_epochs_wrap_around_the_views(tmp_path, shards, place):
@@ -353,7 +356,9 @@ from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.process_group import process_group
 token_fill.Fill.chunk_size = 8
 with process_group("cpu") as place:
-    mine.opened(Path(sys.argv[1]), open_shards(sys.argv[2]), place, *sys.argv[3:], note=lambda: time.sleep(0.03))
+    store, shards, *overrides = sys.argv[1:]
+    shards = open_shards(shards)
+    mine.opened(Path(store), shards, place, *overrides, note=lambda: time.sleep(0.03))
 """
 
 
