@@ -64,7 +64,7 @@ class MeasuringPlan:
 
 
 @dataclass
-class Measured:
+class MeasuredLine:
     """The numbers of one line of one subject on one test."""
 
     subject: Subject
@@ -77,7 +77,7 @@ class Measured:
         return MatchingErrors.of(pairs_hash, self.arrays)
 
 
-def read_measured(plan: MeasuringPlan, test: str) -> Iterator[Measured]:
+def read_measured(plan: MeasuringPlan, test: str) -> Iterator[MeasuredLine]:
     """What was measured of every line of one test, in the order of subjects; its units must be
     done.
 
@@ -91,7 +91,7 @@ def read_measured(plan: MeasuringPlan, test: str) -> Iterator[Measured]:
             else:
                 values, arrays = _read_benchmarks(plan, mine, line)
             if arrays:
-                yield Measured(subject, line, values, arrays)
+                yield MeasuredLine(subject, line, values, arrays)
 
 
 def _read_matching(units: list[Unit], line: Line) -> tuple[Arrays, Arrays]:

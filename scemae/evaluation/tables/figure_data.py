@@ -12,7 +12,7 @@ from scemae.errors import RunFolderError, ScemaeError
 from scemae.evaluation.landmarks.embedding import Embeddings, similarity_maps
 from scemae.evaluation.landmarks.matching import MatchingErrors
 from scemae.evaluation.landmarks.pairs import DIFFERENT, SOURCE, Pairs
-from scemae.evaluation.measuring.plan import Measured, MeasuringPlan
+from scemae.evaluation.measuring.plan import MeasuredLine, MeasuringPlan
 from scemae.evaluation.subjects import EMBEDDING, FLOOR, MATCHING, OURS
 from scemae.evaluation.tables import figures
 from scemae.evaluation.tables.cells import Tables
@@ -26,7 +26,7 @@ NOT_EMBEDDED = (
 )
 
 
-def add_figures(tables: Tables, plan: MeasuringPlan, found: dict[str, list[Measured]]) -> None:
+def add_figures(tables: Tables, plan: MeasuringPlan, found: dict[str, list[MeasuredLine]]) -> None:
     """Draw every figure that can be drawn; `found`: the measured lines by test."""
     for name, draw in FIGURES.items():
         try:
@@ -35,16 +35,16 @@ def add_figures(tables: Tables, plan: MeasuringPlan, found: dict[str, list[Measu
             tables.missing_figures[name] = str(error)
 
 
-def lines_to_show(found: list[Measured]) -> list[Measured]:
+def lines_to_show(found: list[MeasuredLine]) -> list[MeasuredLine]:
     """Of each trained trunk the line with the highest dimension; rivals first, ours last."""
-    best: dict[str, Measured] = {}
+    best: dict[str, MeasuredLine] = {}
     for one in sorted(found, key=lambda one: one.line.dim):
         if one.subject.role != FLOOR and one.line.table in (1, 5):
             best[one.subject.digest] = one
     return sorted(best.values(), key=lambda one: one.subject.role == OURS)
 
 
-def _named(lines: list[Measured]) -> Iterator[tuple[str, Measured]]:
+def _named(lines: list[MeasuredLine]) -> Iterator[tuple[str, MeasuredLine]]:
     for one in lines:
         yield f"{one.subject.title}, {one.line.dim}-d {one.line.variant}".strip(), one
 
@@ -55,7 +55,7 @@ def _pairs(plan: MeasuringPlan) -> Pairs:
     return plan.pairs
 
 
-def _errors(plan: MeasuringPlan, found: dict[str, list[Measured]]) -> dict[str, MatchingErrors]:
+def _errors(plan: MeasuringPlan, found: dict[str, list[MeasuredLine]]) -> dict[str, MatchingErrors]:
     lines = lines_to_show(found[MATCHING])
     if not lines:
         raise RunFolderError(NOT_MATCHED)
@@ -63,7 +63,7 @@ def _errors(plan: MeasuringPlan, found: dict[str, list[Measured]]) -> dict[str, 
 
 
 @torch.no_grad()
-def _figure1(plan: MeasuringPlan, found: dict[str, list[Measured]]) -> tuple[str, dict]:
+def _figure1(plan: MeasuringPlan, found: dict[str, list[MeasuredLine]]) -> tuple[str, dict]:
     """Similarity maps of the couple with our median error."""
     couple, pairs = figures.median_couple(_errors(plan, found)), _pairs(plan)
     views = pairs.views[couple][[SOURCE, DIFFERENT]].to(plan.device).float() / 255
@@ -77,13 +77,13 @@ def _figure1(plan: MeasuringPlan, found: dict[str, list[Measured]]) -> tuple[str
     return figures.figure1(pairs, maps, couple)
 
 
-def _figure4(plan: MeasuringPlan, found: dict[str, list[Measured]]) -> tuple[str, dict]:
+def _figure4(plan: MeasuringPlan, found: dict[str, list[MeasuredLine]]) -> tuple[str, dict]:
     """Matches on different persons; figures.py states the rule of choice."""
     errors = _errors(plan, found)
     return figures.figure4(_pairs(plan), errors)
 
 
-def _figure5(plan: MeasuringPlan, found: dict[str, list[Measured]]) -> tuple[str, dict]:
+def _figure5(plan: MeasuringPlan, found: dict[str, list[MeasuredLine]]) -> tuple[str, dict]:
     """t-SNE of the landmarks' features."""
     embedded = {}
     for name, one in _named(lines_to_show(found[EMBEDDING])):
@@ -97,7 +97,7 @@ def _figure5(plan: MeasuringPlan, found: dict[str, list[Measured]]) -> tuple[str
     return figures.figure5(embedded)
 
 
-FIGURES: dict[str, Callable[[MeasuringPlan, dict[str, list[Measured]]], tuple[str, dict]]] = {
+FIGURES: dict[str, Callable[[MeasuringPlan, dict[str, list[MeasuredLine]]], tuple[str, dict]]] = {
     "figure1": _figure1,
     "figure4": _figure4,
     "figure5": _figure5,

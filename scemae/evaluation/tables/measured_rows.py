@@ -13,7 +13,7 @@ from scemae.evaluation import protocol, scores
 from scemae.evaluation.landmarks import matching, regression
 from scemae.evaluation.landmarks.benchmarks import benchmark_names, find_benchmark
 from scemae.evaluation.landmarks.pairs import KINDS
-from scemae.evaluation.measuring.plan import Measured, MeasuringPlan, read_measured
+from scemae.evaluation.measuring.plan import MeasuredLine, MeasuringPlan, read_measured
 from scemae.evaluation.subjects import DETECTION, EMBEDDING, FEW_SHOT, FLOOR, MATCHING, OURS
 from scemae.evaluation.tables import figure_data
 from scemae.evaluation.tables.cells import Cell, Difference, Row, Tables, label
@@ -42,7 +42,7 @@ def make_tables(plan: MeasuringPlan) -> Tables:
     return tables
 
 
-def _row(plan: MeasuringPlan, one: Measured, *, table: int | None = None) -> Row:
+def _row(plan: MeasuringPlan, one: MeasuredLine, *, table: int | None = None) -> Row:
     subject, line = one.subject, one.line
     table = table or line.table
     cells = {column: _cell(values, plan.config.seed) for column, values in one.values.items()}
@@ -128,14 +128,14 @@ def _floor_rows(plan: MeasuringPlan) -> Iterator[Row]:
     yield Row(2, "mean face", "", FLOOR, None, None, cells)
 
 
-def _whole_method(found: list[Measured]) -> list[Measured]:
+def _whole_method(found: list[MeasuredLine]) -> list[MeasuredLine]:
     """Table 4's last row: of each of our trunks the projector with the highest dimension."""
     whole = [one for one in found if one.subject.role == OURS and one.line.lcr]
     whole.sort(key=lambda one: one.line.dim)
     return list({one.subject.digest: one for one in whole}.values())
 
 
-def _differences(measured: list[tuple[Row, Measured]], seed: int) -> Iterator[Difference]:
+def _differences(measured: list[tuple[Row, MeasuredLine]], seed: int) -> Iterator[Difference]:
     """Each row of ours minus each other row of its table, on the same pairs (PROTOCOL 8)."""
     for i, (mine, one) in enumerate(measured):
         if one.subject.role != OURS or mine.table == 3:
@@ -148,7 +148,7 @@ def _differences(measured: list[tuple[Row, Measured]], seed: int) -> Iterator[Di
 
 
 def _compare(
-    mine: Row, one: Measured, theirs: Row, other: Measured, seed: int
+    mine: Row, one: MeasuredLine, theirs: Row, other: MeasuredLine, seed: int
 ) -> Iterator[Difference]:
     for column in [name for name in one.values if name in other.values]:
         result = scores.compare(one.values[column], other.values[column], seed=seed)
