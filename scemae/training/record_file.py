@@ -178,7 +178,7 @@ class RecordFile:
         with disk.open_regular(self.path) as file:
             for first, part in self._stretches(rows, records):
                 file.seek(first)
-                file.readinto(part)  # type: ignore[attr-defined]  # a file on disk has it
+                file.readinto(part.data)
         return records
 
     def _stretches(self, rows: np.ndarray, records: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
