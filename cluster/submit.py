@@ -135,7 +135,7 @@ def run_here(config: SubmitConfig, stages: list[Stage], arrays: dict[str, list[l
             job.wait()
         except KeyboardInterrupt:
             raise Preempted(
-                f"{stage.name}: asked to stop; its ranks save and end, the same command goes on"
+                f"{stage.name}: asked to stop; its ranks save and end, the same command resumes it"
             ) from None
         # Not job.results(), which would unpickle what the ranks returned.
         results = [jobs / f"{job.job_id}_{rank}_result.pkl" for rank in range(stage.ranks)]
@@ -224,7 +224,7 @@ def _setup(config: SubmitConfig) -> list[str]:
     """The shell lines of each job: the user's, then those that make it run the snapshot."""
     code, cluster = Path(config.run_dir).absolute() / CODE, config.cluster
     path = f"PYTHONPATH={shlex.quote(str(code))}"
-    # Words of a shell: ranks.sh evaluates them.
+    # Quoted for the shell: ranks.sh evaluates this line.
     program = shlex.quote(sys.executable)
     if cluster.container:
         program = f"{cluster.container} env PYTHONSAFEPATH=1 {path} python"

@@ -28,7 +28,7 @@ from scemae.files import disk, documents
 from scemae.files.documents import Count
 from scemae.process.streams import log_file
 
-CHECK_SECONDS = 8.0  # between two looks at the other ranks' files
+CHECK_SECONDS = 8.0  # between two checks of the other ranks' files
 COMPILING_SECONDS = 60.0  # the process of an older compiling-NNNN has died
 PHASES = ("start", "data", "forward", "heartbeat", "save", "probe", "end")
 
@@ -196,12 +196,12 @@ def find_stopped_rank(folder: Path, world_size: int, seconds: float) -> str:
     if silent:
         return (
             f"no progress for {seconds:.0f} s, and rank {', '.join(silent)} left no note: it died "
-            f"or is cut off; its log, if any, is in {folder}; the job ends and goes on from its "
+            f"or is cut off; its log, if any, is in {folder}; the job ends and resumes from its "
             "last checkpoint"
         )
     last = min(notes.values(), key=lambda note: (note.step, PHASES.index(note.phase)))
     return (
         f"no progress for {seconds:.0f} s: rank {last.rank} on {last.host} got no further than "
         f"step {last.step}, {last.phase}, the others wait for it; stack dumps are in {folder}; "
-        "the job ends and goes on from its last checkpoint"
+        "the job ends and resumes from its last checkpoint"
     )

@@ -51,7 +51,7 @@ class StopRequest:
         """Raise Preempted once asked to stop. `doing`: what follows; the command can repeat it."""
         if self.requested:
             self._doing = None  # this thread ends the process
-            raise Preempted(f"asked to stop while {doing}; the same command goes on")
+            raise Preempted(f"asked to stop while {doing}; run the same command again")
         if self._doing is not None:
             self._doing = doing
 
@@ -75,7 +75,12 @@ class StopRequest:
         return self.requested and time.monotonic() - self._asked > AGAIN
 
     def _listen(self, reading: int) -> None:
-        while numbers := os.read(reading, 64):
+        """The thread: read signals from the pipe, note a request to stop, end the process if due.
+
+        It ends the process at a repeated Ctrl-C, and at any request before `begin` was called. The
+        main thread has PATIENCE seconds to end it in order first, by an exception.
+        """
+        while numbers := os.read(reading, 64):  # one byte for each signal: its number
             is_final = signal.SIGINT in numbers and self._is_repeated()
             if not is_final and not set(numbers) & set(self.SIGNALS):
                 continue
@@ -84,12 +89,12 @@ class StopRequest:
                 time.sleep(PATIENCE)
             if is_final:
                 _end(
-                    "asked to stop again; it ends without saving, the same command goes on from "
+                    "asked to stop again; it ends without saving, the same command resumes from "
                     "the last checkpoint",
                     130,
                 )
             if self._doing is not None:
-                why = f"asked to stop while {self._doing}; the same command goes on"
+                why = f"asked to stop while {self._doing}; run the same command again"
                 _end(why, Preempted.exit_status)
 
 

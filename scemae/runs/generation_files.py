@@ -60,7 +60,7 @@ def moment(text: str) -> float | None:
 
 
 def base_of(folder: Path) -> int | None:
-    """The step that a generation went on from; None before it has begun. Raises RunFolderError."""
+    """The step that a generation resumed from; None before it has begun. Raises RunFolderError."""
     path = folder / "base.json"
     try:
         return documents.read_json(path, Base, error=RunFolderError, remedy=DAMAGED).step

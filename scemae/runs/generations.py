@@ -4,14 +4,14 @@ rows and checkpoints in it count.
     run_dir/generations/0007/        one folder per start (or roll-back), claimed by an atomic mkdir
         owner.json                   host, process, job, when it was queued and started
         beat                         rewritten every few seconds while rank 0 lives
-        base.json                    the step it went on from, once that checkpoint is its own
+        base.json                    the step it resumed from, once that checkpoint is its own
         metrics.jsonl ledger.jsonl   its rows
         rank-0003.log                what that rank did last; stack dumps of a hang
         ended                        when it ended
 
 **Fencing.** When a node is cut off and the job restarts elsewhere, the old ranks may live on and
 write. So every name that a generation writes or deletes contains its number (checkpoints too), and
-a new generation first makes the checkpoint that it goes on from its own (checkpoint.adopt): an old
+a new generation first makes the checkpoint that it resumes from its own (checkpoint.adopt): an old
 generation can never touch what a new one uses. Which rows count is decided on reading: of a
 generation, only steps up to the base of every later one (`upper_step`).
 """
@@ -49,7 +49,7 @@ class Generation:
         return numbers(self.folder.parent.parent)[-1] > self.number
 
     def record_base(self, step: int) -> None:
-        """Record the step that this generation goes on from.
+        """Record the step that this generation resumes from.
 
         Later steps of earlier generations no longer count then.
         """
@@ -92,7 +92,7 @@ def numbers(run_dir: Path) -> list[int]:
 
 
 def base_steps(run_dir: Path) -> dict[int, int]:
-    """For each generation that has begun to train, the step it went on from."""
+    """For each generation that has begun to train, the step it resumed from."""
     found = {}
     for number in numbers(run_dir):
         base = base_of(path_of(run_dir, number))
@@ -115,7 +115,7 @@ def all_rows(run_dir: Path, file: str) -> Iterator[tuple[dict, bool]]:
     """Every row that was ever written, with its "generation", and whether it counts.
 
     Rows of steps that were lost and trained again do not count. A row marked "late" adds to the
-    step that its generation went on from. Raises RunFolderError.
+    step that its generation resumed from. Raises RunFolderError.
     """
     bases = base_steps(run_dir)
     for number, base in bases.items():
@@ -154,7 +154,7 @@ def claim(run_dir: Path, job: str | None, queued: float | None) -> Generation:
     """Become the owner of a run folder, by claiming its next generation.
 
     `job` is the scheduler's name of this job, the same after a restart: a job takes over from
-    itself at once. An owner on another host counts as alive where its beat goes on within some
+    itself at once. An owner on another host counts as alive where its beat is renewed within some
     seconds. Raises RunFolderError where the owner is alive, or the folder cannot be written.
     """
     try:
@@ -217,14 +217,14 @@ def refuse_living(run_dir: Path, folder: Path, job: str | None) -> None:
     is_same_job = job is not None and owner.job == job
     if is_same_job or (folder / "ended").exists() or _is_dead_here(owner):
         return
-    if _is_here(owner) or _goes_on(folder):
+    if _is_here(owner) or _is_renewed(folder):
         raise RunFolderError(
             f"{run_dir}: in use by process {owner.pid} on {owner.host}; wait for it, stop it, or "
             "choose another run_dir"
         )
 
 
-def _goes_on(folder: Path) -> bool:
+def _is_renewed(folder: Path) -> bool:
     """True where the beat in `folder` is renewed within SILENT_BEATS beats."""
     first = text_of(folder / "beat")
     for _ in range(SILENT_BEATS):

@@ -75,7 +75,7 @@ class Spent:
 
 @dataclass
 class StartAccount:
-    """One start of the run. Times are unix times; `base` is the step that it went on from."""
+    """One start of the run. Times are unix times; `base` is the step that it resumed from."""
 
     generation: int
     queued: float
@@ -205,7 +205,7 @@ def last_sign(path: Path) -> float | None:
 def account(start: StartAccount, rows: list[tuple[dict, bool]], *, resumed: bool) -> None:
     """Count the seconds of a start by their use.
 
-    rows: its rows, each with whether it counts. resumed: a later start has gone on, so what this
+    rows: its rows, each with whether it counts. resumed: a later start has resumed, so what this
     one did not save is lost.
     """
     spent, end = start.spent, start.ended

@@ -145,7 +145,7 @@ def _reason(error: Exception, run_dir: Path, folder: Path, rank: int) -> Excepti
         return error
     if isinstance(error, OSError) and error.errno in PASSING:
         return LostRankError(
-            f"rank {rank}: {error.filename or run_dir}: {error.strerror}; the job ends and goes on "
+            f"rank {rank}: {error.filename or run_dir}: {error.strerror}; the job ends and resumes "
             "from its last checkpoint"
         )
     if is_lost_rank(error):
@@ -172,7 +172,7 @@ def find_reason(folder: Path, rank: int, error: Exception, patience: float = 5.0
         time.sleep(0.2)
     what = " ".join(str(error).split())[:200]
     return LostRankError(
-        f"rank {rank} lost another rank, which left no reason ({what}); the job ends and goes on "
+        f"rank {rank} lost another rank, which left no reason ({what}); the job ends and resumes "
         "from its last checkpoint"
     )
 

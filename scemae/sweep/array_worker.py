@@ -63,14 +63,14 @@ def run_array_element(sweep: Sweep, part: int, of: int, start: Generation) -> No
 
 
 class _RestartingForkServer:
-    """A fork server that is started when it is needed and the one before is gone."""
+    """A fork server that is started when first needed, and again where it has ended."""
 
     def __init__(self, sweep: Sweep, stop: StopRequest) -> None:
         self._sweep, self._stop = sweep, stop
         self._live: ForkServerClient | None = None
 
     def get(self) -> ForkServerClient:
-        """A live one."""
+        """The running fork server; starts one where none runs."""
         if self._live is None or not self._live.is_alive:
             threads = self._sweep.config.trial.cpus
             try:
@@ -103,11 +103,11 @@ def _run_to_end(
         if outcome == ASKED or stop.requested:
             raise Preempted(
                 f"{sweep.folder}: asked to stop; trial {trial.number} has saved, the same command "
-                "goes on"
+                "resumes it"
             )
         record.reason = record.reason or "its ranks lost each other"
         print(
-            f"trial {trial.number}: {record.reason}; it goes on from its last checkpoint",
+            f"trial {trial.number}: {record.reason}; it resumes from its last checkpoint",
             file=sys.stderr,
             flush=True,
         )

@@ -85,13 +85,13 @@ def _run_drivers(
             return
         if status == 75 or stop.requested:
             raise Preempted(
-                f"{sweep.folder}: asked to stop; trials have saved, the same command goes on"
+                f"{sweep.folder}: asked to stop; trials have saved, the same command resumes it"
             )
         if status == 1:
             raise LaunchError(f"{sweep.folder}: the sweep ended, see above")
         print(
             f"scemae sweep: Ray or its driver is gone (status {status}); starting another one, "
-            "trials go on where they stood",
+            "trials resume from their checkpoints",
             file=sys.stderr,
             flush=True,
         )
@@ -127,7 +127,7 @@ def _run_ray(
 
 
 def _steps(sweep: Sweep) -> int:
-    """How far all trials together have come: steps, and ends."""
+    """The progress of all trials: steps trained, plus one for each trial that has ended."""
     return sum(record.step + record.has_ended for record in sweep.records())
 
 
@@ -181,7 +181,7 @@ def join(folder: Path, wants_gpus: bool) -> None:
             if time.monotonic() - seen > SILENT_SECONDS:
                 raise Preempted(
                     f"{folder}: no sign of life of its first node for {SILENT_SECONDS:.0f} s; this "
-                    "node leaves, the same command goes on"
+                    "node leaves, the same command joins it again"
                 )
             address = address_of(current) if is_live else None
             if node is not None and (address != joined or not node.is_alive):
@@ -212,7 +212,7 @@ def _join_ray(folder: Path, address: str, wants_gpus: bool) -> RayNode | None:
 
 
 class _Beat:
-    """The beat of a sweep's starts: one that never changes is of a first node long gone."""
+    """Finds the start of a sweep whose first node is alive: its `beat` file changes."""
 
     def __init__(self) -> None:
         self._text: str | None = None

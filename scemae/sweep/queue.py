@@ -57,7 +57,7 @@ class TrialQueue:
         if records:
             print(
                 f"{sweep.folder}: {len(self.ended)} of {sweep.size} trials have ended, "
-                f"{len(self._resumed)} go on where they stood",
+                f"{len(self._resumed)} resume from their checkpoints",
                 flush=True,
             )
 
@@ -94,16 +94,16 @@ class TrialQueue:
             self._written = time.monotonic()
 
     def lose(self, trial: Trial, reason: str) -> None:
-        """The trial's processes or node are gone: it goes on, at most `retries` times."""
+        """Queue a trial again whose processes or node are gone; it fails after `retries` times."""
         count = self._losses[trial.number] = self._losses.get(trial.number, 0) + 1
         if count > self.sweep.config.retries:
             self.end(trial, FAILED, f"lost {count} times: {reason}")
             return
-        say(f"trial {trial.number}: {reason}; it goes on from its last checkpoint", sys.stdout)
+        say(f"trial {trial.number}: {reason}; it resumes from its last checkpoint", sys.stdout)
         self._resumed.append(trial)
 
     def put_back(self, trial: Trial) -> None:
-        """A trial that was asked to stop, and saved: it comes first when the sweep goes on."""
+        """Queue a stopped trial that has saved: `next` gives it before any new trial."""
         self._resumed.append(trial)
 
     def remove_leftovers(self, but: int | None = None) -> None:
@@ -117,7 +117,7 @@ class TrialQueue:
             self._leftovers.discard(number)
 
     def _rank(self, record: TrialRecord) -> None:
-        """A trial that is not among the best, or not any more, has leftovers."""
+        """Update the best trials; files of a trial that is not among them may be removed."""
         before = self._best.kept
         self._best.add(record)
         self._leftovers |= {record.number, *(before - self._best.kept)}
@@ -148,19 +148,19 @@ class TrialQueue:
 
 
 def _unless_disk_full(write: Callable[[], object]) -> None:
-    """Write what is written again at the next start and at the end: the sweep goes on without."""
+    """Call `write`; print its error, since the end and the next start write the same again."""
     try:
         write()
     except (OSError, RunFolderError) as error:
         print(
-            f"scemae sweep: {error}; the sweep goes on, table and page follow at its end",
+            f"scemae sweep: {error}; the sweep continues, table and page follow at its end",
             file=sys.stderr,
             flush=True,
         )
 
 
 def no_best_yet(sweep: Sweep) -> BestTrials:
-    """The best trials of a sweep before any has ended; one at least, for the printed lines."""
+    """An empty list of the best trials; it keeps at least one, for the printed lines."""
     return BestTrials(list(sweep.config.objectives), max(sweep.config.keep, 1))
 
 

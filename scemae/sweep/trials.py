@@ -162,7 +162,7 @@ def read_record(sweep: Path, trial: Trial) -> TrialRecord:
     text = _whole_json(path)
     if text is None:
         return read_run(sweep, trial)
-    remedy = "remove it, and the trial goes on from its newest checkpoint"
+    remedy = "remove it, and the trial resumes from its newest checkpoint"
     found = documents.parse_json(
         text, TrialEnd, path, error=RunFolderError, finite=False, remedy=remedy
     )

@@ -2,7 +2,7 @@
 
     python -m scemae.sweep.tune_driver WORDS
 
-Tune places trials on nodes, asks the search for the next one, and ASHA whether a trial goes on.
+Tune places trials on nodes, asks the search for the next one, and ASHA whether a trial continues.
 What the sweep is and how far it has come is on disk (trials.py), not with Tune: after any end, and
 every WAVE trials, a new driver starts, and replays the past to the search and to ASHA. So memory is
 bounded and nothing of Ray has to be restored, not even if the folder was moved.
@@ -86,7 +86,7 @@ class QueueSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Record how a trial ended, or that it is to go on."""
+        """Record how a trial ended, or that it is to be resumed."""
         trial, result = self._live.pop(trial_id), result or {}
         outcome = result.get("outcome", KILLED)
         if outcome in (FINISHED, FAILED):
@@ -106,7 +106,7 @@ class QueueSearcher(Searcher):
 
 
 class ResumedAsha(ASHAScheduler):
-    """ASHA with the rungs of trials of earlier starts: those that ended, and those that go on."""
+    """ASHA with the rungs of trials of earlier starts: those that ended, and those that resume."""
 
     def __init__(self, sweep: Sweep, ended: list[TrialRecord]) -> None:
         halving, objective = sweep.config.halving, sweep.config.objectives[0]

@@ -31,7 +31,7 @@ from scemae.training.token_store import TokenFeed, home
 
 
 def main(config: CorrespondConfig) -> None:
-    """Train the projector, or go on where the run folder's newest checkpoint stands."""
+    """Train the projector, from the run folder's newest checkpoint where it has one."""
     with run.started(config, "correspond") as start:
         prepare(config, start).go()
 

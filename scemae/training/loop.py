@@ -168,14 +168,14 @@ def check_end(steps: Steps, global_step: int, saver: Saver, stop: bool) -> None:
         if not is_saved:
             raise CheckpointError(
                 f"{saver.run_dir}: all steps are done, and the checkpoint of step {steps.total} "
-                f"was not saved ({saver.last_failure}); mend that, and the same command repeats "
-                "the steps since the checkpoint before"
+                f"was not saved ({saver.last_failure}); repair that and run the same command "
+                "again: it repeats the steps since the previous checkpoint"
             )
     elif stop:
         saved = "all is saved" if is_saved else "the last save failed"
         raise Preempted(
             f"asked to stop at step {global_step} of {steps.total}; {saved}, the same command "
-            "goes on"
+            "resumes it"
         )
 
 

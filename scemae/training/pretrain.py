@@ -23,7 +23,7 @@ from scemae.training.feed import Feed
 
 
 def main(config: PretrainConfig) -> None:
-    """Train, or go on where the run folder's newest checkpoint stands."""
+    """Train, from the run folder's newest checkpoint where it has one."""
     with run.started(config, "pretrain") as start:
         prepare(config, start).go()
 

@@ -37,7 +37,7 @@ from scemae.training.token_store import TokenFeed
 
 @dataclass
 class Start:
-    """One start of a run on this rank: what holds its place, its folder and its time."""
+    """One start of a run on this rank: process group, run folder, stop request and watchdog."""
 
     place: Place
     generation: Generation
@@ -152,7 +152,7 @@ class Run:
         Raises BadStepError once more than loop.max_skips steps would be skipped.
         """
         place, generation = self.start.place, self.start.generation
-        found = resume.go_on(self.run_dir, place, generation, self.state, self.steps.total)
+        found = resume.adopt_newest(self.run_dir, place, generation, self.state, self.steps.total)
         if found is None:
             self._start_from_scratch()
         else:
@@ -312,7 +312,7 @@ class Run:
         if problem := agree(generation.claim_next() if place.is_first else None):
             raise RunFolderError(problem)
         generation.move_on()
-        found = resume.go_on(self.run_dir, place, generation, self.state, self.steps.total)
+        found = resume.adopt_newest(self.run_dir, place, generation, self.state, self.steps.total)
         assert found is not None
         self.state = resume.resume(self.engine, found, self.state, place)
         self.state.skips = skips

@@ -120,7 +120,7 @@ def test_a_sweep_on_two_nodes_outlives_the_kill_of_a_trial(rig, words, tmp_path)
     assert [one.number for one in found if one.starts > 1] == [victim] and found[
         victim
     ].trained < 2 * found[victim].total
-    assert f"trial {victim}: killed by SIGKILL; it goes on from its last checkpoint" in rig.log(
+    assert f"trial {victim}: killed by SIGKILL; it resumes from its last checkpoint" in rig.log(
         job_id
     )
 

@@ -170,7 +170,8 @@ def test_a_rank_that_waits_for_the_others_stops_at_once(rank, number, tmp_path):
         if line.startswith("scemae: ")
     ]
     assert said == [
-        "scemae: asked to stop while starting or waiting for other ranks; the same command goes on"
+        "scemae: asked to stop while starting or waiting for other ranks; "
+        "run the same command again"
     ]
 
 

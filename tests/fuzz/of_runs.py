@@ -253,7 +253,7 @@ def make_build(root: Path) -> None:
 
 
 def go_on_building(root: Path) -> None:
-    """A build that goes on."""
+    """A build that is resumed."""
     write_split(any_folder.splits(root / "pictures")[0], root / "built", samples_per_shard=2)
 
 

@@ -104,7 +104,7 @@ def load(folder: Path) -> None:
 
 
 def load_all(folder: Path) -> None:
-    """As a run to go on from, and to reconstruct with."""
+    """As a run to resume from, and to reconstruct with."""
     mae.load_autoencoder(folder / "mae")
 
 

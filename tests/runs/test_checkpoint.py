@@ -99,8 +99,8 @@ class Start:
             whole_weights=engines.full_weights,
         )
 
-    def go_on(self):
-        found = resume.go_on(self.run_dir, self.place, self.generation, state(0), 10**6)
+    def adopt_newest(self):
+        found = resume.adopt_newest(self.run_dir, self.place, self.generation, state(0), 10**6)
         if found is None:
             self.generation.record_base(0)
         return found
@@ -113,7 +113,7 @@ class Start:
 def first(tmp_path, place):
     """A first start that has begun from scratch."""
     begun = Start(tmp_path, place)
-    assert begun.go_on() is None
+    assert begun.adopt_newest() is None
     return begun
 
 
@@ -158,12 +158,12 @@ def make_kind(place, kind, seed=0):
 )
 def test_any_zero_stage_goes_on_from_any_other_to_the_bit(tmp_path, place, before, after):
     run, old = Start(tmp_path, place), make_kind(place, before)
-    run.go_on()
+    run.adopt_newest()
     step(old, 3)
     run.save(old, 3)
     new = make_kind(place, after, seed=1)
     step(new)  # so that it has moments and weights to lose
-    found = resume.resume(new, run.go_on() or committed(tmp_path)[-1], state(0), place)
+    found = resume.resume(new, run.adopt_newest() or committed(tmp_path)[-1], state(0), place)
     assert found.global_step == 3
     assert [step(old) for _ in range(3)] == [step(new) for _ in range(3)]
     one, other = (engines.full_weights(each, True) for each in (old, new))
@@ -271,7 +271,7 @@ def test_damage_is_named_and_the_one_before_taken(first, tmp_path, place, engine
     first.save(engine, 1)
     first.save(engine, 2)
     harm(committed(tmp_path)[-1])
-    found = Start(tmp_path, place).go_on()
+    found = Start(tmp_path, place).adopt_newest()
     assert place_of(found)[0] == 1
     warning = capfd.readouterr().err
     assert sentence in warning and "step-00000002.g0001" in warning and "going back" in warning
@@ -283,7 +283,7 @@ def test_if_none_is_whole_it_stops_and_never_starts_from_scratch(first, tmp_path
     for folder in committed(tmp_path):
         flip(folder / "weights.safetensors")
     with pytest.raises(CheckpointError, match="found 2 checkpoints and none of them whole"):
-        Start(tmp_path, place).go_on()
+        Start(tmp_path, place).adopt_newest()
 
 
 def test_if_the_checkpoints_are_gone_it_stops_too(first, tmp_path, place, engine):
@@ -293,7 +293,7 @@ def test_if_the_checkpoints_are_gone_it_stops_too(first, tmp_path, place, engine
     )
     shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(CheckpointError, match="found no checkpoint although 1 steps were trained"):
-        Start(tmp_path, place).go_on()
+        Start(tmp_path, place).adopt_newest()
 
 
 def test_other_formats_get_a_clear_word(first, tmp_path, place, engine):
@@ -310,7 +310,7 @@ def test_other_formats_get_a_clear_word(first, tmp_path, place, engine):
 
 def test_the_newest_stay_and_every_nth(tmp_path, place, engine):
     run = Start(tmp_path, place, keep=2, keep_every=3)
-    run.go_on()
+    run.adopt_newest()
     for at in range(8):
         run.save(engine, at)
     assert [place_of(path)[0] for path in committed(tmp_path)] == [0, 3, 6, 7]
@@ -322,7 +322,7 @@ def test_what_a_superseded_start_saves_and_prunes_never_touches_the_runs_state(
     first.save(engine, 1)
     first.save(engine, 2)
     second = Start(tmp_path, place)  # the first one's node is cut off; it lives on
-    assert second.go_on().name == "step-00000002.g0002"
+    assert second.adopt_newest().name == "step-00000002.g0002"
     step(engine)
     second.save(engine, 3)
     before = {path.name: checkpoint.damage(path) for path in committed(tmp_path)}
@@ -332,7 +332,7 @@ def test_what_a_superseded_start_saves_and_prunes_never_touches_the_runs_state(
     assert {path.name: checkpoint.damage(path) for path in committed(tmp_path)} == before
     assert before == {"step-00000002.g0002": None, "step-00000003.g0002": None}
     third = Start(tmp_path, place)
-    assert third.go_on().name == "step-00000003.g0003"
+    assert third.adopt_newest().name == "step-00000003.g0003"
 
 
 def test_an_old_start_that_prunes_in_the_middle_of_a_take_over_cannot_hurt_it(
@@ -349,24 +349,25 @@ def test_an_old_start_that_prunes_in_the_middle_of_a_take_over_cannot_hurt_it(
         return adopt(folder, *rest)
 
     monkeypatch.setattr(checkpoint, "adopt", pruned_first)
-    assert second.go_on().name == "step-00000003.g0002"
+    assert second.adopt_newest().name == "step-00000003.g0002"
 
 
 def test_steps_that_an_old_start_commits_after_the_take_over_do_not_count(
     first, tmp_path, place, engine
 ):
     second = Start(tmp_path, place)
-    second.go_on()  # from scratch too: the first had saved nothing
+    second.adopt_newest()  # from scratch too: the first had saved nothing
     first.save(engine, 5)
     assert names(tmp_path) == []
-    assert Start(tmp_path, place).go_on() is None
+    assert Start(tmp_path, place).adopt_newest() is None
 
 
 def test_a_finished_run_stays_as_it_is(first, tmp_path, place, engine):
     first.save(engine, 7)
     second = Start(tmp_path, place)
     assert (
-        resume.go_on(tmp_path, place, second.generation, state(0), 7).name == "step-00000007.g0001"
+        resume.adopt_newest(tmp_path, place, second.generation, state(0), 7).name
+        == "step-00000007.g0001"
     )
     assert names(tmp_path) == ["step-00000007.g0001"]
 
@@ -395,7 +396,7 @@ def test_weights_that_are_no_numbers_are_not_saved(first, tmp_path, engine):
 def test_a_real_full_disk_leaves_the_last_checkpoint_whole(tmp_path, place, engine):
     with small_disk(tmp_path / "disk", "2m") as disk:
         run = Start(disk, place)
-        run.go_on()
+        run.adopt_newest()
         run.save(engine, 1)
         (disk / "other").write_bytes(bytes(1 << 20))
         failure = run.saver.begin(engine, state(2)) or run.saver.finish()
@@ -411,7 +412,7 @@ import sys; from pathlib import Path; sys.path.insert(0, {repo!r})
 from tests.runs.test_checkpoint import Start, make_engine, process_group
 with process_group("cpu") as place:
     run = Start(Path({run!r}), place)
-    run.go_on()
+    run.adopt_newest()
     run.save(make_engine(place), 1)
     import os; os._exit(0)
 """

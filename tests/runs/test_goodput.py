@@ -66,7 +66,7 @@ def check(run, *expected):
 def cut_off_at_step_7(run):
     """Two steps a heartbeat, four images a step.
 
-    The first start is killed after step 7, the second goes on from step 4.
+    The first start is killed after step 7, the second resumes from step 4.
     """
     write_start(
         run,

@@ -398,7 +398,7 @@ def test_an_element_asked_to_stop_saves_and_goes_on_with_the_next_step(made, tmp
     _, errors = first.communicate(timeout=PATIENCE)
     assert (
         first.returncode == 75
-        and "asked to stop; trial 0 has saved, the same command goes on" in errors
+        and "asked to stop; trial 0 has saved, the same command resumes it" in errors
     )
     reached = records(tmp_path)[0].step
     run = tmp_path / "trials" / "000000" / "run"
@@ -417,7 +417,7 @@ def test_an_element_whose_ranks_are_killed_goes_on_retries_times(made, tmp_path,
         wait(has_trained(tmp_path, 2), process)
         os.kill(rank_of(tmp_path), signal.SIGKILL)
     printed, errors = process.communicate(timeout=PATIENCE)
-    assert errors.count("trial 0: killed by SIGKILL; it goes on from its last checkpoint") == 2
+    assert errors.count("trial 0: killed by SIGKILL; it resumes from its last checkpoint") == 2
     assert "trial 0 failed: lost 2 times: killed by SIGKILL" in printed
     (found,) = records(tmp_path)
     assert (found.outcome, found.reason) == (

@@ -172,7 +172,7 @@ def test_a_trial_that_was_half_written_when_the_sweep_ended_had_not_begun(tmp_pa
     assert [record.number for record in read_records(tmp_path)] == [0]
     end_trial(tmp_path, kept, FINISHED)
     (kept.folder(tmp_path) / "end.json").write_text("{")
-    assert [record.outcome for record in read_records(tmp_path)] == [RUNNING]  # then it goes on
+    assert [record.outcome for record in read_records(tmp_path)] == [RUNNING]  # then it resumes
     assert list(read_records(tmp_path / "none")) == []
 
 
@@ -323,7 +323,7 @@ def test_a_trial_that_is_lost_too_often_has_failed(tmp_path, capsys):
         queue.lose(one, "killed by SIGKILL")
         assert not queue.ended and queue.next() == one
     assert (
-        "trial 0: killed by SIGKILL; it goes on from its last checkpoint" in capsys.readouterr().out
+        "trial 0: killed by SIGKILL; it resumes from its last checkpoint" in capsys.readouterr().out
     )
     queue.lose(one, "killed by SIGKILL")
     assert (
@@ -401,5 +401,5 @@ def test_a_full_disk_for_table_and_page_does_not_end_a_sweep(tmp_path, monkeypat
     run_to_end(queue, queue.next(), 5.0)
     assert (
         queue.ended[0].outcome == FINISHED
-        and capsys.readouterr().err.count("No space left on device; the sweep goes on") == 2
+        and capsys.readouterr().err.count("No space left on device; the sweep continues") == 2
     )

@@ -136,7 +136,7 @@ def test_a_signal_too_late_is_refused_with_the_number_needed_and_the_run_stays_a
     needed = int(refusal.split("before the end, ")[1].split()[0])
     assert needed > 1 and f"give the job --signal of {needed} s or more" in refusal
     assert "step-00000004" in line(lines, WARNING, "run folder")
-    assert "goes on from step 2 of whole checkpoint" in line(lines, OK, "run folder")
+    assert "resumes from step 2 of whole checkpoint" in line(lines, OK, "run folder")
     assert (
         "2 of 4 steps to go" in line(lines, OK, "time")
         and "not ready: 1 thing to mend" in lines[-1]

@@ -5,7 +5,7 @@
         moments-0001-of-0004.safetensors       each rank's part of Adam's moments, by parameter name
         manifest.json                          `TrainState`, with size and SHA-256 of every file
 
-No file is a pickle. A run can go on from it with any number of ranks and any ZeRO stage
+No file is a pickle. A run can resume from it with any number of ranks and any ZeRO stage
 (distributed/zero_state.py). save.py writes checkpoints, resume.py loads them into an engine.
 """
 
@@ -29,7 +29,7 @@ from scemae.runs.generations import Generation
 
 FORMAT_VERSION = 2
 CHECKPOINTS, MANIFEST, WEIGHTS = "checkpoints", "manifest.json", "weights.safetensors"
-OLDER = "give an older checkpoint, or remove this folder to go on from the one before"
+OLDER = "give an older checkpoint, or remove this folder to resume from the one before"
 NAME = re.compile(r"step-(\d{8})\.g(\d{4,})")
 
 
@@ -43,7 +43,7 @@ class ListedFile(TypedDict):
 
 @dataclass
 class TrainState:
-    """What a checkpoint is of. The position in the data follows from seed and global step.
+    """The state of training at a checkpoint. Seed and global step give the position in the data.
 
     skips: the steps left out for good, as text, each with the reason. settings: all that change
     results; `config_hash` is their hash.

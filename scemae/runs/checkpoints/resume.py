@@ -72,7 +72,7 @@ def _listed(run_dir: Path, place: Place) -> list[str]:
     return agree([str(path) for path in checkpoint.committed(run_dir)] if place.is_first else None)
 
 
-def go_on(
+def adopt_newest(
     run_dir: Path, place: Place, generation: Generation, wanted: TrainState, last_step: int
 ) -> Path | None:
     """The newest intact checkpoint, made this generation's own; None where the run has none.
@@ -121,12 +121,12 @@ def _make_own(
 
 
 def differs(folder: Path, state: TrainState, wanted: TrainState) -> str | None:
-    """Why a run of `wanted` cannot go on from a checkpoint, or None."""
+    """Why a run of `wanted` cannot resume from a checkpoint, or None."""
     for name, what in SAME:
         found, needed = getattr(state, name), getattr(wanted, name)
         if found != needed:
             return (
-                f"{folder}: its {what} was {difference(found, needed)}; go on with what it was, or "
+                f"{folder}: its {what} was {difference(found, needed)}; use the old value, or "
                 "choose another run_dir"
             )
     return None
@@ -176,7 +176,7 @@ def _load_moments(folder: Path, mine: list[Fragment], place: Place) -> None:
     if left:
         raise CheckpointError(
             f"{folder}: found no moments for {left:,} numbers of this rank; it is of another "
-            "model, or incomplete: remove it to go on from the checkpoint before"
+            "model, or incomplete: remove it to resume from the checkpoint before"
         )
 
 
@@ -195,7 +195,7 @@ def _stretches(path: Path, wanted: dict[str, Any]) -> Iterator[tuple[str, str, i
 
 
 def difference(found: object, needed: object) -> str:
-    """In words: what was found and what is needed, for each setting that differs."""
+    """A text of what was found and what is needed, for each setting that differs."""
     if isinstance(found, dict) and isinstance(needed, dict):
         keys = [key for key in needed if found.get(key) != needed[key]]
         return "; ".join(f"{key} {difference(found.get(key), needed[key])}" for key in keys)

@@ -232,7 +232,7 @@ class Saver:
             )
             print(
                 f"scemae: the checkpoint of step {step} was not saved ({why}); {newest}, the run "
-                "goes on",
+                "continues",
                 file=sys.stderr,
                 flush=True,
             )
@@ -244,5 +244,5 @@ def save_now(saver: Saver, engine: Any, state: TrainState) -> None:
     if failure:
         raise CheckpointError(
             f"{saver.run_dir}: the checkpoint of step {state.global_step} cannot be saved "
-            f"({failure}); mend that and start again"
+            f"({failure}); repair that and start again"
         )

@@ -12,7 +12,7 @@ from scemae.runs.generation_files import METRICS
 from scemae.sweep.processes.rank_processes import ForkServerClient, Ranks
 from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Trial, TrialRecord, drop, read_run
 
-ASKED, KILLED = "asked to stop", "killed"  # outcomes of a start; after both the trial goes on
+ASKED, KILLED = "asked to stop", "killed"  # outcomes of a start; after both the trial is resumed
 POLL_SECONDS = 0.1
 SAVE_SECONDS = 600.0  # that a trial gets to save; what ends a job sooner ends it too
 STOP_FILE = "SCEMAE_SWEEP_STOP"  # environment: if that file exists, all trials of the node stop

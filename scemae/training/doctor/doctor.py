@@ -376,7 +376,7 @@ def check_checkpoint(report: Report, run_dir: Path, run: Run, resumed: Path | No
         )
     else:
         report.add(
-            OK, "run folder", f"the run goes on from step {step:,} of whole checkpoint {resumed}"
+            OK, "run folder", f"the run resumes from step {step:,} of whole checkpoint {resumed}"
         )
 
 

@@ -274,7 +274,7 @@ def duration(measured: Measured, steps: Steps, done: int, limits: Limits, nodes:
 def forecast(
     measured: Measured, config: Any, steps: Steps, done: int, limits: Limits, nodes: int
 ) -> list[Finding]:
-    """The findings about the real run, which goes on from step `done`."""
+    """The findings about the real run, which resumes from step `done`."""
     return [
         speed(measured, limits.steps),
         saves(measured, config.loop),
