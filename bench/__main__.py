@@ -21,7 +21,7 @@ COMMANDS = {
     "busy": "how OpenMP threads should wait: steps per second, machine idle or busy",
     "gpu": "the measurements that need a GPU",
     "needs": "which packages a checkout lacks on this machine",
-    "job": "long work on a borrowed machine: start it in the background, poll it, go on with it",
+    "job": "long work on a borrowed machine: start it in the background, poll it, continue it",
 }
 HELP = f"""\
 python -m bench COMMAND [OPTIONS]: speed as ratios to peers     (COMMAND --help explains each)

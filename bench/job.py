@@ -7,7 +7,8 @@
   python3 -m bench job case [--needs PACKAGE] [--after NAME] OUT NAME COMMAND...      (see below)
 
 poll ends with 0 where COMMAND ended well, 1 where it failed or was cut off, 75 while it runs. The
-same start again goes on with the first case that is not done; while the job runs it starts nothing.
+same start again continues with the first case that is not done; it does nothing while the job
+runs.
 
 A script names each of its steps as a case, which runs unless it is done (the same command ended
 with 0). --needs names a Python package, --after an earlier case: where one is absent, the case is
@@ -99,7 +100,7 @@ def start(out: Path, command: list[str]) -> int:
 
 
 def run(out: Path, command: list[str]) -> int:
-    """In the background: the command, and how it ended. Whoever holds OUT/lock is the job."""
+    """In the background: run the command, record its end. The holder of OUT/lock is the job."""
     out.mkdir(parents=True, exist_ok=True)
     with disk.locked(out / "lock", wait=False):
         child = subprocess.Popen(command, start_new_session=True)
@@ -150,7 +151,7 @@ def poll(out: Path, wait: float) -> int:
         if runs
         else f"ended with {record['status']}"
         if "status" in record
-        else "was cut off; the same start goes on"
+        else "was cut off; the same start continues it"
     )
     print(f"{out}: {words}: {' '.join(record.get('command', []))}")
     for found in cases(out):
@@ -231,7 +232,7 @@ def is_done(found: dict | None) -> bool:
 
 
 def state_of(found: dict, runs: bool) -> str:
-    """What became of a case, in words."""
+    """The state of a case, as text."""
     if "left_out" in found:
         return f"left out: {found['left_out']}"
     if "status" not in found:

@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder, process_group(options.device) as place:
         config = settings(options, Path(folder), place)
         encoder = backbone(options.model, place, config)
-        told = machine.facts() | {
+        facts = machine.facts() | {
             "model": options.model,
             "batch": config.optim.global_batch_size,
             "images": len(shards),
@@ -86,11 +86,11 @@ def main(argv: list[str]) -> int:
             "stage2",
             options.out,
             epochs(options, config, encoder, shards, place, store, rows),
-            told,
+            facts,
         )
-        machine.write("stage2-store", options.out, rows, told)
-        machine.write("stage2-sizes", options.out, sizes(config), told)
-        machine.write("stage2-expand", options.out, [expanding(encoder, place)], told)
+        machine.write("stage2-store", options.out, rows, facts)
+        machine.write("stage2-sizes", options.out, sizes(config), facts)
+        machine.write("stage2-expand", options.out, [expanding(encoder, place)], facts)
     return 0
 
 

@@ -113,8 +113,8 @@ def _state_by_files(run_dir: Path, job_id: str, otherwise: str) -> tuple[str, st
 def outcome(result: Path) -> str | None:
     """ "success" or "error", by submitit's result file; None if it is not one.
 
-    The file is a pickle of a pair that starts with this word. Unpickling could run code of whoever
-    wrote it, so only its instructions are read, up to the first text.
+    The file is a pickle of a pair that starts with this text. Unpickling could run foreign code,
+    so only its instructions are read, up to the first text.
     """
     try:
         steps = pickletools.genops(disk.read_bytes(result, 64 * disk.MIB))

@@ -16,7 +16,7 @@ from scemae.process import library_caches, streams
 from scemae.process.import_path import leave_out_current_folder
 from scemae.runs import faults
 
-# With one of these words, what any command prints is its result.
+# With one of these arguments, what any command prints is its result.
 RESULT_WORDS = {"-h", "--help", "--cfg", "--dry-run", "--status", "verify", "info"}
 
 

@@ -30,7 +30,10 @@ PIECE = 1 << 20
 
 
 def find_splits(location: Path) -> list[Path]:
-    """The folders of splits at `location`: itself, or those in it. Raises ShardError for a file."""
+    """The folders of splits at `location`: the folder itself if it is one, else those in it.
+
+    Raises ShardError for a file.
+    """
     if location.exists() and not location.is_dir():
         raise ShardError(f"{location}: is a file; give the folder of shards that it lies in")
     if (location / MANIFEST).exists() or not location.is_dir():

@@ -21,7 +21,7 @@ PLAN = "plan.json"
 
 
 def make_plan(split: Split, samples_per_shard: int) -> dict:
-    """plan.json of a build: words for the error that refuses another build, and a digest.
+    """plan.json of a build: a text for the error that refuses another build, and a digest.
 
     The digest covers all that determines the bytes of the shards.
     """

@@ -46,7 +46,7 @@ def start_ranks(
 
 
 def wait_all(processes: list[Started], seconds: float = 120) -> list[int]:
-    """Exit statuses; what outlives `seconds` is killed, and told as None."""
+    """Exit statuses; None for a process that was killed because it ran longer than `seconds`."""
     until = time.monotonic() + seconds
     statuses = []
     for process in processes:

@@ -40,9 +40,9 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 def parse(name: str, words: list[str]) -> argparse.Namespace:
     """The options of a command.
 
-    Those of a settings command have `settings`, its key=value words, and `schema`, the name of the
-    command whose settings they are. Raises ConfigError for wrong words of a settings command, and
-    SystemExit as argparse does: with 0 after --help, with 2 for wrong options.
+    Those of a settings command have `settings`, its key=value arguments, and `schema`, the name of
+    the command whose settings they are. Raises ConfigError for wrong arguments of a settings
+    command, and SystemExit as argparse does: with 0 after --help, with 2 for wrong options.
     """
     parser = parser_of(name)
     if not find_command(name).takes_settings:
@@ -64,7 +64,7 @@ def parse(name: str, words: list[str]) -> argparse.Namespace:
 
 
 def with_runs(words: list[str]) -> list[str]:
-    """The words that are not settings as runs=[...]. Raises ConfigError where one is no folder."""
+    """Join the arguments that are no settings into runs=[...]. Raises ConfigError for no folder."""
     known = setting_names(SCHEMAS["tables"])
     runs = [word for word in words if not _is_setting(known, word)]
     if missing := [run for run in runs if not os.path.isdir(given_path(run))]:

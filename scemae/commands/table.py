@@ -1,4 +1,4 @@
-"""The table of commands: what each does, the module that runs it, and how its words are read."""
+"""The table of commands: what each does, the module that runs it, how its arguments are read."""
 
 import difflib
 from dataclasses import dataclass

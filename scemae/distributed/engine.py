@@ -32,7 +32,7 @@ warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
 
 
 def zero_stage(runtime: Runtime, place: Place) -> int:
-    """The ZeRO stage. "auto" is 1, or 0 for a single rank, which has nobody to share with."""
+    """The ZeRO stage. "auto" is 1, or 0 for a single rank without offload."""
     if runtime.zero_stage == "auto":
         return int(place.world_size > 1 or runtime.offload)
     return int(runtime.zero_stage)

@@ -14,7 +14,7 @@ import torch
 
 
 def allow(is_allowed: bool) -> None:
-    """From now on, round or do not. On a CPU it changes nothing."""
+    """Turn TF32 on or off for products and convolutions. On a CPU it changes nothing."""
     # These two switches, and not the newer fp32_precision: torch keeps the newer ones in step with
     # them, while its compiler still reads them, and ends with an error where the newer ones alone
     # were set (2.13).
@@ -25,7 +25,7 @@ def allow(is_allowed: bool) -> None:
 
 
 def state() -> str:
-    """What is rounded, for the records: "off", "on" (both), "products" or "convolutions"."""
+    """Which operations use TF32, for records: "off", "on" (both), "products", "convolutions"."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         products = torch.backends.cuda.matmul.allow_tf32
@@ -37,7 +37,7 @@ def state() -> str:
 
 @contextmanager
 def refused() -> Iterator[None]:
-    """Round nothing in the block, where errors are measured or other runs' inputs are made."""
+    """Turn TF32 off in the block, where errors are measured or inputs of other runs are made."""
     before = state() == "on"
     allow(False)
     try:

@@ -105,7 +105,7 @@ def paint_relief(canvas: Canvas, face: Face, person: Person, moment: Moment) -> 
         canvas.tint(flank, 1 - (0.24 - 0.22 * side * lean + 0.18 * turned) * strength, 1.4)
         mouth, jaw = (48, 4) if side < 0 else (54, 12)
         apple = (
-            p[eye_centre(side)].mean(axis=0) * 0.42 + p[mouth] * 0.42 + p[jaw - 2 * -side] * 0.16
+            p[eye_landmarks(side)].mean(axis=0) * 0.42 + p[mouth] * 0.42 + p[jaw - 2 * -side] * 0.16
         )
         canvas.tint(
             ellipse(apple, (7 * unit, 6 * unit)), (1.10, 1.0 + 0.02 * moment.smile, 1.0), 5.0
@@ -130,8 +130,8 @@ def paint_relief(canvas: Canvas, face: Face, person: Person, moment: Moment) -> 
     )
 
 
-def eye_centre(side: int) -> slice:
-    """Landmarks of the eye on the left (-1) or the right (1) of the picture."""
+def eye_landmarks(side: int) -> slice:
+    """Rows of `landmarks68` of the eye on the left (`side` -1) or right (1) of the picture."""
     return slice(36, 42) if side < 0 else slice(42, 48)
 
 

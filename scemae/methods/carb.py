@@ -83,7 +83,7 @@ def embed(settings: Settings, trunk: Encoder, images: Tensor) -> tuple[Tensor, .
 
 
 def step_flops(settings: Settings, trunk: Encoder) -> int:
-    """Operations of one image in a training step: the projector's and the loss's."""
+    """Floating-point operations of a training step per image: projector and loss, no encoder."""
     return flops.projector_step(settings.carb, trunk.width, trunk.grid**2)
 
 

@@ -76,7 +76,7 @@ def views(
 
 
 def step_flops(settings: Settings) -> int:
-    """Operations of one image in a training step."""
+    """Floating-point operations of a training step per image."""
     return flops.autoencoder_step(settings.model, settings.decoder, settings.mask_ratio)
 
 

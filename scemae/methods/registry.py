@@ -187,7 +187,7 @@ def has_batch_norm(module: nn.Module) -> bool:
 
 
 def step_flops(method: ModuleType, settings: Any, *trunk: nn.Module) -> float:
-    """Operations of one image in a training step; 0 where the method does not count them."""
+    """Floating-point operations of a training step per image; 0 where the method counts none."""
     return method.step_flops(settings, *trunk) if hasattr(method, "step_flops") else 0.0
 
 

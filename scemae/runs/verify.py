@@ -224,17 +224,20 @@ def check_row(plan: PlannedSamples, row: dict) -> None:
     )
     if to_text(limbs) != row["digest"]:
         raise LedgerError(
-            f"step {row['step']}: the run consumed other samples than order and shards give "
+            f"step {row['step']}: the run consumed different samples than order and shards give "
             f"(ledger {row['digest'][:12]}, computed {to_text(limbs)[:12]})"
         )
 
 
 def compare(rows: list[dict], others: list[dict]) -> None:
-    """Raise LedgerError at the first step, not left out, where two runs consumed other samples."""
+    """Raise LedgerError at the first step in which two runs consumed different samples.
+
+    Steps that either run has skipped are not compared. rows, others: of the ledger, in order.
+    """
     for row, other in zip(rows, others):
         if row.get("digest") != other.get("digest") and "skipped" not in row | other:
             raise LedgerError(
-                f"step {row['step']}: the two runs consumed other samples "
+                f"step {row['step']}: the two runs consumed different samples "
                 f"({row.get('digest', '')[:12]}, {other.get('digest', '')[:12]})"
             )
 

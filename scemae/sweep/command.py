@@ -97,7 +97,7 @@ def _join(folder: Path) -> None:
 
 
 def _run_array_element(words: list[str]) -> None:
-    """Run an element of a job array (cluster/array.py); words: SWEEP part=K of=N start=G.
+    """Run an element of a job array (cluster/array.py). words: SWEEP part=K of=N start=G.
 
     It runs every N-th trial from K on, as part of start G of the sweep.
     """

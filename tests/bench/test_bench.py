@@ -51,6 +51,6 @@ def test_the_soak_sees_a_leak_and_sees_none():
     assert leak["MiB per 100 epochs"] == pytest.approx(100 * 299 / (590 * 64 / 64))
 
 
-def test_a_run_that_fails_says_its_last_words(tmp_path):
+def test_the_error_of_a_failed_run_shows_its_last_output(tmp_path):
     with pytest.raises(RuntimeError, match="no-such-shards"):
         runs.finished(tmp_path / "run", tmp_path / "no-such-shards")

@@ -1,4 +1,4 @@
-"""The peers of `bench loader` deliver what ours does, and images look alike. Nothing is timed."""
+"""The peers of `bench loader` deliver batches like ours, of similar images. Nothing is timed."""
 
 from itertools import islice, product
 

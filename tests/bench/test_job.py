@@ -75,8 +75,8 @@ def test_a_case_that_is_done_is_not_done_again(tmp_path, capsys):
 def test_a_case_that_lacks_something_is_left_out_and_says_why(tmp_path, capsys):
     assert job.main(["case", "--needs", "no_such_package", str(tmp_path), "moco", "false"]) == 0
     assert job.main(["case", "--after", "moco", str(tmp_path), "cl", "false"]) == 0
-    told = {found["name"]: found["left_out"] for found in job.cases(tmp_path)}
-    assert told == {
+    reasons = {found["name"]: found["left_out"] for found in job.cases(tmp_path)}
+    assert reasons == {
         "moco": "needs the package no_such_package",
         "cl": "needs moco, which is not done",
     }

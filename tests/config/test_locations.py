@@ -156,12 +156,12 @@ def test_curl_gets_a_url_unchanged_and_not_on_its_command_line(tmp_path, monkeyp
     (tmp_path / "curl").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     process = url_program.start('https://u:p@h/{a,b}[1-9]"\\$(touch x);`ls`')
-    told = process.communicate()[0].decode()
+    received = process.communicate()[0].decode()
     assert (
-        told.startswith("--config -\n")
-        and r'url = "https://u:p@h/{a,b}[1-9]\"\\$(touch x);`ls`"' in told
+        received.startswith("--config -\n")
+        and r'url = "https://u:p@h/{a,b}[1-9]\"\\$(touch x);`ls`"' in received
     )
-    assert 'proto = "=http,https"' in told and "globoff" in told
+    assert 'proto = "=http,https"' in received and "globoff" in received
     with pytest.raises(ValueError):
         url_program.start('https://h/x\nurl = "file:///etc/passwd"')
 
@@ -211,7 +211,7 @@ WORDS = [
 ]
 
 
-def told(folder):
+def text_below(folder):
     """The text of all files below a folder."""
     return "\n".join(
         path.read_text()
@@ -227,7 +227,7 @@ def test_a_run_folder_contains_no_secret_and_its_command_can_be_typed_again(tmp_
     for _ in range(2):  # a second start keeps what the first wrote
         run_folder.describe(tmp_path, "pretrain", loaded, backbone="https://user:s3cret@h/x")
     found = run_folder.provenance(tmp_path)
-    assert "s3cret" not in told(tmp_path) and len(found["starts"]) == 2
+    assert "s3cret" not in text_below(tmp_path) and len(found["starts"]) == 2
     assert found["starts"][0]["command"] == found["command"]
     assert found["command"].startswith(
         "scemae pretrain 'run_dir=Mü (x)' 'data.shards=https://***@h/a?sig=***' "
@@ -267,7 +267,9 @@ def test_a_chain_and_a_sweep_contain_no_secret(tmp_path, capsys):
     )
     made.folder.mkdir()
     (made.folder / "sweep.yaml").write_text(to_yaml(made.config))
-    assert "s3cret" not in told(tmp_path) + capsys.readouterr().out and "s3cret" in made.base[0]
+    assert (
+        "s3cret" not in text_below(tmp_path) + capsys.readouterr().out and "s3cret" in made.base[0]
+    )
     (made.folder / "sweep.json").write_text('{"identity": "x"}')
     # masked, it is found in the cache
     assert sweep_folder.reopen(made.folder).settings.data.shards == "https://***@h/a?sig=***"

@@ -308,10 +308,10 @@ def test_the_trials_of_a_sweep_get_its_paths_and_values(name, tmp_path, monkeypa
         ]
     )
     assert found.folder == tmp_path / name
-    told = read(
+    settings = read(
         ["correspond", *found.base, *found.as_words({"carb.projector": "mlp", "carb.eta": 0.2})]
     )
-    assert told == {
+    assert settings == {
         "backbone": str(tmp_path / name),
         "data.shards": f"{name}/x",
         "carb.projector": "mlp",
@@ -345,13 +345,13 @@ def test_a_job_script_contains_what_was_typed(name, tmp_path, monkeypatch):
         folder
     ).count("%")
     exports = [line for line in script.splitlines() if line.startswith("export ")]
-    told = subprocess.run(
+    printed = subprocess.run(
         ["bash", "-c", "\n".join(exports) + "\nprintf '%s\\n' \"$PYTHONPATH\""],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert told == f"{folder}/code\n"
+    assert printed == f"{folder}/code\n"
 
 
 @pytest.mark.parametrize("name", ["a:b", "a\nb", "%j", "\udcff"])

@@ -193,7 +193,7 @@ hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in C: no handler runs
         (None, [signal.SIGINT, signal.SIGINT], 130),
     ],
 )
-def test_signals_are_heard_while_the_main_thread_is_inside_c(doing, signals, status):
+def test_signals_are_handled_while_the_main_thread_is_inside_c(doing, signals, status):
     with subprocess.Popen(
         [sys.executable, "-c", BUSY_IN_C.format(doing=doing)],
         stdout=subprocess.PIPE,

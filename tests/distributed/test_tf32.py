@@ -76,12 +76,12 @@ def test_errors_measured_during_a_training_that_rounds_are_not_rounded(monkeypat
     assert seen == ["off"] and tf32.state() == "on"
 
 
-def test_what_measures_cannot_be_told_to_round():
+def test_commands_that_measure_refuse_tf32():
     with pytest.raises(ConfigError, match="runtime.precision: found tf32"):
         load_config("evaluate", ["run_dir=none", "runtime.precision=tf32"])
 
 
-def test_a_run_does_not_go_on_in_another_precision():
+def test_a_run_does_not_resume_in_another_precision():
     kinds = {
         kind: run.settings(
             {}, settings(kind).data, settings(kind).optim, settings(kind).runtime, Place(0, 1, CPU)
@@ -94,5 +94,5 @@ def test_a_run_does_not_go_on_in_another_precision():
 def test_provenance_says_whether_products_were_rounded(tmp_path):
     tf32.allow(False)
     run_folder.describe(tmp_path, "pretrain", settings("fp32"))
-    told = json.loads((tmp_path / "provenance.json").read_text())
-    assert told["tf32"] == told["starts"][0]["tf32"] == "off"
+    provenance = json.loads((tmp_path / "provenance.json").read_text())
+    assert provenance["tf32"] == provenance["starts"][0]["tf32"] == "off"

@@ -254,10 +254,10 @@ def test_test_features_may_be_those_of_a_head_on_cached_maps():
 
 
 def test_several_kinds_of_features_share_each_warped_image_and_have_the_errors_of_each_alone():
-    test, looks = faces(9, seed=1), []
+    test, batches = faces(9, seed=1), []
 
     def extract(frames):
-        looks.append(len(frames))
+        batches.append(len(frames))
         return {
             "plain": shrink(frames),
             "wide": torch.cat([shrink(frames), 1 - shrink(frames)], dim=1),
@@ -271,7 +271,7 @@ def test_several_kinds_of_features_share_each_warped_image_and_have_the_errors_o
         eyes=(0, 1),
         config=TINY,
     )
-    assert sum(looks[1:]) == 2 * count_views(TINY).sum()
+    assert sum(batches[1:]) == 2 * count_views(TINY).sum()
     assert np.array_equal(found["plain"].errors, measure(TINY).errors)
     assert not np.allclose(found["wide"].errors, found["plain"].errors)
 

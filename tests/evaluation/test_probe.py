@@ -232,7 +232,7 @@ def test_a_perfect_matcher_comes_back_to_where_the_grid_lies():
         (0, 2),
         (0, 1),
         (1, 1),
-    ):  # v1(A), v2(A), v2(B): where each pixel looks in its original
+    ):  # v1(A), v2(A), v2(B): the place in the original that each pixel is sampled from
         places = lattice().expand(30, -1, -1, -1)
         for w in range(warps):
             places = tps_warps.resample(places, tps_warps.warp_grid(pairs.warps[image::2, w]))

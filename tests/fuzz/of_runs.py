@@ -133,8 +133,8 @@ def make(root: Path) -> None:
     (root / "eval" / "results.json").write_text(json.dumps(RESULTS))
 
 
-def look(root: Path) -> None:
-    """An evaluation and what it rests on, as every command reads them."""
+def read_lineage(root: Path) -> None:
+    """Read an evaluation, the runs it was made from and its results, as every command does."""
     run = lineage.read_run(root / "eval")
     runs, _ = lineage.related(run)
     lineage.data_of(runs)
@@ -319,7 +319,7 @@ ROWS = {
     )
 }
 TARGETS = (
-    Target("run-folder", make, RUN, (look,), 500),
+    Target("run-folder", make, RUN, (read_lineage,), 500),
     Target("report", make, RUN, (page,), 60),
     Target("run-rows", make, {**ROWS, "mae/config.yaml": mutate_yaml}, (ledger, spent), 2_000),
     Target(

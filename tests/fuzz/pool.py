@@ -184,7 +184,7 @@ class Pool:
             return
 
     def _end(self, target: str) -> None:
-        """A job of this target has ended; the last one is told."""
+        """Count a job of this target as ended; call `ended` after its last one."""
         self.jobs[target] -= 1
         if not self.jobs[target]:
             self.ended(target, self.tallies[target])

@@ -8,7 +8,7 @@ from scemae.models.cover_and_stride import expand
 
 
 def patch_means(crops):
-    """An encoder whose token is the mean of its patch: what it sees is where it looks."""
+    """An encoder whose token is the mean of its patch, so that it shows which pixels were used."""
     return F.avg_pool2d(crops, 8)
 
 

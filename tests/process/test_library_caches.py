@@ -79,8 +79,8 @@ def omp(code, **environment):
 
 
 def test_threads_spin_for_a_thousand_rounds_and_then_sleep():
-    told = omp("import scemae.cli, torch", OMP_DISPLAY_ENV="verbose").stderr
-    assert "OMP_WAIT_POLICY = 'PASSIVE'" in told and "GOMP_SPINCOUNT = '1000'" in told
+    messages = omp("import scemae.cli, torch", OMP_DISPLAY_ENV="verbose").stderr
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in messages and "GOMP_SPINCOUNT = '1000'" in messages
 
 
 def test_how_threads_wait_is_the_users_to_say():

@@ -89,7 +89,7 @@ def stay(folder: Path) -> None:
         (stay, ACCEPTED),
     ],
 )
-def test_each_way_to_end_is_told_from_the_others(enter, kind, tmp_path, monkeypatch):
+def test_each_way_to_end_is_counted_as_its_kind(enter, kind, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.fuzz.pool.WALL", 0.5)
     target = Target(
         "one",
@@ -98,7 +98,7 @@ def test_each_way_to_end_is_told_from_the_others(enter, kind, tmp_path, monkeypa
         (enter,),
         1,
     )
-    told = []
+    finished = []
     tallies, _ = fuzz(
         {"one": target},
         tmp_path,
@@ -106,10 +106,10 @@ def test_each_way_to_end_is_told_from_the_others(enter, kind, tmp_path, monkeypa
         inputs=2,
         seconds=60,
         workers=1,
-        ended=lambda name, tally: told.append((name, sum(tally.counts.values()))),
+        ended=lambda name, tally: finished.append((name, sum(tally.counts.values()))),
     )
     assert tallies["one"].counts == {ACCEPTED: 0, REFUSED: 0} | {kind: 2}, table(tallies)
-    assert told == [("one", 2)]
+    assert finished == [("one", 2)]
 
 
 def test_a_run_that_is_cut_leaves_the_figures_until_then(tmp_path):

@@ -110,7 +110,7 @@ def test_stages_train_save_and_resume_in_bf16_and_are_evaluated(folder, tmp_path
         "carb.dim=16",
     )
     assert np.isfinite(losses(tmp_path / "carb")).all()
-    told = command(
+    printed = command(
         device,
         "evaluate",
         f"run_dir={tmp_path / 'eval'}",
@@ -120,7 +120,7 @@ def test_stages_train_save_and_resume_in_bf16_and_are_evaluated(folder, tmp_path
         f"matching.shards={folder}",
         "matching.couples=2",
     )
-    assert "MAE + CARB" in told
+    assert "MAE + CARB" in printed
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_every_tier_feeds_the_same_batches(shards, resident, device, stage):
     device = torch.device(device)
     order, found = Order(COUNT, 3, 7), []
     for source in (decode.StreamedFrames(shards, 136), resident, DeviceFrames(resident, device)):
-        told = []
+        consumed = []
         slices = (part for step in range(4) for part in order.slices(step, 0, 1, 2))
         fed = list(
             pipeline.Pipeline(
@@ -145,14 +145,14 @@ def test_every_tier_feeds_the_same_batches(shards, resident, device, stage):
                 3,
                 CUT[stage],
                 device=device,
-                consumed=lambda part, *word: told.append([word_.tolist() for word_ in word]),
+                consumed=lambda part, *arrays: consumed.append([one.tolist() for one in arrays]),
             )
         )
         assert all(tensor.device.type == device.type for batch in fed for tensor in batch)
-        found.append((told, fed))
+        found.append((consumed, fed))
     (streamed, first), *others = found
-    for told, fed in others:
-        assert told == streamed
+    for consumed, fed in others:
+        assert consumed == streamed
         assert all(
             torch.equal(a, b)
             for one, other in zip(first, fed, strict=True)

@@ -296,7 +296,7 @@ def test_if_the_checkpoints_are_gone_it_stops_too(first, tmp_path, place, engine
         Start(tmp_path, place).adopt_newest()
 
 
-def test_other_formats_get_a_clear_word(first, tmp_path, place, engine):
+def test_other_formats_are_refused_with_a_clear_message(first, tmp_path, place, engine):
     first.save(engine, 1)
     path = committed(tmp_path)[-1] / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 3}))

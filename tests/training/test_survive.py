@@ -268,7 +268,7 @@ def test_a_ledger_that_was_altered_is_found(whole, tmp_path):
     swapped = [
         {**line, "digest": lines[5]["digest"]} if line["step"] == 5 else line for line in lines
     ]
-    assert "step 5: the run consumed other samples" in refused(swapped)
+    assert "step 5: the run consumed different samples" in refused(swapped)
 
 
 def test_children_of_a_rank_do_not_inherit_its_signal_handlers(shards):

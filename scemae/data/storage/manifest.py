@@ -129,7 +129,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(text: bytes, name: object) -> Manifest:
-    """The manifest in `text`; `name` stands for it in error messages. Raises ShardError."""
+    """The manifest in `text`, checked; error messages call it `name`. Raises ShardError."""
     found = documents.parse_json(
         text, _FormatVersion, name, error=ShardError, remedy=REBUILD
     ).format_version
@@ -142,13 +142,13 @@ def parse_manifest(text: bytes, name: object) -> Manifest:
     documents.convert(
         manifest.options, _KnownOptions, f"{name}: options", error=ShardError, remedy=REBUILD
     )
-    names = [shard.file for shard in manifest.shards]
-    if bad := next((name for name in names if not TAR.fullmatch(name)), None):
+    files = [shard.file for shard in manifest.shards]
+    if bad := next((file for file in files if not TAR.fullmatch(file)), None):
         raise ShardError(
             f"{name}: found the shard {bad[:80]!r}, a plain file name that ends in .tar was "
             f"needed; {REBUILD}"
         )
-    if repeated := _repeated(names):
+    if repeated := _repeated(files):
         raise ShardError(f"{name}: found the shard {repeated} more than once; {REBUILD}")
     if manifest.samples != (total := sum(shard.samples for shard in manifest.shards)):
         raise ShardError(

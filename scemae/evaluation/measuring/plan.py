@@ -59,13 +59,13 @@ class MeasuringPlan:
 
     @property
     def units(self) -> list[Unit]:
-        """All units, those of one subject after those of another."""
+        """All units, subject by subject."""
         return [unit for _, units in self.by_subject for unit in units]
 
 
 @dataclass
 class MeasuredLine:
-    """The numbers of one line of one subject on one test."""
+    """The numbers of one table row (`line`) of one subject on one test."""
 
     subject: Subject
     line: Line
@@ -73,7 +73,7 @@ class MeasuredLine:
     arrays: Arrays  # all that the line's units hold
 
     def matching_errors(self, pairs_hash: str) -> MatchingErrors:
-        """The line's result on the matching test."""
+        """The errors on the matching test, with the hash of the pairs they were measured on."""
         return MatchingErrors.of(pairs_hash, self.arrays)
 
 

@@ -38,7 +38,7 @@ def main(config: TablesConfig) -> None:
     ):
         plan = plan_tables(config, place)
         if place.is_first:
-            run_folder.describe(run_dir, "tables", config, **_facts(plan))
+            run_folder.describe(run_dir, "tables", config, **_provenance_facts(plan))
             if plan.pairs is not None:
                 save_pairs(run_dir / "pairs.npz", plan.pairs)
         measure_units(plan.units, generation, place)
@@ -89,8 +89,8 @@ def _pairs(config: TablesConfig, data: dict[str, TestSet]) -> Pairs | None:
     return build_pairs(frames, seed=asked.seed, couples=min(asked.couples, len(frames) // 2))
 
 
-def _facts(plan: MeasuringPlan) -> dict:
-    """What provenance.json holds beside the settings."""
+def _provenance_facts(plan: MeasuringPlan) -> dict:
+    """What provenance.json records of the seed, the pairs and the measured subjects."""
     return {
         "seed": plan.config.seed,
         "pairs_hash": plan.pairs.hash if plan.pairs else None,

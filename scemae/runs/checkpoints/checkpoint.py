@@ -169,7 +169,7 @@ def read_state(folder: Path) -> TrainState:
 
 
 def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
-    """The first file of a checkpoint with a wrong size or SHA-256, in words; None if all are right.
+    """The first file of a checkpoint with a wrong size or SHA-256, as text; None if all are right.
 
     Only the files number part, part + parts, ... are read, so that ranks can share the work.
     """

@@ -109,5 +109,5 @@ def evaluate(
 
 
 def optuna_value(axis: SettingAxis, value: Any) -> str | float:
-    """A value as Optuna gets it: a word, or the place on the axis, which rounding may move out."""
+    """A value as Optuna gets it: a category, or its place on the axis, limited to 0..1."""
     return as_text(value) if axis.categories else min(max(axis.place(value), 0.0), 1.0)

@@ -56,7 +56,7 @@ def _about_best(records: list[TrialRecord], objective: str) -> str:
 
 
 def counts(records: list[TrialRecord]) -> dict[str, int]:
-    """How many trials have which outcome, by its words."""
+    """The number of trials with each outcome, by its text on the page."""
     found = Counter(one.outcome for one in records)
     return {words: found[outcome] for outcome, words in OUTCOMES.items()}
 
