@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
 
 @contextmanager
 def stopped(command: list[str], **options: object) -> Iterator[subprocess.Popen]:
-    """A process that is stopped until somebody continues it, and killed at the end."""
+    """A process stopped by SIGSTOP, which the caller continues; it is killed at the end."""
     die_with_us = partial(
         signal_at_parent_death, signal.SIGKILL
     )  # a stopped process would stay for ever

@@ -226,7 +226,7 @@ def source_of_views(
 def selected(
     config: CorrespondConfig, encoder: Encoder, views: Iterator[tuple]
 ) -> Iterator[tuple[Tensor, ...]]:
-    """What CARB takes, made anew for each step."""
+    """The arguments of CARB, computed again for each step."""
     for images, weights in views:
         early = third(encoder, images, config.carb.layer, config.carb.heads)
         chosen = select(encoder, early, **selection_options(config.carb))

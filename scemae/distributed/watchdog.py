@@ -120,9 +120,9 @@ class Watchdog:
             os._exit(LostRankError.exit_status)
 
     def _end_after_failure(self) -> None:
-        """End this process where another rank has failed for good a while ago.
+        """End this process where another rank has failed and ended more than CHECK_SECONDS ago.
 
-        This rank still waits for it then: NCCL does not notice.
+        This rank would wait for it for ever, since NCCL does not notice.
         """
         try:
             reasons = []

@@ -145,8 +145,8 @@ def refuse_crash_loop(run_dir: Path, job: str | None) -> None:
         where = "their start" if bases[0] is None else f"step {bases[0]}"
         raise LaunchError(
             f"{run_dir}: found {FRUITLESS} starts of {job} in a row that got no further than "
-            f"{where}; see the rank-*.log files in {path_of(run_dir, last[-1])}, mend what ends "
-            "them and submit it anew"
+            f"{where}; see the rank-*.log files in {path_of(run_dir, last[-1])}, correct the "
+            "cause and submit the job again"
         )
 
 

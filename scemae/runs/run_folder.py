@@ -155,7 +155,7 @@ def _reason(error: Exception, run_dir: Path, folder: Path, rank: int) -> Excepti
 
 
 def write_failure(folder: Path, rank: int, text: str) -> None:
-    """Write failed-NNNN.txt: why this rank ends for good."""
+    """Write failed-NNNN.txt: why this rank ends and must not be restarted."""
     try:
         disk.write_text(folder / f"failed-{rank:04d}.txt", without_secrets(text))
     except OSError as error:

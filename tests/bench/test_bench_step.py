@@ -69,7 +69,7 @@ def test_plain_and_ours_agree_at_the_same_weights_where_the_mask_does_not_matter
 
 
 def copy_weights(ours, plain):
-    """Ours into the plain network: the same names but for these."""
+    """Copy the weights of ours into the plain network, whose names differ in these parts."""
     names = {
         "encoder.patch_embed": "patch_embed",
         "encoder.cls_token": "cls_token",

@@ -304,8 +304,8 @@ def test_one_rank_adds_few_kernels_to_a_step_and_reduces_nothing(
 )
 def test_fewer_kernels_leave_deepspeeds_numbers(place, monkeypatch, options):
     found = []
-    for mended in (True, False):
-        if not mended:
+    for skips_kernels in (True, False):
+        if not skips_kernels:
             monkeypatch.setattr(internals, "skip_needless_kernels", lambda *_, **__: None)
             monkeypatch.setattr(internals, "norm", utils.get_global_norm_of_tensors)
         engine, meter = start(place, "runtime.precision=bf16", *options), Meter(place, 10, 6)

@@ -238,7 +238,7 @@ def make_chain(root: Path) -> None:
 
 
 def chain_status(root: Path) -> None:
-    """`scemae submit --status`, but for the scheduler's word."""
+    """`scemae submit --status`, without asking the scheduler."""
     _, stages = chain.read(root)
     for stage in stages:
         status.progress(stage)
@@ -252,8 +252,8 @@ def make_build(root: Path) -> None:
     (root / "built" / "train-000001.tar").unlink()
 
 
-def go_on_building(root: Path) -> None:
-    """A build that is resumed."""
+def resume_build(root: Path) -> None:
+    """Resume a build."""
     write_split(any_folder.splits(root / "pictures")[0], root / "built", samples_per_shard=2)
 
 
@@ -298,7 +298,7 @@ def make_tables(root: Path) -> None:
 
 
 def tables(root: Path) -> None:
-    """tables.json, made anew into pages."""
+    """Read tables.json and make the pages of it again."""
     from_json((root / "tables.json").read_text(encoding="utf8", errors="replace"))
 
 
@@ -340,7 +340,7 @@ TARGETS = (
         "build-plan",
         make_build,
         {"built/.build/plan.json": mutate_json, "built/.build/train-000000.json": mutate_json},
-        (go_on_building,),
+        (resume_build,),
         500,
     ),
     Target("experiment", make_settings, {"mine.yaml": mutate_yaml}, (experiment,), 60),

@@ -24,8 +24,8 @@ def make(folder: Path) -> None:
     write_shards(folder / "train", 3, shards=1)
 
 
-def mend(folder: Path) -> None:
-    """The manifest's size and digests of the tar and of the index, as they are now."""
+def repair(folder: Path) -> None:
+    """Write the current size and digests of the tar and the index into the manifest."""
     import json
 
     path = folder / "train" / JSON
@@ -39,7 +39,7 @@ def mend(folder: Path) -> None:
 
 
 def read_all(folder: Path) -> None:
-    """Every sample, as training and evaluation read it."""
+    """Read every sample, as training and evaluation do."""
     shards = shard_set.open_shards(str(folder / "train"))
     for sample in range(min(len(shards), 50)):
         shards.jpeg(sample)
@@ -47,20 +47,20 @@ def read_all(folder: Path) -> None:
 
 
 def train_on(folder: Path) -> None:
-    """Frames, as training decodes them."""
+    """Decode frames, as training does."""
     shards = shard_set.open_shards(str(folder / "train"))
     StreamedFrames(shards, 96).frames(np.arange(min(len(shards), 3)))
 
 
 def evaluate(folder: Path) -> None:
-    """Frames with landmarks, as `scemae evaluate` reads them."""
+    """Read frames with landmarks, as `scemae evaluate` does."""
     load_frames(
         shard_set.open_shards(str(folder / "train")), find_benchmark("mafl"), limit=3, threads=1
     )
 
 
 def fetch(folder: Path) -> None:
-    """From an address, into a cache."""
+    """Copy the shards of a URL into a cache."""
     shard_set.open_shards(f"file://{folder / 'train'}", str(folder.parent / "out"))
 
 
@@ -108,7 +108,7 @@ TARGETS = (
         {INDEX: mutate_json},
         (read_all, verify, train_on),
         6_000,
-        mend,
+        repair,
         f"train/{JSON}",
     ),
     Target(
@@ -117,7 +117,7 @@ TARGETS = (
         {SHARD: mutate_tar},
         (verify, train_on, evaluate),
         5_000,
-        mend,
+        repair,
         f"train/{JSON}",
     ),
     Target(
@@ -126,7 +126,7 @@ TARGETS = (
         {SHARD: mutate_member(".json", mutate_json)},
         (evaluate, describe, verify),
         5_000,
-        mend,
+        repair,
         f"train/{JSON}",
     ),
     Target(
@@ -135,7 +135,7 @@ TARGETS = (
         {SHARD: mutate_member(".jpg", mutate_picture)},
         (train_on, evaluate, describe),
         2_000,
-        mend,
+        repair,
         f"train/{JSON}",
     ),
 )

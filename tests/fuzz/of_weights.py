@@ -61,7 +61,7 @@ class Malice:
         return __import__("os").system, ("touch ../canary/pwned",)
 
 
-def mend_digest(folder: Path) -> None:
+def repair_digest(folder: Path) -> None:
     """The manifest's size and digest of the weights, and its own hash."""
     path = folder / MANIFEST
     raw = json.loads(path.read_bytes())
@@ -74,7 +74,7 @@ def mend_digest(folder: Path) -> None:
     )
 
 
-def mend_hash(folder: Path) -> None:
+def repair_hash(folder: Path) -> None:
     """The manifest's own hash, where it is a manifest still."""
     path = folder / MANIFEST
     try:
@@ -99,17 +99,17 @@ def mend_hash(folder: Path) -> None:
 
 
 def load(folder: Path) -> None:
-    """As a backbone."""
+    """Load the checkpoint as a backbone."""
     mae.load_encoder(folder / "mae")
 
 
 def load_all(folder: Path) -> None:
-    """As a run to resume from, and to reconstruct with."""
+    """Load the checkpoint with its decoder, as resuming and reconstruction do."""
     mae.load_autoencoder(folder / "mae")
 
 
 def check(folder: Path) -> None:
-    """As a checkpoint that may be damaged."""
+    """Search for damage in each checkpoint, and read its manifest."""
     for one in checkpoint.committed(folder / "mae"):
         checkpoint.damage(one)
         checkpoint.read_state(one)
@@ -202,8 +202,8 @@ def make_kept(folder: Path) -> None:
     )
 
 
-def mend_kept(folder: Path) -> None:
-    """Its digest: anybody can compute it."""
+def repair_kept(folder: Path) -> None:
+    """Compute the digest of the kept arrays again, as an attacker could."""
     import xxhash
 
     data = (folder / "kept").read_bytes()
@@ -213,7 +213,7 @@ def mend_kept(folder: Path) -> None:
 
 
 def mutate_kept(data: bytes, chance: Random) -> bytes:
-    """Its header changed as JSON with its length right, or bytes."""
+    """Kept arrays with a changed JSON header of the right length, or with changed bytes."""
     size = int.from_bytes(data[16:24], "little")
     if chance.random() < 0.3:
         return data[:16] + mutate_bytes(data[16:], chance)
@@ -253,7 +253,7 @@ def mutate_arrays(data: bytes, chance: Random) -> bytes:
 
 
 def read_arrays(folder: Path) -> None:
-    """As `scemae report` reads them."""
+    """Read the arrays as `scemae report` does."""
     arrays.read(
         folder / "pairs.npz", ["seed", "keys", "warps"], error=DataError, remedy="make it again"
     )
@@ -290,7 +290,7 @@ TARGETS = (
         {WEIGHTS: mutate_safetensors},
         (load, load_all, check),
         2_000,
-        mend_digest,
+        repair_digest,
         MANIFEST,
     ),
     Target(
@@ -299,7 +299,7 @@ TARGETS = (
         {MANIFEST: mutate_json},
         (load, load_all, check),
         1_500,
-        mend_hash,
+        repair_hash,
         MANIFEST,
     ),
     Target(
@@ -323,7 +323,7 @@ TARGETS = (
         {"kept": mutate_kept},
         (lambda folder: mapped_arrays.read_arrays(folder / "kept", {"a": 1}),),
         6_000,
-        mend_kept,
+        repair_kept,
         "kept",
     ),
     Target("arrays", make_arrays, {"pairs.npz": mutate_arrays}, (read_arrays,), 400),

@@ -20,7 +20,9 @@ class Place:
     def __init__(self, folder: Path, target: Target, seeds: Path) -> None:
         self.folder, self.target, self.seed = folder, target, _seed(seeds, target)
         self.originals = {
-            name: (self.seed / name).read_bytes() for name in {*target.files, target.mended} if name
+            name: (self.seed / name).read_bytes()
+            for name in {*target.files, target.repaired}
+            if name
         }
         shutil.rmtree(folder, ignore_errors=True)
         for name in ("canary", "here", "tmp"):
@@ -31,18 +33,18 @@ class Place:
         os.environ["TMPDIR"] = str(folder / "tmp")
 
     def put(self, name: str, content: bytes) -> None:
-        """Change one file, and mend what must agree with it."""
+        """Change one file, and repair the digests and sizes that must agree with it."""
         (self.folder / "in" / name).write_bytes(content)
-        if self.target.mend:
-            self.target.mend(self.folder / "in")
+        if self.target.repair:
+            self.target.repair(self.folder / "in")
 
     def restore(self, name: str, *, whole: bool) -> None:
-        """As it was."""
+        """Restore the changed file, or with `whole` all of them."""
         shutil.rmtree(self.folder / "out", ignore_errors=True)
         if whole:
             shutil.rmtree(self.folder / "in")
             shutil.copytree(self.seed, self.folder / "in")
-        for changed in filter(None, (name, self.target.mended)):
+        for changed in filter(None, (name, self.target.repaired)):
             (self.folder / "in" / changed).write_bytes(self.originals[changed])
 
 

@@ -106,7 +106,7 @@ class Worker:
         self.job: tuple[str, int, int] | None = None
 
     def give(self, job: tuple[str, int, int] | None, until: float = 0.0) -> None:
-        """Give it inputs to try until a time; None: it may go."""
+        """Give the worker inputs to try until a time; None asks it to end."""
         self.job = job
         try:
             self.pipe.send(job and (*job, until))
@@ -115,7 +115,7 @@ class Worker:
 
     @property
     def is_stuck(self) -> bool:
-        """True where its input takes too long."""
+        """True where the worker's input takes too long."""
         if self.job is None or not self.shown[1]:
             return False
         waited = time.monotonic() - self.shown[1]

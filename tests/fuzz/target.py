@@ -16,7 +16,7 @@ class Target:
     files: what is changed (a path in that folder), and how.
     enter: functions of the program, given the folder; inputs go to them in turn. They may write to
         folder.parent / "out".
-    mend: compute the digests and sizes in the file `mended` again, so that the change is read.
+    repair: compute the digests and sizes in the file `repaired` again, so that the change is read.
     inputs: how many a full run tries.
     """
 
@@ -25,8 +25,8 @@ class Target:
     files: Mapping[str, Mutate]
     enter: tuple[Callable[[Path], object], ...]
     inputs: int
-    mend: Callable[[Path], object] | None = None
-    mended: str = ""
+    repair: Callable[[Path], object] | None = None
+    repaired: str = ""
 
     def change(self, seed: int, number: int, originals: Mapping[str, bytes]) -> tuple[str, bytes]:
         """Input `number`: the changed file and its new content, the same for the same seed."""

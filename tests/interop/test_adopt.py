@@ -230,7 +230,7 @@ def repacked(path: Path, change: dict[str, bytes], compression: int = zipfile.ZI
 
 
 def bomb(depth: int = 60) -> bytes:
-    """A pickle of {(((), ()), ((), ())): None}, `depth` levels deep: hashing takes 2^depth steps."""
+    """A pickle of {(((), ()), ((), ())): None}, `depth` levels deep: 2^depth steps to hash."""
     doubled = b"".join(b"q%ch%ch%c\x86" % (i, i, i) for i in range(depth))
     return b"\x80\x02}" + b")" + doubled + b"Ns."
 

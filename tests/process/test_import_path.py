@@ -17,7 +17,7 @@ NAMES = ("json", "re", "pathlib", "traceback", "torch", "yaml", "ray", "optuna",
 
 @pytest.fixture
 def trap(tmp_path):
-    """A folder of modules that leave word when they are run."""
+    """A folder of modules that each write their name to the file `ran` when imported."""
     for name in NAMES:
         (tmp_path / f"{name}.py").write_text(
             f"open({str(tmp_path / 'ran')!r}, 'a').write('{name} ')"

@@ -67,7 +67,7 @@ def test_a_usual_user_is_left_alone(monkeypatch, tmp_path):
 
 
 def omp(code, **environment):
-    """What Python says that runs `code` where the user has set these alone."""
+    """Run `code` in Python with only these variables set by the user; the finished process."""
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -142,8 +142,8 @@ def test_a_valid_document_is_accepted_so_that_changes_reach_what_lies_behind(
 ):
     monkeypatch.chdir(tmp_path)
     place = Place(tmp_path / "place", TARGETS[name], tmp_path / "seeds")
-    if place.target.mend:
-        place.target.mend(place.folder / "in")
+    if place.target.repair:
+        place.target.repair(place.folder / "in")
     for enter in place.target.enter:
         enter(place.folder / "in")
 

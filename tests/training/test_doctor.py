@@ -139,7 +139,7 @@ def test_a_signal_too_late_is_refused_with_the_number_needed_and_the_run_stays_a
     assert "resumes from step 2 of whole checkpoint" in line(lines, OK, "run folder")
     assert (
         "2 of 4 steps to go" in line(lines, OK, "time")
-        and "not ready: 1 thing to mend" in lines[-1]
+        and "not ready: 1 problem to solve" in lines[-1]
     )
     assert tree(begun) == before and not list(begun.glob(".doctor-*"))
 
@@ -167,7 +167,7 @@ def test_a_truncated_shard_and_a_run_folder_in_use_are_both_named(tmp_path):
         lines = doctor(*COMMON, f"data.shards={folder}", f"run_dir={tmp_path / 'run'}", status=1)
     assert "train-000001.tar: found" in line(lines, REFUSED, "data")
     assert f"in use by process {os.getpid()} on" in line(lines, REFUSED, "run folder")
-    assert "not ready: 2 things to mend" in lines[-1]
+    assert "not ready: 2 problems to solve" in lines[-1]
 
 
 def test_two_ranks_of_stage_2_report_both_and_their_all_reduce(shards, begun, tmp_path):

@@ -16,7 +16,7 @@ FRAME = Path(__file__).parent
 
 
 def render(template: Path, **values: Any) -> str:
-    """The page of a template file; a value that the template names and nobody gives is an error."""
+    """The page of a template file; a value that it names and that is not given is an error."""
     environment = Environment(
         loader=FileSystemLoader([template.parent, FRAME]),
         autoescape=True,

@@ -72,7 +72,7 @@ def main(given: argparse.Namespace) -> None:
     if failed:
         raise DataError(
             f"{len(failed)} of {len(given.images)} photographs were left out, the first "
-            f"{failed[0]}; mend them, or leave them out"
+            f"{failed[0]}; repair them, or leave them out"
         )
 
 

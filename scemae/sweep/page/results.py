@@ -94,7 +94,7 @@ def _not_default(sweep: Sweep) -> list[str]:
 
 
 def _on_one_line(text: str) -> str:
-    """Escape line ends and the like: a comment of YAML ends with its line."""
+    """Escape line ends and control characters: a YAML comment ends with its line."""
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 

@@ -111,7 +111,7 @@ def examine(report: Report, request: Request) -> None:
     run_dir, is_first = Path(config.run_dir), report.place.is_first
     resumed = agree(check_run_folder(report, run_dir, request.stage) if is_first else None)
     if report.refused or steps is None:
-        report.add(WARNING, "dry run", "left out until what is refused above is mended")
+        report.add(WARNING, "dry run", "left out until the problems refused above are solved")
         return
     with scratch(report, run_dir) as folder:
         if folder is not None:

@@ -54,16 +54,16 @@ class Report:
 
     @property
     def refused(self) -> int:
-        """How many things rank 0 has refused so far. All ranks call it."""
+        """The number of problems that rank 0 has refused so far. All ranks call it."""
         return agree(self.counts[REFUSED])
 
     def end(self) -> int:
         """Print the last line; returns the exit status, 1 if something was refused."""
         bad, warned = self.counts[REFUSED], self.counts[WARNING]
         warnings = f"{warned} warning{'' if warned == 1 else 's'}"
-        things = f"{bad} thing{'' if bad == 1 else 's'} to mend"
+        problems = f"{bad} problem{'' if bad == 1 else 's'} to solve"
         self._say(
-            f"not ready: {things}, {warnings}" if bad else f"ready: nothing refused, {warnings}"
+            f"not ready: {problems}, {warnings}" if bad else f"ready: nothing refused, {warnings}"
         )
         return 1 if bad else 0
 

@@ -153,9 +153,9 @@ def _sameness(ranks: list[RankFacts]) -> list[Finding]:
         "device": "ask for the same kind of node, or runtime.device=cpu",
     }
     found = []
-    for name, mend in advice.items():
+    for name, remedy in advice.items():
         if differ := _differ(ranks, lambda rank: getattr(rank, name)[:16]):
-            found.append(Finding(REFUSED, "sameness", f"{name}: {differ}; {mend}"))
+            found.append(Finding(REFUSED, "sameness", f"{name}: {differ}; {remedy}"))
     for name in ranks[0].versions:
         if differ := _differ(ranks, lambda rank: rank.versions[name]):
             found.append(
