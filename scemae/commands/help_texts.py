@@ -127,7 +127,7 @@ best.yaml, for `scemae correspond experiment=SWEEP/best.yaml ...`
                        of the test set; [different,same]: two, and the Pareto front; cycle: a
                        substitute that needs no landmarks
   halving.enabled      ASHA: after halving.grace of their training, one trial of halving.reduction
-                       goes on
+                       continues
   trial.ranks, trial.cpus, trial.gpus    what each trial gets: processes, cores per process, GPUs
                        (0.25 shares one)
   concurrency          trials at once; auto: as many as fit. With 1, the same seed gives the same

@@ -54,7 +54,7 @@ class Window:
     size: tuple[int, int]
 
     def cut(self, pixels: np.ndarray) -> np.ndarray:
-        """This part of pixels (h, w, 3) uint8, scaled; the picture's border goes on outside."""
+        """This part of pixels (h, w, 3) uint8, scaled; border pixels repeat outside the picture."""
         # Pixels of the picture for each pixel of the crop.
         x, y = self.width / self.size[0], self.height / self.size[1]
         back = np.array([(x, 0, self.left + x / 2 - 0.5), (0, y, self.top + y / 2 - 0.5)])

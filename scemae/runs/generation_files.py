@@ -34,7 +34,7 @@ class Owner:
 
 @dataclass
 class Base:
-    """base.json: the step that a generation went on from."""
+    """base.json: the step that a generation resumed from."""
 
     step: Count
 

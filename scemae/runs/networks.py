@@ -90,7 +90,7 @@ def refuse_adopted(folder: Path, settings: dict[str, Any]) -> None:
     if "adopted" in settings:
         raise CheckpointError(
             f"{folder}: holds adopted weights, an encoder without a decoder; give a run of `scemae "
-            "pretrain` where images are to be reconstructed or stage 1 is to go on"
+            "pretrain` where images are to be reconstructed or stage 1 is to be continued"
         )
 
 

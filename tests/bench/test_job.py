@@ -1,4 +1,4 @@
-"""Long work on a borrowed machine: started, polled, gone on with, kept after each case."""
+"""Long work on a borrowed machine: started, polled, continued, kept after each case."""
 
 import json
 import os

@@ -132,7 +132,8 @@ def test_an_array_whose_element_is_asked_to_stop_gives_the_table_of_a_sweep_with
     assert len(table(run)) == TRIALS and table(run) == table(ray)
     again = scemae("sweep", *words(made, run, 400))  # with Ray, here: it finds nothing left to do
     assert (
-        f"{TRIALS} of {TRIALS} trials have ended, 0 go on" in again.stdout and records(run) == found
+        f"{TRIALS} of {TRIALS} trials have ended, 0 resume" in again.stdout
+        and records(run) == found
     )
 
 

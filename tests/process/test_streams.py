@@ -1,4 +1,4 @@
-"""A command goes on where its output fails: full disks, closed streams, readers that have left."""
+"""A command continues where its output fails: full disks, closed streams, closed readers."""
 
 import errno
 import os

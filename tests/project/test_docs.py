@@ -89,7 +89,7 @@ class Line(NamedTuple):
 
 
 def lines_of(page: Path) -> Iterator[Line]:
-    """The commands in blocks marked `sh` of a page; a line that ends in a backslash goes on."""
+    """The commands in blocks marked `sh` of a page; a line that ends in a backslash continues."""
     for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             if line.strip():

@@ -107,7 +107,7 @@ def test_ranks_and_zero_stages_may_change_in_the_middle_of_an_epoch(shards, whol
     finish(command(shards, "runtime.zero_stage=0"), run, 1)
     bases = list(base_steps(run).values())
     assert len(bases) == 4 and bases == sorted(bases) and bases[-1] in (6, 9), (
-        "each start went on from the middle"
+        "each start resumed from the middle"
     )
     assert "step for step the samples of" in verified(run, whole)
     assert ledger_losses(run) == pytest.approx(ledger_losses(whole), rel=1e-6)

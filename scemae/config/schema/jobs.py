@@ -56,7 +56,7 @@ class Halving:
 
     enabled: bool  # false: every trial trains to its end
     grace: float  # share of a trial's training before it may be stopped
-    reduction: int  # one of this many trials goes on at each rung
+    reduction: int  # one of this many trials continues at each rung
 
 
 @dataclass

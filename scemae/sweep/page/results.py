@@ -123,7 +123,7 @@ def facts(sweep: Sweep, records: list[TrialRecord]) -> dict[str, str]:
     """The rows of the page's table of facts."""
     config, settings = sweep.config, sweep.settings
     halving, share = config.halving, config.trial
-    asha = f"ASHA at {halving.grace:.3g} of the training, one of {halving.reduction} goes on"
+    asha = f"ASHA at {halving.grace:.3g} of the training, one of {halving.reduction} continues"
     gpus = f", {share.gpus} GPU" if share.gpus else ""
     found = {
         "search": f"{config.search}, seed {config.seed}",
