@@ -1,29 +1,50 @@
 """How fast the devices are at matrix products: the denominator of model FLOPs utilisation, MFU."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from scemae.distributed.process_group import Place, barrier
 
+CPU_SIZES = (256, 512, 1024, 2048)  # at 1024 AMX reaches two thirds of its speed
+LONG_ENOUGH = 0.05  # seconds of one product: a larger one would not be faster
+
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a large square matrix product on this device, best of five."""
-    is_cuda = device.type == "cuda"
-    # on the CPU 2048: at 1024 AMX reaches two thirds of its speed
-    size, best = 8192 if is_cuda else 2048, float("inf")
-    left, right = torch.randn(2, size, size, device=device, dtype=dtype)
-    product = left @ right  # the first product chooses a kernel
-    for _ in range(5):
-        if is_cuda:
-            torch.cuda.synchronize(device)
-        started = time.perf_counter()
-        torch.matmul(left, right, out=product)
-        if is_cuda:
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+    """Operations per second of a large square matrix product on this device, best of five.
+
+    On a CPU the product grows until it takes LONG_ENOUGH: one without bf16 instructions needs a
+    minute for a bf16 product of size 2048.
+    """
+    sizes = (8192,) if device.type == "cuda" else CPU_SIZES
+    for size in sizes:
+        multiply = _product(size, device, dtype)
+        _seconds(multiply, device)  # the first product chooses a kernel
+        if (seconds := _seconds(multiply, device)) > LONG_ENOUGH:
+            break
+    return 2 * size**3 / min(seconds, *(_seconds(multiply, device) for _ in range(4)))
+
+
+def _product(size: int, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """A product of two (size, size) matrices, whose numbers leave torch's generator alone."""
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = torch.randn(
+        2, size, size, device=device, dtype=dtype, generator=generator
+    ).unbind()
+    return partial(torch.matmul, left, right, out=torch.empty_like(left))
+
+
+def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
 
 
 def full_speed(per_image: float, place: Place, dtype: torch.dtype) -> float:
