@@ -9,10 +9,14 @@ cover-and-stride, projector, upsampling and search are timed as well.
 
 import argparse
 import time
+from collections.abc import Callable
+
+import torch
 
 from bench import faces, machine
 from bench.repeat import interleave, summary
 from scemae.config.load import load_config
+from scemae.config.schema.training import Model
 from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.process_group import choose_device, keep_freed_memory, precision
 from scemae.evaluation.landmarks import features
@@ -29,6 +33,23 @@ VIEWS = 3  # of a couple: source, same, different
 
 def main(argv: list[str]) -> int:
     """Measure and write matching.json and matching.md."""
+    options = parse(argv)
+    device = choose_device(options.device)
+    dtype = precision(options.precision, device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    model = load_config("pretrain", ["run_dir=-", f"model={options.model}"]).model
+    match = matching_test(options, model, device, dtype)
+    match()
+    found = interleave(
+        {"peak": lambda: utilisation.peak_flops(device, dtype), "matching": match}, options.repeats
+    )
+    row = row_of(options, found, work(model, options.stride, 500))
+    machine.write(f"matching-{options.precision}", options.out, [row], machine.facts())
+    return 0
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "bench matching", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -42,12 +63,19 @@ def main(argv: list[str]) -> int:
         "--batch", type=int, default=24, help="images that go through the encoder together (24)"
     )
     parser.add_argument("--out", default=machine.OUT)
-    options = parser.parse_args(argv)
-    device = choose_device(options.device)
-    dtype = precision(options.precision, device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    model = load_config("pretrain", ["run_dir=-", f"model={options.model}"]).model
+    return parser.parse_args(argv)
+
+
+def work(model: Model, stride: int, couples: int) -> float:
+    """Operations of the encoder for so many couples of the matching test."""
+    passes = (8 // stride) ** 2
+    return flops.encoder(model) * passes * VIEWS * couples
+
+
+def matching_test(
+    options: argparse.Namespace, model: Model, device: torch.device, dtype: torch.dtype
+) -> Callable[[], float]:
+    """A function that runs the matching test once and returns its operations per second."""
     encoder = (
         Encoder(model.width, model.depth, model.heads)
         .to(device, dtype)
@@ -55,12 +83,12 @@ def main(argv: list[str]) -> int:
         .requires_grad_(False)
     )
     projector = Projector("linear", model.width, 128).to(device).eval().requires_grad_(False)
-    trunk, passes = features.vit_trunk(encoder), (8 // options.stride) ** 2
+    trunk = features.vit_trunk(encoder)
     frames = load_frames(
         open_shards(str(faces.shards(250))), find_benchmark("mafl"), limit=2 * options.couples
     )
     pairs = build_pairs(frames, couples=options.couples)
-    work = flops.encoder(model) * passes * VIEWS * len(pairs)
+    operations = work(model, options.stride, len(pairs))
 
     def match() -> float:
         started = time.perf_counter()
@@ -71,15 +99,17 @@ def main(argv: list[str]) -> int:
             batch=options.batch // VIEWS,
             heads={"": lambda maps: projector(maps[0])},
         )
-        return work / (time.perf_counter() - started)
+        return operations / (time.perf_counter() - started)
 
-    match()
-    found = interleave(
-        {"peak": lambda: utilisation.peak_flops(device, dtype), "matching": match}, options.repeats
-    )
-    share = [mine / peak for mine, peak in zip(found["matching"], found["peak"])]
-    whole = flops.encoder(model) * passes * VIEWS * 500
-    row = {
+    return match
+
+
+def row_of(
+    options: argparse.Namespace, found: dict[str, list[float]], whole: float
+) -> dict[str, object]:
+    """The row of the table. whole: operations of 1,000 pairs."""
+    share = [mine / peak for mine, peak in zip(found["matching"], found["peak"], strict=True)]
+    return {
         "model": options.model,
         "stride": options.stride,
         "precision": options.precision,
@@ -92,5 +122,3 @@ def main(argv: list[str]) -> int:
         "minutes for 1,000 pairs": whole / summary(found["matching"])["median"] / 60,
         "repeats": share,
     }
-    machine.write(f"matching-{options.precision}", options.out, [row], machine.facts())
-    return 0

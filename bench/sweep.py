@@ -106,60 +106,21 @@ def size(count: int) -> dict[str, Any]:
         root = Path(scratch)
         (root / "token").write_text("0" * 64)
         shards = faces.shards(250)
-        tiny = [
-            "model.width=48",
-            "model.depth=4",
-            "model.heads=3",
-            "decoder.width=32",
-            "decoder.depth=1",
-            "decoder.heads=2",
-        ]
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "scemae",
-                "pretrain",
-                *tiny,
-                f"run_dir={root}/mae",
-                f"data.shards={shards}",
-                "optim.epochs=1",
-                "optim.warmup_epochs=0",
-                "optim.global_batch_size=50",
-                "loop.log_every=1",
-                "loop.save_every=1",
-            ],
-            check=True,
-        )
+        make_backbone(root / "mae", shards)
+        start = {
+            "folder": str(root / "sweep"),
+            "count": count,
+            "mae": f"{root}/mae",
+            "shards": str(shards),
+        }
         node = RayNode(root / "token", 4, False, "127.0.0.1", None)
         try:
-            start = {
-                "address": node.wait_until_ready(),
-                "folder": str(root / "sweep"),
-                "count": count,
-                "mae": f"{root}/mae",
-                "shards": str(shards),
-            }
+            start["address"] = node.wait_until_ready()
             most, waves, began = 0, [], time.perf_counter()
             while not waves or waves[-1]["status"] == MORE:
-                driver = subprocess.Popen(
-                    [sys.executable, "-m", "bench.sweep_driver"],
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    env={**node.environment, "SCEMAE_SWEEP_START": json.dumps(start)},
-                )
-                while driver.poll() is None:
-                    most = max(
-                        most,
-                        sum(
-                            map(
-                                _resident,
-                                [pid for pid in node.pids() if pid != driver.pid and _is_rays(pid)],
-                            )
-                        ),
-                    )
-                    time.sleep(1)
-                waves.append(json.loads(driver.stdout.read().splitlines()[-1]))
+                wave, peak = run_driver(node, start)
+                waves.append(wave)
+                most = max(most, peak)
             seconds = time.perf_counter() - began
         finally:
             node.stop()
@@ -172,6 +133,35 @@ def size(count: int) -> dict[str, Any]:
         "driver before, MiB": waves[0]["before"],
         "head, raylet and agents, MiB": most / 2**20,
     }
+
+
+def make_backbone(run_dir: Path, shards: Path) -> None:
+    """A run of stage 1 of few steps, for trials that only name it."""
+    words = [
+        *"model.width=48 model.depth=4 model.heads=3".split(),
+        *"decoder.width=32 decoder.depth=1 decoder.heads=2".split(),
+        *"optim.epochs=1 optim.warmup_epochs=0 optim.global_batch_size=50".split(),
+        *"loop.log_every=1 loop.save_every=1".split(),
+        f"run_dir={run_dir}",
+        f"data.shards={shards}",
+    ]
+    subprocess.run([sys.executable, "-m", "scemae", "pretrain", *words], check=True)
+
+
+def run_driver(node: Any, start: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Run a driver to its end: its report, and the peak memory of Ray's processes in bytes."""
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "bench.sweep_driver"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**node.environment, "SCEMAE_SWEEP_START": json.dumps(start)},
+    )
+    most = 0
+    while driver.poll() is None:
+        pids = [pid for pid in node.pids() if pid != driver.pid and _is_rays(pid)]
+        most = max(most, sum(map(_resident, pids)))
+        time.sleep(1)
+    return json.loads(driver.stdout.read().splitlines()[-1]), most
 
 
 def _resident(pid: int) -> int:

@@ -52,7 +52,7 @@ Consumed = Callable[[Slice, np.ndarray, np.ndarray], None]
 
 
 class Pipeline:
-    """An iterator over what `views` makes of the frames of each slice, in order."""
+    """An iterator over the views of each slice of the order; `views` cuts them from frames."""
 
     def __init__(
         self,

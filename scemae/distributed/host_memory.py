@@ -36,7 +36,7 @@ def most_resident() -> int:
 
 
 def _group_limits() -> Iterator[tuple[int, int]]:
-    """Limit and use of each control group above this process that has a limit, in bytes.
+    """Memory limit and memory in use, in bytes, of each control group that limits this process.
 
     psutil does not know control groups. A scheduler may set the limit on any of them.
     """

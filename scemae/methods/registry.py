@@ -21,7 +21,7 @@ or, if it is a stage 2,
     check(settings, trunk)
                      raises ConfigError where the method cannot be trained on this trunk
     embed(settings, trunk, images)
-                     what the frozen trunk makes of normalised images: the forward's arguments
+                     the frozen trunk's outputs for normalised images: the forward's arguments
     STORED           True if the token store keeps that, False if it is computed again for each view
     module.head(maps, side)
                      projected features of the trunk's maps, (b, dim, side, side)

@@ -52,7 +52,7 @@ class Parameter:
     values: list | None = None
 
     def draw(self, share: float) -> Any:
-        """The value at `share` (0 to below 1) of the range; with log, of the logarithm's range."""
+        """The value at the fraction `share`, in [0, 1), of the range, or of its logarithm (log)."""
         if self.values is not None:
             return self.values[int(share * len(self.values))]
         if self.log and (self.step is not None or self.is_whole):

@@ -2,7 +2,7 @@
 
     open_frames (data/frame_cache.py)     frames, decoded when they are needed or kept in memory
     Pipeline (data/pipeline.py)           slices of the order -> frames -> views
-    embed (methods/NAME.py), stage 2      views -> what the frozen trunk makes of them
+    embed (methods/NAME.py), stage 2      views -> outputs of the frozen trunk
 
 `Feed` does this for stage 1 and for those methods of stage 2 that compute the trunk for each view
 anew. Methods with STORED = True are fed by token_store.TokenFeed, which has the same functions.
@@ -29,7 +29,7 @@ Batches = Generator[Arguments, None, None]
 
 @dataclass
 class Feed:
-    """Micro-batches of views, or of what a frozen trunk makes of them."""
+    """Micro-batches: views in stage 1, a frozen trunk's outputs for views in stage 2."""
 
     config: PretrainConfig | CorrespondConfig
     shards: ShardSet

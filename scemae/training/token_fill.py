@@ -26,7 +26,7 @@ from scemae.training.feed import Feed, trunk_views
 from scemae.training.record_file import RecordFile
 
 STORE_VERSION = 1  # raised when the same facts give other records; part of the folder's name
-# Of each record: the sample whose pixels it was made from, and the XXH3-128 of its frame.
+# For each record: the sample whose pixels were used, and the XXH3-128 digest of its frame.
 ORIGIN = [("found", "<i8"), ("pixels", "|u1", 16)]
 # torch's type for numpy's: numpy has no bf16, which is kept as its 16 bits
 TORCH = {"<u2": torch.bfloat16, "<f4": torch.float32, "|u1": torch.uint8, "<i2": torch.int16}

@@ -31,7 +31,7 @@ VAL_IMAGES = 2_000  # PROTOCOL 3.2: the first of partition 2 without MAFL
 
 @dataclass(frozen=True)
 class Mafl:
-    """The names of MAFL's images; both sets are empty where MAFL's lists are absent."""
+    """File names of MAFL's training and test images; empty sets if its lists are absent."""
 
     train: frozenset[str] = field(default_factory=frozenset)
     test: frozenset[str] = field(default_factory=frozenset)

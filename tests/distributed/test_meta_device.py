@@ -53,7 +53,7 @@ def stage_1(name):
 
 
 def stage_2(name):
-    """A method's module, and what its frozen trunk makes of the views of a batch."""
+    """A method's module, and its frozen trunk's outputs for the views of a batch."""
     overrides = ["run_dir=-", "backbone=-", f"method={name}", "carb.clusters=12"]
     method, given = found(name, 2), load_config("correspond", overrides)
     settings = registry.settings_of(method, given)

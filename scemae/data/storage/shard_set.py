@@ -75,7 +75,7 @@ class ShardSet:
         )
 
     def _read(self, i: int, where: np.ndarray, name: str) -> bytes:
-        """One member, in one read with its header, which proves that the bytes are the sample's."""
+        """The bytes of one member. They are read together with its tar header, which is checked."""
         offset, size = int(where[0]), int(where[1])
         data = os.pread(self._files[self._shard[i]].fileno(), size + BLOCK, offset - BLOCK)
         if len(data) != size + BLOCK:

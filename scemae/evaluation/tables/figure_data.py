@@ -36,7 +36,7 @@ def add_figures(tables: Tables, plan: MeasuringPlan, found: dict[str, list[Measu
 
 
 def lines_to_show(found: list[MeasuredLine]) -> list[MeasuredLine]:
-    """Of each trained trunk the line with the highest dimension; rivals first, ours last."""
+    """For each trained trunk, its line of the highest dimension; rivals first, ours last."""
     best: dict[str, MeasuredLine] = {}
     for one in sorted(found, key=lambda one: one.line.dim):
         if one.subject.role != FLOOR and one.line.table in (1, 5):

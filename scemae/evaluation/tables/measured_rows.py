@@ -23,7 +23,7 @@ COUPLES = "matching.couples"
 
 
 def make_tables(plan: MeasuringPlan) -> Tables:
-    """All measured numbers as rows, and the figures."""
+    """Turn measured numbers into the rows of all tables, and draw the figures."""
     found = {
         test: list(read_measured(plan, test)) for test in (MATCHING, DETECTION, FEW_SHOT, EMBEDDING)
     }
