@@ -220,3 +220,12 @@ def test_the_projector_learns_and_the_backbone_does_not(encoder, kind):
     assert not chosen.tokens.requires_grad
     maps = module.projector(carb.substitute(chosen.tokens, chosen.slot))
     assert torch.allclose(functional.normalize(maps, dim=1), maps, atol=1e-4)
+
+
+@pytest.mark.parametrize(("eta", "attentive"), [(0.1, 14), (0.15, 22), (0.25, 36), (0.0, 0)])
+def test_the_attentive_share_is_rounded_to_the_nearest_count(eta, attentive):
+    assert carb.count_attentive(eta, 144) == attentive  # 0.15 * 144 = 21.6
+    assert carb.count_selected(eta, 4, 144) == attentive + 4
+    similarity = torch.rand(2, 144)
+    kept, others = carb.split(similarity, eta)
+    assert kept.shape == (2, attentive) and others.shape == (2, 144 - attentive)
