@@ -65,7 +65,7 @@ def cls_similarity(block: Any, tokens: Tensor, heads: str = "mean") -> Tensor:
 
 
 def count_attentive(eta: float, n: int) -> int:
-    """How many of n patch tokens are attentive: the share eta, rounded (paper 3.2)."""
+    """How many of n patch tokens are attentive: round(eta n) (paper 3.2; PROTOCOL 1.3 [D])."""
     return round(eta * n)
 
 
