@@ -17,7 +17,6 @@ from scemae.config.schema.jobs import SubmitConfig
 from scemae.errors import ConfigError
 from scemae.runs.run_folder import own
 from scemae.sweep import spec as sweeps
-from scemae.sweep import sweep_checks
 from scemae.sweep.spec import Sweep
 from scemae.sweep.sweep_folder import claim
 
@@ -29,7 +28,9 @@ def main(options: argparse.Namespace) -> None:
             raise ConfigError(f"found --{name}, which does not go with --array; --dry-run does")
     sweep = sweeps.load(options.settings)
     refuse_dependent_trials(sweep)
-    sweep_checks.check(sweep)
+    from scemae.sweep.sweep_checks import check  # here: the checks alone need torch
+
+    check(sweep)
     config, stages = plan(sweep)
     elements = min(sweep.config.jobs, sweep.size)
     checks.check(config)

@@ -126,7 +126,7 @@ def _encoder(model: Model, own_positions: bool = False) -> Encoder:
 
 def _own(location: Path) -> tuple[Path, dict[str, Any]]:
     """A checkpoint of this method, and its settings. Raises CheckpointError."""
-    folder, kept = networks.stage_1(location)
+    folder, kept = checkpoint.stage_1(location)
     if "model" not in kept:
         name = registry.method_of(folder, kept, 1)
         raise CheckpointError(

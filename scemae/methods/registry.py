@@ -206,7 +206,7 @@ def load_trunk(location: Path) -> tuple[nn.Module, Path]:
 
     Raises CheckpointError.
     """
-    folder, kept = networks.stage_1(location)
+    folder, kept = checkpoint.stage_1(location)
     method = find(method_of(folder, kept, 1), 1)
     if hasattr(method, "load_trunk"):
         return method.load_trunk(folder), folder

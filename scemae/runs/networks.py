@@ -94,21 +94,6 @@ def refuse_adopted(folder: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def stage_1(location: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint of a stage-1 run, of any method, and its settings.
-
-    Raises CheckpointError.
-    """
-    folder = checkpoint.newest(location)
-    state = checkpoint.read_state(folder)
-    if state.stage != "pretrain":
-        raise CheckpointError(
-            f"{folder}: found a checkpoint of `scemae {state.stage}`, one of `scemae pretrain` was "
-            "needed; give backbone=RUN of stage 1"
-        )
-    return folder, state.settings
-
-
 def check_backbone(folder: Path, state: checkpoint.TrainState, backbone: Path) -> None:
     """Raise CheckpointError unless the stage-2 checkpoint `folder` was trained on `backbone`."""
     if state.settings.get("backbone") != checkpoint.weights_digest(backbone):

@@ -1,4 +1,7 @@
-"""A run's folder: held by one process group at a time, with a record of what made the run."""
+"""A run's folder: held by one process group at a time, with a record of what made the run.
+
+Only what ranks call imports torch, inside the functions: a sweep owns its folder without it.
+"""
 
 import errno
 import os
@@ -13,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -21,12 +24,13 @@ import scemae
 from scemae import __version__
 from scemae.config.load import to_yaml
 from scemae.config.locations import masked, masked_all, without_secrets
-from scemae.distributed import tf32
-from scemae.distributed.process_group import Place, agree, is_lost_rank
 from scemae.errors import LaunchError, LostRankError, RunFolderError, ScemaeError
 from scemae.files import disk, documents
 from scemae.files.documents import Count
 from scemae.runs.generations import Generation, beating, claim, path_of
+
+if TYPE_CHECKING:
+    from scemae.distributed.process_group import Place
 
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # errors that pass on a shared file system
 # those that change numbers
@@ -103,13 +107,15 @@ def refuse_unreadable(run_dir: Path) -> None:
 
 
 @contextmanager
-def hold(run_dir: Path, place: Place, stage: str) -> Iterator[Generation]:
+def hold(run_dir: Path, place: "Place", stage: str) -> Iterator[Generation]:
     """Own the run folder for all ranks, through rank 0; where it is refused, every rank raises.
 
     A rank that fails for a reason of its own writes it down, and the others, which only see that it
     is gone, end for the same reason. Raises RunFolderError as `own`, LaunchError where another rank
     failed, and LostRankError where one died without a reason.
     """
+    from scemae.distributed.process_group import agree, is_lost_rank
+
     with ExitStack() as stack:
         own_generation = refusal = None
         if place.is_first:
@@ -139,6 +145,8 @@ def hold(run_dir: Path, place: Place, stage: str) -> Iterator[Generation]:
 
 def _reason(error: Exception, run_dir: Path, folder: Path, rank: int) -> Exception:
     """What this rank raises for `error`; the others read failed-NNNN.txt where it is to blame."""
+    from scemae.distributed.process_group import is_lost_rank
+
     if isinstance(error, ScemaeError):
         if error.exit_status == 1:
             write_failure(folder, rank, str(error))
@@ -179,6 +187,8 @@ def find_reason(folder: Path, rank: int, error: Exception, patience: float = 5.0
 
 def describe(run_dir: Path, stage: str, config: Any, **facts: Any) -> None:
     """Write config.yaml and provenance.json: `facts`, and each start's command, commit, machine."""
+    from scemae.distributed import tf32
+
     disk.write_text(run_dir / "config.yaml", to_yaml(config))
     start = {
         "command": shlex.join(["scemae", *map(masked, sys.argv[1:])]),

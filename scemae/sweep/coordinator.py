@@ -30,7 +30,6 @@ from scemae.runs.generations import Generation
 from scemae.runs.run_folder import own
 from scemae.sweep.processes.ray_node import RayNode, leave_with_parent, own_address
 from scemae.sweep.spec import Sweep
-from scemae.sweep.sweep_checks import check
 from scemae.sweep.sweep_folder import claim
 
 POLL_SECONDS = 0.5
@@ -48,6 +47,8 @@ def coordinate(sweep: Sweep, words: list[str]) -> None:
     words: its command line, for the driver. Raises Preempted once asked to stop and saved,
     LaunchError.
     """
+    from scemae.sweep.sweep_checks import check  # here: the checks alone need torch
+
     stop = StopRequest()
     check(sweep)
     share, cpus = sweep.config.trial, processors()

@@ -15,17 +15,15 @@ from scemae.config.load import load_config
 from scemae.config.schema import SCHEMAS
 from scemae.config.schema.jobs import SweepConfig
 from scemae.data.storage.shard_set import ShardSet, open_shards
-from scemae.distributed.process_group import choose_device
 from scemae.errors import ConfigError, RunFolderError
 from scemae.files import ownership
-from scemae.runs import networks
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.generations import Generation
 from scemae.sweep import space as spaces
 from scemae.sweep.processes.trial_process import TrialCommand
 from scemae.sweep.space import Space, Values
 from scemae.sweep.trials import GRID, PAPER, RANDOM, Trial, TrialRecord, read_records
-from scemae.training.token_store import choose_home
+from scemae.training.token_home import choose_home
 
 STAGES = ("pretrain.", "correspond.")  # how settings of every trial start on the command line
 # Settings of carb that decide which tokens are selected: trials that differ in them share none.
@@ -82,7 +80,13 @@ class Sweep:
     @cached_property
     def spawns(self) -> bool:
         """Whether ranks are fresh processes (on a GPU), not forks."""
-        return choose_device(self.settings.runtime.device).type == "cuda"
+        asked = self.settings.runtime.device
+        if asked == "cpu":
+            return False
+        # here: only this asks torch, whose import takes seconds
+        from scemae.distributed.process_group import choose_device
+
+        return choose_device(asked).type == "cuda"
 
     @cached_property
     def _shards(self) -> ShardSet:
@@ -113,7 +117,7 @@ class Sweep:
     @cached_property
     def backbone_digest(self) -> str:
         """SHA-256 of the frozen backbone's weights."""
-        return checkpoint.weights_digest(networks.stage_1(Path(self.settings.backbone))[0])
+        return checkpoint.weights_digest(checkpoint.stage_1(Path(self.settings.backbone))[0])
 
     @cached_property
     def grid(self) -> list[Values]:
@@ -194,7 +198,7 @@ class Sweep:
         store = self.settings.store
         if store.third_dir or store.dir:
             return Path(store.third_dir or store.dir)
-        backbone = networks.stage_1(Path(self.settings.backbone))[0]
+        backbone = checkpoint.stage_1(Path(self.settings.backbone))[0]
         return choose_home(backbone.parent.parent, self.folder)
 
     def loop_settings(self, values: Values) -> dict[str, int]:

@@ -25,6 +25,7 @@ from scemae.errors import FileError, RunFolderError
 from scemae.files import disk, documents
 from scemae.files.documents import Count, Seconds
 from scemae.runs import generations
+from scemae.runs.checkpoints import checkpoint
 from scemae.runs.generation_files import METRICS
 from scemae.sweep.space import Values
 
@@ -207,8 +208,6 @@ def _total_steps(run: Path) -> int:
 
 def drop_checkpoints(sweep: Path, trial: Trial) -> None:
     """Remove the checkpoints of a trial that has ended; its metrics stay."""
-    from scemae.runs.checkpoints import checkpoint  # here: Ray's workers run without torch
-
     drop(trial.folder(sweep) / "run" / checkpoint.CHECKPOINTS, sweep)
 
 

@@ -14,7 +14,6 @@ Opening computes the records that the run will read and that are missing or corr
 (record_file.py).
 """
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -31,13 +30,11 @@ from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Consumed
 from scemae.data.storage.shard_set import ShardSet
 from scemae.distributed.process_group import Place, agree
-from scemae.errors import FileError
-from scemae.files import ownership
 from scemae.training.feed import Batches
 from scemae.training.record_file import Missing, RecordFile
 from scemae.training.token_fill import Fill, as_words, field
+from scemae.training.token_home import TOKENS, choose_home
 
-TOKENS = "tokens"
 SHARE = 0.5  # of the free memory of a GPU that the store may take; the rest is the model's
 
 
@@ -181,24 +178,6 @@ def home(config: CorrespondConfig, backbone: Path, place: Place) -> Path:
         return Path(config.store.dir)
     chosen = choose_home(backbone.parent.parent, Path(config.run_dir)) if place.is_first else ""
     return Path(agree(str(chosen)))
-
-
-def choose_home(backbone: Path, own: Path) -> Path:
-    """`tokens/` of the backbone's run folder, which every later run on it shares, if only this user
-    can write there and this program made it here; otherwise `tokens/` of the run's own folder.
-
-    A digest proves that a record is whole, not who made it: the run would train on records that
-    came with somebody else's folder, or with a copy of it.
-    """
-    shared = backbone / TOKENS
-    if not ownership.is_private(backbone.resolve()):
-        return own / TOKENS
-    if not os.path.lexists(shared):
-        try:
-            ownership.make_marked(shared)
-        except (OSError, FileError):  # another run has just made it, or the disk is read-only
-            pass
-    return shared if ownership.is_marked(shared) else own / TOKENS
 
 
 def rows_drawn(order: Order, stop: int, views: int) -> np.ndarray:

@@ -192,10 +192,11 @@ def test_help_and_wrong_arguments_of_an_element(made, tmp_path, capsys):
             run_command(["sweep", "--alone", *wrong])
 
 
-def test_nothing_of_an_array_needs_ray_or_optuna(made):
-    modules = "cluster.array sweep.array_worker sweep.command sweep.queue sweep.page.results"
-    imports = "".join(f"import scemae.{name}\n" for name in modules.split())
-    code = f"import sys\n{imports}print({{'ray', 'optuna', 'submitit'}} & set(sys.modules))"
+def test_an_array_needs_neither_ray_nor_optuna_and_only_checks_and_ranks_need_torch():
+    modules = "cluster.array sweep.array_worker sweep.coordinator sweep.queue sweep.page.results"
+    imports = "".join(f"import scemae.{name}\n" for name in ("sweep.command", *modules.split()))
+    heavy = {"ray", "optuna", "submitit", "torch"}
+    code = f"import sys\n{imports}print({heavy} & set(sys.modules))"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -7,6 +7,8 @@
 
 No file is a pickle. A run can resume from it with any number of ranks and any ZeRO stage
 (distributed/zero_state.py). save.py writes checkpoints, resume.py loads them into an engine.
+
+What only looks for checkpoints or reads their manifests, as a sweep does, imports no torch here.
 """
 
 import os
@@ -14,11 +16,9 @@ import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor
 
 from scemae.errors import CheckpointError, FileError
 from scemae.files import disk, documents
@@ -26,6 +26,9 @@ from scemae.files.documents import Count, Digest, FileName, Step
 from scemae.runs import faults, generations
 from scemae.runs.checkpoints.tensor_file import WrittenFile
 from scemae.runs.generations import Generation
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT_VERSION = 2
 CHECKPOINTS, MANIFEST, WEIGHTS = "checkpoints", "manifest.json", "weights.safetensors"
@@ -193,8 +196,25 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
     return None
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
+def stage_1(location: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint of a stage-1 run, of any method, and its settings.
+
+    Raises CheckpointError.
+    """
+    folder = newest(location)
+    state = read_state(folder)
+    if state.stage != "pretrain":
+        raise CheckpointError(
+            f"{folder}: found a checkpoint of `scemae {state.stage}`, one of `scemae pretrain` was "
+            "needed; give backbone=RUN of stage 1"
+        )
+    return folder, state.settings
+
+
+def read_weights(folder: Path) -> "dict[str, Tensor]":
     """The weights of one checkpoint. Raises CheckpointError where they are missing or damaged."""
+    from safetensors.torch import load_file
+
     needed = {entry["file"]: entry["sha256"] for entry in read_state(folder).files}.get(WEIGHTS)
     path = folder / WEIGHTS
     try:
