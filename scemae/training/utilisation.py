@@ -10,14 +10,14 @@ from torch import Tensor, distributed
 from scemae.distributed.process_group import Place, barrier
 
 CPU_SIZES = (256, 512, 1024, 2048)  # at 1024 AMX reaches two thirds of its speed
-LONG_ENOUGH = 0.05  # seconds of one product: a larger one would not be faster
+LONG_ENOUGH = 0.01  # seconds of one product: a larger one would not be faster
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second of a large square matrix product on this device, best of five.
 
-    On a CPU the product grows until it takes LONG_ENOUGH: one without bf16 instructions needs a
-    minute for a bf16 product of size 2048.
+    On a CPU the product grows until it takes LONG_ENOUGH: on a few cores one of size 2048 would
+    cost each start of a run seconds, and without bf16 instructions a bf16 one takes a minute.
     """
     sizes = (8192,) if device.type == "cuda" else CPU_SIZES
     for size in sizes:
