@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,43 +34,19 @@ from scemae.sweep.trials import (
     read_records,
     write_trial,
 )
-from tests.support import scemae, write_backbone, write_shards
+from tests.support import scemae
+from tests.sweep import small_sweep
+from tests.sweep.small_sweep import STEPS
 
-STEPS = 30
 PATIENCE = 240  # seconds: the machine may be busy
 # A trial that runs until it is ended.
 OPEN = ["correspond.optim.epochs=100000", "correspond.loop.save_every=100000"]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """An untrained backbone, and shards of 24 pictures."""
-    folder = tmp_path_factory.mktemp("array")
-    write_backbone(folder / "mae")
-    write_shards(folder / "shards", 24)
-    return folder
-
-
 def words(made, run, *others):
-    """A random search of three trials of STEPS steps."""
-    return [
-        f"run_dir={run}",
-        f"correspond.backbone={made / 'mae'}",
-        f"correspond.data.shards={made / 'shards'}",
-        f"correspond.probe_shards={made / 'shards'}",
-        "correspond.loop.probe_pairs=2",
-        "correspond.views=1",
-        "correspond.carb.dim=8",
-        "correspond.data.jpeg_noise=false",
-        "correspond.optim.global_batch_size=24",
-        f"correspond.optim.epochs={STEPS}",
-        "correspond.loop.log_every=2",
-        "correspond.runtime.device=cpu",
-        "trials=3",
-        "search=random",
-        "halving.enabled=false",
-        *others,
-    ]
+    """A random search of three trials."""
+    alone = ["trials=3", "search=random", "halving.enabled=false"]
+    return small_sweep.words(made, run, *alone, *others)
 
 
 def records(run):
@@ -371,27 +348,11 @@ def is_gone(pid):
 
 
 @pytest.mark.slow
-def test_an_element_runs_its_share_and_a_second_time_nothing(made, tmp_path, element):
-    begin(made, tmp_path)
-    printed, _ = element(tmp_path, part=0, of=2).communicate(timeout=PATIENCE)
-    assert re.findall(r"^trial (\d) finished: different \d", printed, re.M) == ["0", "2"]
-    assert [(one.number, one.outcome, one.trained) for one in records(tmp_path)] == [
-        (0, FINISHED, STEPS),
-        (2, FINISHED, STEPS),
-    ]
-    again = element(tmp_path, part=0, of=2)
-    assert (
-        again.communicate(timeout=PATIENCE)[0] == ""
-        and again.returncode == 0
-        and all(one.starts == 1 for one in records(tmp_path))
-    )
-    assert not (tmp_path / "results.csv").exists()  # the page's job alone writes it
-
-
-@pytest.mark.slow
-def test_an_element_asked_to_stop_saves_and_goes_on_with_the_next_step(made, tmp_path, element):
+def test_an_element_asked_to_stop_goes_on_with_the_next_step_and_then_with_its_other_trials(
+    made, tmp_path, element
+):
     begin(
-        made, tmp_path, "trials=1", "correspond.optim.epochs=400", "correspond.loop.save_every=400"
+        made, tmp_path, "trials=2", "correspond.optim.epochs=400", "correspond.loop.save_every=400"
     )
     first = element(tmp_path)
     wait(has_trained(tmp_path), first)
@@ -404,60 +365,51 @@ def test_an_element_asked_to_stop_saves_and_goes_on_with_the_next_step(made, tmp
     reached = records(tmp_path)[0].step
     run = tmp_path / "trials" / "000000" / "run"
     assert checkpoint.read_state(checkpoint.committed(run)[-1]).global_step == reached < 400
-    assert element(tmp_path).wait(PATIENCE) == 0
-    (found,) = records(tmp_path)
-    assert (found.outcome, found.step, found.trained, found.starts) == (FINISHED, 400, 400, 2)
+    other = tmp_path / "trials" / "000001" / "run"
+    other.mkdir(parents=True)
+    (other / "provenance.json").write_text('{"stage": "pretrain"}')  # so trial 1 fails
+    again = element(tmp_path)
+    printed, _ = again.communicate(timeout=PATIENCE)
+    resumed, failed = records(tmp_path)
+    assert (resumed.outcome, resumed.step, resumed.trained, resumed.starts) == (
+        FINISHED,
+        400,
+        400,
+        2,
+    )
+    assert failed.outcome == FAILED and "found a run of `scemae pretrain` in it" in failed.reason
+    assert f"trial 1 failed: {failed.reason}" in printed and again.returncode == 0
+    assert not (tmp_path / "results.csv").exists()  # the page's job alone writes it
 
 
 @pytest.mark.slow
-def test_an_element_whose_ranks_are_killed_goes_on_retries_times(made, tmp_path, element):
-    begin(made, tmp_path, "trials=1", "retries=1", *OPEN)
+def test_an_element_resumes_killed_ranks_retries_times_and_writes_nothing_once_superseded(
+    made, tmp_path, element
+):
+    begin(made, tmp_path, "trials=3", "retries=1", *OPEN)
     process = element(tmp_path)
     for starts in (1, 2):
         wait(lambda: records(tmp_path) and records(tmp_path)[0].starts == starts, process)
         wait(has_trained(tmp_path, 2), process)
         os.kill(rank_of(tmp_path), signal.SIGKILL)
+    wait(lambda: any(one.number == 1 and one.step >= 2 for one in records(tmp_path)), process)
+    pid = rank_of(tmp_path, 1)
+    # As if another machine had found it silent, started this element again, and resumed the trial.
+    generations.path_of(tmp_path / "generations" / "0001" / "parts" / "0000", 2).mkdir()
+    generations.path_of(tmp_path / "trials" / "000001" / "run", 2).mkdir()
     printed, errors = process.communicate(timeout=PATIENCE)
     assert errors.count("trial 0: killed by SIGKILL; it resumes from its last checkpoint") == 2
     assert "trial 0 failed: lost 2 times: killed by SIGKILL" in printed
-    (found,) = records(tmp_path)
-    assert (found.outcome, found.reason) == (
-        FAILED,
-        "lost 2 times: killed by SIGKILL",
-    ) and process.returncode == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("who", ["a start of the sweep", "a start of this element"])
-def test_a_superseded_element_writes_nothing_more(made, tmp_path, element, who):
-    begin(made, tmp_path, "trials=2", *OPEN)
-    process = element(tmp_path)
-    wait(has_trained(tmp_path), process)
-    pid = rank_of(tmp_path)
-    taken = (
-        tmp_path
-        if who == "a start of the sweep"
-        else tmp_path / "generations" / "0001" / "parts" / "0000"
-    )
-    # As if another machine had found it silent, claimed it, and continued the trial.
-    generations.path_of(taken, 2).mkdir()
-    generations.path_of(tmp_path / "trials" / "000000" / "run", 2).mkdir()
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert (
-        process.returncode == 1
-        and "another start of this sweep has taken it over; this one ends" in errors
-    )
-    assert (
-        [one.number for one in records(tmp_path)] == [0]
-        and not list(tmp_path.glob("trials/*/end.json"))
-        and is_gone(pid)
-    )
-    if taken == tmp_path:
-        late = element(tmp_path)
-        assert (
-            "another start of this sweep has taken it over" in late.communicate(timeout=PATIENCE)[1]
-            and late.returncode == 1
-        )
+    lost, running = records(tmp_path)
+    assert (lost.outcome, lost.reason) == (FAILED, "lost 2 times: killed by SIGKILL")
+    taken = "another start of this sweep has taken it over; this one ends"
+    assert process.returncode == 1 and taken in errors
+    assert not running.has_ended and is_gone(pid)
+    # The same for an element of an array that a later start of the sweep has taken over.
+    generations.path_of(tmp_path, 2).mkdir()
+    late = element(tmp_path)
+    assert taken in late.communicate(timeout=PATIENCE)[1] and late.returncode == 1
+    assert [one.number for one in records(tmp_path) if one.has_ended] == [0]
 
 
 def test_an_element_refuses_to_start_beside_itself(made, tmp_path):
@@ -474,10 +426,10 @@ def test_an_element_refuses_to_start_beside_itself(made, tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(made, tmp_path_factory):
-    """A local array of two elements over four trials, one after the other, and what it printed."""
+    """A local array of two elements over three trials, one after the other, and what it printed."""
     run = tmp_path_factory.mktemp("whole") / "sweep"
     return run, scemae(
-        "sweep", *words(made, run, "trials=4", "jobs=2", "keep=1", "cluster=local"), "--array"
+        "sweep", *words(made, run, "jobs=2", "keep=1", "cluster=local"), "--array"
     ).stdout
 
 
@@ -485,11 +437,11 @@ def whole(made, tmp_path_factory):
 def test_a_local_array_runs_all_trials_and_ends_with_table_page_and_best(whole):
     run, printed = whole
     found = records(run)
-    assert [(one.number, one.outcome, one.starts, one.step) for one in found] == [
-        (n, FINISHED, 1, STEPS) for n in range(4)
+    assert [(one.number, one.outcome, one.starts, one.step, one.trained) for one in found] == [
+        (n, FINISHED, 1, STEPS, STEPS) for n in range(3)
     ]
     assert (
-        list(table(run)) == list(range(4))
+        list(table(run)) == list(range(3))
         and (run / "sweep.html").is_file()
         and (run / "best.yaml").is_file()
     )
@@ -500,15 +452,26 @@ def test_a_local_array_runs_all_trials_and_ends_with_table_page_and_best(whole):
     }
     assert re.findall(r"^(\w+): log", printed, re.M) == ["sweep", "sweep", "page"]
     state = scemae("submit", "--status", run).stdout
-    assert re.search(r"^sweep .*COMPLETED +4 trials have ended$", state, re.M)
+    assert re.search(r"^sweep .*COMPLETED +3 trials have ended$", state, re.M)
     assert re.search(r"^page .*COMPLETED .*sweep.html$", state, re.M)
+
+
+@pytest.mark.slow
+def test_an_element_runs_its_share_and_a_second_time_nothing(whole, element):
+    run, printed = whole
+    logs = [Path(path).read_text() for path in re.findall(r"^sweep: log (.+)$", printed, re.M)]
+    ran = [re.findall(r"^trial (\d) finished: different \d", log, re.M) for log in logs]
+    assert ran == [["0", "2"], ["1"]]
+    again = element(run, part=0, of=2)
+    assert again.communicate(timeout=PATIENCE)[0] == "" and again.returncode == 0
+    assert all(one.starts == 1 for one in records(run))
 
 
 @pytest.mark.slow
 def test_trials_of_an_array_are_what_their_commands_give_alone(whole, tmp_path):
     run, _ = whole
     sweep = sweep_folder.reopen(run)
-    for number in (0, 3):
+    for number in (0, 2):
         values = sweep.paper if number == 0 else sweep.space.draw(0, number)
         scemae(
             "correspond",
@@ -529,18 +492,14 @@ def test_trials_of_an_array_are_what_their_commands_give_alone(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_ray_goes_on_where_an_array_stopped_and_an_array_where_ray_did(
-    whole, made, tmp_path, element
-):
-    run = tmp_path / "run"
-    begun = begin(made, run, "trials=4")
-    run_share = element(run, part=0, of=4)
-    assert run_share.wait(PATIENCE) == 0 and [one.number for one in records(run)] == [0]
+def test_ray_goes_on_where_an_array_stopped_and_an_array_where_ray_did(whole, made, tmp_path):
+    run = shutil.copytree(whole[0], tmp_path / "run")
+    identity = sweep_folder.reopen(run).identity
+    for number in (1, 2):  # as if the array had been ended after trial 0
+        shutil.rmtree(run / "trials" / f"{number:06d}")
     scemae("sweep", *words(made, run, "trials=2"))  # with Ray
     assert list(table(run)) == [0, 1]
-    scemae("sweep", *words(made, run, "trials=4", "jobs=1", "cluster=local"), "--array")
-    assert table(run) == table(whole[0]) and [one.starts for one in records(run)] == [1, 1, 1, 1]
-    assert (
-        sweep_folder.reopen(run).identity == begun.identity and len(generations.numbers(run)) == 3
-    )
+    scemae("sweep", *words(made, run, "jobs=1", "cluster=local"), "--array")
+    assert table(run) == table(whole[0]) and [one.starts for one in records(run)] == [1, 1, 1]
+    assert sweep_folder.reopen(run).identity == identity and len(generations.numbers(run)) == 3
     assert [stage.name for stage in chain.read(run)[1]] == ["sweep", "page"]

@@ -23,18 +23,8 @@ from scemae.sweep.processes.trial_process import (
     TrialProcess,
 )
 from scemae.sweep.trials import FAILED, FINISHED, RUNNING, Trial, read_run, write_trial
-from tests.support import write_backbone, write_shards
 
 STEPS = 90  # of a trial, a few milliseconds each
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A backbone and shards of 24 pictures."""
-    folder = tmp_path_factory.mktemp("ranks")
-    write_backbone(folder / "mae")
-    write_shards(folder / "shards", 24)
-    return folder
 
 
 @pytest.fixture(scope="module")
