@@ -108,22 +108,33 @@ def break_at_random(
 def break_at(point: str, command: list[str], run: Path, whole: Path, ranks: int) -> dict:
     """Kill rank 0, then the last rank if it takes part, at a point of a save; let the run end."""
     out, kills = run.parent / f"{run.name}-out", 0
-    victims = range(ranks) if point in ("snapshot", "write", "fsync") else [0]
-    for victim in victims:
-        once, where = (
-            run.parent / f"{run.name}-once-{victim}",
-            f",rank={victim}" if len(victims) > 1 else "",
-        )
-        fault = f"kill@{point}:step={20 + 20 * victim}{where},once={once}"
-        statuses = wait_all(
-            start_ranks([*command, f"run_dir={run}"], ranks, folder=out, SCEMAE_FAULTS=fault)
-        )
-        assert -9 in statuses and set(statuses) <= {75, -9}, (point, statuses, output(out)[-3000:])
-        check_start(run, out, 10)
+    for victim in range(ranks) if point in ("snapshot", "write", "fsync") else [0]:
+        kill_at(point, victim, 20 + 20 * victim, command, run, ranks, newest=10)
         kills += 1
     statuses = wait_all(start_ranks([*command, f"run_dir={run}"], ranks, folder=out))
     assert statuses == [0] * ranks, (statuses, output(out)[-3000:])
     return report(run, whole, kills=kills)
+
+
+def kill_at(
+    point: str, victim: int, step: int, command: list[str], run: Path, ranks: int, *, newest: int
+) -> int:
+    """Start the run, kill one rank at a point of the save of a step, and check what is left.
+
+    That must be whole and of step `newest` or later; its step is returned. Only rank 0 comes to the
+    points after the files are written.
+    """
+    out = run.parent / f"{run.name}-out"
+    where = f",rank={victim}" if point in ("snapshot", "write", "fsync") else ""
+    processes = start_ranks(
+        [*command, f"run_dir={run}"],
+        ranks,
+        folder=out,
+        SCEMAE_FAULTS=f"kill@{point}:step={step}{where}",
+    )
+    statuses = wait_all(processes)
+    assert -9 in statuses and set(statuses) <= {75, -9}, (point, statuses, output(out)[-3000:])
+    return check_start(run, out, newest)
 
 
 def report(run: Path, whole: Path, **facts: object) -> dict:
