@@ -1,4 +1,7 @@
-"""A resumed run is the uninterrupted run, bit for bit, under every ZeRO stage."""
+"""A resumed run is the uninterrupted run, bit for bit, under every ZeRO stage.
+
+That the number of ranks does not change the losses: tests/training/test_survive.py.
+"""
 
 import shutil
 import signal
@@ -9,7 +12,7 @@ import torch
 
 from scemae.runs.checkpoints.checkpoint import committed, read_state, read_weights
 from scemae.runs.metrics_log import read_metrics
-from tests.support import TINY, Started, scemae, write_shards
+from tests.support import TINY, Started, scemae, write_backbone, write_shards
 
 COMMON = [
     *TINY,
@@ -43,67 +46,53 @@ def resumed_from_the_middle(whole, again):
     return again
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (1, 2), (2, 2), (3, 2)])
-def test_resumed_run_equals_uninterrupted_run(shards, tmp_path, stage, ranks):
-    command = ["pretrain", *COMMON, f"data.shards={shards}", f"runtime.zero_stage={stage}"]
-    scemae(*command, f"run_dir={tmp_path / 'whole'}", ranks=ranks)
-    before = losses(tmp_path / "whole")
-    again = resumed_from_the_middle(tmp_path / "whole", tmp_path / "again")
-    printed = scemae(*command, f"run_dir={again}", ranks=ranks).stdout
+@pytest.fixture(scope="module")
+def finished(shards, tmp_path_factory):
+    """A finished run of one rank under ZeRO 0, and its command without run_dir."""
+    command = ["pretrain", *COMMON, f"data.shards={shards}", "runtime.zero_stage=0"]
+    run = tmp_path_factory.mktemp("finished") / "run"
+    scemae(*command, f"run_dir={run}")
+    return command, run
+
+
+def check_resumed(command, whole, again, ranks):
+    """Resume from the middle of `whole`, and compare."""
+    before = losses(whole)
+    printed = scemae(
+        *command, f"run_dir={resumed_from_the_middle(whole, again)}", ranks=ranks
+    ).stdout
     assert "resumed at step 3" in printed
     assert losses(again) == before and sorted(before) == [1, 2, 3, 4, 5, 6]
-    first, second = (read_weights(committed(tmp_path / name)[-1]) for name in ("whole", "again"))
+    first, second = (read_weights(committed(run)[-1]) for run in (whole, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert read_state(committed(again)[-1]).global_step == 6
 
 
-def test_the_number_of_ranks_does_not_change_the_losses(shards, tmp_path):
-    found = []
-    for ranks in (1, 2, 3):
-        run = tmp_path / str(ranks)
-        scemae(
-            "pretrain",
-            *COMMON,
-            f"data.shards={shards}",
-            f"run_dir={run}",
-            "optim.epochs=1",
-            "runtime.zero_stage=1",
-            "optim.global_batch_size=5",
-            "runtime.micro_batch_size=4",
-            ranks=ranks,
-        )
-        found.append(list(losses(run).values()))
-    assert found[1] == pytest.approx(found[0], rel=2e-6) and found[2] == pytest.approx(
-        found[0], rel=2e-6
-    )
+def test_resumed_run_of_one_rank_equals_uninterrupted_run(finished, tmp_path):
+    command, whole = finished
+    check_resumed(command, whole, tmp_path / "again", ranks=1)
 
 
-def test_a_finished_run_stays_as_it_is(shards, tmp_path):
-    command = [
-        "pretrain",
-        *COMMON,
-        f"data.shards={shards}",
-        f"run_dir={tmp_path / 'run'}",
-        "optim.epochs=1",
-    ]
-    scemae(*command)
-    before = read_metrics(tmp_path / "run"), committed(tmp_path / "run")
-    scemae(*command)
-    assert (read_metrics(tmp_path / "run"), committed(tmp_path / "run")) == before
+# Stage 2 on two ranks: tests/training/test_survive.py, where the end is bit-equal after six kills.
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_resumed_run_of_two_ranks_equals_uninterrupted_run(shards, tmp_path, stage):
+    command = ["pretrain", *COMMON, f"data.shards={shards}", f"runtime.zero_stage={stage}"]
+    scemae(*command, f"run_dir={tmp_path / 'whole'}", ranks=2)
+    check_resumed(command, tmp_path / "whole", tmp_path / "again", ranks=2)
+
+
+def test_a_finished_run_stays_as_it_is(finished):
+    command, run = finished
+    before = read_metrics(run), committed(run)
+    scemae(*command, f"run_dir={run}")
+    assert (read_metrics(run), committed(run)) == before
 
 
 def test_stage_2_resumes_too(shards, tmp_path):
-    scemae(
-        "pretrain",
-        *COMMON,
-        f"data.shards={shards}",
-        f"run_dir={tmp_path / 'mae'}",
-        "optim.epochs=1",
-    )
     command = [
         "correspond",
-        f"backbone={tmp_path / 'mae'}",
+        f"backbone={write_backbone(tmp_path / 'mae')}",
         f"data.shards={shards}",
         "optim.global_batch_size=6",
         "optim.epochs=2",
@@ -126,16 +115,9 @@ def test_stage_2_resumes_too(shards, tmp_path):
         ("optim.lr=1", "settings was optim lr 0.0003, asked for is 1.0"),
     ],
 )
-def test_a_checkpoint_of_another_model_is_refused(shards, tmp_path, change, what):
-    command = [
-        "pretrain",
-        *COMMON,
-        f"data.shards={shards}",
-        f"run_dir={tmp_path / 'run'}",
-        "optim.epochs=1",
-    ]
-    scemae(*command)
-    refused = scemae(*command, change, check=False)
+def test_a_checkpoint_of_another_model_is_refused(finished, change, what):
+    command, run = finished
+    refused = scemae(*command, f"run_dir={run}", change, check=False)
     assert refused.returncode == 1 and what in refused.stderr and "Traceback" not in refused.stderr
 
 
