@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from multiprocessing import connection, forkserver
@@ -35,6 +35,7 @@ from scemae.data.storage.manifest import (
     read_manifest,
     write_manifest,
 )
+from scemae.distributed.launchers import NAMES
 from scemae.files import disk
 
 REPO = Path(__file__).resolve().parent.parent
@@ -275,6 +276,44 @@ def _warm() -> Any:
         patch.setenv("OMP_NUM_THREADS", "1")
         forkserver.ensure_running()
     return context
+
+
+class Forked:
+    """`function(*arguments)` in a fork of the warm process, used like a Popen.
+
+    Its output goes to `out`; `place` is what a launcher tells a rank (places).
+    """
+
+    def __init__(self, function: Callable[..., None], *arguments: object, out: Path, **place: str):
+        out.touch()
+        self.out = out
+        environment = {name: value for name, value in os.environ.items() if name not in NAMES}
+        environment |= {"OMP_NUM_THREADS": "1", **place}
+        self._process = _warm().Process(
+            target=_be_rank, args=(function, arguments, environment, out)
+        )
+        self._process.start()
+        self.kill = self._process.kill
+
+    def poll(self) -> int | None:
+        """The exit status, less than 0 for a signal; None while it lives."""
+        return self._process.exitcode
+
+    def wait(self, seconds: float = 200) -> int | None:
+        """The exit status, or None after so many seconds."""
+        self._process.join(seconds)
+        return self.poll()
+
+
+def _be_rank(
+    function: Callable[..., None], arguments: tuple, environment: dict[str, str], out: Path
+) -> None:
+    """In the fork: the function, with an environment and output of its own."""
+    os.environ.clear()
+    os.environ.update(environment)
+    for descriptor in (1, 2):
+        os.dup2(os.open(out, os.O_WRONLY | os.O_APPEND), descriptor)
+    function(*arguments)
 
 
 def _be_scemae(

@@ -1,17 +1,17 @@
 """Frames in memory: pixels and digests as when streamed, one copy per node, freed in the end."""
 
 import hashlib
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from scemae.config.load import load_config
 from scemae.data import decode, frame_cache
 from scemae.data.storage.shard_set import open_shards
 from scemae.distributed import host_memory, process_group
 from scemae.errors import ConfigError
-from tests.support import REPO, flipped, scemae, write_shards
+from tests.support import Forked, flipped, places, scemae, write_shards
 
 BIG = dict(samples=1000, images=9000, noisy_jpeg=False)
 
@@ -41,45 +41,29 @@ def test_the_gpu_tier_without_a_gpu_is_refused():
         frame_cache.choose("gpu", needed=1, host=100, gpu=0, **BIG)
 
 
-PRINT_FRAMES = """
-import sys, hashlib, numpy as np
-from pathlib import Path
-from scemae.config.load import load_config
-from scemae.data import frame_cache
-from scemae.data.storage.shard_set import open_shards
-from scemae.distributed.process_group import process_group
-settings = load_config("pretrain", ["run_dir=x", "data.frame=96", "runtime.tier=host"])
-with process_group("cpu") as place:
-    shards = open_shards(sys.argv[1])
-    source = frame_cache.open_frames(shards, settings.data, settings.runtime, place, images=10**6)
-    found, pixels = source.frames(np.arange(20)[::-1])
-    shared = [line for line in open("/proc/self/maps") if "scemae-frames" in line]
-    inode = shared[0].split()[4]
-    facts = f"{hashlib.sha256(pixels).hexdigest()} {found.tolist()} {len(shared)} {inode}"
-    Path(sys.argv[2], f"rank-{place.rank}").write_text(facts)
-"""
+def note_frames(shards, folder):
+    """On a rank: write what it sees of the frames in memory to folder/rank-N."""
+    settings = load_config("pretrain", ["run_dir=x", "data.frame=96", "runtime.tier=host"])
+    with process_group.process_group("cpu") as place:
+        source = frame_cache.open_frames(
+            open_shards(str(shards)), settings.data, settings.runtime, place, images=10**6
+        )
+        found, pixels = source.frames(np.arange(20)[::-1])
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        shared = [line for line in maps if "scemae-frames" in line]
+        inode = shared[0].split()[4]
+        facts = f"{hashlib.sha256(pixels).hexdigest()} {found.tolist()} {len(shared)} {inode}"
+        (folder / f"rank-{place.rank}").write_text(facts)
 
 
 def test_two_ranks_share_one_copy_and_see_what_streaming_decodes(tmp_path):
     folder = write_shards(tmp_path / "shards", 20)
-    (tmp_path / "print_frames.py").write_text(PRINT_FRAMES)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node=2",
-            "--standalone",
-            str(tmp_path / "print_frames.py"),
-            str(folder),
-            str(tmp_path),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=REPO,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    started = [
+        Forked(note_frames, folder, tmp_path, out=tmp_path / f"out-{place['RANK']}", **place)
+        for place in places(2)
+    ]
+    for rank in started:
+        assert rank.wait() == 0, rank.out.read_text()[-2000:]
     ranks = [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)]
     found, pixels = decode.StreamedFrames(open_shards(str(folder)), 96).frames(np.arange(20)[::-1])
     assert ranks[0] == ranks[1]  # same pixels, and the same inode behind the one mapping

@@ -2,12 +2,9 @@
 
 import fcntl
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -31,7 +28,7 @@ from scemae.runs import generations
 from scemae.training import feed, record_file, token_fill, token_store
 from scemae.training.token_fill import Fill
 from scemae.training.token_store import open_tokens
-from tests.support import REPO, TINY, flipped, scemae, small_disk, write_shards
+from tests.support import Forked, flipped, places, scemae, small_disk, write_backbone, write_shards
 
 COUNT, VIEWS = 20, 3
 SETTINGS = [
@@ -248,8 +245,9 @@ def test_what_they_do_not_depend_on_does_not(tmp_path, shards, place, overrides)
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("remaining", ["selected", "all"])
+@pytest.mark.parametrize(
+    ("remaining", "dtype"), [("selected", torch.bfloat16), ("all", torch.float32)]
+)
 def test_the_store_of_the_third_block_gives_the_same_records_without_the_images(
     tmp_path, shards, place, remaining, dtype, monkeypatch
 ):
@@ -278,19 +276,10 @@ def test_a_left_out_step_replays_with_the_loss_it_had(tmp_path, folder, monkeypa
         f"data.shards={folder}",
         "data.max_bad_fraction=1",
     ]
-    scemae(
-        "pretrain",
-        *TINY,
-        *small,
-        f"run_dir={tmp_path / 'mae'}",
-        "optim.warmup_epochs=0",
-        "optim.epochs=1",
-        "loop.save_every=2",
-    )
     command = [
         "correspond",
         *small,
-        f"backbone={tmp_path / 'mae'}",
+        f"backbone={write_backbone(tmp_path / 'mae')}",
         "views=2",
         "optim.epochs=4",
         "loop.save_every=6",
@@ -347,39 +336,19 @@ def test_a_store_of_links_is_refused(tmp_path, shards, place):
     assert {path.name: path.read_bytes() for path in (tmp_path / "victim").iterdir()} == before
 
 
-FILL = """
-import sys, time
-from pathlib import Path
-from scemae.training import token_fill
-from tests.training import test_token_store as mine
-from scemae.data.storage.shard_set import open_shards
-from scemae.distributed.process_group import process_group
-token_fill.Fill.chunk_size = 8
-with process_group("cpu") as place:
-    store, shards, *overrides = sys.argv[1:]
-    shards = open_shards(shards)
-    mine.opened(Path(store), shards, place, *overrides, note=lambda: time.sleep(0.03))
-"""
+def fill_alone(store, shards, *overrides):
+    """On a rank: fill a store, slowly enough to be killed meanwhile."""
+    Fill.chunk_size = 8
+    with process_group("cpu") as place:
+        opened(store, open_shards(str(shards)), place, *overrides, note=lambda: time.sleep(0.03))
 
 
-def fill(*arguments, ranks=1):
-    launcher = [sys.executable] + (
-        ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"]
-        if ranks > 1
-        else []
-    )
-    script = arguments[0].parent / "fill.py"
-    script.write_text(FILL)
-    environment = {
-        name: value for name, value in os.environ.items() if name not in NAMES
-    }  # it is no rank of ours
-    return subprocess.Popen(
-        [*launcher, str(script), *map(str, arguments)],
-        cwd=REPO,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)},
-    )
+def fill(store, shards, *overrides, ranks=1):
+    """Start the ranks that fill a store."""
+    return [
+        Forked(fill_alone, store, shards, *overrides, out=store / f"out-{rank}", **place)
+        for rank, place in enumerate(places(ranks))
+    ]
 
 
 def written(folder):
@@ -405,8 +374,9 @@ def test_one_rank_and_two_fill_the_same_bytes(tmp_path, folder, shards, place, a
     (tmp_path / "two").mkdir()
     two = fill(tmp_path / "two", folder, "store.keep_third=true", ranks=2)
     opened(tmp_path / "one", shards, place, "store.keep_third=true")
-    _, words = two.communicate(timeout=200)
-    assert two.returncode == 0, words[-2000:]
+    for rank in two:
+        assert rank.wait() == 0, rank.out.read_text()[-2000:]
+    words = two[0].out.read_text()
     assert data_of(tmp_path / "one") == data_of(tmp_path / "two") and "60 computed" in words
 
 
@@ -416,11 +386,11 @@ def test_a_kill_at_any_moment_loses_only_work(tmp_path, folder, shards, place, a
     store.mkdir()
     for _ in range(2):
         before = written(store)
-        process = fill(store, folder, "carb.eta=0.15")
+        (process,) = fill(store, folder, "carb.eta=0.15")
         while written(store) == before and process.poll() is None:
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
     assert 0 < written(store) < 60
     opened(store, shards, place, "carb.eta=0.15")
     assert "damaged" not in summary(capsys) and data_of(store) == data_of(tmp_path / "whole")
