@@ -57,7 +57,7 @@ OWNERS = {
     "matplotlib": {"evaluation", "sweep/page"},
     "simplejpeg": {"data/picture", "faces", "shards"},
     "scipy": {"shards", "faces/layouts", "sweep/ranking"},
-    "sklearn": {"evaluation/landmarks/embedding"},
+    "sklearn": {"evaluation/landmarks/embedding", "evaluation/landmarks/tsne"},
     "lightly": {"methods/moco", "methods/byol"},
     "onnxruntime": {"interop/export"},
     "safetensors": {"files", "runs", "interop", "training", "evaluation/landmarks/regressor_file"},

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
 from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
@@ -20,6 +19,7 @@ from torch import Tensor
 from scemae.data.geometry import CROP, INPUT
 from scemae.errors import CheckpointError, ConfigError
 from scemae.evaluation.landmarks.matching import look_up
+from scemae.evaluation.landmarks.tsne import tsne
 
 COMPONENTS = 50  # of PCA before t-SNE: common practice, for speed; the paper does not say [U]
 
@@ -89,29 +89,20 @@ def tsne_silhouettes(
     unit = normalize(vectors.astype(np.float32))
     reduced = PCA(min(COMPONENTS, *unit.shape), random_state=0).fit_transform(unit)
     starts = np.random.SeedSequence(seed).generate_state(repeats).tolist()
-    found, first = [], None
+    processes, found, first = min(jobs, repeats), [], None
     # One thread: several add sums in another order, and t-SNE amplifies the difference.
-    with (
-        threadpool_limits(1),
-        parallel_config("loky", n_jobs=min(jobs, repeats), inner_max_num_threads=1),
-    ):
-        embed = delayed(_embed)
-        tasks = (embed(reduced, perplexity, start) for start in starts)
+    with threadpool_limits(1), parallel_config("loky", n_jobs=processes, inner_max_num_threads=1):
+        tasks = (delayed(tsne)(reduced, perplexity, start) for start in starts)
         for points in Parallel(return_as="generator")(tasks):
             first = points if first is None else first
             found.append(silhouette_score(points, labels))
             advance(1)
-    if jobs > 1:
+    if processes > 1:
         # Its processes would outlive ours and keep our standard output open.
         get_reusable_executor().shutdown()
     assert first is not None  # repeats >= 1 was checked
     of_vectors = float(silhouette_score(unit, labels, metric="cosine"))
     return Embeddings(first, labels, np.array(found), of_vectors)
-
-
-def _embed(vectors: np.ndarray, perplexity: float, start: int) -> np.ndarray:
-    tsne = TSNE(init="random", perplexity=perplexity, random_state=start, n_jobs=1)
-    return tsne.fit_transform(vectors)
 
 
 def _check(vectors: np.ndarray, labels: np.ndarray, repeats: int, perplexity: float) -> None:
