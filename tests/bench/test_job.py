@@ -140,7 +140,7 @@ def test_every_part_has_a_case(tmp_path, rehearse):
     assert {name.partition("-")[0] for name in gpu.cases(options)} == set(gpu.PARTS)
 
 
-RECORD = """#!%s
+RECORD = """#!%s -IS
 import json, os, sys
 with open(os.environ["RECORD"], "a") as file:
     print(json.dumps(sys.argv[1:]), file=file)
