@@ -86,17 +86,8 @@ def rows(path: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()]
 
 
-def test_two_workers_write_the_same_bytes_as_one(folder, tmp_path):
-    write_faces(tmp_path / "b", count=120, identities=20, seed=3, workers=2, progress=False)
-    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    assert files == sorted(
-        p.relative_to(tmp_path / "b") for p in (tmp_path / "b").rglob("*") if p.is_file()
-    )
-    assert all((folder / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
-
-
-def test_a_picture_does_not_depend_on_how_many_there_are(folder, tmp_path):
-    write_faces(tmp_path / "b", count=25, identities=20, seed=3, workers=1, progress=False)
+def test_a_picture_depends_neither_on_how_many_there_are_nor_on_workers(folder, tmp_path):
+    write_faces(tmp_path / "b", count=25, identities=20, seed=3, workers=2, progress=False)
     pictures = sorted((tmp_path / "b/img_align_celeba").iterdir())
     assert len(pictures) == 25
     assert all(
