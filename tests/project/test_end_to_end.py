@@ -6,7 +6,12 @@ import pytest
 
 from tests.support import FACES, TINY, needs_faces, scemae
 
-SMALL = ["optim.global_batch_size=8", "optim.epochs=1", "loop.log_every=1", "loop.save_every=2"]
+SMALL = [
+    "optim.global_batch_size=8",
+    "optim.epochs=0.1",  # 7 steps
+    "loop.log_every=1",
+    "loop.save_every=2",
+]
 
 
 def from_shards_to_report(shards, runs, frames):
