@@ -150,9 +150,7 @@ def warp_once(train: Frames, image: int, seed: int, view: int) -> tuple[torch.Te
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
-        {"kernel": 3},
-        {"images_per_epoch": 14},
+        {"kernel": 3, "images_per_epoch": 14},
         {"batch": 32, "init_std": 1.0},
         {"views": 1000, "seeds": (3,), "counts": (5, 1)},
     ],

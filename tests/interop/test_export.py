@@ -21,14 +21,14 @@ from scemae.models.vit import Encoder
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.tensor_file import write_tensors
 
-SHAPE = Model("tiny", 48, 4, 3, 8, 96)
+SHAPE = Model("tiny", 48, 2, 3, 8, 96)
 
 
 def tiny_runs(folder: Path, seed: int = 0, projector: str = "linear") -> tuple[Path, Path]:
     """Run folders of stage 1 and 2 with random weights, 48 wide and 16 projected."""
     torch.manual_seed(seed)
     mae, carb_run = folder / "mae", folder / "carb"
-    tensors = {key: value.detach() for key, value in Encoder(48, 4, 3).state_dict().items()}
+    tensors = {key: value.detach() for key, value in Encoder(48, 2, 3).state_dict().items()}
     first = adopt.write_run(
         adopt.Adopted(str(mae), "random", list(MEAN), list(STD), SHAPE),
         tensors,

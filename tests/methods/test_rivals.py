@@ -28,7 +28,7 @@ from scemae.models.projector import Projector
 WIDTHS, SIDES = [16, 8, 4, 2], [2, 3, 6, 12]  # of small maps, deepest first
 SMALL = {
     moco: moco.Settings("resnet10t", hidden=16, dim=8, queue=10),
-    byol: byol.Settings("resnet18", hidden=16, dim=8),
+    byol: byol.Settings("resnet10t", hidden=16, dim=8),
     dve: dve.Settings(width=16, depth=2, blocks=1, dim=8, step=4),
     cl: cl.Settings(dim=8, side=12, pixels=2.0),
     lead: lead.Settings(dim=8, side=12),
