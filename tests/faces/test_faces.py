@@ -93,6 +93,11 @@ def test_a_picture_depends_neither_on_how_many_there_are_nor_on_workers(folder, 
     assert all(
         p.read_bytes() == (folder / "img_align_celeba" / p.name).read_bytes() for p in pictures
     )
+    for name in ("landmarks5_float.csv", "landmarks68.csv"):  # in the order of the pictures
+        found, whole = (
+            (one / "Anno" / name).read_text().splitlines() for one in (tmp_path / "b", folder)
+        )
+        assert len(found) == 26 and found == whole[:26]
 
 
 def test_another_seed_shows_other_people(folder, tmp_path):
