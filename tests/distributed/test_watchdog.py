@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 
 from scemae.distributed import watchdog
 from scemae.distributed.watchdog import Watchdog, find_stopped_rank
+from tests.support import Forked
 
 
 def leave_note(folder, rank, step, phase):
@@ -35,19 +34,20 @@ def test_a_rank_that_leaves_no_note_is_named(tmp_path):
     assert "rank 1 left no note" in find_stopped_rank(tmp_path, 2, 20)
 
 
+def wait_for_ever(folder):
+    """A rank in a collective that will never end."""
+    watchdog.CHECK_SECONDS = 0.1
+    Watchdog(folder, 0, 2, 600)
+    time.sleep(60)
+
+
 def test_a_rank_ends_after_another_has_failed_for_good(tmp_path):
     failed = tmp_path / "failed-0001.txt"
     failed.write_text("out of memory")
     os.utime(failed, (time.time() - 60, time.time() - 60))
-    code = (
-        "import sys, time; from pathlib import Path; from scemae.distributed import watchdog\n"
-        "watchdog.CHECK_SECONDS = 0.1\n"
-        "watchdog.Watchdog(Path(sys.argv[1]), 0, 2, 600)\n"
-        "time.sleep(60)  # in a collective that will never end\n"
-    )
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], timeout=50)
-    assert done.returncode == 1 and time.monotonic() - began < 40
+    rank = Forked(wait_for_ever, tmp_path, out=tmp_path / "out")
+    assert rank.wait(50) == 1 and time.monotonic() - began < 40
     assert "failed-0001: out of memory" in (tmp_path / "rank-0000.log").read_text()
 
 
