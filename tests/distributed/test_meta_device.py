@@ -1,5 +1,7 @@
 """What runs on a GPU, on "meta" tensors: one device, no wait, few operators, small graphs."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,18 @@ def found(name, stage):
         pytest.skip(str(error))
 
 
+@cache
+def encoder(width, depth, heads):
+    """A frozen trunk of a ViT."""
+    return on_meta(Encoder(width, depth, heads).requires_grad_(False))
+
+
+@cache
+def resnet(name):
+    """A frozen trunk of a ResNet."""
+    return on_meta(ResNetTrunk(name).requires_grad_(False))
+
+
 def stage_1(name):
     """A method's module at the paper's size, and what cuts its views."""
     given, method = (
@@ -57,8 +71,7 @@ def stage_2(name):
     overrides = ["run_dir=-", "backbone=-", f"method={name}", "carb.clusters=12"]
     method, given = found(name, 2), load_config("correspond", overrides)
     settings = registry.settings_of(method, given)
-    trunk = Encoder(384, 12, 6) if name == "carb" else ResNetTrunk()
-    trunk = on_meta(trunk.requires_grad_(False))
+    trunk = encoder(384, 12, 6) if name == "carb" else resnet("resnet50")
 
     def arguments():
         views = pipeline.correspondence_views(batch(136), 96, (0.2, 1.0))
@@ -67,7 +80,9 @@ def stage_2(name):
     return on_meta(method.build(settings, trunk, seed=0)), arguments
 
 
+@cache
 def built(name):
+    """A method's module, built once for all tests of this file, and what makes its arguments."""
     return stage_1(name) if name in STAGE_1 else stage_2(name)
 
 
@@ -128,11 +143,11 @@ SELECTIONS = [
 @pytest.mark.parametrize("options", SELECTIONS, ids=str)
 @pytest.mark.parametrize("layer,heads", [("after", "mean"), ("inside", "joint")])
 def test_carb_selects_on_the_device(options, layer, heads):
-    encoder = on_meta(Encoder(384, 12, 6).requires_grad_(False))
+    frozen = encoder(384, 12, 6)
     with MetaCuda():
         chosen = carb.select(
-            encoder,
-            carb.third(encoder, images(B, 3, 96, 96), layer, heads),
+            frozen,
+            carb.third(frozen, images(B, 3, 96, 96), layer, heads),
             eta=0.25,
             clusters=4,
             **options,
@@ -144,12 +159,12 @@ def test_carb_selects_on_the_device(options, layer, heads):
 @pytest.mark.parametrize("kind", ["vit", "clusters", "resnet", "hourglass"])
 def test_features_of_frames_stay_on_the_device(kind, stride):
     trunk = {
-        "vit": lambda: features.vit_trunk(on_meta(Encoder(192, 4, 3))),
+        "vit": lambda: features.vit_trunk(encoder(192, 4, 3)),
         "clusters": lambda: features.substituted(
-            on_meta(Encoder(192, 4, 3)), "after", "mean", {"eta": 0.1, "clusters": 12}
+            encoder(192, 4, 3), "after", "mean", {"eta": 0.1, "clusters": 12}
         ),
-        "resnet": lambda: features.resnet_trunk(on_meta(ResNetTrunk("resnet18"))),
-        "hourglass": lambda: features.descriptor_trunk(stage_1("dve")[0].trunk),
+        "resnet": lambda: features.resnet_trunk(resnet("resnet18")),
+        "hourglass": lambda: features.descriptor_trunk(built("dve")[0].trunk),
     }[kind]()
     with MetaCuda():
         found = trunk.join(trunk.maps(images(2, 3, 136, 136), stride), trunk.side(stride))
