@@ -12,7 +12,7 @@ from scemae.cli import run_command
 from scemae.cluster import chain, submit
 from scemae.config.load import load_config
 from scemae.errors import ConfigError
-from tests.support import REPO, TINY, scemae, write_shards
+from tests.support import REPO, TINY, picture, scemae
 
 
 def planned(run_dir, *words):
@@ -128,9 +128,14 @@ def test_jobs_run_from_a_snapshot(tmp_path):
 
 @pytest.mark.slow
 def test_the_local_chain_runs_one_stage_after_the_other(tmp_path):
-    shards = write_shards(tmp_path / "shards", 8)
-    both = [
-        f"data.shards={shards}",
+    """Shards of photographs, then two ranks that train on them; a failed stage ends the chain."""
+    photographs, shards = tmp_path / "photographs", tmp_path / "shards"
+    photographs.mkdir()
+    for i in range(8):
+        picture(i).save(photographs / f"{i}.jpg")
+    words = [
+        *TINY,
+        f"data.shards={shards / 'train'}",
         "optim.global_batch_size=4",
         "optim.epochs=1",
         "loop.log_every=1",
@@ -142,21 +147,20 @@ def test_the_local_chain_runs_one_stage_after_the_other(tmp_path):
         f"run_dir={tmp_path / 'run'}",
         "cluster=local",
         "cluster.ranks_per_node=2",
-        "stages=[pretrain,correspond]",
-        *(f"pretrain.{word}" for word in [*TINY, *both]),
-        *(f"correspond.{word}" for word in [*both, "carb.dim=16"]),
+        "stages=[shards,pretrain]",
+        f"shards=[folder,{photographs},{shards}]",
+        *(f"pretrain.{word}" for word in words),
     ]
     scemae(*command)
     printed = scemae("submit", "--status", tmp_path / "run").stdout
-    assert len(re.findall(r"COMPLETED +saved at step 2 of 2", printed)) == 2, printed
+    assert re.search(r"^shards +\d+ +COMPLETED +train in ", printed, re.M), printed
+    assert re.search(r"^pretrain +\d+ +COMPLETED +saved at step 2 of 2$", printed, re.M), printed
     command[1] = f"run_dir={tmp_path / 'broken'}"
-    broken = scemae(*command, "cluster.ranks_per_node=1", "pretrain.data.shards=none", check=False)
-    assert (
-        broken.returncode == 1
-        and "pretrain: failed" in broken.stderr
-        and "Traceback" not in broken.stderr
-    )
-    assert not (tmp_path / "broken" / "correspond").exists()
+    command[5] = f"shards=[folder,{tmp_path / 'none'},{tmp_path / 'other'}]"
+    broken = scemae(*command, check=False)
+    assert broken.returncode == 1
+    assert "shards: failed" in broken.stderr and "Traceback" not in broken.stderr
+    assert not (tmp_path / "broken" / "pretrain").exists()
 
 
 @pytest.mark.parametrize(

@@ -161,9 +161,7 @@ class Rig:
         """Wait for the job to complete, and return its record."""
         record = self.ends(job_id, seconds)
         if record["JobState"] != "COMPLETED":
-            pytest.fail(
-                f"job {job_id} ended as {record['JobState']}:\n{self.log(job_id)[-5000:]}"
-            )
+            pytest.fail(f"job {job_id} ended as {record['JobState']}:\n{self.log(job_id)[-5000:]}")
         return record
 
     def ends(self, job_id: str, seconds: float = 90) -> dict[str, str]:
