@@ -142,11 +142,11 @@ def test_a_loss_that_is_no_number_is_rolled_back_skipped_declared_and_kept(shard
 def test_more_bad_steps_than_allowed_end_the_run(shards, tmp_path):
     processes = start_ranks(
         [*command(shards, "loop.max_skips=1"), f"run_dir={tmp_path / 'run'}"],
-        1,
+        2,
         folder=tmp_path / "out",
-        SCEMAE_FAULTS="nan@loss:step=4 nan@loss:step=7",
+        SCEMAE_FAULTS="nan@loss:step=4,rank=1 nan@loss:step=7,rank=0",
     )
-    assert wait_all(processes) == [1]
+    assert wait_all(processes) == [1, 1]
     assert re.search(
         "became nan on rank 0 at step 7; 1 steps were skipped before, loop.max_skips allows 1",
         output(tmp_path / "out"),
