@@ -215,6 +215,7 @@ def test_what_was_measured_survives_a_kill(world, tables, tmp_path):
         f"shards=[{world / 'shards' / 'celeba'}]",
         *FAST,
         "embedding.repeats=2",  # in two processes
+        "detection.limit=null",
         "floors=false",
     ]
     process = Started(words, tmp_path / "stdout", tmp_path / "stderr")
@@ -245,6 +246,7 @@ def test_a_missing_data_set_leaves_cells_that_say_why_and_any_vit_of_timm_is_a_r
         *FAST,
         "floors=false",
         "timm=[vit_tiny_patch16_224]",
+        "detection.kernel=3",
         "detection.limit=8",
     )
     rows = from_json((tmp_path / "out" / "tables.json").read_text()).rows

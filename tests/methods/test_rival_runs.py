@@ -34,7 +34,10 @@ def shards(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_moco_resumes_with_its_queue_momentum_encoder_and_statistics(shards, tmp_path):
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 0), (2, 2)])
+def test_moco_resumes_with_its_queue_momentum_encoder_and_statistics(
+    shards, tmp_path, ranks, zero_stage
+):
     command = [
         "pretrain",
         "method=moco",
@@ -42,12 +45,12 @@ def test_moco_resumes_with_its_queue_momentum_encoder_and_statistics(shards, tmp
         *FAST,
         "method.settings.queue=16",
         f"data.shards={shards}",
-        "runtime.zero_stage=2",
+        f"runtime.zero_stage={zero_stage}",
     ]
-    scemae(*command, f"run_dir={tmp_path / 'whole'}", ranks=2)
+    scemae(*command, f"run_dir={tmp_path / 'whole'}", ranks=ranks)
     again = resumed_from_the_middle(tmp_path / "whole", tmp_path / "again")
     before = losses(again)
-    assert "resumed at step 3" in scemae(*command, f"run_dir={again}", ranks=2).stdout
+    assert "resumed at step 3" in scemae(*command, f"run_dir={again}", ranks=ranks).stdout
     assert losses(again) == before and sorted(before) == [1, 2, 3, 4, 5, 6]
     first, second = (read_weights(committed(tmp_path / name)[-1]) for name in ("whole", "again"))
     assert first.keys() == second.keys() and all(
