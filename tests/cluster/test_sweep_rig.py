@@ -14,7 +14,7 @@ import pytest
 
 from scemae.sweep.trials import FINISHED, read_records
 from tests.rig.rig import Rig
-from tests.support import TINY, scemae, write_shards
+from tests.support import write_backbone, write_shards
 
 TRIALS = 8
 
@@ -31,18 +31,7 @@ def rig():
 def words(tmp_path_factory):
     """Settings of a tiny sweep: a random search of eight trials, about ten seconds each."""
     folder = tmp_path_factory.mktemp("sweep-rig")
-    shards, backbone = write_shards(folder / "shards", 48), folder / "mae"
-    scemae(
-        "pretrain",
-        *TINY,
-        f"run_dir={backbone}",
-        f"data.shards={shards}",
-        "optim.epochs=1",
-        "optim.warmup_epochs=0",
-        "optim.global_batch_size=24",
-        "loop.log_every=1",
-        "loop.save_every=1",
-    )
+    shards, backbone = write_shards(folder / "shards", 48), write_backbone(folder / "mae")
     return [
         f"correspond.backbone={backbone}",
         f"correspond.data.shards={shards}",
