@@ -6,7 +6,7 @@ features to both stages.
 
 It is `scemae tables` for one subject: the same plan and units (evaluation/measuring). Methods in
 their order: no motion, raw pixels, a random encoder, MAE features, + CARB; all on the same pairs
-and images. Writes results.json, pairs.npz (the pairs and their hash), matches.npz and
+and images. Writes results.json, pairs.npz (the pairs and their hash), matches.npz, contents.npz and
 detections.npz (predictions, for figures).
 """
 
@@ -34,11 +34,12 @@ from scemae.evaluation.landmarks import matching, regression
 from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
 from scemae.evaluation.landmarks.matching import ERROR_PARTS, MatchingErrors
 from scemae.evaluation.landmarks.pairs import Pairs, build_pairs, save_pairs
+from scemae.evaluation.landmarks.position import PARTS
 from scemae.evaluation.measuring.measure import regression_settings
 from scemae.evaluation.measuring.plan import MeasuringPlan, read_measured
 from scemae.evaluation.measuring.testsets import TestSet
-from scemae.evaluation.measuring.units import measure_units
-from scemae.evaluation.subjects import DETECTION, MATCHING, Line, Subject
+from scemae.evaluation.measuring.units import Arrays, measure_units
+from scemae.evaluation.subjects import CONTENT, DETECTION, MATCHING, PLACES, Line, Subject
 from scemae.files import disk
 from scemae.models.vit import Encoder
 from scemae.process.stop_signals import StopRequest
@@ -67,10 +68,11 @@ def main(config: EvaluateConfig) -> None:
             if plan.pairs is not None:
                 save_pairs(run_dir / "pairs.npz", plan.pairs)
         results: dict = {"precision": str(plan.dtype).removeprefix("torch."), "tf32": tf32.state()}
-        for test, name, gather in TESTS:
-            if name not in shards:
+        for test, gather in TESTS.items():
+            units = [unit for unit in plan.units if unit.test in (test, *NEEDED.get(test, ()))]
+            if not units:
                 continue
-            measure_units([unit for unit in plan.units if unit.test == test], generation, place)
+            measure_units(units, generation, place)
             if place.is_first:
                 results[test] = gather(config, plan, shards)
                 disk.write_json(run_dir / "results.json", results)
@@ -133,9 +135,11 @@ def as_tables(config: EvaluateConfig) -> TablesConfig:
     """The settings of `scemae tables` that measure the same."""
     tables: TablesConfig = load_config("tables", [f"seed={config.seed}", "run_dir=-"])
     tables.run_dir, tables.stride, tables.runtime = config.run_dir, config.stride, config.runtime
-    couples = config.matching.couples
+    asked = config.matching
     # One chunk: batches of couples must not depend on where a chunk ends, to the last bit.
-    tables.matching = TablesMatching(couples, config.matching.seed, chunk=couples)
+    tables.matching = TablesMatching(
+        asked.couples, asked.seed, asked.place_images, chunk=asked.couples
+    )
     shared = {one.name: getattr(config.detection, one.name) for one in fields(DetectionTest)}
     tables.detection = TablesDetection(
         **shared, benchmarks=[config.detection.benchmark], train_on={}, hold_out={}
@@ -204,6 +208,34 @@ def _comparisons(found: dict[str, MatchingErrors]) -> list[dict]:
     ]
 
 
+def gather_content(
+    config: EvaluateConfig, plan: MeasuringPlan, shards: dict[str, ShardSet]
+) -> dict:
+    """The position share of each method's features, and its errors on different faces by content
+    alone and by position alone; contents.npz gets all predictions.
+    """
+    errors: dict[str, Arrays] = {}
+    predicted: Arrays = {}
+    for one in read_measured(plan, CONTENT):
+        name = name_of(one.subject, one.line)
+        errors[name] = {part: one.values[f"{part}/different"] for part in PARTS}
+        predicted |= {f"{name}/{key}": value for key, value in one.arrays.items()}
+    places = {name_of(one.subject, one.line): one.arrays for one in read_measured(plan, PLACES)}
+    predicted |= {f"{name}/means": found["means"] for name, found in places.items()}
+    _save_arrays(Path(config.run_dir) / "contents.npz", predicted)
+    return {
+        "images": int(next(iter(places.values()))["images"]),
+        "train_shards": masked(config.detection.train or ""),
+        "methods": {
+            name: {
+                "position_share": float(found["share"]),
+                **{part: asdict(scores.bootstrap(errors[name][part])) for part in PARTS},
+            }
+            for name, found in places.items()
+        },
+    }
+
+
 def gather_detection(
     config: EvaluateConfig, plan: MeasuringPlan, shards: dict[str, ShardSet]
 ) -> dict:
@@ -242,12 +274,14 @@ def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
         save(file, **arrays)
 
 
-# Test, the shards it needs, and the function that gathers its results.
+# The functions that gather the results of each test.
 Gather = Callable[[EvaluateConfig, MeasuringPlan, dict[str, ShardSet]], dict]
-TESTS: tuple[tuple[str, str, Gather], ...] = (
-    (MATCHING, "matching", gather_matching),
-    (DETECTION, "test", gather_detection),
-)
+TESTS: dict[str, Gather] = {
+    MATCHING: gather_matching,
+    CONTENT: gather_content,
+    DETECTION: gather_detection,
+}
+NEEDED = {CONTENT: (PLACES,)}  # units of other tests that a test reads
 
 
 def table(results: dict) -> str:
@@ -261,6 +295,16 @@ def table(results: dict) -> str:
         ]
         lines += [
             f"  {name:16} {show(score['same']):>22} {show(score['different']):>22}"
+            for name, score in found["methods"].items()
+        ]
+    if found := results.get("content"):
+        lines += [
+            f"position and content: place means of {found['images']} training faces",
+            f"  {'':16} {'position share':>22} {'different, content':>22} {'position only':>22}",
+        ]
+        lines += [
+            f"  {name:16} {100 * score['position_share']:>20.0f} % {show(score['content']):>22} "
+            f"{show(score['position']):>22}"
             for name, score in found["methods"].items()
         ]
     if found := results.get("detection"):

@@ -31,6 +31,8 @@ from scemae.runs.lineage import locate, read_run
 
 # The tests.
 MATCHING, DETECTION, FEW_SHOT, EMBEDDING = "matching", "detection", "few-shot", "t-SNE"
+# Ours (PROTOCOL 7): the mean feature of each place, and matching with and without it.
+PLACES, CONTENT = "places", "content"
 LARGEST = 1 << 29  # bytes of features that one batch of the matching test may take
 OURS, RIVAL, REFERENCE, FLOOR = "ours", "rival", "reference", "floor"  # the roles of rows
 
@@ -49,6 +51,7 @@ class Line:
     hypercolumn: bool | None = None
     cluster: bool | None = None
     lcr: bool | None = None
+    prior: float = 0.0  # of landmarks.matching.match
 
 
 @dataclass
@@ -95,7 +98,9 @@ class Subject:
         return max(min(images // 3, LARGEST // largest), 1)
 
     def of(self, test: str) -> list[Line]:
-        """The lines of one test."""
+        """The lines of one test; those of places and content match by their features alone."""
+        if test in (PLACES, CONTENT):
+            return [line for line in self.lines if line.test == MATCHING and not line.prior]
         return [line for line in self.lines if line.test == test]
 
 
@@ -329,14 +334,18 @@ def of_timm(name: str, seed: int = 0) -> Subject:
 
 
 def floors(encoder: Encoder | None, seed: int) -> list[Subject]:
-    """Raw pixels, raw patches and, where an encoder is given, a random one of its shape."""
+    """Raw pixels, raw patches without and with a preference for near pixels and, where an encoder
+    is given, a random one of its shape.
+    """
     raw = Trunk(
         "", 0, 3, nn.Identity(), lambda frames, stride: [frames], lambda maps, side: maps[0]
     )
     width = 3 * matching.PATCH**2
+    patches: Head = lambda maps, side: matching.patches(maps[0])  # noqa: E731
     lines = [
         Line(MATCHING, 1, "raw pixels", 3, lambda maps, side: matching.pixels(maps[0])),
-        Line(MATCHING, 1, "raw 9x9 patches", width, lambda maps, side: matching.patches(maps[0])),
+        Line(MATCHING, 1, "raw 9x9 patches", width, patches),
+        Line(MATCHING, 1, "near 9x9 patches", width, patches, prior=matching.PRIOR),
     ]
     found = [Subject("", FLOOR, raw, "none", lines=lines)]
     if encoder is not None:

@@ -47,6 +47,23 @@ def test_features_of_any_length_match_by_angle_alone():
     assert torch.equal(match(source, target, points), match(source * 7, target * lengths, points))
 
 
+@pytest.mark.parametrize("prior", [1e-4, 1e-3, 1.0])
+def test_a_prior_subtracts_from_the_cosine_the_squared_distance_to_the_query(prior):
+    random = torch.Generator().manual_seed(0)
+    source, target = torch.randn(2, 2, 8, 24, 24, generator=random)
+    points = torch.rand(2, 4, 2, generator=random) * 100 - 2
+    large = [
+        F.interpolate(maps.double(), size=(96, 96), mode="bilinear", align_corners=False)
+        for maps in (source, target)
+    ]
+    rows, columns = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
+    for i, found in enumerate(match(source, target, points, prior)):
+        for (x, y), answer in zip(points[i].round().clamp(0, 95).long(), found, strict=True):
+            cosine = F.cosine_similarity(large[0][i, :, y, x][:, None, None], large[1][i], dim=0)
+            scores = cosine - prior * ((rows - y) ** 2 + (columns - x) ** 2)
+            assert int(scores.argmax()) == int(answer[1] * 96 + answer[0])
+
+
 def warped_places(frames, pairs, view: int):
     """The place in the original of each pixel of view 1 or 2: a perfect matcher's features."""
     line = torch.linspace(-0.5, 0.5, 136, dtype=torch.float64)

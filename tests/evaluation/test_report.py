@@ -20,6 +20,7 @@ from scemae.evaluation.landmarks import features
 from scemae.evaluation.landmarks.matching import match
 from scemae.evaluation.landmarks.pairs import DIFFERENT, SOURCE, load_pairs
 from scemae.evaluation.report import pictures, report
+from scemae.evaluation.report.source import chosen_couples
 from scemae.files import disk
 from scemae.methods import carb as carb_method
 from scemae.methods import mae as mae_method
@@ -32,7 +33,7 @@ from scemae.runs.checkpoints.tensor_file import write_tensors
 from scemae.runs.metrics_log import METRICS
 from tests.support import TINY, write_shards
 
-FACES = ["reconstructions", "attention", "similarity", "matches", "detections"]
+FACES = ["reconstructions", "attention", "position", "similarity", "matches", "detections"]
 
 
 def save_run(folder, settings, stage, module, state, **facts):
@@ -130,7 +131,8 @@ def test_evaluating_again_measures_nothing_and_gives_the_same_results(folder, tm
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "eval/measured").iterdir()}
     evaluate.main(evaluation_config(folder, tmp_path / "eval"))
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "eval/measured").iterdir()}
-    assert before == after and len(before) == 5  # matching of 3 subjects, detection of 2
+    # matching, place means and content of 3 subjects, detection of 2
+    assert before == after and len(before) == 11
     assert (tmp_path / "eval" / "results.json").read_text() == results
 
 
@@ -154,6 +156,18 @@ def test_the_numbers_are_those_of_the_results(folder, page):
             rf"<td>{re.escape(name)}</td>\s*<td class=\"n\"><b>{score['same']['mean']:.2f}</b>",
             page[0],
         )
+
+
+def test_the_page_says_what_the_features_know_without_their_place(folder, page):
+    found = json.loads((folder / "eval" / "results.json").read_text())["content"]
+    saved = np.load(folder / "eval" / "contents.npz")
+    assert list(found["methods"])[-2:] == ["MAE", "MAE + CARB"]
+    for name, score in found["methods"].items():
+        assert 0 <= score["position_share"] <= 1
+        assert f"<b>{100 * score['position_share']:.0f} %</b>" in page[0]
+        for part in ("content", "position"):
+            errors = saved[f"{name}/{part}/different"]
+            assert score[part]["mean"] == pytest.approx(errors.mean())
 
 
 def test_a_comparison_is_that_of_its_two_methods(folder, page):
@@ -187,7 +201,8 @@ def test_no_pictures_leaves_out_every_face(folder, tmp_path):
 def test_a_training_run_names_what_an_evaluation_would_add(folder, tmp_path):
     run_command(["report", str(folder / "mae"), "--out", str(tmp_path)])
     missing = json.loads((tmp_path / "report.json").read_text())["missing"]
-    assert set(missing) == {"matching", "detection", "similarity", "matches", "detections"}
+    tests, pictures = {"matching", "content", "detection"}, {"position", "similarity", "matches"}
+    assert set(missing) == tests | pictures | {"detections"}
     assert f"scemae evaluate run_dir=EVAL backbone={folder / 'mae'}" in missing["matching"]
     assert (tmp_path / "report.html").read_text().count("<img") == 2
 
@@ -268,7 +283,7 @@ def test_a_similarity_map_peaks_where_the_matcher_answers(folder):
 def test_the_couples_that_a_report_warps_again_are_those_of_the_evaluation(folder):
     source = source_of(folder)
     whole = load_pairs(folder / "eval" / "pairs.npz", source.frames(str(folder / "shards"), "mafl"))
-    chosen = pictures._chosen_couples(source)
+    chosen = chosen_couples(source)
     assert torch.equal(source.pairs.views, whole.views[chosen])
     assert torch.equal(source.pairs.landmarks, whole.landmarks[chosen])
 

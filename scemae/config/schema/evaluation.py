@@ -12,6 +12,9 @@ class MatchingTest:
 
     couples: int  # of images; each gives one pair of the same face and one of different faces
     seed: int  # of the choice of couples and of their warps
+    # training images whose mean feature at each place is taken, for content-only and position-only
+    # errors and the position share (ours, PROTOCOL 7); 0: not measured
+    place_images: int
 
 
 @dataclass

@@ -20,6 +20,7 @@ from scemae.evaluation.landmarks.pairs import DIFFERENT, SAME, SOURCE, Pairs
 
 BUDGET = 1 << 25  # bytes of upsampled target features at a time: more is slower on a CPU
 PATCH = 9  # side of the squares of `patches`
+PRIOR = 1e-3  # of the floor "near 9x9 patches": cosine lost per squared pixel of distance
 
 # Frames (b, 3, 136, 136) in [0, 1] to features (b, d, h, w) of the 96 crop, or to the input of
 # heads.
@@ -55,11 +56,14 @@ class MatchingErrors:
         return self.different * (INPUT / UNIT)
 
 
-def match(source_features: Tensor, target_features: Tensor, query_points: Tensor) -> Tensor:
+def match(
+    source_features: Tensor, target_features: Tensor, query_points: Tensor, prior: float = 0.0
+) -> Tensor:
     """Find query points (b, l, 2), x and y in pixels of the source's 96 crop, in the target's crop.
 
     source_features and target_features (b, d, h, w) cover the crop. Points are rounded and kept
-    inside the crop. Returns whole pixels (b, l, 2).
+    inside the crop. prior: subtracted from the cosine per squared pixel of distance from the query
+    (ours, PROTOCOL 7); 0 is the paper's matcher. Returns whole pixels (b, l, 2).
     """
     size = max(1, BUDGET // (4 * target_features.shape[1] * INPUT * INPUT))
     parts = zip(
@@ -68,7 +72,7 @@ def match(source_features: Tensor, target_features: Tensor, query_points: Tensor
         query_points.split(size),
         strict=True,
     )
-    return torch.cat([_match(*part) for part in parts])
+    return torch.cat([_match(*part, prior) for part in parts])
 
 
 def look_up(features: Tensor, points: Tensor) -> Tensor:
@@ -85,9 +89,19 @@ def look_up(features: Tensor, points: Tensor) -> Tensor:
     return found[..., 0].transpose(1, 2)
 
 
-def _match(source: Tensor, target: Tensor, points: Tensor) -> Tensor:
-    large = enlarge(target)
-    return nearest(look_up(source, points), large, large.norm(dim=1, keepdim=True).clamp_min(1e-12))
+def _match(source: Tensor, target: Tensor, points: Tensor, prior: float) -> Tensor:
+    queries, large = look_up(source, points), enlarge(target)
+    lengths = large.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    if not prior:
+        return nearest(queries, large, lengths)
+    return nearest(F.normalize(queries, dim=2), large, lengths, prior * squared_distances(points))
+
+
+def squared_distances(points: Tensor) -> Tensor:
+    """From points (b, l, 2), rounded and kept inside the crop, to each pixel: (b, l, 96 * 96)."""
+    line = torch.arange(INPUT, device=points.device, dtype=points.dtype)
+    x, y = points.round().clamp(0, INPUT - 1).unsqueeze(3).unbind(2)  # b l 1
+    return ((line - y).square().unsqueeze(3) + (line - x).square().unsqueeze(2)).flatten(2)
 
 
 def enlarge(features: Tensor) -> Tensor:
@@ -97,13 +111,17 @@ def enlarge(features: Tensor) -> Tensor:
     ).flatten(2)
 
 
-def nearest(queries: Tensor, large: Tensor, lengths: Tensor) -> Tensor:
+def nearest(
+    queries: Tensor, large: Tensor, lengths: Tensor, penalty: Tensor | None = None
+) -> Tensor:
     """The pixel (b, l, 2), x and y, with the highest cosine to each of queries (b, l, d).
 
     large: what `enlarge` returned; lengths (b, 1, 96 * 96): the norms of its features, above 0.
+    penalty (b, l, 96 * 96) is subtracted from the cosine; the queries then have length one.
     """
-    # The query's own length is left out: it changes no arg-max.
-    best = (queries @ large / lengths).argmax(dim=2)  # b l
+    # The query's own length is left out: without a penalty it changes no arg-max.
+    scores = queries @ large / lengths
+    best = (scores if penalty is None else scores - penalty).argmax(dim=2)  # b l
     return torch.stack([best % INPUT, best // INPUT], dim=2).float()
 
 
@@ -113,6 +131,7 @@ def matching_errors(
     pairs: Pairs,
     *,
     heads: Mapping[str, Head] | None = None,
+    priors: Mapping[str, float] | None = None,
     batch: int = 16,
     device: str | torch.device = "cpu",
     advance: Callable[[int], object] = lambda couples: None,
@@ -120,11 +139,11 @@ def matching_errors(
     """Match all pairs with the features of `extract`, `batch` couples (three views each) at a time.
 
     The features of each view are computed once and go through all `heads`, such as projectors
-    (None: the features as they are, under the name "features"). `advance(couples)` is called after
-    each batch. Raises ConfigError if `extract` returns no feature maps, CheckpointError if they are
-    not finite.
+    (None: the features as they are, under the name "features"). priors: of `match`, by head; 0
+    where none is given. `advance(couples)` is called after each batch. Raises ConfigError if
+    `extract` returns no feature maps, CheckpointError if they are not finite.
     """
-    heads = heads or {"features": lambda features: features}
+    heads, priors = heads or {"features": lambda features: features}, priors or {}
     answers: dict[str, list[Tensor]] = {name: [] for name in heads}
     for start in range(0, len(pairs), batch):
         views = pairs.views[start : start + batch].to(device)
@@ -132,8 +151,10 @@ def matching_errors(
         features = extract(views.flatten(0, 1).float() / 255)
         for name, head in heads.items():
             maps = checked(head(features), 3 * len(views)).unflatten(0, (-1, 3))
+            prior = priors.get(name, 0.0)
             found = [
-                match(maps[:, SOURCE], maps[:, target], points) for target in (SAME, DIFFERENT)
+                match(maps[:, SOURCE], maps[:, target], points, prior)
+                for target in (SAME, DIFFERENT)
             ]
             answers[name].append(torch.stack(found).cpu())
         advance(len(views))

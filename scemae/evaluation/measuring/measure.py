@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from scemae.evaluation.landmarks import regression
 from scemae.evaluation.landmarks.benchmarks import normalise_landmarks
 from scemae.evaluation.landmarks.embedding import sample_landmarks, tsne_silhouettes
 from scemae.evaluation.landmarks.feature_cache import Cached, cache_maps
+from scemae.evaluation.landmarks.features import Head
 from scemae.evaluation.landmarks.few_shot import few_shot_errors
 from scemae.evaluation.landmarks.few_shot_views import FewShotConfig
 from scemae.evaluation.landmarks.matching import ERROR_PARTS, matching_errors
@@ -33,6 +35,7 @@ from scemae.process.progress import progress_bar
 
 VERSION = 1  # to be raised when the same facts give other numbers
 NameRegressor = Callable[[Subject, Line, str], str]  # subject, line, benchmark -> file name
+Heads = dict[str, Head]  # by the name of their arrays
 
 
 class Measure:
@@ -53,15 +56,33 @@ class Measure:
 
     def matching_units(self, subject: Subject, pairs: Pairs) -> list[Unit]:
         """The matching test of one subject, in chunks of couples."""
-        chunk, lines = self.config.matching.chunk, subject.of(MATCHING)
-        facts = {"test": MATCHING, "pairs": pairs.hash, "stride": self.config.stride}
-        units = []
+
+        def heads() -> Heads:
+            return {line.name: line.head for line in subject.of(MATCHING)}
+
+        return self.units_of_couples(subject, pairs, MATCHING, heads)
+
+    def units_of_couples(
+        self,
+        subject: Subject,
+        pairs: Pairs,
+        test: str,
+        heads: Callable[[], Heads],
+        facts: dict[str, Any] | None = None,
+        needs: Path | None = None,
+    ) -> list[Unit]:
+        """Matching by the heads that `heads` makes when a unit is measured, in chunks of couples.
+
+        facts: what the errors depend on besides subject, pairs and stride; needs: as in `Unit`.
+        """
+        chunk, lines, units = self.config.matching.chunk, subject.of(test), []
+        known = {"test": test, "pairs": pairs.hash, "stride": self.config.stride, **(facts or {})}
         for start in range(0, len(pairs) if lines else 0, chunk):
             couples = range(start, min(start + chunk, len(pairs)))
-            path = self._path(subject, lines, {**facts, "chunk": chunk, "start": start})
-            work = partial(self._match, subject, lines, pairs, couples)
-            title = f"matching, {subject.title}"
-            units.append(Unit(path, title, work, len(couples), MATCHING, "mafl"))
+            path = self.path(subject, lines, {**known, "chunk": chunk, "start": start})
+            work = partial(self._match, subject, heads, pairs, couples)
+            title = f"{test}, {subject.title}"
+            units.append(Unit(path, title, work, len(couples), test, "mafl", needs))
         return units
 
     def benchmark_units(self, subject: Subject, name: str, data: TestSet) -> list[Unit]:
@@ -77,7 +98,7 @@ class Measure:
 
         def add(test: str, work: Callable[[list[Line], Advance], Arrays], settings: dict) -> None:
             if lines := subject.of(test):
-                path = self._path(subject, lines, {"test": test, **facts, **settings})
+                path = self.path(subject, lines, {"test": test, **facts, **settings})
                 title = f"{test}, {subject.title}, {data.benchmark.title}"
                 units.append(Unit(path, title, partial(work, lines), 0, test, name))
 
@@ -100,12 +121,13 @@ class Measure:
 
     def _tsne_unit(self, subject: Subject, line: Line, vectors: Path, facts: dict) -> Unit:
         settings = asdict(self.config.embedding)
-        path = self._path(subject, [line], {"test": "repeats", **facts, **settings})
+        path = self.path(subject, [line], {"test": "repeats", **facts, **settings})
         title = f"{EMBEDDING}, {subject.title} {line.name}"
         work = partial(self._embed, line, vectors)
         return Unit(path, title, work, self.config.embedding.repeats, EMBEDDING, "mafl", vectors)
 
-    def _path(self, subject: Subject, lines: list[Line], facts: dict) -> Path:
+    def path(self, subject: Subject, lines: list[Line], facts: dict) -> Path:
+        """The file of a unit: its name is a hash of all that the unit's arrays depend on."""
         known = {
             "version": VERSION,
             "weights": subject.digest,
@@ -116,7 +138,12 @@ class Measure:
         return self.folder / f"{disk.json_digest(known)[:20]}.npz"
 
     def _match(
-        self, subject: Subject, lines: list[Line], pairs: Pairs, couples: range, advance: Advance
+        self,
+        subject: Subject,
+        heads: Callable[[], Heads],
+        pairs: Pairs,
+        couples: range,
+        advance: Advance,
     ) -> Arrays:
         subject.to(self.device, self.dtype)
         trunk, stride = subject.trunk, self.config.stride
@@ -127,7 +154,8 @@ class Measure:
             replace(pairs, views=pairs.views[chosen], landmarks=pairs.landmarks[chosen]),
             batch=subject.couples_at_once(self.config.runtime.batch_size, side),
             device=self.device,
-            heads={line.name: partial(_apply_head, line, side) for line in lines},
+            heads={name: partial(_apply_head, head, side) for name, head in heads().items()},
+            priors={line.name: line.prior for line in subject.of(MATCHING)},
             advance=advance,
         )
         return {
@@ -288,5 +316,5 @@ def regression_settings(detection: TablesDetection, seed: int) -> RegressionConf
     )
 
 
-def _apply_head(line: Line, side: int, maps: list[torch.Tensor]) -> torch.Tensor:
-    return line.head(maps, side)
+def _apply_head(head: Head, side: int, maps: list[torch.Tensor]) -> torch.Tensor:
+    return head(maps, side)

@@ -5,7 +5,7 @@ Making a plan opens all runs and shards, so that what is wrong with them is repo
 first unit begins.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,12 @@ from scemae.config.schema.evaluation import TablesConfig
 from scemae.distributed.process_group import Place, precision
 from scemae.evaluation.landmarks.matching import MatchingErrors
 from scemae.evaluation.landmarks.pairs import KINDS, Pairs
+from scemae.evaluation.landmarks.position import PARTS
+from scemae.evaluation.measuring.content import content_units
 from scemae.evaluation.measuring.measure import Measure, NameRegressor
 from scemae.evaluation.measuring.testsets import TestSet
 from scemae.evaluation.measuring.units import Arrays, Unit, read_unit
-from scemae.evaluation.subjects import DETECTION, FEW_SHOT, MATCHING, Line, Subject
+from scemae.evaluation.subjects import CONTENT, DETECTION, FEW_SHOT, MATCHING, PLACES, Line, Subject
 
 
 def title_of_line(subject: Subject, line: Line, benchmark: str) -> str:
@@ -53,6 +55,8 @@ class MeasuringPlan:
         units = []
         if self.pairs is not None:
             units += self.measure.matching_units(subject, self.pairs)
+            if (faces := self.data.get("mafl")) and faces.train is not None:
+                units += content_units(self.measure, subject, self.pairs, faces)
         for name, data in self.data.items():
             units += self.measure.benchmark_units(subject, name, data)
         return units
@@ -87,18 +91,24 @@ def read_measured(plan: MeasuringPlan, test: str) -> Iterator[MeasuredLine]:
         mine = [unit for unit in units if unit.test == test]
         for line in subject.of(test) if mine else []:
             if test == MATCHING:
-                values, arrays = _read_matching(mine, line)
+                values, arrays = _read_matching(mine, line, KINDS)
+            elif test == CONTENT:
+                values, arrays = _read_matching(mine, line, [f"{part}/different" for part in PARTS])
+            elif test == PLACES:
+                values, arrays = {}, _of_line(read_unit(mine[0]), line)
             else:
                 values, arrays = _read_benchmarks(plan, mine, line)
             if arrays:
                 yield MeasuredLine(subject, line, values, arrays)
 
 
-def _read_matching(units: list[Unit], line: Line) -> tuple[Arrays, Arrays]:
-    """Errors by kind, and all arrays, of the chunks in their order."""
+def _read_matching(units: list[Unit], line: Line, names: Sequence[str]) -> tuple[Arrays, Arrays]:
+    """The errors of each couple by the names of their arrays, and all arrays, of the chunks in
+    their order.
+    """
     parts = [_of_line(read_unit(unit), line) for unit in units]
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return {kind: arrays[kind].mean(axis=1) for kind in KINDS}, arrays
+    return {name: arrays[name].mean(axis=1) for name in names}, arrays
 
 
 def _read_benchmarks(plan: MeasuringPlan, units: list[Unit], line: Line) -> tuple[Arrays, Arrays]:

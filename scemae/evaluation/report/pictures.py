@@ -5,150 +5,46 @@ Where a picture cannot be made, the page says why; numbers never depend on one. 
 w) in [0, 1].
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import cast
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from torch import Tensor, nn
+from torch import Tensor
 
-from scemae.config.load import load_config
 from scemae.config.locations import masked
 from scemae.config.schema.training import Carb
 from scemae.data.augment import MEAN, STD, normalise
-from scemae.data.decode import decode
-from scemae.data.geometry import CROP, FRAME, INPUT
-from scemae.data.storage.shard_set import ShardSet, open_shards
+from scemae.data.geometry import CROP, INPUT
 from scemae.errors import DataError, RunFolderError
 from scemae.evaluation import drawing
-from scemae.evaluation.evaluate import CARB, MAE
 from scemae.evaluation.landmarks import features
 from scemae.evaluation.landmarks.benchmarks import (
-    Frames,
     denormalise_landmarks,
     find_benchmark,
-    load_frames,
     normalise_landmarks,
 )
 from scemae.evaluation.landmarks.embedding import spread
-from scemae.evaluation.landmarks.pairs import DIFFERENT, SOURCE, Pairs, warp_views
+from scemae.evaluation.landmarks.pairs import DIFFERENT, SOURCE, Pairs
+from scemae.evaluation.landmarks.position import PARTS, split_features
 from scemae.evaluation.landmarks.regression import iod_errors
 from scemae.evaluation.report import face_figures
 from scemae.evaluation.report.face_figures import AttentionMaps, Reconstruction
-from scemae.files import arrays, documents
-from scemae.methods import registry
+from scemae.evaluation.report.source import (
+    OTHER_SAMPLES,
+    Source,
+    best_median_worst,
+    chosen_couples,
+    saved_matches,
+)
 from scemae.methods.carb import selection_options
-from scemae.methods.mae import load_autoencoder
 from scemae.models import losses
 from scemae.models.carb import select, third
 from scemae.models.mae import MaskedAutoencoder
 from scemae.models.vit import Encoder, patchify, unpatchify
 
-FACES = 6  # in the pictures of reconstructions and attention
-OTHER_SAMPLES = (
-    "{}: holds other samples than those that were evaluated; put those back, or run "
-    "`scemae evaluate` again"
-)
 QUERIES = (0, 2, 3)  # landmarks of the similarity maps: left eye, nose, left corner of the mouth
-
-
-@dataclass
-class Source:
-    """The runs and shards behind the pictures; each part is loaded when first needed."""
-
-    run_dir: Path
-    results: dict  # of results.json; empty for a run of training
-    backbone: Path | None  # checkpoints
-    projector: Path | None
-    absent: dict[str, str]  # why there is no "backbone", "matching" or "detection", in a sentence
-    carb: dict | None  # settings of stage 2; None: the paper's
-    shards: str  # faces to show
-    cache_dir: str | None
-    stride: int
-    may_copy: bool = True  # shards named by a URL may be copied into cache_dir
-    _frames: dict[tuple, Frames] = field(default_factory=dict)
-
-    def _open(self, location: str) -> ShardSet:
-        return open_shards(location, self.cache_dir, may_copy=self.may_copy)
-
-    @cached_property
-    def autoencoder(self) -> MaskedAutoencoder:
-        if self.backbone is None:
-            raise RunFolderError(self.absent["backbone"])
-        return load_autoencoder(self.backbone)[0].eval().requires_grad_(False)
-
-    @cached_property
-    def heads(self) -> dict[str, nn.Module]:
-        """Identity for the backbone's features, and the projector where there is one."""
-        heads: dict[str, nn.Module] = {MAE: nn.Identity()}
-        if self.projector is not None and self.backbone is not None:
-            encoder = self.autoencoder.encoder
-            trained = registry.load_stage_2(self.projector, self.backbone, encoder)
-            heads[CARB] = cast(nn.Module, trained.module.projector)
-        return heads
-
-    @cached_property
-    def settings(self) -> Carb:
-        if self.carb:
-            return documents.convert(
-                self.carb, Carb, f"{self.run_dir}: the settings of carb", error=RunFolderError
-            )
-        eta = 0.25 if self.autoencoder.encoder.width == 768 else 0.1  # paper 4: B, and T and S
-        return load_config("correspond", ["run_dir=-", "backbone=-", f"carb.eta={eta}"]).carb
-
-    @cached_property
-    def faces(self) -> tuple[Tensor, list[str]]:
-        encoder = self.autoencoder.encoder
-        return decode_faces(self._open(self.shards), encoder.grid * encoder.patch_size)
-
-    def frames(self, location: str, benchmark: str, limit: int | None = None) -> Frames:
-        """Evaluation frames, cached for the other pictures."""
-        shards = self._open(location)
-        key = location, benchmark, min(limit or len(shards), len(shards))
-        if key not in self._frames:
-            self._frames[key] = load_frames(shards, find_benchmark(benchmark), limit=limit)
-        return self._frames[key]
-
-    @cached_property
-    def pairs(self) -> Pairs:
-        """The couples of `_chosen_couples`, warped again by the warps in pairs.npz."""
-        found = self.part("matching")
-        saved = self.arrays("pairs.npz", ["seed", "keys", "warps", "landmarks"])
-        frames = self.frames(found["shards"], "mafl", limit=2 * found["couples"])
-        where = {key: i for i, key in enumerate(frames.keys)}
-        rows = [2 * couple + i for couple in _chosen_couples(self) for i in (0, 1)]
-        keys = saved["keys"][rows].tolist()
-        digest = self._open(found["shards"]).manifest.digest()
-        if digest != found["data_digest"] or set(keys) - set(where):
-            raise DataError(OTHER_SAMPLES.format(masked(found["shards"])))
-        chosen, warps = [where[key] for key in keys], torch.from_numpy(saved["warps"][rows])
-        first, second, points_1, points_2 = warp_views(
-            frames.images[chosen], frames.landmarks[chosen], warps
-        )
-        views, landmarks = (
-            torch.stack([one[0::2], two[0::2], two[1::2]], dim=1)
-            for one, two in ((first, second), (points_1, points_2))
-        )
-        return Pairs(int(saved["seed"]), keys, warps, views, landmarks, 0)
-
-    def part(self, name: str) -> dict:
-        """The results of "matching" or "detection". Raises RunFolderError if the run has none."""
-        if name not in self.results:
-            raise RunFolderError(self.absent[name])
-        return self.results[name]
-
-    def arrays(self, name: str, wanted: list[str] | None = None) -> dict[str, np.ndarray]:
-        """The wanted (or all) arrays of an .npz file of evaluate. Raises RunFolderError where they
-        are not there.
-        """
-        return arrays.read(
-            self.run_dir / name, wanted, error=RunFolderError, remedy="run `scemae evaluate` again"
-        )
 
 
 def _reconstructions(source: Source) -> tuple[str, dict]:
@@ -179,14 +75,29 @@ def _attention(source: Source) -> tuple[str, dict]:
 
 
 def _similarity(source: Source) -> tuple[str, dict]:
+    return _draw_maps(source, source.heads)
+
+
+def _position(source: Source) -> tuple[str, dict]:
+    """Where the last method finds points by its whole features, their content and their place."""
+    name = list(source.part("content")["methods"])[-1]
+    if name not in source.heads:
+        raise RunFolderError(source.absent["backbone"])
+    whole = source.heads[name]
+    means = torch.from_numpy(source.arrays("contents.npz", [f"{name}/means"])[f"{name}/means"])
+
+    def part_of(part: str) -> Callable[[Tensor], Tensor]:
+        return lambda maps: split_features(whole(maps), means, part)
+
+    return _draw_maps(source, {name: whole} | {f"{part} only": part_of(part) for part in PARTS})
+
+
+def _draw_maps(source: Source, heads: Mapping[str, Callable[[Tensor], Tensor]]) -> tuple[str, dict]:
+    """Three landmarks of the median couple's reference, searched for on the other face."""
     pairs, encoder, queries = source.pairs, source.autoencoder.encoder, list(QUERIES)
     couple = len(pairs) // 2  # the median one
-    maps = {
-        name: value[queries]
-        for name, value in similarity_maps(
-            source.heads, encoder, pairs, couple, source.stride
-        ).items()
-    }
+    found = similarity_maps(heads, encoder, pairs, couple, source.stride)
+    maps = {name: value[queries] for name, value in found.items()}
     shares = {name: spread(value) for name, value in maps.items()}
     reference, target = (_crop(pairs.views[couple, view]) for view in (SOURCE, DIFFERENT))
     query, truth = (
@@ -194,7 +105,7 @@ def _similarity(source: Source) -> tuple[str, dict]:
     )
     image = drawing.similarity(reference, target, query, truth, maps, shares)
     return image, {
-        "couple": _chosen_couples(source)[couple],
+        "couple": chosen_couples(source)[couple],
         "landmarks": queries,
         "share_above_middle": shares,
     }
@@ -202,7 +113,7 @@ def _similarity(source: Source) -> tuple[str, dict]:
 
 def _matches(source: Source) -> tuple[str, dict]:
     pairs, methods = source.pairs, list(source.part("matching")["methods"])
-    saved, chosen = _saved_matches(source), _chosen_couples(source)
+    saved, chosen = saved_matches(source), chosen_couples(source)
     rows = [
         (
             *(_crop(views[view]) for view in (SOURCE, DIFFERENT)),
@@ -221,25 +132,6 @@ def _matches(source: Source) -> tuple[str, dict]:
         "methods": methods,
         "errors": errors,
     }
-
-
-def _saved_matches(source: Source) -> dict[str, np.ndarray]:
-    return source.arrays(
-        "matches.npz",
-        [
-            f"{name}/{part}"
-            for name in source.part("matching")["methods"]
-            for part in ("different", "different_predicted")
-        ],
-    )
-
-
-def _chosen_couples(source: Source) -> list[int]:
-    """The best, the median and the worst couple of the last method in the ladder, on different
-    identities.
-    """
-    last = list(source.part("matching")["methods"])[-1]
-    return best_median_worst(_saved_matches(source)[f"{last}/different"].mean(axis=1))
 
 
 def _detections(source: Source) -> tuple[str, dict]:
@@ -282,29 +174,11 @@ def _crop(frames: Tensor) -> Tensor:
 PICTURES: dict[str, Callable[[Source], tuple[str, dict]]] = {
     "reconstructions": _reconstructions,
     "attention": _attention,
+    "position": _position,
     "similarity": _similarity,
     "matches": _matches,
     "detections": _detections,
 }
-
-
-def decode_faces(shards: ShardSet, size: int, wanted: int = FACES) -> tuple[Tensor, list[str]]:
-    """`wanted` faces spread over `shards`, the central `size` pixels of their 136 frame, and their
-    keys.
-
-    Raises ShardError where a sample cannot be read, DataError where it is no image.
-    """
-    chosen = sorted({i * (len(shards) - 1) // (wanted - 1) for i in range(wanted)})
-    try:
-        frames = np.stack([decode(shards.jpeg(i), FRAME) for i in chosen])
-    except ValueError as error:
-        raise DataError(
-            f"{shards.folder}: holds something that is no image ({error}); give other shards"
-        ) from error
-    margin = (FRAME - size) // 2
-    images = rearrange(torch.from_numpy(frames), "b h w c -> b c h w").float() / 255
-    cropped = images[..., margin : margin + size, margin : margin + size]
-    return cropped, [shards.keys[i] for i in chosen]
 
 
 @torch.no_grad()
@@ -350,7 +224,11 @@ def attend(encoder: Encoder, images: Tensor, carb: Carb) -> AttentionMaps:
 
 @torch.no_grad()
 def similarity_maps(
-    heads: dict[str, nn.Module], encoder: Encoder, pairs: Pairs, couple: int, stride: int
+    heads: Mapping[str, Callable[[Tensor], Tensor]],
+    encoder: Encoder,
+    pairs: Pairs,
+    couple: int,
+    stride: int,
 ) -> dict[str, Tensor]:
     """The cosine of each source landmark with each pixel of the other person's face, (l, 96, 96)
     per head.
@@ -367,12 +245,3 @@ def similarity_maps(
         source, target = F.normalize(large, dim=1)
         found[name] = torch.einsum("dl,dhw->lhw", source[:, y, x], target)
     return found
-
-
-def best_median_worst(errors: np.ndarray, each: int = 1) -> list[int]:
-    """Rows of the `each` smallest, middle and largest errors (n,), in ascending order."""
-    order = np.argsort(errors, kind="stable")
-    if len(order) <= 3 * each:
-        return order.tolist()
-    middle = (len(order) - each) // 2
-    return np.concatenate([order[:each], order[middle : middle + each], order[-each:]]).tolist()

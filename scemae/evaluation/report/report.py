@@ -16,8 +16,9 @@ from scemae.config.values import given_path
 from scemae.errors import RunFolderError, ScemaeError
 from scemae.evaluation.page import html_page
 from scemae.evaluation.report import curves
-from scemae.evaluation.report.pictures import PICTURES, Source
+from scemae.evaluation.report.pictures import PICTURES
 from scemae.evaluation.report.recipe import paper_numbers, recipe
+from scemae.evaluation.report.source import Source
 from scemae.files import disk, ownership
 from scemae.runs import goodput
 from scemae.runs.checkpoints import checkpoint
@@ -41,6 +42,7 @@ detected landmarks; where the time of each training run went; command, commit, s
 machine of each run. Shards and training runs are searched for where the run's provenance.json says,
 and training runs also beside RUN. The page names what was not found, with the command for it.
 """
+TESTS = ("matching", "content", "detection")  # parts of results.json
 NAMES = {
     "evaluate": "Evaluation",
     "pretrain": "Stage 1, pretraining",
@@ -110,7 +112,7 @@ def gather(run_dir: Path, *, with_pictures: bool = True) -> tuple[dict, dict[str
     runs, missing = related(run)
     results = read_results(run)
     absent = reasons(run, runs, missing)
-    missing |= {name: absent[name] for name in ("matching", "detection") if name not in results}
+    missing |= {name: absent[name] for name in TESTS if name not in results}
     defaults = {
         stage: flatten(load_config(stage, REQUIRED[stage] + method_of(one)))
         for stage, one in runs.items()
@@ -202,7 +204,7 @@ def show(source: Source) -> Shown:
 def reasons(
     run: RecordedRun, runs: dict[str, RecordedRun], missing: dict[str, str]
 ) -> dict[str, str]:
-    """Why a page may lack a backbone, matching or detection, and the command that makes it."""
+    """Why a page may lack a backbone or the results of a test, and the command that makes them."""
     backbone, projector = (
         shlex.quote(str(runs[stage].folder)) if stage in runs else "RUN"
         for stage in ("pretrain", "correspond")
@@ -216,6 +218,8 @@ def reasons(
     return {
         "matching": f"{run.folder} has no matching results: {command} matching.shards=SHARDS`, "
         f"{then}",
+        "content": f"{run.folder} has no errors by content alone: {command} "
+        f"matching.shards=SHARDS detection.train=SHARDS detection.test=SHARDS`, {then}",
         "detection": f"{run.folder} has no detection results: {command} detection.train=SHARDS "
         f"detection.test=SHARDS`, {then}",
         "backbone": missing.get("the run of pretrain", no_backbone),

@@ -1,4 +1,6 @@
-"""Records of measured rows, the facts of the paper's four tables, and tables.json."""
+"""Records of measured rows, the facts of the paper's four tables and one of ours, and
+tables.json.
+"""
 
 import json
 import math
@@ -83,18 +85,19 @@ class Tables:
 
 @dataclass(frozen=True)
 class Spec:
-    """The facts of one table of the paper."""
+    """The facts of one table: 1 to 4 are the paper's, 5 is ours (PROTOCOL 7)."""
 
     number: int
     title: str
-    section: str  # of the paper
-    measure: str  # smaller is better in all four
+    section: str | None  # of the paper; None: ours
+    measure: str  # smaller is better in all of the paper's
     unit: str
     columns: dict[str, str]  # head by name
     benchmarks: tuple[str, ...]  # whose test images are used
     headline: str  # the column that a summary quotes
     is_by_dim: bool = False  # one group per feature dimension; else one group
     marks: tuple[str, ...] = ()  # fields of Row in columns of yes and no
+    unranked: tuple[str, ...] = ()  # columns of which less is not better
     has_parameters: bool = True
     # PROTOCOL 8, rule 2
     facts: tuple[str, ...] = ("unit", "warping", "stride", "seed", "pairs_hash", "exclusions")
@@ -158,6 +161,24 @@ SPECS = {
         marks=("cluster", "lcr"),
         has_parameters=False,
     ),
+    5: Spec(
+        number=5,
+        title="Position and content of the features",
+        section=None,
+        measure="Mean pixel error on a different identity, and the share of the features' variance "
+        "that their place explains",
+        unit="px",
+        columns={
+            "different": "All",
+            "content": "Content only",
+            "position": "Position only",
+            "share": "Position share (%)",
+        },
+        benchmarks=("mafl",),
+        headline="content",
+        has_parameters=False,
+        unranked=("position", "share"),
+    ),
 }
 
 
@@ -207,7 +228,7 @@ def check(tables: Tables) -> None:
             )
         for name, cell in row.cells.items():
             _check_finite(f"table {row.table}, {label(row)}, {name}", cell)
-            is_unknown = row.table in (1, 4) and name not in SPECS[row.table].columns
+            is_unknown = row.table in (1, 4, 5) and name not in SPECS[row.table].columns
             if is_unknown or row.table == 3 and not name.isdigit():
                 raise RunFolderError(
                     f"table {row.table}, {label(row)}: found the column {name!r}, needed one of "

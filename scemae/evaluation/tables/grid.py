@@ -4,7 +4,7 @@ typeset.py and tables.html print what is laid out here.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from scemae.config.dotted import flatten
@@ -56,7 +56,7 @@ class Grid:
 
 
 def lay_out(tables: Tables, number: int) -> Grid:
-    """Table `number` of the paper; rows keep their order within each group, floors come last."""
+    """Table `number`; rows keep their order within each group, floors come last."""
     spec = SPECS[number]
     rows = [row for row in tables.rows if row.table == number]
     titles = _columns(spec, rows, tables)
@@ -66,7 +66,7 @@ def lay_out(tables: Tables, number: int) -> Grid:
         for title, members in _groups(spec, rows)
     ]
     for _, lines in groups:
-        _rank([line for line in lines if line.row.role != "floor"])
+        _rank([line for line in lines if line.row.role != "floor"], titles, spec.unranked)
     columns = []
     for i, (name, head) in enumerate(titles.items()):
         subset = _benchmark(tables, name).get("subset") if number == 2 else None
@@ -199,11 +199,13 @@ def _letters(i: int) -> str:
     return (_letters(i // 26 - 1) if i >= 26 else "") + "abcdefghijklmnopqrstuvwxyz"[i % 26]
 
 
-def _rank(lines: list[GridRow]) -> None:
+def _rank(lines: list[GridRow], columns: Iterable[str], unranked: tuple[str, ...]) -> None:
     """Mark the best and second best of each column, rounded as printed. A single number has no
     rank.
     """
-    for entries in zip(*(line.entries for line in lines), strict=True):
+    for name, *entries in zip(columns, *(line.entries for line in lines), strict=bool(lines)):
+        if name in unranked:
+            continue
         shown = [(one, round(one.cell.mean, 2)) for one in entries if one.cell.mean is not None]
         if len(shown) > 1:
             best = sorted({value for _, value in shown})[:2]

@@ -1,6 +1,7 @@
 """From measured arrays to the rows of tables: cells with intervals, differences, departures."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,18 @@ from scemae.evaluation import protocol, scores
 from scemae.evaluation.landmarks import matching, regression
 from scemae.evaluation.landmarks.benchmarks import benchmark_names, find_benchmark
 from scemae.evaluation.landmarks.pairs import KINDS
+from scemae.evaluation.landmarks.position import PARTS
 from scemae.evaluation.measuring.plan import MeasuredLine, MeasuringPlan, read_measured
-from scemae.evaluation.subjects import DETECTION, EMBEDDING, FEW_SHOT, FLOOR, MATCHING, OURS
+from scemae.evaluation.subjects import (
+    CONTENT,
+    DETECTION,
+    EMBEDDING,
+    FEW_SHOT,
+    FLOOR,
+    MATCHING,
+    OURS,
+    PLACES,
+)
 from scemae.evaluation.tables import figure_data
 from scemae.evaluation.tables.cells import Cell, Difference, Row, Tables, label
 from scemae.runs import run_folder
@@ -31,6 +42,7 @@ def make_tables(plan: MeasuringPlan) -> Tables:
         (_row(plan, one), one) for test in (MATCHING, DETECTION, FEW_SHOT) for one in found[test]
     ]
     measured += [(_row(plan, one, table=4), one) for one in _whole_method(found[MATCHING])]
+    measured += _content_rows(plan, found[MATCHING])
     tables = Tables(
         [*_floor_rows(plan), *(row for row, _ in measured)],
         list(_differences(measured, plan.config.seed)),
@@ -53,6 +65,8 @@ def _row(plan: MeasuringPlan, one: MeasuredLine, *, table: int | None = None) ->
         name += f" ({word})"
     if table == 2 and line.name == "raw":
         name += ", stage 1 alone"
+    if table == 5 and line.table == 4:  # else several rows would have one name
+        name += f", {line.name}"
     return Row(
         table,
         name,
@@ -69,6 +83,24 @@ def _row(plan: MeasuringPlan, one: MeasuredLine, *, table: int | None = None) ->
     )
 
 
+def _content_rows(
+    plan: MeasuringPlan, matched: list[MeasuredLine]
+) -> Iterator[tuple[Row, MeasuredLine]]:
+    """Table 5: each row that matches, with its errors by content and by position alone."""
+    places = {(one.subject.digest, one.line.name): one for one in read_measured(plan, PLACES)}
+    parts = {(one.subject.digest, one.line.name): one for one in read_measured(plan, CONTENT)}
+    for one in matched:
+        key = one.subject.digest, one.line.name
+        if key in parts:
+            values = {part: parts[key].values[f"{part}/different"] for part in PARTS}
+            values = {"different": one.values["different"], **values}
+            row = _row(plan, replace(one, values=values), table=5)
+            found = places[key].arrays
+            row.cells["share"] = Cell(100 * float(found["share"]), n=int(found["images"]))
+            compared = {name: values[name] for name in ("different", "content")}
+            yield row, replace(one, values=compared)
+
+
 def _cell(values: np.ndarray, seed: int) -> Cell:
     if values.ndim == 2:  # seeds, images
         means = values.mean(axis=1)
@@ -83,10 +115,11 @@ def _cell(values: np.ndarray, seed: int) -> Cell:
 
 
 def columns(plan: MeasuringPlan, table: int) -> list[str]:
-    """The columns of one of the paper's tables."""
+    """The columns of one table."""
     return {
         1: list(KINDS),
         4: list(KINDS),
+        5: ["different", *PARTS, "share"],
         2: benchmark_names(),
         3: list(map(str, plan.config.few_shot.counts)),
     }[table]
@@ -94,7 +127,7 @@ def columns(plan: MeasuringPlan, table: int) -> list[str]:
 
 def _why(plan: MeasuringPlan, table: int, column: str) -> str:
     """Why a cell is empty, and what would fill it."""
-    name = {1: "mafl", 4: "mafl", 2: column, 3: plan.config.few_shot.benchmark}[table]
+    name = {2: column, 3: plan.config.few_shot.benchmark}.get(table, "mafl")
     if name in plan.missing:
         return plan.missing[name]
     if plan.data[name].train is None:

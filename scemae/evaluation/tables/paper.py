@@ -13,10 +13,11 @@ BASELINE = "Baseline"  # Table 4's name for SCE-MAE's features without clusterin
 
 @cache
 def paper_rows(number: int) -> tuple[Row, ...]:
-    """The paper's own rows of Table `number` (paper.yaml); `model` or `dim` is "" or None where it
-    is not known.
+    """The paper's own rows of Table `number` (paper.yaml), none of a table of ours; `model` or
+    `dim` is "" or None where it is not known.
     """
-    return tuple(_paper_row(number, found) for found in _paper()["tables"][number]["rows"])
+    known = _paper()["tables"].get(number, {"rows": ()})
+    return tuple(_paper_row(number, found) for found in known["rows"])
 
 
 def paper_notes(number: int) -> list[str]:

@@ -113,7 +113,8 @@ def _markdown_entry(entry: GridCell) -> str:
 
 
 def _markdown_table(tables: Tables, grid: Grid) -> str:
-    title = f"## Table {grid.spec.number}. {grid.spec.title}{_reduced(tables)}"
+    owner = "" if grid.spec.section else " (ours, not the paper's)"
+    title = f"## Table {grid.spec.number}. {grid.spec.title}{owner}{_reduced(tables)}"
     if grid.empty:
         return f"{title}\n\nNot shown: {grid.empty}."
     heads = _heads(grid)
@@ -184,7 +185,8 @@ def _markdown_rest(tables: Tables) -> str:
 
 
 def _latex_table(tables: Tables, grid: Grid) -> str:
-    title = f"Table {grid.spec.number} of the paper: {grid.spec.title}{_reduced(tables)}"
+    owner = "of the paper" if grid.spec.section else "(ours)"
+    title = f"Table {grid.spec.number} {owner}: {grid.spec.title}{_reduced(tables)}"
     if grid.empty:
         return f"\\par\\noindent\\emph{{{escape(title)}.}} {escape(grid.empty)}.\\par\n"
     caption = escape(f"{title}. {_caption(grid, 'Best and second best, bold and underlined,')}")
@@ -256,6 +258,8 @@ def _plain(character: str) -> str:
 
 def _caption(grid: Grid, ranks: str) -> str:
     spread = "" if grid.spec.number == 3 else " with 95 % intervals"
+    if grid.spec.section is None:
+        return f"{grid.spec.measure}{spread}; less error is better. {ranks} of each group."
     return (
         f"{grid.spec.measure}{spread}; less is better. {ranks} of each group; section "
         f"{grid.spec.section} of the paper."
