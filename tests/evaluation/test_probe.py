@@ -15,18 +15,14 @@ from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.launchers import NAMES
 from scemae.distributed.process_group import process_group
 from scemae.errors import ConfigError
+from scemae.evaluation.landmarks import probe as probe_module
+from scemae.evaluation.landmarks import probe_errors
 from scemae.evaluation.landmarks.benchmarks import Frames, find_benchmark, load_frames
 from scemae.evaluation.landmarks.features import vit_trunk
-from scemae.evaluation.landmarks.matching import matching_errors
-from scemae.evaluation.landmarks.pairs import SAME, SOURCE, build_pairs, render_pairs
-from scemae.evaluation.landmarks.probe import (
-    Probe,
-    choose_couples,
-    draw_warps,
-    grid_points,
-    match_couples,
-    score,
-)
+from scemae.evaluation.landmarks.matching import match, matching_errors
+from scemae.evaluation.landmarks.pairs import DIFFERENT, SAME, SOURCE, build_pairs, render_pairs
+from scemae.evaluation.landmarks.probe import Probe, choose_couples, draw_warps, grid_points
+from scemae.evaluation.landmarks.probe_errors import ContentMatches, match_couples, score
 from scemae.files.mapped_arrays import read_arrays
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
@@ -226,6 +222,31 @@ def gridded(couples):
     )
 
 
+def scored(maps, truth):
+    """The errors of maps (c, 3, d, 96, 96) on points (c, 3, 5 + g, 2) of the crop."""
+    by_content = ContentMatches()
+    by_content.add(maps, truth[:, SOURCE, :5])
+    return score(match_couples(maps, truth[:, SOURCE], 5), by_content.found(), truth)
+
+
+def test_content_is_the_features_less_the_mean_of_each_place_over_the_first_couples(
+    shards, monkeypatch
+):
+    """Against the slow way: all maps at once, and the official matcher."""
+    monkeypatch.setattr(probe_module, "BATCH", 1)
+    monkeypatch.setattr(probe_errors, "MEANS_OF", 2)
+    frames = load_frames(open_shards(str(shards)), find_benchmark("mafl"), limit=2 * COUPLES)
+    pairs = build_pairs(frames, couples=COUPLES)
+    views = pairs.views.flatten(0, 1).float() / 255
+    maps = projected()([part.half().float() for part in trunk().maps(views, 4)], 24)
+    means = maps[: 3 * 2].mean(0)
+    source, _, other = (maps - means).unflatten(0, (-1, 3)).unbind(1)
+    truth = pairs.landmarks - CROP
+    found = match(source, other, truth[:, SOURCE])
+    slow = (found - truth[:, DIFFERENT]).norm(dim=-1).mean() * UNIT / 96
+    assert computed(shards)["probe_content"] == pytest.approx(float(slow), abs=1e-3)
+
+
 def test_a_perfect_matcher_comes_back_to_where_the_grid_lies():
     pairs, views = gridded(30), []
     for image, warps in (
@@ -238,7 +259,7 @@ def test_a_perfect_matcher_comes_back_to_where_the_grid_lies():
             places = tps_warps.resample(places, tps_warps.warp_grid(pairs.warps[image::2, w]))
         views.append(sphere(places[..., CROP:-CROP, CROP:-CROP]))
     truth = pairs.landmarks - CROP
-    found = score(match_couples(torch.stack(views, dim=1), truth[:, SOURCE], 5), truth, 5)
+    found = scored(torch.stack(views, dim=1), truth)
     assert (
         found["probe_same"] < 0.12 and found["probe_cycle"] < 0.4
     )  # two roundings to pixels on the way
@@ -248,7 +269,7 @@ def test_features_of_position_alone_find_each_point_at_its_own_place():
     pairs = gridded(30)
     maps = sphere(lattice()[..., CROP:-CROP, CROP:-CROP]).expand(30, 3, -1, -1, -1)
     truth = pairs.landmarks - CROP
-    found = score(match_couples(maps, truth[:, SOURCE], 5), truth, 5)
+    found = scored(maps, truth)
     places = (truth[:, view, 5:].flatten(0, 1) for view in (SOURCE, SAME))
     slow = [
         (before - after).norm() * UNIT / 96

@@ -3,6 +3,8 @@ about its settings.
 
     probe_same        landmarks of v1(A) found in v2(A), another warp of the same image
     probe_different   landmarks of v1(A) found in v2(B), of another person
+    probe_content     the same without the mean feature of each place (ours, position.py), which is
+                      taken over the views of the first couples: it moves when nothing else does
     probe_cycle       no labels (ours): a grid on v1(A), found in v2(B) and from there in v2(A),
                       where the warps give the true place
 
@@ -28,7 +30,7 @@ from torch import Tensor
 
 from scemae.config.locations import masked
 from scemae.data import tps_warps
-from scemae.data.geometry import CROP, INPUT, UNIT
+from scemae.data.geometry import CROP
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed import tf32
 from scemae.distributed.process_group import Place
@@ -37,8 +39,8 @@ from scemae.evaluation.landmarks import matching
 from scemae.evaluation.landmarks.benchmarks import Benchmark, Frames, find_benchmark, load_frames
 from scemae.evaluation.landmarks.feature_cache import cache_maps
 from scemae.evaluation.landmarks.features import Head, Trunk
-from scemae.evaluation.landmarks.matching import enlarge, look_up, nearest
-from scemae.evaluation.landmarks.pairs import DIFFERENT, SAME, SOURCE, Pairs, render_pairs
+from scemae.evaluation.landmarks.pairs import SOURCE, Pairs, render_pairs
+from scemae.evaluation.landmarks.probe_errors import ContentMatches, match_couples, score
 from scemae.files import disk
 from scemae.files.mapped_arrays import Arrays, path_of, read_arrays, write_arrays
 
@@ -146,7 +148,8 @@ class Probe:
     def errors(
         self, trunk: Trunk, device: torch.device, head: Head | None = None
     ) -> dict[str, float]:
-        """Mean same, different and cycle error in 70-px units, of the trunk's features or a head's.
+        """Mean same, different, content and cycle error in 70-px units, of the trunk's features or
+        a head's.
 
         All ranks call it, as with ZeRO 3 each holds a part of the weights. Maps are rounded to fp16
         whether they come from the file or not, so that both give the same numbers. Raises
@@ -157,7 +160,7 @@ class Probe:
         self.load()
         assert self._points is not None
         head, side, landmarks = head or trunk.join, trunk.side(STRIDE), self._benchmark.landmarks
-        mode, answers = trunk.network.training, []
+        mode, answers, by_content = trunk.network.training, [], ContentMatches()
         trunk.network.eval()
         with tf32.refused():
             for first in range(0, len(self._points), BATCH):
@@ -165,8 +168,10 @@ class Probe:
                 made = head(self._maps_of(trunk, device, first), side)
                 maps = matching.checked(made, 3 * len(points)).unflatten(0, (-1, 3))
                 answers.append(match_couples(maps, points[:, SOURCE], landmarks).cpu())
+                by_content.add(maps, points[:, SOURCE, :landmarks])
+            found = torch.cat(answers), by_content.found()
         trunk.network.train(mode)
-        return score(torch.cat(answers), self._points - CROP, landmarks)
+        return score(*found, self._points - CROP)
 
     def _maps_of(self, trunk: Trunk, device: torch.device, first: int) -> list[Tensor]:
         """The trunk's maps of the couples from `first` on, rounded to fp16."""
@@ -241,53 +246,6 @@ def draw_warps(images: int) -> Tensor:
 def grid_points() -> Tensor:
     """The points (g, 2) where probe_cycle starts, before warping, in pixels of the crop."""
     return torch.tensor([[x, y] for y in GRID_Y for x in GRID_X], dtype=torch.float32)
-
-
-def match_couples(maps: Tensor, points: Tensor, landmarks: int) -> Tensor:
-    """Find the points (c, l + g, 2) of v1(A), pixels of the crop, by maps (c, 3, d, h, w): (c, 2 l
-    + g, 2).
-
-    The result holds the `landmarks` in v2(A), then those in v2(B), then the grid in v2(A) by way of
-    v2(B). The official matcher, but faster: targets are upsampled once for all points, and lengths
-    are roots of sums of squares (a fifth of a norm's time). Only rounding differs.
-    """
-    size = max(1, matching.BUDGET // (8 * maps.shape[2] * INPUT * INPUT))
-    found = []
-    for some, queried in zip(maps.split(size), points.split(size), strict=True):
-        queries = look_up(some[:, SOURCE], queried)
-        on_other = _nearest(queries, some[:, DIFFERENT])
-        back = look_up(some[:, DIFFERENT], on_other[:, landmarks:])
-        on_same = _nearest(torch.cat([queries[:, :landmarks], back], dim=1), some[:, SAME])
-        parts = [on_same[:, :landmarks], on_other[:, :landmarks], on_same[:, landmarks:]]
-        found.append(torch.cat(parts, dim=1))
-    return torch.cat(found)
-
-
-def score(found: Tensor, truth: Tensor, landmarks: int) -> dict[str, float]:
-    """Mean errors in 70-px units of what `match_couples` found; truth (c, 3, l + g, 2) in pixels of
-    the crop.
-
-    A grid point counts only where it lies inside the crops of v1(A) and v2(A).
-    """
-    parts = [landmarks, landmarks, found.shape[1] - 2 * landmarks]
-    same, different, cycle = found.split(parts, dim=1)
-    grid = truth[:, :, landmarks:]
-    ends = grid[:, [SOURCE, SAME]]
-    is_shown = ((ends >= 0) & (ends <= INPUT - 1)).all(dim=3).all(dim=1)
-    errors = {
-        "same": same - truth[:, SAME, :landmarks],
-        "different": different - truth[:, DIFFERENT, :landmarks],
-        "cycle": (cycle - grid[:, SAME])[is_shown],
-    }
-    return {
-        f"probe_{name}": float(error.double().norm(dim=-1).mean() * UNIT / INPUT)
-        for name, error in errors.items()
-    }
-
-
-def _nearest(queries: Tensor, target: Tensor) -> Tensor:
-    large = enlarge(target)
-    return nearest(queries, large, large.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12))
 
 
 def _refuse_test_set(shards: ShardSet) -> None:

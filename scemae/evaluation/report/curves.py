@@ -16,6 +16,7 @@ CURVES = {
     "images_per_second": "images per second",
     "probe_same": "probe, same (px)",
     "probe_different": "probe, different (px)",
+    "probe_content": "probe, by content (px)",
 }
 
 
