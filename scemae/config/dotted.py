@@ -1,6 +1,6 @@
 """Settings by their dotted names, such as optim.lr: list, flatten, get and set them."""
 
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any
 
 
@@ -24,6 +24,20 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
+
+
+def recorded(section: Any) -> dict[str, Any]:
+    """A section of the schema as a checkpoint records it.
+
+    A setting with a default in the schema was added later, and its default is the behaviour before:
+    at that value it is left out, so that older runs resume.
+    """
+    known = {part.name: part.default for part in fields(section)}
+    return {
+        name: value
+        for name, value in asdict(section).items()
+        if known[name] is MISSING or value != known[name]
+    }
 
 
 def get_setting(config: Any, name: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scemae.config.dotted import recorded
 from scemae.config.schema.training import Carb
 from scemae.errors import ConfigError
 from scemae.models import flops
@@ -88,6 +89,7 @@ def step_flops(settings: Settings, trunk: Encoder) -> int:
 
 
 def selection_options(carb: Carb) -> dict[str, Any]:
-    """The settings that `models.carb.select` takes."""
-    names = ("eta", "clusters", "density", "remaining", "aggregate")
-    return {name: getattr(carb, name) for name in names}
+    """The settings that `models.carb.select` takes; the token store names its files by them."""
+    names = ("eta", "clusters", "density", "remaining", "aggregate", "cluster_norm")
+    chosen = recorded(carb)
+    return {name: chosen[name] for name in names if name in chosen}

@@ -43,7 +43,7 @@ It may also have
 
 import importlib
 import pkgutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -53,6 +53,7 @@ import torch
 from torch import nn
 
 from scemae import methods
+from scemae.config.dotted import recorded
 from scemae.config.schema.training import CorrespondConfig, Method, PretrainConfig
 from scemae.distributed import zero_state
 from scemae.errors import CheckpointError, ConfigError
@@ -130,7 +131,8 @@ def name_of(method: ModuleType) -> str:
 def described(method: ModuleType, settings: Any) -> dict[str, Any]:
     """What a checkpoint keeps of a method, to build it again."""
     if has_settings_at_top(method):
-        return asdict(settings)
+        parts = {part.name: getattr(settings, part.name) for part in fields(settings)}
+        return {name: recorded(one) if is_dataclass(one) else one for name, one in parts.items()}
     return {"method": {"name": name_of(method), "settings": asdict(settings)}}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from scemae.models import losses
 from scemae.models.projector import Projector
@@ -181,17 +182,22 @@ def select(
     density: str = "mean",
     remaining: str = "selected",
     aggregate: bool = False,
+    cluster_norm: bool = False,
 ) -> Selection:
     """The tokens T and what each stands for (paper figure 2).
 
     density: Eq. 2 over all tokens ("mean") or the 5 nearest ("knn"). remaining: "selected" sends
     only CLS and T through the other blocks, "all" every token. aggregate: a centre is its members'
-    mean (not the paper's). All are choices of PROTOCOL 1.6 [U].
+    mean (not the paper's). All are choices of PROTOCOL 1.6 [U]. cluster_norm: cluster the tokens
+    after a LayerNorm without parameters (ours, PROTOCOL 6).
     """
     attentive, inattentive = split(third.similarity, eta)
     patches = third.tokens[:, 1:]
+    clustered = take(patches, inattentive).float()
+    if cluster_norm:
+        clustered = F.layer_norm(clustered, clustered.shape[-1:])
     centres, assignment = density_peak_clustering(
-        take(patches, inattentive), clusters, 5 if density == "knn" else None
+        clustered, clusters, 5 if density == "knn" else None
     )
     ids = torch.cat([attentive, inattentive.gather(1, centres)], dim=1)
     count = attentive.shape[1]

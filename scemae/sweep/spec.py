@@ -27,7 +27,7 @@ from scemae.training.token_home import choose_home
 
 STAGES = ("pretrain.", "correspond.")  # how settings of every trial start on the command line
 # Settings of carb that decide which tokens are selected: trials that differ in them share none.
-SELECTION = ("eta", "clusters", "heads", "density", "remaining", "aggregate")
+SELECTION = ("eta", "clusters", "heads", "density", "remaining", "aggregate", "cluster_norm")
 PLACES = (
     "run_dir",
     "backbone",

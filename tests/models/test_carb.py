@@ -124,6 +124,7 @@ def slow_map(
     density="mean",
     remaining="selected",
     aggregate=False,
+    cluster_norm=False,
 ):
     """Paper 3.2 and 3.3 for one image, a token at a time.
 
@@ -136,8 +137,12 @@ def slow_map(
     ranked = sorted(range(n), key=lambda i: -similarity[i])
     attentive, inattentive = sorted(ranked[: round(eta * n)]), sorted(ranked[round(eta * n) :])
     patches = tokens[0, 1:].clone()
+    clustered = patches[inattentive]
+    if cluster_norm:
+        mean, spread = clustered.mean(1, keepdim=True), clustered.std(1, unbiased=False)
+        clustered = (clustered - mean) / (spread[:, None] ** 2 + 1e-5).sqrt()
     centres, joined = carb.density_peak_clustering(
-        patches[inattentive][None], clusters, 5 if density == "knn" else None
+        clustered[None], clusters, 5 if density == "knn" else None
     )
     proxies = [inattentive[i] for i in centres[0]]
     stands_for = {
@@ -166,6 +171,7 @@ READINGS = [
     {"aggregate": True},
     {"remaining": "all"},
     {"remaining": "all", "aggregate": True},
+    {"cluster_norm": True},
 ]
 
 

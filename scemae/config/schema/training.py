@@ -141,6 +141,9 @@ class Carb:
     remaining: str  # blocks 4-12 see CLS and T ("selected") or "all" tokens [U]
     # false: the centre's own token stands for its cluster; true: the mean of its members [U]
     aggregate: bool
+    # cluster the third block's tokens after a LayerNorm (ours): without it distances are so large
+    # that the density of Eq. 2 alone decides, and the delta of Eq. 3 hardly counts (PROTOCOL 6)
+    cluster_norm: bool = False
 
 
 @dataclass
