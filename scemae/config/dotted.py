@@ -32,11 +32,14 @@ def recorded(section: Any) -> dict[str, Any]:
     A setting with a default in the schema was added later, and its default is the behaviour before:
     at that value it is left out, so that older runs resume.
     """
-    known = {part.name: part.default for part in fields(section)}
+    before = {
+        part.name: part.default if part.default_factory is MISSING else part.default_factory()
+        for part in fields(section)
+    }
     return {
         name: value
         for name, value in asdict(section).items()
-        if known[name] is MISSING or value != known[name]
+        if before[name] is MISSING or value != before[name]
     }
 
 

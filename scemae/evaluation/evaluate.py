@@ -246,11 +246,15 @@ def gather_detection(
     data = plan.data[benchmark.name]
     train, test = data.frames("train", asked.limit), data.frames("test")
     floor = regression.mean_face_errors(train.landmarks, test.landmarks, benchmark.eyes)
-    errors, predicted = {MEAN_FACE: floor}, {}
+    errors, predicted, chosen = {MEAN_FACE: floor}, {}, {}
     for one in read_measured(plan, DETECTION):
         name = name_of(one.subject, one.line)
         errors[name] = one.values[benchmark.name]
         predicted[f"{name}/predicted"] = one.arrays["predicted"]
+        if "weight_decay" in one.arrays:  # not in those of an earlier version
+            known = ("stage_2_weight", "weight_decay")
+            chosen[name] = {key: float(one.arrays[key]) for key in known}
+    is_choice = len(asked.stage_2_weights) > 1 or len(asked.weight_decays) > 1
     path = Path(config.run_dir) / "detections.npz"
     _save_arrays(path, {"keys": np.array(test.keys), **predicted})
     return {
@@ -261,6 +265,7 @@ def gather_detection(
         "is_subset": shards["test"].manifest.options.get("subset"),
         "stride": asked.stride,
         "schedule": asdict(regression_settings(plan.config.detection, config.seed)),
+        "chosen_on_held_out": chosen if is_choice else {},
         "paper_targets": benchmark.targets,
         "methods": {
             name: asdict(scores.score_detection(value, benchmark)) for name, value in errors.items()

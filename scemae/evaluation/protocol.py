@@ -14,6 +14,8 @@ EVALUATION = (
     "detection.init_std",
     "detection.limit",
     "detection.kernel",
+    "detection.stage_2_weights",
+    "detection.weight_decays",
     "few_shot.images_per_epoch",
     "few_shot.epochs",
     "few_shot.init_std",

@@ -52,6 +52,7 @@ class Line:
     cluster: bool | None = None
     lcr: bool | None = None
     prior: float = 0.0  # of landmarks.matching.match
+    stage_2: int = 0  # how many of the last channels are stage 2's, where both stages are joined
 
 
 @dataclass
@@ -254,7 +255,17 @@ def _of_tokens(trunk: Trunk, found: list[Projection]) -> list[Line]:
         joined = _joined(trunk.join, one.head)
         lines += [
             Line(MATCHING, 1, one.name, one.dim, one.head, projector, variant, None, True, True),
-            Line(DETECTION, 2, one.name, trunk.width + one.dim, joined, projector, variant, False),
+            Line(
+                DETECTION,
+                2,
+                one.name,
+                trunk.width + one.dim,
+                joined,
+                projector,
+                variant,
+                hypercolumn=False,
+                stage_2=one.dim,
+            ),
             Line(FEW_SHOT, 3, one.name, one.dim, one.head, projector, variant),
             Line(EMBEDDING, 5, one.name, one.dim, one.head, projector, variant),
         ]

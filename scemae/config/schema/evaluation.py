@@ -3,7 +3,7 @@
 The sections of a command inherit the fields that both have, so that each is described once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -30,6 +30,11 @@ class DetectionTest:
     init_std: float
     limit: int | None  # training images, for a declared, reduced schedule; null: all
     stride: int  # of cover-and-stride, in pixels; of few shots and t-SNE too
+    # weights of stage 2's channels beside stage 1's (PROTOCOL 4.7 [D]); of several weights and
+    # decays those with the least error on every fifth training image are taken
+    stage_2_weights: list[float] = field(default_factory=lambda: [1.0], kw_only=True)
+    # CL's is 5e-4 (PROTOCOL 4.4)
+    weight_decays: list[float] = field(default_factory=lambda: [5e-4], kw_only=True)
 
 
 @dataclass

@@ -132,4 +132,26 @@ class Cached:
         return (self[start : start + size] for start in range(0, len(self), size))
 
 
-Features = Tensor | Cached  # (n, d, h, w): what regressors are trained and tested on
+class Weighted:
+    """Some rows of features (n, d, h, w), each channel times its weight."""
+
+    def __init__(self, features: "Features", weights: Tensor, rows: Tensor | None) -> None:
+        """weights (d,); rows (m,) on the CPU, None: all."""
+        self._features, self._weights = features, weights[:, None, None]
+        self._rows = torch.arange(len(features)) if rows is None else rows
+        self.shape: torch.Size = torch.Size((len(self._rows), *features.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        found = self._features[self._rows[rows]]
+        return found * self._weights.to(found.device)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Features of `size` images at a time."""
+        return (self[start : start + size] for start in range(0, len(self), size))
+
+
+# (n, d, h, w): what regressors are trained and tested on
+Features = Tensor | Cached | Weighted

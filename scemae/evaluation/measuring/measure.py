@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scemae.config.dotted import recorded
 from scemae.config.schema.evaluation import TablesConfig, TablesDetection
 from scemae.distributed.process_group import data_threads
 from scemae.errors import RunFolderError
@@ -26,6 +27,7 @@ from scemae.evaluation.landmarks.few_shot_views import FewShotConfig
 from scemae.evaluation.landmarks.matching import ERROR_PARTS, matching_errors
 from scemae.evaluation.landmarks.pairs import Pairs
 from scemae.evaluation.landmarks.regression import RegressionConfig, iod_errors
+from scemae.evaluation.landmarks.regressor_choice import fit_best, list_choices
 from scemae.evaluation.landmarks.regressor_file import save_regressor
 from scemae.evaluation.measuring.testsets import TestSet
 from scemae.evaluation.measuring.units import Advance, Arrays, Unit
@@ -104,7 +106,7 @@ class Measure:
 
         if data.train is not None and self.is_requested(name):
             unused = {"benchmarks": None, "train_on": None, "hold_out": None}
-            add(DETECTION, shared.detect, {**asdict(config.detection), **unused})
+            add(DETECTION, shared.detect, {**recorded(config.detection), **unused})
         if data.train is not None and name == config.few_shot.benchmark:
             add(FEW_SHOT, shared.few_shots, asdict(config.few_shot))
         if name == "mafl" and subject.of(EMBEDDING):
@@ -230,12 +232,17 @@ class SubjectOnData:
         benchmark, limit = self.data.benchmark, config.detection.limit
         train, test = self.data.frames("train", limit), self.data.frames("test")
         train_maps, test_maps = self.maps("train", limit), self.maps("test")
-        truth, found = normalise_landmarks(test.landmarks), {}
+        truth = normalise_landmarks(test.landmarks)
+        found: Arrays = {}
         for line in lines:
-            regressor = regression.train_regressor(
+            weights, decays = config.detection.stage_2_weights, config.detection.weight_decays
+            regressor, chosen = fit_best(
                 self.features(train_maps, line),
                 normalise_landmarks(train.landmarks),
                 settings,
+                stage_2=line.stage_2,
+                choices=list_choices(weights, decays, line.stage_2),
+                eyes=benchmark.eyes,
                 device=device,
                 progress=lambda epoch, loss: advance(1),
             )
@@ -243,11 +250,13 @@ class SubjectOnData:
                 self._regressor_path(line),
                 regressor,
                 benchmark.name,
-                settings,
+                replace(settings, weight_decay=chosen.weight_decay),
                 self.subject.weights(line),
                 stride=self.stride,
             )
             predicted = regression.predict(regressor, self.features(test_maps, line), device=device)
+            for name, value in vars(chosen).items():
+                found[f"{line.name}/{name}"] = np.array(value)
             found[f"{line.name}/predicted"] = predicted.numpy()
             found[f"{line.name}/errors"] = iod_errors(predicted, truth, benchmark.eyes)
         return found
