@@ -41,6 +41,7 @@ FAST = [
     "stride=8",
     "detection.stride=8",
     "matching.couples=4",
+    "matching.place_images=8",
     "matching.chunk=2",
     *REGRESSOR,
     "few_shot.counts=[1,5,10,20,50,100]",
@@ -142,7 +143,7 @@ def test_every_cell_of_every_table_is_filled_for_every_method(tables):
                     column,
                     cell,
                 )
-                assert number == 3 or cell.low <= cell.mean <= cell.high
+                assert number == 3 or column == "share" or cell.low <= cell.mean <= cell.high
     marks = {(row.cluster, row.lcr) for row in tables.rows if row.table == 4 and row.role == "ours"}
     assert marks == {(False, False), (True, False), (True, True)}
 
