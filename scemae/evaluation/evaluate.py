@@ -99,7 +99,7 @@ def choose_subjects(config: EvaluateConfig) -> tuple[list[Subject], dict]:
     trunk, folder = subjects.load_trunk(Path(config.backbone))
     facts["backbone"] = str(folder)
     projectors = [Path(config.projector)] if config.projector else []
-    own = subjects.from_backbone(folder, projectors)[0]
+    own = subjects.from_backbone(folder, projectors)
     if projectors:
         projection = subjects.load_projection(projectors[0], folder, trunk)
         facts["projector"] = str(projection.folder)

@@ -161,11 +161,7 @@ def from_runs(runs: list[Path]) -> list[Subject]:
         groups.setdefault(checkpoint.weights_digest(backbone), (backbone, []))
         if state.stage != "pretrain":
             groups[checkpoint.weights_digest(backbone)][1].append(folder)
-    found = [
-        subject
-        for backbone, projectors in groups.values()
-        for subject in from_backbone(backbone, projectors)
-    ]
+    found = [from_backbone(backbone, projectors) for backbone, projectors in groups.values()]
     tell_apart(found)
     return found
 
@@ -202,11 +198,8 @@ class _Trained:
     optim: _Batch | None = None
 
 
-def from_backbone(backbone: Path, projectors: list[Path]) -> list[Subject]:
-    """The subject of one trunk and the projectors on it.
-
-    An MAE with a CARB projector gives a second one: Table 4's row with clusters alone.
-    """
+def from_backbone(backbone: Path, projectors: list[Path]) -> Subject:
+    """The subject of one trunk and the projectors on it."""
     trunk, folder = load_trunk(backbone)
     found = [load_projection(place, folder, trunk) for place in projectors]
     for one in found:
@@ -224,27 +217,22 @@ def from_backbone(backbone: Path, projectors: list[Path]) -> list[Subject]:
     else:
         lines = _of_descriptor(trunk)
     runs = [str(place.parent.parent) for place in [folder, *(one.folder for one in found)]]
-    subjects = [
-        Subject(
-            method.TITLE,
-            method.ROLE,
-            trunk,
-            disk.json_digest({"weights": digests}),
-            digests[0],
-            lines,
-            seen,
-            runs=runs,
-            heads=[one.network for one in found],
-        )
-    ]
-    if carb := next((one.carb for one in found if one.carb), None):
-        subjects.append(_clustered(trunk, carb, digests[0], seen, runs[:1]))
-    return subjects
+    return Subject(
+        method.TITLE,
+        method.ROLE,
+        trunk,
+        disk.json_digest({"weights": digests}),
+        digests[0],
+        lines,
+        seen,
+        runs=runs,
+        heads=[one.network for one in found],
+    )
 
 
 def _of_tokens(trunk: Trunk, found: list[Projection]) -> list[Line]:
     """SCE-MAE (paper 4.1, 4.2): matching and few shots use the projected features, detection both
-    stages.
+    stages. A projector that was trained without repellence is Table 4's row with clusters alone.
     """
     lines = [
         Line(MATCHING, 4, "raw", trunk.width, trunk.join, cluster=False, lcr=False),
@@ -252,6 +240,12 @@ def _of_tokens(trunk: Trunk, found: list[Projection]) -> list[Line]:
     ]
     for one in found:
         projector, variant = one.digest, one.variant
+        if one.carb is not None and not carb_method.has_repellence(one.carb):
+            name = f"{one.name}, clusters alone"
+            lines.append(
+                Line(MATCHING, 4, name, one.dim, one.head, projector, variant, None, True, False)
+            )
+            continue
         joined = _joined(trunk.join, one.head)
         lines += [
             Line(MATCHING, 1, one.name, one.dim, one.head, projector, variant, None, True, True),
@@ -306,24 +300,6 @@ def _of_descriptor(trunk: Trunk) -> list[Line]:
     ]
     lines[1].hypercolumn = False
     return lines
-
-
-def _clustered(trunk: Trunk, carb: Carb, digest: str, seen: int | None, runs: list[str]) -> Subject:
-    """Table 4's row with clusters alone: the trunk with CARB's substitution, and no projector."""
-    options = carb_method.selection_options(carb)
-    assert isinstance(trunk.network, Encoder)  # CARB projectors have no other trunk
-    changed = features.substituted(trunk.network, carb.layer, carb.heads, options)
-    line = Line(MATCHING, 4, "clusters alone", trunk.width, changed.join, cluster=True, lcr=False)
-    return Subject(
-        carb_method.TITLE,
-        OURS,
-        changed,
-        disk.json_digest({"weights": [digest], "clustered": options}),
-        digest,
-        [line],
-        seen,
-        runs=runs,
-    )
 
 
 def of_timm(name: str, seed: int = 0) -> Subject:

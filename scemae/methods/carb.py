@@ -93,3 +93,11 @@ def selection_options(carb: Carb) -> dict[str, Any]:
     names = ("eta", "clusters", "density", "remaining", "aggregate", "cluster_norm")
     chosen = recorded(carb)
     return {name: chosen[name] for name in names if name in chosen}
+
+
+def has_repellence(carb: Carb) -> bool:
+    """Whether lambda_rep (Eq. 6) tells pairs apart. With three equal coefficients Eq. 7 is a loss
+    of distances alone on T, like CL's: Table 4's row with clusters and without LCR (PROTOCOL 1.6
+    [U]).
+    """
+    return not carb.r_att_att == carb.r_att_inatt == carb.r_inatt_inatt

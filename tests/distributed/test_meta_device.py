@@ -156,13 +156,10 @@ def test_carb_selects_on_the_device(options, layer, heads):
 
 
 @pytest.mark.parametrize("stride", [8, 4, 2, 1])
-@pytest.mark.parametrize("kind", ["vit", "clusters", "resnet", "hourglass"])
+@pytest.mark.parametrize("kind", ["vit", "resnet", "hourglass"])
 def test_features_of_frames_stay_on_the_device(kind, stride):
     trunk = {
         "vit": lambda: features.vit_trunk(encoder(192, 4, 3)),
-        "clusters": lambda: features.substituted(
-            encoder(192, 4, 3), "after", "mean", {"eta": 0.1, "clusters": 12}
-        ),
         "resnet": lambda: features.resnet_trunk(resnet("resnet18")),
         "hourglass": lambda: features.descriptor_trunk(built("dve")[0].trunk),
     }[kind]()

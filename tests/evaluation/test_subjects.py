@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from scemae.config.load import load_config
 from scemae.data.augment import normalise
 from scemae.evaluation import subjects
 from scemae.evaluation.landmarks import features
 from scemae.evaluation.subjects import DETECTION, EMBEDDING, FEW_SHOT, MATCHING, Projection
-from scemae.models import carb, hypercolumn
+from scemae.models import hypercolumn
 from scemae.models.hypercolumn import HypercolumnProjector, ResNetTrunk
 from scemae.models.projector import Projector
 from scemae.models.timm_vit import TimmVit
@@ -85,26 +86,24 @@ def test_cl_and_lead_detect_with_the_raw_hypercolumn_and_match_projected(
     )
 
 
-def test_clusters_alone_put_each_inattentive_tokens_centre_in_its_place(encoder):
-    options = {
-        "eta": 0.2,
-        "clusters": 3,
-        "density": "mean",
-        "remaining": "selected",
-        "aggregate": False,
-    }
-    found = features.substituted(encoder, "after", "mean", options).maps(FRAMES, 8)[0]
-    crops = normalise(FRAMES)[..., 20:116, 20:116]
-    early = carb.third(encoder, crops)
-    chosen = carb.select(encoder, early, **options)
-    for image in range(2):
-        for place in range(144):
-            token = chosen.tokens[image, chosen.slot[image, place]]
-            assert torch.allclose(found[image, :, place // 12, place % 12], token, atol=1e-5)
-    assert (
-        len({tuple(column.tolist()) for column in found[0].flatten(1).T.round(decimals=4)})
-        <= round(0.2 * 144) + 3
-    )
+@pytest.mark.parametrize(
+    ("coefficients", "rows"),
+    [((1, 1, 1), [(MATCHING, 4, True, False)]), ((5, 5, 2), [(MATCHING, 1, True, True)])],
+)
+def test_a_projector_without_repellence_is_the_ablation_with_clusters_alone(
+    encoder, monkeypatch, coefficients, rows
+):
+    values = [
+        f"carb.r_{name}={value}"
+        for name, value in zip(("att_att", "att_inatt", "inatt_inatt"), coefficients, strict=True)
+    ]
+    settings = load_config("correspond", ["run_dir=-", "backbone=-", *values]).carb
+    one = projection(Projector("linear", 24, 64), "carb", 64, monkeypatch)
+    one.carb = settings
+    found = subjects._of_tokens(features.vit_trunk(encoder), [one])
+    matched = [line for line in found if line.test == MATCHING and line.name != "raw"]
+    assert [(line.test, line.table, line.cluster, line.lcr) for line in matched] == rows
+    assert [line.test for line in found[2:]].count(DETECTION) == (coefficients == (5, 5, 2))
 
 
 def test_a_vit_of_timm_sees_the_same_grid_at_any_patch_size():

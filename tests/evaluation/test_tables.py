@@ -33,6 +33,10 @@ FIRST = {
 }
 SECOND = {
     "carb": ("mae", ["carb.dim=64"]),
+    "alone": (
+        "mae",
+        ["carb.dim=64", "carb.r_att_att=1", "carb.r_att_inatt=1", "carb.r_inatt_inatt=1"],
+    ),
     "cl": ("moco", ["method=cl", "method.settings.dim=64"]),
     "lead": ("byol", ["method=lead", "method.settings.dim=64"]),
 }
@@ -106,7 +110,7 @@ def world(tmp_path_factory):
 
 
 def measure(
-    world, out, *more, runs=("carb", "cl", "lead", "dve"), ranks=1, check=True
+    world, out, *more, runs=("carb", "alone", "cl", "lead", "dve"), ranks=1, check=True
 ) -> subprocess.CompletedProcess:
     shards = ",".join(str(path) for path in sorted((world / "shards").iterdir()))
     return scemae(

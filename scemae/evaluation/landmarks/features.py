@@ -7,7 +7,7 @@ cover-and-stride, go through the projector (paper 3.3).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -17,7 +17,6 @@ from scemae.data.augment import centre_crop, normalise
 from scemae.data.geometry import INPUT
 from scemae.evaluation.landmarks.matching import Extract
 from scemae.models import hypercolumn
-from scemae.models.carb import select, substitute, third
 from scemae.models.cover_and_stride import expand
 from scemae.models.timm_vit import TimmVit
 from scemae.models.vit import Encoder
@@ -76,29 +75,6 @@ def vit_trunk(encoder: Encoder) -> Trunk:
         lambda frames, stride: [backbone(encoder, stride)(frames)],
         lambda maps, side: maps[0],
     )
-
-
-def substituted(encoder: Encoder, layer: str, heads: str, options: dict[str, Any]) -> Trunk:
-    """The encoder with CARB's selection and substitution at inference: Table 4's row with clusters
-    alone.
-
-    options: those of `models.carb.select`. The paper does not say what was trained there [U]. With
-    λ = f_loc = 1 the loss of Eq. 7 is a constant, since Eq. 4 sums to 1 over j, so nothing can be
-    trained by it: we take the frozen map with its centres substituted.
-    """
-
-    def encode(crops: Tensor) -> Tensor:
-        chosen = select(encoder, third(encoder, crops, layer, heads), **options)
-        return substitute(chosen.tokens, chosen.slot)
-
-    @torch.no_grad()
-    def maps(frames: Tensor, stride: int) -> list[Tensor]:
-        return [
-            expand(encode, normalise(frames), stride, encoder.grid * encoder.patch_size).float()
-        ]
-
-    plain = vit_trunk(encoder)
-    return Trunk(plain.model, plain.parameters, plain.width, encoder, maps, plain.join)
 
 
 def resnet_trunk(network: hypercolumn.ResNetTrunk) -> Trunk:

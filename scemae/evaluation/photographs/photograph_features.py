@@ -155,9 +155,8 @@ def load_features(backbone: Path, projector: Path | None, device: torch.device) 
     places = {"backbone": folder}
     if projector is not None:
         places["projector"] = subjects.load_projection(projector, folder, trunk).folder
-    subject = subjects.from_backbone(
-        folder, [place for part, place in places.items() if part == "projector"]
-    )[0]
+    projectors = [place for part, place in places.items() if part == "projector"]
+    subject = subjects.from_backbone(folder, projectors)
     subject.to(device, torch.float32)
     return TrainedFeatures(
         subject, {part: checkpoint.weights_digest(place) for part, place in places.items()}, device
