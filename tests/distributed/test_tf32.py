@@ -62,7 +62,7 @@ def test_errors_measured_during_a_training_that_rounds_are_not_rounded(monkeypat
     )
     monkeypatch.setattr(Probe, "_maps_of", lambda *_: seen.append(tf32.state()) or [])
     monkeypatch.setattr(
-        "scemae.evaluation.landmarks.probe.matching.checked", lambda *_: torch.zeros(3, 1)
+        "scemae.evaluation.landmarks.probe.matching.checked", lambda *_: torch.zeros(3, 1, 1, 1)
     )
     monkeypatch.setattr(
         "scemae.evaluation.landmarks.probe.match_couples", lambda *_: torch.zeros(1, 1, 2)

@@ -330,17 +330,16 @@ def wait(condition, process, seconds=PATIENCE):
         time.sleep(0.05)
 
 
-def has_trained(run, steps=4):
-    return lambda: any(record.step >= steps for record in records(run))
+def has_trained(run):
+    return lambda: any(record.step >= 4 for record in records(run))
 
 
-def rank_of(run, number=0):
-    """The pid of the trial's newest rank."""
-
-    folder = Trial(number, {}, "").folder(run) / "run"
-    return json.loads(
-        (generations.path_of(folder, generations.numbers(folder)[-1]) / "owner.json").read_text()
-    )["pid"]
+def trained_rank(run, process, number=0, start=1):
+    """The pid of the trial's rank in one of its starts, once that has trained two steps."""
+    folder = generations.path_of(Trial(number, {}, "").folder(run) / "run", start)
+    metrics = folder / "metrics.jsonl"
+    wait(lambda: metrics.exists() and metrics.stat().st_size > 0, process)
+    return json.loads((folder / "owner.json").read_text())["pid"]
 
 
 def is_gone(pid):
@@ -389,11 +388,8 @@ def test_an_element_resumes_killed_ranks_retries_times_and_writes_nothing_once_s
     begin(made, tmp_path, "trials=3", "retries=1", *OPEN)
     process = element(tmp_path)
     for starts in (1, 2):
-        wait(lambda: records(tmp_path) and records(tmp_path)[0].starts == starts, process)
-        wait(has_trained(tmp_path, 2), process)
-        os.kill(rank_of(tmp_path), signal.SIGKILL)
-    wait(lambda: any(one.number == 1 and one.step >= 2 for one in records(tmp_path)), process)
-    pid = rank_of(tmp_path, 1)
+        os.kill(trained_rank(tmp_path, process, start=starts), signal.SIGKILL)
+    pid = trained_rank(tmp_path, process, number=1)
     # As if another machine had found it silent, started this element again, and resumed the trial.
     generations.path_of(tmp_path / "generations" / "0001" / "parts" / "0000", 2).mkdir()
     generations.path_of(tmp_path / "trials" / "000001" / "run", 2).mkdir()
