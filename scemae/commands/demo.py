@@ -16,8 +16,11 @@ import sys
 from pathlib import Path
 
 from scemae.config.values import as_argument, as_list, given_path
+from scemae.errors import ConfigError
 from scemae.files import disk
 
+FEWEST = 400  # faces: a twentieth of their people is the validation split
+PROBED = 32  # couples of the probe in the demo's settings
 # From a layout of `scemae faces` to the source of `scemae shards build` that reads it.
 LAYOUTS = {"aflw_m": "aflw_m", "aflw_r": "aflw_r", "300w": "w300"}
 
@@ -31,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("runs/demo"),
         help="folder of the demo (runs/demo)",
     )
-    parser.add_argument("--faces", type=int, default=6000, help="how many faces to generate (6000)")
+    faces = f"how many faces to generate (6000; at least {FEWEST})"
+    parser.add_argument("--faces", type=int, default=6000, help=faces)
     parser.add_argument(
         "--workers",
         type=int,
@@ -46,7 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Run all stages below one folder, from faces to report; with --rivals also tables."""
+    """Run all stages below one folder, from faces to report; with --rivals also tables. Raises
+    ConfigError for too few faces.
+    """
+    if options.faces < FEWEST:
+        raise ConfigError(
+            f"--faces: found {options.faces}, at least {FEWEST} are needed, so that the validation "
+            "split shows different people"
+        )
     everything = commands(options.out, options.faces, options.workers)
     if options.rivals:
         # 150: 100 to learn from, and a test set.
@@ -86,6 +97,8 @@ def commands(out: Path, faces: int, workers: int) -> list[list[str]]:
     evaluation = out / "evaluate"
     people = f"--identities={faces // 10}"
     data = [f"data.shards={shards}/train", f"probe_shards={shards}/val"]
+    if faces // 50 < PROBED:
+        data.append(f"loop.probe_pairs={faces // 50}")
     tests = [
         f"matching.shards={shards}/mafl-test",
         f"detection.train={shards}/mafl-train",

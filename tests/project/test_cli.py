@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from scemae.cli import COMMANDS
+from scemae.cli import COMMANDS, run_command
+from scemae.commands import demo
+from scemae.errors import ConfigError
 from scemae.runs import run_folder
 from tests.support import TINY, scemae, write_backbone, write_shards
 
@@ -155,3 +157,12 @@ def test_a_backbone_without_checkpoint_or_of_another_stage(shards, tmp_path):
     weights = next((tmp_path / "mae").glob("checkpoints/*/weights.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "cannot be read" in refused("correspond", f"backbone={tmp_path / 'mae'}", *common)
+
+
+def test_a_demo_of_too_few_faces_is_refused_and_a_small_one_probes_fewer_couples(tmp_path):
+    with pytest.raises(ConfigError, match="--faces: found 399, at least 400 are needed"):
+        run_command(["demo", str(tmp_path / "out"), "--faces=399"])
+    assert not (tmp_path / "out").exists()
+    words = [word for command in demo.commands(tmp_path, 400, 1) for word in command]
+    assert words.count("loop.probe_pairs=8") == 2
+    assert "loop.probe_pairs" not in " ".join(sum(demo.commands(tmp_path, 6000, 1), []))
