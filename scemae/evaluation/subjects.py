@@ -127,8 +127,19 @@ class Projection:
     variant: str = ""  # the run's name, where two runs have the same method and dimension
 
     @property
+    def has_repellence(self) -> bool:
+        """False for CARB trained by distances alone, which is Table 4's row with clusters alone."""
+        return self.carb is None or carb_method.has_repellence(self.carb)
+
+    @property
+    def kind(self) -> tuple[str, int, bool]:
+        """Equal for projections that make the same rows."""
+        return self.method, self.dim, self.has_repellence
+
+    @property
     def name(self) -> str:
-        return f"{self.method} {self.dim} {self.variant}".strip()
+        words = f"{self.method} {self.dim} {self.variant}".strip()
+        return words if self.has_repellence else f"{words}, clusters alone"
 
     @property
     def digest(self) -> str:
@@ -203,7 +214,7 @@ def from_backbone(backbone: Path, projectors: list[Path]) -> Subject:
     trunk, folder = load_trunk(backbone)
     found = [load_projection(place, folder, trunk) for place in projectors]
     for one in found:
-        same = [other for other in found if (other.method, other.dim) == (one.method, one.dim)]
+        same = [other for other in found if other.kind == one.kind]
         one.variant = one.folder.parent.parent.name if len(same) > 1 else ""
     digests = [checkpoint.weights_digest(folder), *(one.digest for one in found)]
     state = checkpoint.read_state(folder)
@@ -240,11 +251,9 @@ def _of_tokens(trunk: Trunk, found: list[Projection]) -> list[Line]:
     ]
     for one in found:
         projector, variant = one.digest, one.variant
-        if one.carb is not None and not carb_method.has_repellence(one.carb):
-            name = f"{one.name}, clusters alone"
-            lines.append(
-                Line(MATCHING, 4, name, one.dim, one.head, projector, variant, None, True, False)
-            )
+        if not one.has_repellence:
+            row = (MATCHING, 4, one.name, one.dim, one.head, projector, variant, None, True, False)
+            lines.append(Line(*row))
             continue
         joined = _joined(trunk.join, one.head)
         lines += [

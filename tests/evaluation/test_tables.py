@@ -184,6 +184,7 @@ def test_subsets_and_reductions_are_stated_in_the_tables(tables, world):
 @pytest.mark.slow
 def test_two_ranks_measure_the_same_numbers_and_a_second_run_nothing(world, tables, tmp_path):
     more = [
+        "matching.place_images=0",
         "detection.benchmarks=[mafl]",
         "few_shot.counts=[1]",
         "few_shot.seeds=[0,1]",
@@ -324,6 +325,7 @@ def test_two_ranks_evaluate_a_rivals_runs_with_the_numbers_of_the_tables(world, 
         f"backbone={world / 'moco'}",
         f"projector={world / 'cl'}",
         "stride=8",
+        "matching.place_images=0",
         f"matching.shards={celeba / 'mafl-test'}",
         "matching.couples=4",
         f"detection.train={celeba / 'mafl-train'}",

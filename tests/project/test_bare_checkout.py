@@ -137,7 +137,8 @@ def test_building_shards_says_that_it_needs_webdataset(checkout, tmp_path):
 
 
 def test_gpu_tests_are_collected_in_a_bare_checkout(checkout):
-    done = run(checkout, ["pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider"])
+    quickly = ["-p", "no:cacheprovider", "--assert=plain"]
+    done = run(checkout, ["pytest", "--collect-only", "-q", "-m", "gpu", *quickly])
     assert done.returncode == 0 and "error" not in done.stdout.lower(), done.stdout[-3000:]
     for name in (
         "test_cuda_sees_no_wait_in_a_step",
