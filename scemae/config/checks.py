@@ -166,6 +166,7 @@ def _check_sweep(config: SweepConfig) -> None:
 def _check_evaluation(config: EvaluateConfig) -> None:
     one_of("stride", config.stride, (1, 2, 4, 8))
     one_of("detection.stride", config.detection.stride, (1, 2, 4, 8))
+    _check_measures(config)
     above_0("runtime.batch_size", config.runtime.batch_size)
     for name in ("epochs", "batch_size", "lr", "init_std"):
         above_0(f"detection.{name}", getattr(config.detection, name))
@@ -185,9 +186,22 @@ def _check_evaluation(config: EvaluateConfig) -> None:
         )
 
 
+def _check_measures(config: EvaluateConfig | TablesConfig) -> None:
+    """Settings of ours that `evaluate` and `tables` share (PROTOCOL 4.7, 7)."""
+    at_least("matching.place_images", config.matching.place_images, 0)
+    detection = config.detection
+    for name in ("stage_2_weights", "weight_decays"):
+        values = getattr(detection, name)
+        if not values:
+            raise ConfigError(f"detection.{name}: found an empty list, needed at least one number")
+        for value in values:
+            at_least(f"detection.{name}", value, 0)
+
+
 def _check_tables(config: TablesConfig) -> None:
     one_of("stride", config.stride, (1, 2, 4, 8))
     one_of("detection.stride", config.detection.stride, (1, 2, 4, 8))
+    _check_measures(config)
     detection, few_shot = config.detection, config.few_shot
     for key in POSITIVE_IN_TABLES:
         above_0(key, get_setting(config, key))

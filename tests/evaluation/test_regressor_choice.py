@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from scemae.config.load import load_config
+from scemae.errors import ConfigError
 from scemae.evaluation.landmarks.feature_cache import Weighted
 from scemae.evaluation.landmarks.regression import predict, train_regressor
 from scemae.evaluation.landmarks.regressor_choice import Choice, fit_best, list_choices
@@ -89,6 +91,25 @@ def test_held_out_images_are_not_trained_on_until_the_choice_is_made():
         far = (predict(slow, seen[4::5]) - wrong[4::5]).norm(dim=2) / distance
         errors[one] = float(far.mean())
     assert chosen == min(errors, key=errors.get)
+
+
+def test_too_few_images_to_hold_any_out_are_refused():
+    with pytest.raises(ConfigError, match="found 4 training images, at least 5 are needed"):
+        fitted(*noisy(4), list_choices([1.0, 0.5], [5e-4], NOISE))
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("detection.stage_2_weights=[]", "detection.stage_2_weights: found an empty list"),
+        ("detection.weight_decays=[-1]", "detection.weight_decays: found -1"),
+        ("matching.place_images=-3", "matching.place_images: found -3"),
+    ],
+)
+@pytest.mark.parametrize("command", ["evaluate", "tables"])
+def test_settings_that_cannot_work_are_refused_at_the_start(command, setting, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(command, ["run_dir=-", setting])
 
 
 def test_without_stage_2_there_is_one_weight():

@@ -335,7 +335,7 @@ def has_trained(run):
 
 
 def trained_rank(run, process, number=0, start=1):
-    """The pid of the trial's rank in one of its starts, once that has trained two steps."""
+    """The process id of a trial's rank; waits until this start of it has trained two steps."""
     folder = generations.path_of(Trial(number, {}, "").folder(run) / "run", start)
     metrics = folder / "metrics.jsonl"
     wait(lambda: metrics.exists() and metrics.stat().st_size > 0, process)

@@ -22,13 +22,15 @@ class PlaceMeans:
     def __init__(self) -> None:
         self.images = 0
         self._sum: Tensor | None = None  # (d, h, w) float64
-        self._squares = 0.0  # over all faces, places and dimensions
+        # over faces, places and dimensions; a tensor, so that `add` does not wait for the device
+        self._squares = torch.zeros((), dtype=torch.float64)
 
     def add(self, features: Tensor) -> None:
         """Count the features (b, d, h, w) of b faces."""
         part = features.sum(0, dtype=torch.float64)
         self._sum = part if self._sum is None else self._sum + part
-        self._squares += float(torch.linalg.vector_norm(features, dtype=torch.float64)) ** 2
+        length = torch.linalg.vector_norm(features, dtype=torch.float64)
+        self._squares = self._squares.to(length.device) + length.square()
         self.images += len(features)
 
     @property
@@ -44,7 +46,7 @@ class PlaceMeans:
         """
         means, whole = self.means, self.means.mean(dim=(1, 2), keepdim=True)
         places = means.shape[1] * means.shape[2]
-        variance = self._squares / self.images - places * float(whole.square().sum())
+        variance = float(self._squares) / self.images - places * float(whole.square().sum())
         return float((means - whole).square().sum()) / variance if variance > 0 else 0.0
 
 

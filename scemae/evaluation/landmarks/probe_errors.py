@@ -37,9 +37,8 @@ class ContentMatches:
 
     def __init__(self) -> None:
         self._sums = PlaceMeans()
-        self._waiting: list[
-            tuple[Tensor, Tensor]
-        ] = []  # maps and points of couples not yet matched
+        # maps and points of couples that are not matched yet
+        self._waiting: list[tuple[Tensor, Tensor]] = []
         self._found: list[Tensor] = []
 
     def add(self, maps: Tensor, points: Tensor) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scemae.errors import ConfigError
 from scemae.evaluation.landmarks.feature_cache import Features, Weighted
 from scemae.evaluation.landmarks.regression import (
     LandmarkRegressor,
@@ -48,10 +49,16 @@ def fit_best(
 
     stage_2: how many of the last channels are stage 2's. Of several choices each is trained
     without the held-out images, and the best once more on all images. The regressor reads the
-    features unweighted.
+    features unweighted. Raises ConfigError where there is a choice and too few images to hold
+    any out.
     """
     chosen = choices[0]
     if len(choices) > 1:
+        if len(features) < HELD_OUT:
+            raise ConfigError(
+                f"detection: found {len(features)} training images, at least {HELD_OUT} are needed "
+                "to choose among several stage_2_weights or weight_decays; give one of each"
+            )
         rows = torch.arange(len(features))
         is_held_out = rows % HELD_OUT == HELD_OUT - 1
         kept, held_out = rows[~is_held_out], rows[is_held_out]
@@ -66,7 +73,7 @@ def fit_best(
 
 
 def list_choices(weights: list[float], decays: list[float], stage_2: int) -> list[Choice]:
-    """All that are asked for; features without stage 2 have one weight."""
+    """Every pair of a weight and a decay; features without stage 2 have the weight 1 alone."""
     return [Choice(*each) for each in product(weights if stage_2 else [1.0], decays)]
 
 

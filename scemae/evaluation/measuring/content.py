@@ -23,7 +23,7 @@ from scemae.files import arrays
 
 
 def content_units(measure: Measure, subject: Subject, pairs: Pairs, data: TestSet) -> list[Unit]:
-    """The units of one subject; none where the settings ask for none."""
+    """The units of one subject; no units where matching.place_images is 0."""
     images, lines = measure.config.matching.place_images, subject.of(PLACES)
     if not images or not lines:
         return []
@@ -38,7 +38,7 @@ def content_units(measure: Measure, subject: Subject, pairs: Pairs, data: TestSe
 
 
 def _place_means(measure: Measure, subject: Subject, data: TestSet, advance: Advance) -> Arrays:
-    """Of each line the means (d, side, side) in fp16, the position share and the count of faces."""
+    """For each line: the means (d, side, side) in fp16, the position share, how many faces."""
     config, device, trunk = measure.config, measure.device, subject.trunk
     stride, side = config.stride, trunk.side(config.stride, matching=True)
     batch = 3 * subject.couples_at_once(config.runtime.batch_size, side)
