@@ -93,8 +93,8 @@ def build(source: str, faces: Path, shards: Path, workers: int, *options: str) -
 
 def commands(out: Path, faces: int, workers: int) -> list[list[str]]:
     """The commands of one demo, in order."""
-    shards, mae, carb = out / "shards", out / "pretrain", out / "correspond"
-    evaluation = out / "evaluate"
+    shards, mae, evaluation = out / "shards", out / "pretrain", out / "evaluate"
+    carb, lda = out / "correspond", out / "lda"
     people = f"--identities={faces // 10}"
     data = [f"data.shards={shards}/train", f"probe_shards={shards}/val"]
     if faces // 50 < PROBED:
@@ -104,13 +104,14 @@ def commands(out: Path, faces: int, workers: int) -> list[list[str]]:
         f"detection.train={shards}/mafl-train",
         f"detection.test={shards}/mafl-test",
     ]
-    runs = [f"run_dir={evaluation}", f"backbone={mae}", f"projector={carb}"]
+    own = [f"backbone={mae}", f"projector={carb}", f"also={as_list([str(lda)])}"]
     return [
         *draw(out / "faces", f"--count={faces}", people, f"--workers={workers}"),
         build("celeba", out / "faces", shards, workers),
         ["pretrain", "experiment=demo_pretrain", f"run_dir={mae}", *data],
         ["correspond", "experiment=demo_correspond", f"run_dir={carb}", f"backbone={mae}", *data],
-        ["evaluate", "experiment=demo_evaluate", *runs, *tests],
+        ["correspond", "experiment=lda_correspond", f"run_dir={lda}", f"backbone={mae}", data[0]],
+        ["evaluate", "experiment=demo_evaluate", f"run_dir={evaluation}", *own, *tests],
         ["report", as_argument(evaluation)],
     ]
 
@@ -133,6 +134,6 @@ def rivals(out: Path, faces: int, workers: int) -> list[list[str]]:
     for name, backbone in (("cl", "moco"), ("lead", "byol")):
         runs = [f"run_dir={out / name}", f"backbone={out / backbone}"]
         found.append(["correspond", f"experiment=demo_{name}_correspond", *runs, data])
-    compared = [as_argument(out / name) for name in ("correspond", "cl", "lead", "dve")]
+    compared = [as_argument(out / name) for name in ("correspond", "lda", "cl", "lead", "dve")]
     settings = [f"run_dir={out / 'tables'}", f"shards={as_list(shards)}"]
     return [*found, ["tables", *compared, "experiment=demo_tables", *settings]]

@@ -56,6 +56,7 @@ The same command resumes at the newest checkpoint of the run folder. The setting
   carb.clusters        K_c (4)
   carb.r_att_att, carb.r_att_inatt, carb.r_inatt_inatt    repellence of Eq. 6 (5, 5, 2)
   carb.tau, carb.dim, carb.projector    temperature of Eq. 4, projected dimension, projector
+  experiment=lda_correspond    ours instead: an LDA of the backbone's tokens, computed in seconds
 """
 
 EVALUATE = """\
@@ -65,7 +66,8 @@ Landmark matching (paper 4.1) and landmark detection (paper 4.2) of one run.
                   matching.shards=data/celeba/mafl-test
   scemae evaluate ... detection.train=data/celeba/mafl-train detection.test=data/celeba/mafl-test
 
-Compares on the same pairs: no motion, raw pixels, a random encoder, MAE features, and + CARB.
+Compares on the same pairs: no motion, raw pixels, a random encoder, MAE features, and + CARB
+(also=[RUN,...]: more projectors on the same backbone, each a row).
 Results go to run_dir/results.json, the pairs with their hash to run_dir/pairs.npz.
 
   matching.couples     couples of images; each gives one same and one different pair (500)

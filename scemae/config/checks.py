@@ -10,12 +10,18 @@ from scemae.errors import ConfigError
 
 # Settings of a training stage that must be above 0, and at least 0.
 POSITIVE = (
-    *("optim.global_batch_size", "optim.epochs", "optim.lr"),
+    *("optim.global_batch_size", "optim.lr"),
     *("loop.log_every", "loop.save_every", "loop.keep", "loop.probe_pairs"),
     *("runtime.micro_batch_size", "runtime.hang_seconds"),
 )
 NOT_NEGATIVE = (
-    *("optim.warmup_epochs", "optim.min_lr", "optim.weight_decay", "optim.clip_grad"),
+    *(
+        "optim.epochs",
+        "optim.warmup_epochs",
+        "optim.min_lr",
+        "optim.weight_decay",
+        "optim.clip_grad",
+    ),
     *("loop.probe_every", "loop.keep_every", "loop.spike_factor", "loop.max_skips"),
     "data.max_bad_fraction",
 )
@@ -98,6 +104,12 @@ def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
         above_0(key, get_setting(config, key))
     for key in NOT_NEGATIVE:
         at_least(key, get_setting(config, key), 0)
+    computes = isinstance(config, CorrespondConfig) and config.carb.init == "lda"
+    if not optim.epochs and not computes:
+        raise ConfigError(
+            "optim.epochs=0: trains nothing; give more than 0, or with carb.init=lda, which "
+            "computes the projector, 0"
+        )
     at_least("data.frame", data.frame, 96)
     _check_pairs(data.scale, optim.betas)
     if loop.save_every % loop.log_every or loop.probe_every % loop.log_every:
@@ -175,6 +187,8 @@ def _check_evaluation(config: EvaluateConfig) -> None:
         raise ConfigError(
             "found a projector without a backbone; give backbone=RUN of stage 1 as well"
         )
+    if config.also and not config.projector:
+        raise ConfigError("also: found no projector that they come after; give projector=RUN first")
     if bool(config.detection.train) != bool(config.detection.test):
         raise ConfigError(
             "found only one of detection.train and detection.test; give both, or neither"
@@ -254,6 +268,7 @@ def _check_carb(config: CorrespondConfig) -> None:
     one_of("carb.heads", carb.heads, ("mean", "joint"))
     one_of("carb.layer", carb.layer, ("after", "inside"))
     one_of("carb.density", carb.density, ("mean", "knn"))
+    one_of("carb.init", carb.init, ("random", "lda"))
     one_of("carb.remaining", carb.remaining, ("selected", "all"))
     above_0("carb.dim", carb.dim)
     above_0("views", config.views)

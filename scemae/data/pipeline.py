@@ -217,6 +217,23 @@ def recoloured(batch: Batch, images: Tensor, view: int) -> Tensor:
     )
 
 
+def crop_pairs(batch: Batch, size: int, scale: tuple[float, float]) -> tuple[Tensor, ...]:
+    """The centre of each frame, and two independent bicubic RandomResizedCrops of it.
+
+    Returns three times normalised images (b, 3, size, size), then the crops' boxes: top, left,
+    height and width in pixels of the frame, (b, 4) and (b, 4).
+    """
+    centre = augment.normalise(augment.centre_crop(batch.images, size))
+    crops, places = [], []
+    for view in range(2):
+        draws = batch.uniform(randomness.CROP + view * randomness.VIEW, 40)
+        boxes = augment.crop_boxes(draws, batch.images.shape[-1], scale)
+        crop = augment.resized_crop(batch.images, boxes, size, "bicubic")
+        crops.append(augment.normalise(crop))
+        places.append(batch.tensor(np.stack(boxes, axis=1)))
+    return centre, *crops, *places
+
+
 def view_pairs(batch: Batch, size: int, scale: tuple[float, float]) -> tuple[Tensor, ...]:
     """Stage 1 of CL (PROTOCOL 4.1): two independent `correspondence_views` of each image.
 

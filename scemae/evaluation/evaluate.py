@@ -98,13 +98,14 @@ def choose_subjects(config: EvaluateConfig) -> tuple[list[Subject], dict]:
         return subjects.floors(None, config.seed), facts
     trunk, folder = subjects.load_trunk(Path(config.backbone))
     facts["backbone"] = str(folder)
-    projectors = [Path(config.projector)] if config.projector else []
+    projectors = [Path(one) for one in (config.projector, *config.also) if one]
     own = subjects.from_backbone(folder, projectors)
     if projectors:
-        projection = subjects.load_projection(projectors[0], folder, trunk)
-        facts["projector"] = str(projection.folder)
-        if projection.carb is not None:
-            facts["carb"] = asdict(projection.carb)
+        found = [subjects.load_projection(place, folder, trunk) for place in projectors]
+        facts["projector"] = str(found[0].folder)
+        facts["also"] = [str(one.folder) for one in found[1:]]
+        if found[0].carb is not None:
+            facts["carb"] = asdict(found[0].carb)
     encoder = own.trunk.network if isinstance(own.trunk.network, Encoder) else None
     return [*subjects.floors(encoder, config.seed), own], facts
 
@@ -152,7 +153,7 @@ def name_of(subject: Subject, line: Line) -> str:
     if subject.role == subjects.FLOOR:
         return line.name
     if subject.role == subjects.OURS:
-        return MAE if line.name == "raw" else CARB
+        return MAE if line.name == "raw" else f"{MAE} + {line.added}"
     return f"{subject.title} {line.name}"
 
 

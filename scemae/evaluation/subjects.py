@@ -53,6 +53,7 @@ class Line:
     lcr: bool | None = None
     prior: float = 0.0  # of landmarks.matching.match
     stage_2: int = 0  # how many of the last channels are stage 2's, where both stages are joined
+    added: str = "CARB"  # what stage 2 adds to the backbone: CARB, LDA, or LDA + CARB
 
 
 @dataclass
@@ -124,7 +125,21 @@ class Projection:
     method: str  # carb, cl, lead, ...
     carb: Carb | None  # of the method carb
     folder: Path
-    variant: str = ""  # the run's name, where two runs have the same method and dimension
+    is_trained: bool = True  # False after no step: the initial weights
+    run: str = ""  # its name, where two runs have the same method and dimension
+
+    @property
+    def variant(self) -> str:
+        """What tells its rows from others of the same method, in tables."""
+        ours = f"{self.added}, ours" if self.added != self.method.upper() else ""
+        return ", ".join(filter(None, (ours, self.run)))
+
+    @property
+    def added(self) -> str:
+        """What the run adds to its backbone, by name; the LDA is ours (PROTOCOL 7)."""
+        if self.carb is None or self.carb.init == "random":
+            return self.method.upper()
+        return "LDA + CARB" if self.is_trained else "LDA"
 
     @property
     def has_repellence(self) -> bool:
@@ -134,7 +149,7 @@ class Projection:
     @property
     def kind(self) -> tuple[str, int, bool]:
         """Equal for projections that make the same rows."""
-        return self.method, self.dim, self.has_repellence
+        return self.added, self.dim, self.has_repellence
 
     @property
     def name(self) -> str:
@@ -155,7 +170,8 @@ def load_projection(location: Path, backbone: Path, trunk: Trunk) -> Projection:
     carb = getattr(found.settings, "carb", None)
     dim, module = found.settings.dim, found.module
     head = cast(Head, module.head)  # a method, which the type of a module does not know
-    return Projection(head, dim, module, found.name, carb, found.folder)
+    is_trained = checkpoint.read_state(found.folder).global_step > 0
+    return Projection(head, dim, module, found.name, carb, found.folder, is_trained)
 
 
 def from_runs(runs: list[Path]) -> list[Subject]:
@@ -215,7 +231,7 @@ def from_backbone(backbone: Path, projectors: list[Path]) -> Subject:
     found = [load_projection(place, folder, trunk) for place in projectors]
     for one in found:
         same = [other for other in found if other.kind == one.kind]
-        one.variant = one.folder.parent.parent.name if len(same) > 1 else ""
+        one.run = one.folder.parent.parent.name if len(same) > 1 else ""
     digests = [checkpoint.weights_digest(folder), *(one.digest for one in found)]
     state = checkpoint.read_state(folder)
     trained = networks.settings_of(folder, state.settings, _Trained)
@@ -250,29 +266,35 @@ def _of_tokens(trunk: Trunk, found: list[Projection]) -> list[Line]:
         Line(DETECTION, 2, "raw", trunk.width, _unit(trunk.join)),
     ]
     for one in found:
-        projector, variant = one.digest, one.variant
-        if not one.has_repellence:
-            row = (MATCHING, 4, one.name, one.dim, one.head, projector, variant, None, True, False)
-            lines.append(Line(*row))
-            continue
-        joined = _joined(trunk.join, one.head)
-        lines += [
-            Line(MATCHING, 1, one.name, one.dim, one.head, projector, variant, None, True, True),
-            Line(
-                DETECTION,
-                2,
-                one.name,
-                trunk.width + one.dim,
-                joined,
-                projector,
-                variant,
-                hypercolumn=False,
-                stage_2=one.dim,
-            ),
-            Line(FEW_SHOT, 3, one.name, one.dim, one.head, projector, variant),
-            Line(EMBEDDING, 5, one.name, one.dim, one.head, projector, variant),
-        ]
+        rows = _of_projection(trunk, one)
+        for row in rows:
+            row.added = f"{one.added} ({one.run})" if one.run else one.added
+        lines += rows
     return lines
+
+
+def _of_projection(trunk: Trunk, one: Projection) -> list[Line]:
+    projector, variant = one.digest, one.variant
+    if not one.has_repellence:
+        row = (MATCHING, 4, one.name, one.dim, one.head, projector, variant, None, True, False)
+        return [Line(*row)]
+    joined, unit = _joined(trunk.join, one.head), _unit(one.head)
+    return [
+        Line(MATCHING, 1, one.name, one.dim, one.head, projector, variant, None, True, True),
+        Line(
+            DETECTION,
+            2,
+            one.name,
+            trunk.width + one.dim,
+            joined,
+            projector,
+            variant,
+            hypercolumn=False,
+            stage_2=one.dim,
+        ),
+        Line(FEW_SHOT, 3, one.name, one.dim, unit, projector, variant),
+        Line(EMBEDDING, 5, one.name, one.dim, one.head, projector, variant),
+    ]
 
 
 def _of_hypercolumn(trunk: Trunk, found: list[Projection]) -> list[Line]:

@@ -4,16 +4,18 @@ The frozen encoder's part depends on neither projector nor loss, and it is small
 (training/token_store.py) computes it once and keeps it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from scemae.config.dotted import recorded
 from scemae.config.schema.training import Carb
 from scemae.errors import ConfigError
-from scemae.models import flops
+from scemae.models import flops, lda
 from scemae.models.carb import CARB, count_attentive, select, third
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
@@ -53,11 +55,42 @@ def build(settings: Settings, trunk: nn.Module, *, seed: int) -> CARB:
     )
 
 
+def wants_crops(settings: Settings) -> bool:
+    """Whether `start` computes the initial weights from crops of training images."""
+    return settings.carb.init == "lda"
+
+
+@torch.no_grad()
+def start(module: CARB, trunk: Encoder, crops: Iterable[tuple[Tensor, ...]]) -> None:
+    """Set the projector to the LDA of the trunk's tokens (carb.init=lda; ours).
+
+    crops: batches of `data.pipeline.crop_pairs`. Raises ConfigError where the tokens are not finite,
+    or no two crops of an image share a point.
+    """
+    scatter = lda.Scatter(trunk.width)
+
+    def tokens(images: Tensor) -> Tensor:
+        return rearrange(trunk(images)[:, 1:], "b (h w) d -> b d h w", h=trunk.grid)
+
+    for centre, first, second, first_boxes, second_boxes in crops:
+        scatter.add_faces(tokens(centre))
+        pairs = lda.shared_points(tokens(first), tokens(second), first_boxes, second_boxes)
+        scatter.add_pairs(*pairs)
+    if not scatter.within.isfinite().all():
+        raise ConfigError(
+            "carb.init=lda: found training images whose crops share no point, or tokens that are "
+            "not finite; give more images, or a backbone that has not diverged"
+        )
+    projector = module.projector
+    weight = lda.discriminants(scatter.within, scatter.total, projector.out)
+    projector.set_linear(weight, -weight @ scatter.mean)
+
+
 def check(settings: Settings, trunk: nn.Module) -> Encoder:
     """The trunk, if CARB can select among its tokens.
 
-    Raises ConfigError for a trunk that is no ViT of ours, and where eta leaves no attentive tokens
-    or fewer inattentive ones than clusters.
+    Raises ConfigError for a trunk that is no ViT of ours, where eta leaves no attentive tokens or
+    fewer inattentive ones than clusters, and where carb.init=lda has no linear projector to set.
     """
     if not isinstance(trunk, Encoder):
         raise ConfigError(
@@ -70,6 +103,11 @@ def check(settings: Settings, trunk: nn.Module) -> Encoder:
         raise ConfigError(
             f"carb: eta {carb.eta} of {n} tokens leaves {attentive} attentive and {n - attentive} "
             f"inattentive ones; at least 1 and {carb.clusters} (carb.clusters) are needed"
+        )
+    if carb.init == "lda" and (carb.projector != "linear" or carb.dim > trunk.width):
+        raise ConfigError(
+            f"carb.init=lda: found carb.projector={carb.projector} with carb.dim={carb.dim}; a "
+            f"linear one with at most {trunk.width} dimensions, the backbone's width, was needed"
         )
     return trunk
 

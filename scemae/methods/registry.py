@@ -24,7 +24,7 @@ or, if it is a stage 2,
                      the frozen trunk's outputs for normalised images: the forward's arguments
     STORED           True if the token store keeps that, False if it is computed again for each view
     module.head(maps, side)
-                     projected features of the trunk's maps, (b, dim, side, side)
+                     projected features of the trunk's maps, (b, dim, side, side), of any length
     settings.dim     how many dimensions these have
 
 It may also have
@@ -33,6 +33,9 @@ It may also have
                      its Settings are those of the run itself (model, carb), not method.settings
     step_flops(settings), in stage 2 step_flops(settings, trunk)
                      operations of one image in a training step; without it MFU is not reported
+    wants_crops(settings), start(module, trunk, crops), in stage 2
+                     initial weights that depend on data: where `wants_crops` says so, `start` is
+                     given batches of data.pipeline.crop_pairs, of images with their frames
     load_trunk(folder)
                      the trunk of a checkpoint that may hold less than the whole module
     module.after_step()

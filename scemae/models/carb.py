@@ -252,8 +252,9 @@ class CARB(nn.Module):
         return (per_image * weights).sum()
 
     def head(self, maps: list[Tensor], side: int) -> Tensor:
-        """Projected features of the encoder's one map (b, d, h, w), (b, dim, h, w)."""
-        return self.projector(maps[0])
+        """Projected features of the encoder's one map (b, d, h, w), (b, dim, h, w), not yet of
+        length one: the matcher enlarges them first (PROTOCOL 5.2)."""
+        return self.projector.project(maps[0])
 
     def project(self, tokens: Tensor, ids: Tensor, slot: Tensor) -> Tensor:
         """Phi of the tokens of T, (b, k, out).

@@ -1,6 +1,7 @@
 """The light projector Phi of stage 2. The paper does not print its architecture: each here is a
 choice (PROTOCOL 1.6 [U])."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,9 +41,19 @@ class Projector(nn.Module):
         as a map."""
         return self.kind in ("linear", "mlp")
 
+    def set_linear(self, weight: Tensor, bias: Tensor) -> None:
+        """Set the weights (out, width) and bias (out,) of a linear projector."""
+        assert isinstance(self.map, nn.Conv2d) and self.map.bias is not None
+        with torch.no_grad():
+            self.map.weight.copy_(weight[:, :, None, None])
+            self.map.bias.copy_(bias)
+
+    def project(self, feature_map: Tensor) -> Tensor:
+        """Phi before its features get length one, (b, out, h, w) float32."""
+        projected = self.map(feature_map.to(next(self.parameters()).dtype)).float()
+        if self.kind != "spatial_softmax":
+            return projected
+        return (self.multiplier * projected).flatten(2).softmax(-1).view_as(projected)
+
     def forward(self, feature_map: Tensor) -> Tensor:
-        projected = self.map(feature_map.to(next(self.parameters()).dtype))
-        if self.kind == "spatial_softmax":
-            responses = (self.multiplier * projected.float()).flatten(2)
-            projected = responses.softmax(-1).view_as(projected)
-        return F.normalize(projected.float(), dim=1)
+        return F.normalize(self.project(feature_map), dim=1)

@@ -208,6 +208,8 @@ class Sweep:
         """
         config = self.with_values(values)
         every = config.loop.log_every
+        if not config.optim.epochs:
+            raise ConfigError("optim.epochs=0: a trial of no steps has no score; give more than 0")
         total = max(round(config.optim.epochs * self.images / config.optim.global_batch_size), 1)
         interval = math.ceil(total * self.config.halving.grace / every) * every
         found = {"probe_every": interval, "save_every": interval, "keep": 1}

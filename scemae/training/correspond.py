@@ -6,15 +6,20 @@ scemae correspond run_dir=runs/cl backbone=runs/moco method=cl data.shards=data/
 The method is a file of scemae/methods (registry.py): carb is the paper's.
 """
 
+import sys
+import time
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from scemae.config.schema.training import CorrespondConfig
 from scemae.data.geometry import INPUT
+from scemae.data.order import permutation
+from scemae.data.pipeline import crop_pairs
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed import engine as engines
 from scemae.distributed.process_group import precision
@@ -25,9 +30,13 @@ from scemae.methods import registry
 from scemae.models.vit import Encoder
 from scemae.runs.checkpoints import checkpoint
 from scemae.training import run
-from scemae.training.feed import Feed, trunk_views
-from scemae.training.token_fill import Fill
+from scemae.training.feed import Batches, Feed, trunk_views
+from scemae.training.token_fill import Fill, slice_of
 from scemae.training.token_store import TokenFeed, home
+
+START_IMAGES = 500  # that initial weights are computed from (carb.init=lda)
+# Area of their crops in the evaluation frame. The central crop that is measured has 0.5 of it.
+CROP_SCALE = (0.35, 1.0)
 
 
 def main(config: CorrespondConfig) -> None:
@@ -50,6 +59,15 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
     method = registry.find(config.method.name, 2)
     settings = registry.settings_of(method, config)
     module = method.build(settings, network, seed=config.seed)
+    if getattr(method, "wants_crops", lambda _: False)(settings):
+        began = time.perf_counter()
+        method.start(module, network, _crops(config, start, shards))
+        if place.is_first:
+            seconds = time.perf_counter() - began
+            print(
+                f"projector: starts as the LDA of {START_IMAGES} faces, in {seconds:.1f} s",
+                file=sys.stderr,
+            )
     dtype = precision(config.runtime.precision, place.device)
     zero_stage = engines.zero_stage(config.runtime, place)
     registry.check_runtime(config.method.name, module, dtype, zero_stage)
@@ -75,6 +93,19 @@ def _maps_folder(config: CorrespondConfig, backbone: Path, start: run.Start) -> 
     """Where the probe keeps the trunk's maps: beside the tokens."""
     third_dir = config.store.third_dir
     return Path(third_dir) if third_dir else home(config, backbone, start.place)
+
+
+def _crops(config: CorrespondConfig, start: run.Start, shards: ShardSet) -> Batches:
+    """Batches of `crop_pairs` of the first images in the order of the run, for initial weights.
+
+    Every rank computes the same.
+    """
+    views = partial(crop_pairs, size=INPUT, scale=CROP_SCALE)
+    feed = Feed(config, shards, start.place, views, start.note)
+    samples = permutation(config.seed, 0, len(shards))[:START_IMAGES]
+    feed.open_frames(len(samples))
+    parts = np.array_split(samples, max(len(samples) // 32, 1))
+    return feed.batches((slice_of(part, len(shards)) for part in parts), lambda *_: start.note())
 
 
 def _feed(

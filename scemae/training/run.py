@@ -64,7 +64,10 @@ def started(config: PretrainConfig | CorrespondConfig, stage: str) -> Iterator[S
 
 
 def plan(shards: ShardSet, config: PretrainConfig | CorrespondConfig, place: Place) -> Steps:
-    """The steps of a run. Raises ConfigError where images or ranks are too few for the batch."""
+    """The steps of a run, 0 for no epochs: its result is then the initial weights.
+
+    Raises ConfigError where images or ranks are too few for the batch.
+    """
     optim, loop, size = config.optim, config.loop, config.optim.global_batch_size
     if len(shards) < size:
         raise ConfigError(
@@ -76,7 +79,7 @@ def plan(shards: ShardSet, config: PretrainConfig | CorrespondConfig, place: Pla
             f"optim.global_batch_size={size}: found {place.world_size} ranks, each needs at least "
             "one image; raise the batch or start fewer ranks"
         )
-    total = max(round(optim.epochs * len(shards) / size), 1)
+    total = max(round(optim.epochs * len(shards) / size), 1 if optim.epochs else 0)
     accumulation = accumulation_steps(size, place.world_size, config.runtime.micro_batch_size)
     return Steps(0, total, accumulation, loop.log_every, loop.save_every, loop.probe_every, size)
 
@@ -193,7 +196,7 @@ class Run:
             f"{self.state.zero_stage}{resumed}",
             flush=True,
         )
-        if step < steps.total:
+        if step < steps.total or not found:
             checkpoint.clear_partial(self.run_dir, self.start.generation)
             run_folder.describe(
                 self.run_dir,

@@ -109,7 +109,7 @@ class Fill:
         feed.open_frames(sum(map(len, chunks)))
         origins: deque[tuple[np.ndarray, np.ndarray]] = deque()
         batches = feed.batches(
-            (_slice(rows, samples) for rows in self._mine(chunks)),
+            (slice_of(rows, samples) for rows in self._mine(chunks)),
             lambda _, found, digests: origins.append((found, digests)),
         )
         return (
@@ -175,8 +175,8 @@ class Fill:
         return chunks[self.place.rank :: self.place.world_size]
 
 
-def _slice(rows: np.ndarray, samples: int) -> Slice:
-    """The samples and epochs of some records as a slice, of weight 1 each."""
+def slice_of(rows: np.ndarray, samples: int) -> Slice:
+    """The samples and epochs of some records (of `samples` a view) as a slice, of weight 1 each."""
     ones = np.ones(len(rows), np.float32)
     return Slice(0, rows % samples, rows // samples, ones, np.arange(len(rows)))
 

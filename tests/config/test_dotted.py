@@ -22,4 +22,4 @@ def test_a_checkpoint_does_not_record_a_later_setting_at_the_behaviour_before_it
 def test_every_setting_of_carb_but_later_ones_has_no_default():
     """Else older runs could not resume, or a missing value would go unnoticed."""
     later = [part.name for part in fields(Carb) if part.default is not MISSING]
-    assert later == ["cluster_norm"]
+    assert later == ["cluster_norm", "init"]

@@ -219,21 +219,24 @@ def read(command):
 def test_the_commands_of_a_demo_keep_its_folder(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     out = Path(name)
-    for stage in ("correspond", "cl", "lead", "dve"):
+    for stage in ("correspond", "lda", "cl", "lead", "dve"):
         (out / stage).mkdir(parents=True)
-    drawn, built, pretrain, correspond, evaluate, report = demo.commands(out, 10, 1)
+    drawn, built, pretrain, correspond, lda, evaluate, report = demo.commands(out, 10, 1)
     assert Path(faces_parser(drawn[1:])) == out / "faces"
     assert parse("shards", built[1:]).out == out / "shards" and Path(report[1]) == out / "evaluate"
     assert (
         read(pretrain)["run_dir"]
         == str(out / "pretrain")
         == read(correspond)["backbone"]
+        == read(lda)["backbone"]
         == read(evaluate)["backbone"]
     )
+    assert read(evaluate)["also"] == [read(lda)["run_dir"]]
     tables = demo.rivals(out, 10, 1)[-1]
     found = read(["tables", *with_runs(tables[1:])])
     assert [Path(run) for run in found["runs"]] == [
         out / "correspond",
+        out / "lda",
         out / "cl",
         out / "lead",
         out / "dve",

@@ -14,7 +14,7 @@ import torch
 from scemae.cli import run_command
 from scemae.config.load import load_config
 from scemae.data.augment import MEAN, STD, normalise
-from scemae.errors import RunFolderError
+from scemae.errors import ConfigError, RunFolderError
 from scemae.evaluation import evaluate
 from scemae.evaluation.landmarks import features
 from scemae.evaluation.landmarks.matching import match
@@ -31,7 +31,7 @@ from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.checkpoint import TrainState
 from scemae.runs.checkpoints.tensor_file import write_tensors
 from scemae.runs.metrics_log import METRICS
-from tests.support import TINY, write_shards
+from tests.support import TINY, scemae, write_shards
 
 FACES = ["reconstructions", "attention", "position", "similarity", "matches", "detections"]
 
@@ -91,6 +91,9 @@ def folder(tmp_path_factory):
         },
         backbone=str(checkpoint.path_of(mae, 7, 1)),
     )
+    places = [f"run_dir={root / 'lda'}", f"backbone={mae}", f"data.shards={shards}"]
+    computed = ["carb.init=lda", "carb.dim=16", "optim.epochs=0", "optim.global_batch_size=4"]
+    scemae("correspond", *places, *computed)
     evaluate.main(evaluation_config(root, root / "eval"))
     return root
 
@@ -104,6 +107,7 @@ def evaluation_config(root, run_dir):
             f"run_dir={run_dir}",
             f"backbone={root / 'mae'}",
             f"projector={root / 'carb'}",
+            f"also=[{root / 'lda'}]",
             f"matching.shards={shards}",
             "stride=8",
             f"detection.train={shards}",
@@ -136,6 +140,20 @@ def test_evaluating_again_measures_nothing_and_gives_the_same_results(folder, tm
     assert (tmp_path / "eval" / "results.json").read_text() == results
 
 
+def test_every_projector_is_a_row_by_the_name_of_what_it_adds(folder, page):
+    results = json.loads((folder / "eval" / "results.json").read_text())
+    rows = ["MAE", "MAE + CARB", "MAE + LDA"]
+    for test in ("matching", "content", "detection"):
+        assert [name for name in results[test]["methods"] if name.startswith("MAE")] == rows
+    assert "MAE + LDA" in page[0]
+    assert (folder / "eval" / "regressors" / "MAE_+_LDA.safetensors").exists()
+
+
+def test_more_projectors_without_a_first_are_refused(folder):
+    with pytest.raises(ConfigError, match="also: found no projector that they come after"):
+        load_config("evaluate", ["run_dir=-", f"backbone={folder / 'mae'}", "also=[a]"])
+
+
 def test_the_page_fetches_nothing(page):
     assert not re.search(r"""(?:src|href|data|action)\s*=\s*["'](?!data:|#)""", page[0])
     assert not re.search(r"<(?:script|link|iframe|object)|@import|url\((?!#)", page[0])
@@ -161,7 +179,7 @@ def test_the_numbers_are_those_of_the_results(folder, page):
 def test_the_page_says_what_the_features_know_without_their_place(folder, page):
     found = json.loads((folder / "eval" / "results.json").read_text())["content"]
     saved = np.load(folder / "eval" / "contents.npz")
-    assert list(found["methods"])[-2:] == ["MAE", "MAE + CARB"]
+    assert list(found["methods"])[-3:] == ["MAE", "MAE + CARB", "MAE + LDA"]
     for name, score in found["methods"].items():
         assert 0 <= score["position_share"] <= 1
         assert f"<b>{100 * score['position_share']:.0f} %</b>" in page[0]

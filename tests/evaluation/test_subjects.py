@@ -28,7 +28,7 @@ def encoder():
 
 def projection(network, method, dim, monkeypatch):
     monkeypatch.setattr(Projection, "digest", property(lambda one: "digest"))
-    head = network if method != "carb" else lambda maps, side: network(maps[0])
+    head = network if method != "carb" else lambda maps, side: network.project(maps[0])
     return Projection(head, dim, network, method, None, Path("run/checkpoints/step"))
 
 
@@ -42,11 +42,10 @@ def test_sce_mae_matches_projected_and_detects_with_both_stages_joined(encoder, 
     maps = trunk.maps(FRAMES, 4)
     raw = maps[0]
     assert raw.shape == (2, 24, 24, 24)
-    for test, table in ((MATCHING, 1), (FEW_SHOT, 3), (EMBEDDING, 5)):
-        assert (
-            torch.equal(found[test, table].head(maps, 24), network(raw))
-            and found[test, table].dim == 8
-        )
+    wanted = {(MATCHING, 1): network.project(raw), (EMBEDDING, 5): network.project(raw)}
+    for key, features_of in {**wanted, (FEW_SHOT, 3): network(raw)}.items():
+        assert torch.allclose(found[key].head(maps, 24), features_of, atol=1e-6)
+        assert found[key].dim == 8
     joined = found[DETECTION, 2]
     assert torch.allclose(
         joined.head(maps, 24),
@@ -125,3 +124,25 @@ def test_two_runs_of_one_size_are_told_apart_by_their_folders(encoder):
     )
     subjects.tell_apart([one, two])
     assert one.title == "SCE-MAE ViT 4 x 24 (long)" and two.title.endswith("(short)")
+
+
+@pytest.mark.parametrize(
+    ("init", "is_trained", "variant", "added"),
+    [
+        ("random", True, "", "CARB"),
+        ("lda", False, "LDA, ours", "LDA"),
+        ("lda", True, "LDA + CARB, ours", "LDA + CARB"),
+    ],
+)
+def test_rows_say_what_stage_2_adds_and_that_the_lda_is_ours(
+    encoder, monkeypatch, init, is_trained, variant, added
+):
+    one = projection(Projector("linear", 24, 64), "carb", 64, monkeypatch)
+    one.carb = load_config("correspond", ["run_dir=-", "backbone=-", f"carb.init={init}"]).carb
+    one.is_trained = is_trained
+    found = subjects._of_tokens(features.vit_trunk(encoder), [one])[2:]
+    assert {(line.variant, line.added) for line in found} == {(variant, added)}
+    one.run = "again"
+    found = subjects._of_tokens(features.vit_trunk(encoder), [one])[2:]
+    assert {line.added for line in found} == {f"{added} (again)"}
+    assert {line.variant for line in found} == {f"{variant}, again".removeprefix(", ")}

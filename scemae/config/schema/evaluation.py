@@ -70,6 +70,7 @@ class EvaluateConfig:
     run_dir: str  # folder of the results
     backbone: str | None  # run folder or checkpoint of stage 1
     projector: str | None  # run folder or checkpoint of stage 2
+    also: list[str]  # more of them on the same backbone, each a row of its own
     seed: int  # of the random encoder and the regressor
     stride: int  # of cover-and-stride, in pixels, for matching
     cache_dir: str | None  # where shards named by a URL are copied

@@ -144,6 +144,10 @@ class Carb:
     # cluster the third block's tokens after a LayerNorm (ours): without it distances are so large
     # that the density of Eq. 2 alone decides, and the delta of Eq. 3 hardly counts (PROTOCOL 6)
     cluster_norm: bool = False
+    # the projector's initial weights: "random", or "lda", computed from 500 training faces
+    # (ours; models/lda.py); lda needs projector=linear and dim up to the backbone's width;
+    # optim.epochs=0 keeps it as it is
+    init: str = "random"
 
 
 @dataclass

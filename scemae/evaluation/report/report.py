@@ -235,6 +235,7 @@ def source_of(
         own = checkpoint.committed(run.folder) if run.stage == stage else []
         used = stage in runs and run.stage != stage
         places[key] = locate(run.provenance[key], run.folder) if used else own[-1] if own else None
+    also = [locate(place, run.folder) for place in run.provenance.get("also", [])]
     names = ("matching.shards", "detection.test", "probe_shards", "data.shards")
     carb = None
     if "correspond" in runs:
@@ -244,7 +245,7 @@ def source_of(
         run.folder,
         results,
         places["backbone"],
-        places["projector"],
+        [place for place in (places["projector"], *also) if place],
         absent,
         run.provenance.get("carb", carb),
         next(run.config[name] for name in names if run.config.get(name)),

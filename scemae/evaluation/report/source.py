@@ -1,9 +1,9 @@
 """The runs and shards behind the pictures of a report, loaded when first needed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -17,11 +17,13 @@ from scemae.data.decode import decode
 from scemae.data.geometry import FRAME
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.errors import DataError, RunFolderError
-from scemae.evaluation.evaluate import CARB, MAE
+from scemae.evaluation import subjects
+from scemae.evaluation.evaluate import MAE, name_of
 from scemae.evaluation.landmarks.benchmarks import Frames, find_benchmark, load_frames
+from scemae.evaluation.landmarks.features import Head
 from scemae.evaluation.landmarks.pairs import Pairs, warp_views
+from scemae.evaluation.subjects import MATCHING
 from scemae.files import arrays, documents
-from scemae.methods import registry
 from scemae.methods.mae import load_autoencoder
 from scemae.models.mae import MaskedAutoencoder
 
@@ -39,7 +41,7 @@ class Source:
     run_dir: Path
     results: dict  # of results.json; empty for a run of training
     backbone: Path | None  # checkpoints
-    projector: Path | None
+    projectors: list[Path]  # one for each row of the ladder after the backbone's
     absent: dict[str, str]  # why there is no "backbone", "matching" or "detection", in a sentence
     carb: dict | None  # settings of stage 2; None: the paper's
     shards: str  # faces to show
@@ -58,13 +60,14 @@ class Source:
         return load_autoencoder(self.backbone)[0].eval().requires_grad_(False)
 
     @cached_property
-    def heads(self) -> dict[str, nn.Module]:
-        """Identity for the backbone's features, and the projector where there is one."""
-        heads: dict[str, nn.Module] = {MAE: nn.Identity()}
-        if self.projector is not None and self.backbone is not None:
-            encoder = self.autoencoder.encoder
-            trained = registry.load_stage_2(self.projector, self.backbone, encoder)
-            heads[CARB] = cast(nn.Module, trained.module.projector)
+    def heads(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Identity for the backbone's features, and the projectors by the names of their rows."""
+        heads: dict[str, Callable[[Tensor], Tensor]] = {MAE: nn.Identity()}
+        if self.backbone is None:
+            return heads
+        subject = subjects.from_backbone(self.backbone, self.projectors)
+        for line in subject.of(MATCHING)[1:]:
+            heads[name_of(subject, line)] = partial(_projected, line.head)
         return heads
 
     @cached_property
@@ -126,6 +129,11 @@ class Source:
         return arrays.read(
             self.run_dir / name, wanted, error=RunFolderError, remedy="run `scemae evaluate` again"
         )
+
+
+def _projected(head: Head, maps: Tensor) -> Tensor:
+    """A head's features (b, dim, h, w) of the backbone's one map (b, d, h, w)."""
+    return head([maps], maps.shape[-1])
 
 
 def saved_matches(source: Source) -> dict[str, np.ndarray]:

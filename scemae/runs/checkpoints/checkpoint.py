@@ -124,13 +124,18 @@ def newest(location: Path) -> Path:
     if (location / MANIFEST).exists() and NAME.fullmatch(location.name):
         return location
     refuse_old_format(location)
-    found = [path for path in committed(location) if place_of(path)[0] > 0]  # 0: untrained
+    found = [path for path in committed(location) if place_of(path)[0] or _is_result(path)]
     if not found:
         raise CheckpointError(
             f"{location}: found no finished checkpoint in it; give a run folder or one of its "
             f"{CHECKPOINTS}/step-* folders"
         )
     return found[-1]
+
+
+def _is_result(folder: Path) -> bool:
+    """Whether a checkpoint of step 0, which is untrained, is all that its run makes."""
+    return read_state(folder).settings.get("optim", {}).get("epochs") == 0
 
 
 def refuse_old_format(location: Path) -> None:
