@@ -3,9 +3,11 @@
   python -m bench trend RUN SHARDS OUT             every kept checkpoint of RUN (loop.keep_every)
   python -m bench trend RUN SHARDS OUT --stage2 carb.cluster_norm=true ...
 
-SHARDS is what `scemae shards build celeba` wrote: train, mafl-train and mafl-test are used. On each
-checkpoint stage 2 is trained and both stages are measured, by --experiment's settings. Rows are
-kept in OUT, one folder per checkpoint: the same command goes on, also when RUN has gone on.
+SHARDS is what `scemae shards build celeba` wrote: train, mafl-train and --test are used. On each
+checkpoint stage 2 is trained, the LDA (ours) is computed, and all are measured, by --experiment's
+settings. Rows are kept in OUT, one folder per checkpoint: the same command goes on, also when RUN
+has gone on. A trend is for decisions, so --test is val unless told otherwise: identities that are
+in no official test.
 
 Writes OUT/trend.json, OUT/trend.md and OUT/trend.png: errors with 95 % intervals against images
 seen, the paired difference of both stages, and the straight line through log error against log
@@ -26,7 +28,8 @@ from scemae.evaluation import scores
 from scemae.files import disk
 from scemae.runs.checkpoints import checkpoint
 
-MAE, CARB, FLOOR = "MAE", "MAE + CARB", "no motion"
+MAE, CARB, LDA, FLOOR = "MAE", "MAE + CARB", "MAE + LDA", "no motion"
+COLOURS = {MAE: "#0072b2", CARB: "#d55e00", LDA: "#009e73"}
 MEASURES = {
     "same": "same face (px)",
     "different": "different face (px)",
@@ -44,7 +47,7 @@ def main(argv: list[str]) -> int:
         if not state.global_step:
             continue
         out = given.out / f"step-{state.global_step:08d}"
-        measure(folder, given.shards, out, given.experiment, given.stage2, given.evaluate)
+        measure(folder, out, given)
         seen = state.global_step * state.settings["optim"]["global_batch_size"]
         rows.append({"step": state.global_step, "images": seen, **read_row(out / "eval")})
     if not rows:
@@ -57,41 +60,38 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def measure(
-    folder: Path, shards: Path, out: Path, experiment: str, stage2: list[str], evaluate: list[str]
-) -> None:
-    """Stage 2 on the checkpoint `folder`, and an evaluation of both; each resumes."""
-    train = f"data.shards={shards / 'train'}"
-    _scemae(
-        "correspond",
-        f"experiment={experiment}_correspond",
-        f"run_dir={out / 'carb'}",
-        f"backbone={folder}",
-        train,
-        f"store.dir={out / 'tokens'}",
-        *stage2,
-    )
+def measure(folder: Path, out: Path, given: argparse.Namespace) -> None:
+    """Stage 2 on the checkpoint `folder`, and an evaluation of all rows; each resumes."""
+    train, backbone = f"data.shards={given.shards / 'train'}", f"backbone={folder}"
+    carb, lda, test = out / "carb", out / "lda", given.shards / given.test
+    store = f"store.dir={out / 'tokens'}"
+    experiment = f"experiment={given.experiment}_correspond"
+    _scemae("correspond", experiment, f"run_dir={carb}", backbone, train, store, *given.stage2)
+    computed = [f"run_dir={lda}", backbone, train, store]
+    _scemae("correspond", "experiment=lda_correspond", *computed)
     _scemae(
         "evaluate",
-        f"experiment={experiment}_evaluate",
+        f"experiment={given.experiment}_evaluate",
         f"run_dir={out / 'eval'}",
-        f"backbone={folder}",
-        f"projector={out / 'carb'}",
-        f"matching.shards={shards / 'mafl-test'}",
-        f"detection.train={shards / 'mafl-train'}",
-        f"detection.test={shards / 'mafl-test'}",
-        *evaluate,
+        backbone,
+        f"projector={carb}",
+        f"also=[{lda}]",
+        f"matching.shards={test}",
+        f"detection.train={given.shards / 'mafl-train'}",
+        f"detection.test={test}",
+        *given.evaluate,
     )
 
 
 def read_row(folder: Path) -> dict:
-    """Of an evaluation: by method and measure [mean, low, high], and + CARB minus MAE, paired."""
+    """Of an evaluation: by method and measure [mean, low, high]; paired, each row minus MAE."""
     results = json.loads((folder / "results.json").read_text())
     matched, detected = results["matching"]["methods"], results["detection"]["methods"]
     by_content = results.get("content", {"methods": {}})["methods"]
     errors = _errors(folder)
+    paired = {tuple(one["methods"]): one for one in results["detection"]["comparisons"]}
     found: dict = {"methods": {}, "difference": {}}
-    for name in (FLOOR, MAE, CARB):
+    for name in (FLOOR, *COLOURS):
         parts = {
             "same": matched.get(name, {}).get("same"),
             "different": matched.get(name, {}).get("different"),
@@ -101,21 +101,26 @@ def read_row(folder: Path) -> dict:
         found["methods"][name] = {
             key: [one["mean"], one["low"], one["high"]] for key, one in parts.items() if one
         } | {"position_share": by_content.get(name, {}).get("position_share")}
-    for key, pair in errors.items():
-        gap = scores.compare(pair[CARB], pair[MAE]).difference
-        found["difference"][key] = [gap.mean, gap.low, gap.high]
+    for name in (CARB, LDA):
+        gaps = {key: scores.compare(of[name], of[MAE]).difference for key, of in errors.items()}
+        found["difference"][name] = {
+            key: [gap.mean, gap.low, gap.high] for key, gap in gaps.items()
+        }
+        gap = paired[name, MAE]["difference"]
+        found["difference"][name]["detection"] = [gap["mean"], gap["low"], gap["high"]]
     return found
 
 
 def _errors(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """The errors of each couple by measure and method; detection's are compared by their means."""
+    """The errors of each couple, by measure and method."""
     matches, found = np.load(folder / "matches.npz"), {}
     for key in ("same", "different"):
-        found[key] = {name: matches[f"{name}/{key}"].mean(axis=1) for name in (MAE, CARB)}
+        found[key] = {name: matches[f"{name}/{key}"].mean(axis=1) for name in COLOURS}
     if (folder / "contents.npz").exists():
         contents = np.load(folder / "contents.npz")
-        names = {name: contents[f"{name}/content/different"].mean(axis=1) for name in (MAE, CARB)}
-        found["content"] = names
+        found["content"] = {
+            name: contents[f"{name}/content/different"].mean(axis=1) for name in COLOURS
+        }
     return found
 
 
@@ -134,7 +139,7 @@ def as_markdown(rows: list[dict]) -> str:
     heads = ["images seen", "features", *MEASURES.values(), "position share"]
     lines = [heads, ["---:", "---", *["---"] * len(MEASURES), "---:"]]
     for row in rows:
-        for name in (MAE, CARB):
+        for name in COLOURS:
             cells = row["methods"][name]
             share = cells["position_share"]
             lines.append(
@@ -145,14 +150,15 @@ def as_markdown(rows: list[dict]) -> str:
                     "" if share is None else f"{100 * share:.0f} %",
                 ]
             )
-        gaps = (_interval(row["difference"].get(key), "+.2f") for key in MEASURES)
-        lines.append(["", f"{CARB} minus {MAE}, paired", *gaps, ""])
+        for name, found in row["difference"].items():
+            gaps = (_interval(found.get(key), "+.2f") for key in MEASURES)
+            lines.append(["", f"{name} minus {MAE}, paired", *gaps, ""])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n" + _lines(rows)
 
 
 def _lines(rows: list[dict]) -> str:
     found = []
-    for name in (MAE, CARB):
+    for name in COLOURS:
         for key, title in MEASURES.items():
             line = fit_line(rows, name, key) if key in rows[-1]["methods"][name] else None
             if line is not None:
@@ -176,7 +182,7 @@ def draw(rows: list[dict]) -> Figure:
     """A panel per measure: error against images seen, both axes logarithmic."""
     figure = Figure(figsize=(3.2 * len(MEASURES), 3.2), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
-        for name, colour in ((MAE, "#0072b2"), (CARB, "#d55e00")):
+        for name, colour in COLOURS.items():
             known = [row for row in rows if key in row["methods"][name]]
             if known:
                 images = [row["images"] for row in known]
@@ -204,9 +210,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder of `scemae pretrain`")
-    parser.add_argument("shards", metavar="SHARDS", type=Path, help="train, mafl-train, mafl-test")
+    parser.add_argument("shards", metavar="SHARDS", type=Path, help="train, mafl-train, val")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of the results")
     parser.add_argument("--experiment", default="faces_cpu", help="NAME of NAME_correspond.yaml")
+    parser.add_argument("--test", default="val", help="split of SHARDS to measure on (val)")
     parser.add_argument("--stage2", nargs="*", default=[], help="settings of `scemae correspond`")
     parser.add_argument("--evaluate", nargs="*", default=[], help="settings of `scemae evaluate`")
     return parser.parse_args(argv)

@@ -10,7 +10,7 @@ and images. Writes results.json, pairs.npz (the pairs and their hash), matches.n
 detections.npz (predictions, for figures).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -195,18 +195,20 @@ def gather_matching(
 
 def _comparisons(found: dict[str, MatchingErrors]) -> list[dict]:
     """Each method against each one before it, on the same pairs."""
-    names = list(found)
     return [
-        {
-            "methods": [first, second],
-            "kind": kind,
-            **asdict(comparison),
-            "is_decided": comparison.is_decided,
-        }
-        for i, first in enumerate(names)
-        for second in names[:i]
+        {**_comparison(first, second, comparison), "kind": kind}
+        for first, second in _each_before(found)
         for kind, comparison in scores.compare_matching(found[first], found[second]).items()
     ]
+
+
+def _each_before(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each name with each one before it."""
+    return ((one, other) for i, one in enumerate(found) for other in list(found)[:i])
+
+
+def _comparison(first: str, second: str, found: scores.Comparison) -> dict:
+    return {"methods": [first, second], **asdict(found), "is_decided": found.is_decided}
 
 
 def gather_content(
@@ -271,6 +273,10 @@ def gather_detection(
         "methods": {
             name: asdict(scores.score_detection(value, benchmark)) for name, value in errors.items()
         },
+        "comparisons": [
+            _comparison(first, second, scores.compare(errors[first], errors[second]))
+            for first, second in _each_before(errors)
+        ],
     }
 
 

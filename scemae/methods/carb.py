@@ -64,8 +64,8 @@ def wants_crops(settings: Settings) -> bool:
 def start(module: CARB, trunk: Encoder, crops: Iterable[tuple[Tensor, ...]]) -> None:
     """Set the projector to the LDA of the trunk's tokens (carb.init=lda; ours).
 
-    crops: batches of `data.pipeline.crop_pairs`. Raises ConfigError where the tokens are not finite,
-    or no two crops of an image share a point.
+    crops: batches of `data.pipeline.crop_pairs`. Raises ConfigError where tokens are not finite, or
+    no two crops of an image share a point.
     """
     scatter = lda.Scatter(trunk.width)
 

@@ -15,10 +15,11 @@ def rows(slope=-0.5, count=4):
         cell = [value, value * 0.9, value * 1.1]
         methods = {
             name: {**dict.fromkeys(trend.MEASURES, cell), "position_share": 0.5}
-            for name in (trend.MAE, trend.CARB)
+            for name in trend.COLOURS
         }
         methods[trend.FLOOR] = {"same": cell, "different": cell, "position_share": None}
-        gaps = dict.fromkeys(("same", "different", "content"), [-0.1, -0.2, 0.1])
+        gap = dict.fromkeys(("same", "different", "content"), [-0.1, -0.2, 0.1])
+        gaps = {trend.CARB: gap, trend.LDA: gap}
         found.append({"step": i, "images": images, "methods": methods, "difference": gaps})
     return found
 
@@ -38,8 +39,8 @@ def test_two_checkpoints_give_no_line():
 def test_each_checkpoint_has_both_stages_and_their_difference():
     text = trend.as_markdown(rows())
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 3 * 4 and len({line.count("|") for line in lines}) == 1
-    assert text.count("-0.10 [-0.20, +0.10]") == 3 * 4
+    assert len(lines) == 2 + 5 * 4 and len({line.count("|") for line in lines}) == 1
+    assert text.count("-0.10 [-0.20, +0.10]") == 2 * 3 * 4
 
 
 def test_an_evaluation_without_content_leaves_that_panel_empty():
@@ -48,5 +49,5 @@ def test_an_evaluation_without_content_leaves_that_panel_empty():
         for name in row["methods"]:
             row["methods"][name].pop("content", None)
     figure = trend.draw(found)
-    assert [len(axes.containers) for axes in figure.axes] == [2, 2, 0, 2]
+    assert [len(axes.containers) for axes in figure.axes] == [3, 3, 0, 3]
     assert "content only" in trend.as_markdown(found)
