@@ -17,6 +17,7 @@ learning rate falls on the way: it says where things go, not where they end.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,7 @@ def measure(folder: Path, out: Path, given: argparse.Namespace) -> None:
     _scemae("correspond", experiment, f"run_dir={carb}", backbone, train, store, *given.stage2)
     computed = [f"run_dir={lda}", backbone, train, store]
     _scemae("correspond", "experiment=lda_correspond", *computed)
+    share_units(given.out, out / "eval")
     _scemae(
         "evaluate",
         f"experiment={given.experiment}_evaluate",
@@ -81,6 +83,17 @@ def measure(folder: Path, out: Path, given: argparse.Namespace) -> None:
         f"detection.test={test}",
         *given.evaluate,
     )
+
+
+def share_units(root: Path, evaluation: Path) -> None:
+    """Give an evaluation the units that others below `root` have measured.
+
+    A unit's name is a hash of all that it depends on, so the floors are measured once.
+    """
+    (evaluation / "measured").mkdir(parents=True, exist_ok=True)
+    for unit in root.glob("step-*/eval/measured/*.npz"):
+        if not (evaluation / "measured" / unit.name).exists():
+            shutil.copy(unit, evaluation / "measured")
 
 
 def read_row(folder: Path) -> dict:

@@ -149,6 +149,17 @@ def test_every_projector_is_a_row_by_the_name_of_what_it_adds(folder, page):
     assert (folder / "eval" / "regressors" / "MAE_+_LDA.safetensors").exists()
 
 
+def test_detection_is_compared_image_by_image(folder):
+    found = json.loads((folder / "eval" / "results.json").read_text())["detection"]
+    names = list(found["methods"])
+    compared = {tuple(one["methods"]): one for one in found["comparisons"]}
+    assert list(compared) == [(one, two) for i, one in enumerate(names) for two in names[:i]]
+    for (one, two), comparison in compared.items():
+        gap = found["methods"][one]["error"]["mean"] - found["methods"][two]["error"]["mean"]
+        assert comparison["difference"]["mean"] == pytest.approx(gap, abs=1e-9)
+        assert comparison["difference"]["n"] == found["test_images"]
+
+
 def test_more_projectors_without_a_first_are_refused(folder):
     with pytest.raises(ConfigError, match="also: found no projector that they come after"):
         load_config("evaluate", ["run_dir=-", f"backbone={folder / 'mae'}", "also=[a]"])
