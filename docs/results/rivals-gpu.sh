@@ -47,6 +47,8 @@ for part in $parts; do
             needs=(--after mae)
             case_ carb$dim correspond experiment=faces_gpu_correspond run_dir="$out/carb$dim" backbone="$out/mae" \
                 "${train[@]}" carb.dim=$dim carb.tau=$tau "${second[@]}"
+            case_ lda$dim correspond experiment=lda_correspond run_dir="$out/lda$dim" backbone="$out/mae" \
+                "${train[@]}" carb.dim=$dim "${second[@]}" optim.epochs=0
             needs=(--after moco)
             case_ cl$dim correspond experiment=faces_gpu_cl_correspond run_dir="$out/cl$dim" backbone="$out/moco" \
                 "${train[@]}" method.settings.dim=$dim method.settings.temperature=$t "${second[@]}"
@@ -56,7 +58,7 @@ for part in $parts; do
         done ;;
     tables)
         runs=()
-        for run in carb64 carb128 carb256 cl64 cl128 cl256 lead64 lead256 dve; do
+        for run in carb64 carb128 carb256 lda64 lda128 lda256 cl64 cl128 cl256 lead64 lead256 dve; do
             ! grep -qs '"status": 0' "$out/cases/$run.json" || runs+=("$out/$run")
         done
         needs=()
