@@ -145,7 +145,8 @@ def test_every_projector_is_a_row_by_the_name_of_what_it_adds(folder, page):
     rows = ["MAE", "MAE + CARB", "MAE + LDA"]
     for test in ("matching", "content", "detection"):
         assert [name for name in results[test]["methods"] if name.startswith("MAE")] == rows
-    assert "MAE + LDA" in page[0]
+    assert "MAE + LDA (ours), matching on" in page[0]
+    assert "<b>LDA</b> is ours, not the paper's" in page[0]
     assert (folder / "eval" / "regressors" / "MAE_+_LDA.safetensors").exists()
 
 
