@@ -73,14 +73,12 @@ def test_the_run_without_a_step_is_the_lda_of_all_images_taken_one_by_one(root):
     assert state["total_steps"] == 0 and state["backbone"].startswith(str(root / "mae"))
 
 
-def test_training_goes_on_from_there_and_two_ranks_start_alike(root):
-    correspond(root, "short", "optim.epochs=0.4", "optim.lr=1e-6")  # 2 steps
-    correspond(root, "ranks", "optim.epochs=0.4", "optim.lr=1e-6", ranks=2)
+def test_training_goes_on_from_there_on_any_number_of_ranks(root):
+    correspond(root, "ranks", "optim.epochs=0.4", "optim.lr=1e-6", ranks=2)  # 2 steps
     _, none = projector_of(root, "none")
-    for run in ("short", "ranks"):
-        _, found = projector_of(root, run)
-        assert not torch.equal(found.weight, none.weight)
-        assert torch.allclose(found.weight, none.weight, atol=1e-5)
+    _, found = projector_of(root, "ranks")
+    assert not torch.equal(found.weight, none.weight)
+    assert torch.allclose(found.weight, none.weight, atol=1e-5)
 
 
 def test_the_matcher_enlarges_the_map_before_its_features_get_length_one(root):
