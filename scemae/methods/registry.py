@@ -191,6 +191,11 @@ def has_batch_norm(module: nn.Module) -> bool:
     return any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
 
 
+def wants_crops(method: ModuleType, settings: Any) -> bool:
+    """Whether the method computes initial weights from crops of training images."""
+    return hasattr(method, "wants_crops") and method.wants_crops(settings)
+
+
 def step_flops(method: ModuleType, settings: Any, *trunk: nn.Module) -> float:
     """Floating-point operations of a training step per image; 0 where the method counts none."""
     return method.step_flops(settings, *trunk) if hasattr(method, "step_flops") else 0.0

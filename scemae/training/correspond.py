@@ -22,7 +22,7 @@ from scemae.data.order import permutation
 from scemae.data.pipeline import crop_pairs
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed import engine as engines
-from scemae.distributed.process_group import precision
+from scemae.distributed.process_group import Place, precision
 from scemae.evaluation.landmarks import features
 from scemae.evaluation.landmarks.features import Trunk
 from scemae.evaluation.landmarks.probe import Probe
@@ -34,7 +34,7 @@ from scemae.training.feed import Batches, Feed, trunk_views
 from scemae.training.token_fill import Fill, slice_of
 from scemae.training.token_store import TokenFeed, home
 
-START_IMAGES = 500  # that initial weights are computed from (carb.init=lda)
+START_IMAGES = 500  # that initial weights are computed from, at most (carb.init=lda)
 # Area of their crops in the evaluation frame. The central crop that is measured has 0.5 of it.
 CROP_SCALE = (0.35, 1.0)
 
@@ -59,19 +59,18 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
     method = registry.find(config.method.name, 2)
     settings = registry.settings_of(method, config)
     module = method.build(settings, network, seed=config.seed)
-    if getattr(method, "wants_crops", lambda _: False)(settings):
-        began = time.perf_counter()
-        method.start(module, network, _crops(config, start, shards))
-        if place.is_first:
-            seconds = time.perf_counter() - began
-            print(
-                f"projector: starts as the LDA of {START_IMAGES} faces, in {seconds:.1f} s",
-                file=sys.stderr,
-            )
     dtype = precision(config.runtime.precision, place.device)
     zero_stage = engines.zero_stage(config.runtime, place)
     registry.check_runtime(config.method.name, module, dtype, zero_stage)
     network.to(place.device, torch.float32 if registry.has_batch_norm(network) else dtype)
+    if registry.wants_crops(method, settings):
+        began = time.perf_counter()
+        method.start(module, network, _crops(config, start, shards))
+        _tell(
+            place,
+            f"initial weights of {min(START_IMAGES, len(shards))} images",
+            time.perf_counter() - began,
+        )
     if probe_every:  # after the trunk's move: its maps are kept in its precision
         probe.keep(trunk, place, _maps_folder(config, folder, start), digest, start.note)
     parts = {**registry.described(method, settings), "width": trunk.width, "backbone": digest}
@@ -87,6 +86,11 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
         facts,
         registry.step_flops(method, settings, network),
     )
+
+
+def _tell(place: Place, what: str, seconds: float) -> None:
+    if place.is_first:
+        print(f"projector: {what}, in {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 def _maps_folder(config: CorrespondConfig, backbone: Path, start: run.Start) -> Path:
