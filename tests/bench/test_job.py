@@ -148,7 +148,7 @@ with open(os.environ["RECORD"], "a") as file:
 
 
 @pytest.mark.parametrize("mode", ["full", "rehearse"])
-@pytest.mark.parametrize("script,stages", [("faces", 3), ("rivals", 13)])
+@pytest.mark.parametrize("script,stages", [("faces", 4), ("rivals", 16)])
 def test_every_command_of_a_gpu_script_composes(tmp_path, monkeypatch, script, stages, mode):
     """The first of them to be misspelt would end an hour on a borrowed machine."""
     (tmp_path / "python3").write_text(RECORD % sys.executable)

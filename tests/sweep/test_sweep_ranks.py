@@ -14,6 +14,7 @@ from scemae.errors import LaunchError
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.metrics_log import read_metrics
 from scemae.sweep.processes import rank_processes
+from scemae.sweep.processes.fork_server import become_independent
 from scemae.sweep.processes.rank_processes import ForkServerClient, Ranks
 from scemae.sweep.processes.trial_process import (
     ASKED,
@@ -414,3 +415,11 @@ def test_a_run_without_its_last_evaluation_makes_it_once(warm, made, tmp_path):
         sum("probe_same" in row and row["step"] == 4 for row in read_metrics(metrics.parents[2]))
         == 1
     )
+
+
+def test_a_rank_whose_server_died_before_it_could_ask_the_kernel_is_killed():
+    pid = os.fork()
+    if not pid:
+        become_independent(server=-1)  # no parent of this process
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL

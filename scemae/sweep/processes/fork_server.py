@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,12 @@ def start_rank(request: dict[str, Any], spawns: bool) -> int:
     """Start one rank and return its pid."""
     # Blocked until the rank has its own handlers: a signal for it must not reach the server's.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    server = os.getpid()
     if spawns:
         pid = _spawn_rank(request)
     elif not (pid := os.fork()):
         try:
-            run_rank(request)
+            run_rank(request, server)
         except Exception:
             traceback.print_exc()  # to the rank's log, which is stderr by now
         finally:
@@ -129,24 +131,26 @@ def _spawn_rank(request: dict[str, Any]) -> int:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=become_independent,
+            preexec_fn=partial(become_independent, os.getpid()),
         )
     child.returncode = 0  # the server waits for it, subprocess must not
     return child.pid
 
 
-def become_independent() -> None:
-    """In the child: be killed if the server dies, and handle signals by the defaults."""
+def become_independent(server: int) -> None:
+    """In the child: be killed if the process `server` dies, and handle signals by the defaults."""
     signal_at_parent_death(signal.SIGKILL)
+    if os.getppid() != server:  # it died before the kernel was asked
+        os.kill(os.getpid(), signal.SIGKILL)
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def run_rank(request: dict[str, Any]) -> None:
-    """In the child: run the command as if it had been typed."""
-    become_independent()
+def run_rank(request: dict[str, Any], server: int) -> None:
+    """In the child of `server`: run the command as if it had been typed."""
+    become_independent(server)
     os.setsid()
     os.environ.update(request["env"])
     log = log_descriptor(Path(request["log"]))
