@@ -22,7 +22,7 @@ from scemae.data.order import permutation
 from scemae.data.pipeline import crop_pairs
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed import engine as engines
-from scemae.distributed.process_group import Place, precision
+from scemae.distributed.process_group import Place, agree, precision
 from scemae.evaluation.landmarks import features
 from scemae.evaluation.landmarks.features import Trunk
 from scemae.evaluation.landmarks.probe import Probe
@@ -63,7 +63,8 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
     zero_stage = engines.zero_stage(config.runtime, place)
     registry.check_runtime(config.method.name, module, dtype, zero_stage)
     network.to(place.device, torch.float32 if registry.has_batch_norm(network) else dtype)
-    if registry.wants_crops(method, settings):
+    resumes = agree(bool(checkpoint.committed(Path(config.run_dir))))
+    if registry.wants_crops(method, settings) and not resumes:
         began = time.perf_counter()
         method.start(module, network, _crops(config, start, shards))
         _tell(

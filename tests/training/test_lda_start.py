@@ -69,6 +69,7 @@ def test_the_run_without_a_step_is_the_lda_of_all_images_taken_one_by_one(root):
     signs = (mine * weight).sum(1).sign()[:, None]  # an eigenvector has none
     assert torch.allclose(mine, signs * weight, atol=1e-3 * weight.abs().max())
     assert torch.allclose(found.bias, -(mine @ scatter.mean.float()), atol=1e-3)
+    assert "initial weights" not in correspond(root, "none", "optim.epochs=0").stderr  # kept
     state = json.loads((root / "none" / "provenance.json").read_text())
     assert state["total_steps"] == 0 and state["backbone"].startswith(str(root / "mae"))
 
