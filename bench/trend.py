@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
 from scemae.evaluation import scores
 from scemae.files import disk
@@ -206,7 +207,12 @@ def draw(rows: list[dict]) -> Figure:
         floor = rows[0]["methods"][FLOOR].get(key)
         if floor:
             axes.axhline(floor[0], color="#5b6575", linestyle=":", label=FLOOR)
-        axes.set(xscale="log", yscale="log", title=title, xlabel="images seen")
+        axes.set(xscale="log", yscale="log", title=title, xlabel="images seen, thousands")
+        seen = [row["images"] for row in rows]
+        axes.set_xticks(seen, [f"{images / 1000:.0f}" for images in seen], minor=False)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            formatter(FormatStrFormatter("%g"))
         if axes.containers or axes.lines:
             axes.legend(frameon=False, fontsize=8)
     return figure
