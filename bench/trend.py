@@ -10,7 +10,7 @@ has gone on. A trend is for decisions, so --test is val unless told otherwise: i
 in no official test.
 
 Writes OUT/trend.json, OUT/trend.md and OUT/trend.png: errors with 95 % intervals against images
-seen, the paired difference of both stages, and the straight line through log error against log
+seen, the paired difference of each row to MAE, and the straight line through log error against log
 images, with what it says of ten times as many images. That line is an extrapolation of a run whose
 learning rate falls on the way: it says where things go, not where they end.
 """

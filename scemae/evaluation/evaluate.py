@@ -46,7 +46,7 @@ from scemae.process.stop_signals import StopRequest
 from scemae.runs import run_folder
 
 NO_MOTION, MEAN_FACE = "no motion", "mean face"
-MAE, CARB = "MAE", "MAE + CARB"
+MAE = "MAE"  # other rows of ours: MAE + what stage 2 adds
 
 
 def main(config: EvaluateConfig) -> None:

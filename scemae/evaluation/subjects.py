@@ -130,7 +130,7 @@ class Projection:
 
     @property
     def variant(self) -> str:
-        """What tells its rows from others of the same method, in tables."""
+        """The words in brackets after its method's name in tables; empty where none are needed."""
         ours = f"{self.added}, ours" if self.added != self.method.upper() else ""
         return ", ".join(filter(None, (ours, self.run)))
 

@@ -65,7 +65,7 @@ class Scatter:
 
 
 def _product(rows: Tensor) -> Tensor:
-    """X^T X of X (m, d), in float64 on the CPU."""
+    """X^T X (d, d) of X (m, d): multiplied in float32 on its device, then float64 on the CPU."""
     return (rows.T @ rows).double().cpu()
 
 
@@ -106,6 +106,7 @@ def shared_points(
         lines.append(2 * shown - 1)
     y, x = lines[0].unsqueeze(2).expand(-1, g, g), lines[1].unsqueeze(1).expand(-1, g, g)
     places = torch.stack([x, y], dim=3)
-    is_shown = (places.abs() <= 1 - 1 / g + 1e-4).all(3)  # rounding shall leave none out
+    # 1e-4: rounding must not exclude a centre that lies exactly on the limit
+    is_shown = (places.abs() <= 1 - 1 / g + 1e-4).all(3)
     there = F.grid_sample(second.float(), places, padding_mode="border", align_corners=False)
     return first.float().permute(0, 2, 3, 1)[is_shown], there.permute(0, 2, 3, 1)[is_shown]

@@ -22,7 +22,7 @@ from scemae.data.order import permutation
 from scemae.data.pipeline import crop_pairs
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed import engine as engines
-from scemae.distributed.process_group import Place, agree, precision
+from scemae.distributed.process_group import agree, precision
 from scemae.evaluation.landmarks import features
 from scemae.evaluation.landmarks.features import Trunk
 from scemae.evaluation.landmarks.probe import Probe
@@ -34,7 +34,8 @@ from scemae.training.feed import Batches, Feed, trunk_views
 from scemae.training.token_fill import Fill, slice_of
 from scemae.training.token_store import TokenFeed, home
 
-START_IMAGES = 500  # that initial weights are computed from, at most (carb.init=lda)
+# For carb.init=lda, choices of ours (PROTOCOL 7).
+START_IMAGES = 500  # that the initial weights are computed from, at most
 # Area of their crops in the evaluation frame. The central crop that is measured has 0.5 of it.
 CROP_SCALE = (0.35, 1.0)
 
@@ -63,15 +64,12 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
     zero_stage = engines.zero_stage(config.runtime, place)
     registry.check_runtime(config.method.name, module, dtype, zero_stage)
     network.to(place.device, torch.float32 if registry.has_batch_norm(network) else dtype)
-    resumes = agree(bool(checkpoint.committed(Path(config.run_dir))))
-    if registry.wants_crops(method, settings) and not resumes:
+    if registry.wants_crops(method, settings) and not _is_resumed(config):
         began = time.perf_counter()
         method.start(module, network, _crops(config, start, shards))
-        _tell(
-            place,
-            f"initial weights of {min(START_IMAGES, len(shards))} images",
-            time.perf_counter() - began,
-        )
+        if place.is_first:
+            seconds = time.perf_counter() - began
+            print(f"projector: initial weights computed in {seconds:.1f} s", file=sys.stderr)
     if probe_every:  # after the trunk's move: its maps are kept in its precision
         probe.keep(trunk, place, _maps_folder(config, folder, start), digest, start.note)
     parts = {**registry.described(method, settings), "width": trunk.width, "backbone": digest}
@@ -89,9 +87,9 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
     )
 
 
-def _tell(place: Place, what: str, seconds: float) -> None:
-    if place.is_first:
-        print(f"projector: {what}, in {seconds:.1f} s", file=sys.stderr, flush=True)
+def _is_resumed(config: CorrespondConfig) -> bool:
+    """Whether a checkpoint will replace the initial weights. All ranks call it."""
+    return agree(bool(checkpoint.committed(Path(config.run_dir))))
 
 
 def _maps_folder(config: CorrespondConfig, backbone: Path, start: run.Start) -> Path:
@@ -101,9 +99,9 @@ def _maps_folder(config: CorrespondConfig, backbone: Path, start: run.Start) -> 
 
 
 def _crops(config: CorrespondConfig, start: run.Start, shards: ShardSet) -> Batches:
-    """Batches of `crop_pairs` of the first images in the order of the run, for initial weights.
+    """What `method.start` gets: `crop_pairs` of the first START_IMAGES images in the run's order.
 
-    Every rank computes the same.
+    Batches of about 32 images. Every rank makes all of them, and so computes the same weights.
     """
     views = partial(crop_pairs, size=INPUT, scale=CROP_SCALE)
     feed = Feed(config, shards, start.place, views, start.note)

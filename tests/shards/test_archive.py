@@ -179,7 +179,7 @@ def test_a_mat_file_that_crashes_scipy_is_one_sentence(tmp_path):
     (tmp_path / "aflw_train_keypoints.mat").write_bytes(data)
     with pytest.raises(
         DataError,
-        # what lies beyond that table decides whether the reader crashes, and what it raises if not
+        # whether scipy crashes here, or which error it raises, depends on the memory that it reads
         match=r"keypoints.mat: found no `gt` and `hw` \(.+\); copy it again",
     ):
         aflw.splits_r(tmp_path)
