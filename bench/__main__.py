@@ -18,6 +18,7 @@ COMMANDS = {
     "profile": "where the time of a training step goes",
     "soak": "a long run: does speed fall or memory grow",
     "trend": "errors of a run against the images it has seen, with stage 2 on each checkpoint",
+    "rivals": "every method under the same wall time, then the tables: needs an hour or more",
     "resume": "seconds from a kill to the next step",
     "busy": "how OpenMP threads should wait: steps per second, machine idle or busy",
     "gpu": "the measurements that need a GPU",
@@ -28,7 +29,7 @@ HELP = f"""\
 python -m bench COMMAND [OPTIONS]: speed as ratios to peers     (COMMAND --help explains each)
 
 {"".join(f"  {name:9} {line}" + chr(10) for name, line in COMMANDS.items())}\
-  all       all but trend, gpu, needs and job, one after the other; its only option is --out
+  all       all but trend, rivals, gpu, needs and job, one after the other; its only option is --out
 
   python -m bench step --model deit_small --decoder mae --batch 64
   python -m bench step --device cuda --precision bf16 --batch 512
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
         found = [
             each
             for each in COMMANDS
-            if each not in ("trend", "gpu", "job", "needs") and find_spec(f"bench.{each}")
+            if each not in ("trend", "rivals", "gpu", "job", "needs") and find_spec(f"bench.{each}")
         ]
         return max(
             subprocess.run([sys.executable, "-m", "bench", each, *options]).returncode
