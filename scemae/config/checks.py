@@ -11,6 +11,7 @@ from scemae.errors import ConfigError
 # Settings of a training stage that must be above 0, and at least 0.
 POSITIVE = (
     *("optim.global_batch_size", "optim.lr"),
+    *("data.lanes", "data.block", "data.window"),
     *("loop.log_every", "loop.save_every", "loop.keep", "loop.probe_pairs"),
     *("runtime.micro_batch_size", "runtime.hang_seconds"),
 )
@@ -82,6 +83,7 @@ def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
     data, optim, loop, runtime = config.data, config.optim, config.loop, config.runtime
     one_of("optim.name", optim.name, ("adamw", "adam", "sgd"))
     one_of("runtime.zero_stage", runtime.zero_stage, ("auto", 0, 1, 2, 3))
+    one_of("data.order", data.order, ("auto", "whole", "lanes"))
     one_of("data.decoder", data.decoder, ("cpu", "nvjpeg"))
     if data.decoder == "nvjpeg" and (data.jpeg_noise or runtime.tier not in ("auto", "streaming")):
         raise ConfigError(

@@ -1,17 +1,34 @@
 """The global order of samples: a pure function of (seed, epoch), the same for any number of ranks.
 
-Each epoch is a permutation of all samples, and the epochs follow each other in one sequence. Of it,
-global batch number s takes the places s * B .. (s + 1) * B - 1. So a batch may span two epochs, no
-sample is dropped, and none comes twice in an epoch.
+Each epoch has every sample once, and the epochs follow each other in one sequence. Of it, global
+batch number s takes the places s * B .. (s + 1) * B - 1. So a batch may span two epochs, no sample
+is dropped, and none comes twice in an epoch.
+
+Which sample is at a place of an epoch: `Whole` (version 1) is a permutation of all samples,
+lanes.Lanes (version 2) shuffles windows of blocks, for more samples than a node can cache. Which
+rank takes which place of a batch changes no result: `Lanes` gives a rank neighbours.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-# To be raised when the same seed gives another order: a run cannot resume under another version.
-ORDER_VERSION = 1
+from scemae.data.lanes import Lanes
+
+# More samples than these are ordered by lanes unless data.order says otherwise.
+MOST_WHOLE = 2**21
+AT_ONCE = 2**22  # places of an epoch that are computed together
+
+
+class OrderSettings(Protocol):
+    """The settings of the order in the section `data` (config/schema/training.py)."""
+
+    order: str
+    lanes: int
+    block: int
+    window: int
 
 
 @dataclass
@@ -43,35 +60,57 @@ def permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(samples)
 
 
-class Order:
-    """Global batches of `samples` samples; caches the permutations that the last batch used."""
+class Whole:
+    """Order version 1: each epoch is a permutation of all samples."""
 
-    def __init__(self, samples: int, seed: int, global_batch_size: int) -> None:
+    version = 1
+    settings: dict[str, int] = {}  # of the section data that it depends on, for the checkpoint
+
+    def __init__(self, samples: int, seed: int) -> None:
+        self.samples, self.seed = samples, seed
+        self._known: dict[int, np.ndarray] = {}
+
+    def groups(self, places: np.ndarray) -> None:
+        """The places of a batch are shared out as they come."""
+
+    def at(self, epoch: int, places: np.ndarray) -> np.ndarray:
+        """The samples at the places (p,) of an epoch, int64; keeps two epochs' permutations."""
+        if epoch not in self._known:
+            self._known = dict([*self._known.items()][-1:])
+            self._known[epoch] = permutation(self.seed, epoch, self.samples)
+        return self._known[epoch][places]
+
+
+class Order:
+    """Global batches of `samples` samples; `line` says which is where in an epoch."""
+
+    def __init__(
+        self, samples: int, seed: int, global_batch_size: int, line: Lanes | None = None
+    ) -> None:
         self.samples, self.seed, self.global_batch_size = samples, seed, global_batch_size
-        self._permutations: dict[int, np.ndarray] = {}
+        self.line: Whole | Lanes = line or Whole(samples, seed)
 
     def global_batch(self, global_step: int) -> tuple[np.ndarray, np.ndarray]:
         """Samples and epochs of global batch number `global_step`, each (global_batch_size,)."""
-        positions = np.arange(self.global_batch_size) + global_step * self.global_batch_size
+        return self._at(np.arange(self.global_batch_size) + global_step * self.global_batch_size)
+
+    def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Samples and epochs at positions (p,) of the whole sequence."""
         epochs, places = np.divmod(positions, self.samples)
-        touched = range(epochs[0], epochs[-1] + 1)
-        known = self._permutations
-        self._permutations = {
-            e: known[e] if e in known else permutation(self.seed, e, self.samples) for e in touched
-        }
         chosen = np.empty_like(places)
-        for epoch, order in self._permutations.items():
+        for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            chosen[here] = order[places[here]]
+            chosen[here] = self.line.at(epoch, places[here])
         return chosen, epochs
 
     def drawn(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Each epoch that global batches start..stop-1 use, and the samples they draw from it."""
+        """The samples that global batches start..stop-1 use, part by part, each of one epoch."""
         first, last = start * self.global_batch_size, stop * self.global_batch_size
         for epoch in range(first // self.samples, -(-last // self.samples)):
             begin = epoch * self.samples
-            order = permutation(self.seed, epoch, self.samples)
-            yield epoch, order[max(first - begin, 0) : min(last - begin, self.samples)]
+            end = min(last - begin, self.samples)
+            for place in range(max(first - begin, 0), end, AT_ONCE):
+                yield epoch, self.line.at(epoch, np.arange(place, min(place + AT_ONCE, end)))
 
     def slices(
         self, global_step: int, rank: int, world_size: int, accumulation_steps: int
@@ -81,18 +120,32 @@ class Order:
         A micro-batch's loss is the weighted sum over its images. DeepSpeed averages it over ranks
         and micro-steps, which gives the mean over the global batch.
         """
-        samples, epochs = self.global_batch(global_step)
-        parts = np.array_split(np.arange(self.global_batch_size), world_size * accumulation_steps)
+        places = np.arange(self.global_batch_size)
+        first = global_step * self.global_batch_size
+        groups = self.line.groups((first + places) % self.samples)
+        if groups is not None:
+            places = places[groups.argsort(kind="stable")]
+        parts = np.array_split(places, world_size * accumulation_steps)
         rows = max(len(part) for part in parts)
         weight = world_size * accumulation_steps / self.global_batch_size
         mine = []
         for part in parts[rank * accumulation_steps : (rank + 1) * accumulation_steps]:
             filled = np.resize(part, rows) if len(part) else np.zeros(rows, dtype=np.int64)
             weights = np.where(np.arange(rows) < len(part), weight, 0.0).astype(np.float32)
-            mine.append(Slice(global_step + 1, samples[filled], epochs[filled], weights, filled))
+            samples, epochs = self._at(first + filled)
+            mine.append(Slice(global_step + 1, samples, epochs, weights, filled))
         return mine
 
 
 def accumulation_steps(global_batch_size: int, world_size: int, micro_batch_size: int) -> int:
     """How many micro-steps of at most `micro_batch_size` images a rank needs for its slice."""
     return -(-global_batch_size // (world_size * micro_batch_size))
+
+
+def make_order(samples: int, seed: int, global_batch_size: int, settings: OrderSettings) -> Order:
+    """The order that data.order asks for; auto: whole up to MOST_WHOLE samples, lanes above."""
+    whole = samples <= MOST_WHOLE if settings.order == "auto" else settings.order == "whole"
+    if whole:
+        return Order(samples, seed, global_batch_size)
+    lanes = Lanes(samples, seed, settings.lanes, settings.block, settings.window)
+    return Order(samples, seed, global_batch_size, lanes)

@@ -13,15 +13,17 @@ ledger records, are listed.
 
 import argparse
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from scemae.config.values import given_location, given_path
 from scemae.data.decode import StreamedFrames, consumed_frames, digests
-from scemae.data.order import Order
+from scemae.data.order import Order, make_order
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import LedgerError, RunFolderError
 from scemae.files import documents, ownership
@@ -87,6 +89,10 @@ class FrameSettings:
     cache_dir: str | None = None
     jpeg_noise: bool = False
     decoder: str = "cpu"
+    order: str = "whole"  # as it was before there was a choice
+    lanes: Small = 1024
+    block: Small = 256
+    window: Small = 64
 
 
 @dataclass
@@ -174,7 +180,8 @@ def read_plan(run: Path, location: str | None, cache_dir: Path | None = None) ->
             f"{run / 'config.yaml'}: found a batch of {batch:,} images of {data.frame:,} px, "
             f"{needed:,} bytes, at most {MOST_PIXELS:,} are computed again; restore it"
         )
-    order, source = Order(len(shards), config.seed, batch), StreamedFrames(shards, data.frame)
+    order = make_order(len(shards), config.seed, batch, data)
+    source = StreamedFrames(shards, data.frame)
     is_nvjpeg = data.decoder == "nvjpeg"
     return PlannedSamples(order, source, data.jpeg_noise, is_nvjpeg, config.views)
 
@@ -184,21 +191,18 @@ def check_plan(plan: PlannedSamples, steps: int) -> float:
 
     Returns the number of epochs in `steps`. Raises LedgerError.
     """
-    seen: dict[int, list[np.ndarray]] = defaultdict(list)
-    for step in range(steps):
-        samples, epochs = plan.order.global_batch(step)
-        for epoch in np.unique(epochs):
-            seen[int(epoch)].append(samples[epochs == epoch])
-        for epoch in [epoch for epoch in seen if epoch < epochs[-1] or step == steps - 1]:
-            line = np.concatenate(seen.pop(epoch))
-            if len(np.unique(line)) != len(line) or (
-                epoch < epochs[-1] and len(line) != plan.order.samples
-            ):
-                raise LedgerError(
-                    f"epoch {epoch}: the order gives {len(np.unique(line))} different samples in "
-                    f"{len(line)}, of {plan.order.samples}; another version made it"
-                )
-    return steps * plan.order.global_batch_size / plan.order.samples
+    order = plan.order
+    for epoch, parts in groupby(order.drawn(0, steps), key=itemgetter(0)):
+        given, seen = 0, np.zeros(order.samples, bool)
+        for _, samples in parts:
+            given += len(samples)
+            seen[samples] = True
+        if (found := int(np.count_nonzero(seen))) != given:
+            raise LedgerError(
+                f"epoch {epoch}: the order gives {found} different samples in {given}, of "
+                f"{order.samples}; another version made it"
+            )
+    return steps * order.global_batch_size / order.samples
 
 
 def check_row(plan: PlannedSamples, row: dict) -> None:
@@ -218,7 +222,7 @@ def check_row(plan: PlannedSamples, row: dict) -> None:
     limbs = sum(
         (
             sample_digest(row["step"], place, shards.keys[sample], digest)
-            for place, (sample, digest) in enumerate(zip(samples, digests(hashed)))
+            for place, sample, digest in zip(part.places, samples, digests(hashed))
         ),
         np.zeros(LIMBS, dtype=np.int64),
     )

@@ -18,7 +18,6 @@ import torch
 
 from scemae.config.schema.training import CorrespondConfig
 from scemae.data.geometry import INPUT
-from scemae.data.order import permutation
 from scemae.data.pipeline import crop_pairs
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed import engine as engines
@@ -105,7 +104,8 @@ def _crops(config: CorrespondConfig, start: run.Start, shards: ShardSet) -> Batc
     """
     views = partial(crop_pairs, size=INPUT, scale=CROP_SCALE)
     feed = Feed(config, shards, start.place, views, start.note)
-    samples = permutation(config.seed, 0, len(shards))[:START_IMAGES]
+    wanted = np.arange(min(START_IMAGES, len(shards)))
+    samples = run.order_of(config, shards).line.at(0, wanted)
     feed.open_frames(len(samples))
     parts = np.array_split(samples, max(len(samples) // 32, 1))
     return feed.batches((slice_of(part, len(shards)) for part in parts), lambda *_: start.note())

@@ -10,7 +10,7 @@ from typing import Any
 
 from scemae.config.locations import masked
 from scemae.config.schema.training import CorrespondConfig, Data, Optim, PretrainConfig, Runtime
-from scemae.data.order import ORDER_VERSION, Order, Slice, accumulation_steps
+from scemae.data.order import Order, Slice, accumulation_steps, make_order
 from scemae.data.storage.shard_set import ShardSet
 from scemae.distributed import engine as engines
 from scemae.distributed import tf32
@@ -84,17 +84,19 @@ def plan(shards: ShardSet, config: PretrainConfig | CorrespondConfig, place: Pla
     return Steps(0, total, accumulation, loop.log_every, loop.save_every, loop.probe_every, size)
 
 
-def settings(parts: dict, data: Data, optim: Optim, runtime: Runtime, place: Place) -> dict:
+def settings(
+    parts: dict, data: Data, order: dict, optim: Optim, runtime: Runtime, place: Place
+) -> dict:
     """The settings that a resumed run must share with its checkpoint: all that change results.
 
-    parts: the method's own.
+    parts: the method's own; order: those of the order.
     """
-    without = ("shards", "cache_dir", "max_bad_fraction")
+    without = ("shards", "cache_dir", "max_bad_fraction", "order", "lanes", "block", "window")
     recipe = {name: value for name, value in asdict(data).items() if name not in without}
     dtype = str(precision(runtime.precision, place.device)).removeprefix("torch.")
     return {
         **parts,
-        "data": recipe,
+        "data": recipe | order,
         "optim": asdict(optim),
         "precision": "tf32" if runtime.precision == "tf32" else dtype,
     }
@@ -108,16 +110,22 @@ def state_of(
     shards: ShardSet,
 ) -> TrainState:
     """The state of a run before its first step. parts: the method's own settings."""
+    line = order_of(config, shards).line
     return TrainState(
         0,
         config.seed,
         place.world_size,
         engines.zero_stage(config.runtime, place),
         stage,
-        settings(parts, config.data, config.optim, config.runtime, place),
+        settings(parts, config.data, line.settings, config.optim, config.runtime, place),
         shards.manifest.digest(),
-        ORDER_VERSION,
+        line.version,
     )
+
+
+def order_of(config: PretrainConfig | CorrespondConfig, shards: ShardSet) -> Order:
+    """The order in which a run takes its samples."""
+    return make_order(len(shards), config.seed, config.optim.global_batch_size, config.data)
 
 
 @dataclass
@@ -147,7 +155,7 @@ class Run:
     @property
     def order(self) -> Order:
         """The order of the samples."""
-        return Order(len(self.feed.shards), self.config.seed, self.steps.images)
+        return order_of(self.config, self.feed.shards)
 
     def go(self) -> None:
         """Train to the last step, from the newest whole checkpoint on; roll back at a bad step.

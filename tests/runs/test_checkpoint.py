@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 
 from scemae.config.schema.training import Optim, Runtime
-from scemae.data.order import ORDER_VERSION
 from scemae.distributed import engine as engines
 from scemae.distributed import zero_state
 from scemae.distributed.launchers import NAMES
@@ -74,7 +73,7 @@ def step(engine, times=1):
 
 
 def state(at):
-    return TrainState(at, 0, 1, 1, "pretrain", {"model": "small"}, "digest", ORDER_VERSION)
+    return TrainState(at, 0, 1, 1, "pretrain", {"model": "small"}, "digest", 1)
 
 
 @pytest.fixture

@@ -89,6 +89,19 @@ def test_a_finished_run_stays_as_it_is(finished):
     assert (read_metrics(run), committed(run)) == before
 
 
+def test_a_run_in_lanes_goes_on_with_other_ranks_and_refuses_another_order(shards, tmp_path):
+    lanes = ["data.order=lanes", "data.lanes=3", "data.block=2", "data.window=2"]
+    command = ["pretrain", *COMMON, f"data.shards={shards}", *lanes]
+    whole = tmp_path / "whole"
+    scemae(*command, f"run_dir={whole}")
+    again = resumed_from_the_middle(whole, tmp_path / "again")
+    refused = scemae(*command, "data.window=1", f"run_dir={again}", check=False)
+    assert refused.returncode == 1 and "data window 2, asked for is 1" in refused.stderr
+    scemae(*command, f"run_dir={again}", ranks=2)
+    done = scemae("verify-resume", again, "--all", "--against", whole).stdout
+    assert "steps 1 to 6 of 2 starts" in done and "2.00 epochs" in done
+
+
 def test_stage_2_resumes_too(shards, tmp_path):
     command = [
         "correspond",

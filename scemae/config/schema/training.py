@@ -40,6 +40,13 @@ class Data:
     # share of an epoch's images that may be replaced because they are not whole JPEGs; above it
     # the run stops
     max_bad_fraction: float
+    # the order of an epoch (data/order.py): whole, a permutation of all images, which needs every
+    # shard all the time; lanes, which reads block after block (ours, data/lanes.py); auto: whole up
+    # to two million images. It belongs to the run, like the next three, which only lanes reads
+    order: str = "auto"
+    lanes: int = 1024  # blocks that are mixed at a time, at most
+    block: int = 256  # images that are read together, neighbours in the shards
+    window: int = 64  # blocks of a lane that are shuffled together
 
 
 @dataclass
