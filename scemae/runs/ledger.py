@@ -18,6 +18,7 @@ import numpy as np
 from torch import distributed
 
 from scemae.data.order import Slice
+from scemae.data.storage.shard_set import Keys
 from scemae.errors import ShardError
 from scemae.files.json_lines import Rows
 from scemae.runs.generation_files import LEDGER
@@ -40,7 +41,13 @@ class Ledger:
     """This rank's part of the ledger; rank 0 writes the rows."""
 
     def __init__(
-        self, keys: list[str], folder: Path, *, is_first: bool, with_keys: bool, most_bad: float
+        self,
+        keys: Keys | list[str],
+        folder: Path,
+        *,
+        is_first: bool,
+        with_keys: bool,
+        most_bad: float,
     ) -> None:
         """keys: of all samples. most_bad: how many samples may be replaced since this start."""
         self._keys, self._with_keys, self._most_bad, self._bad = keys, with_keys, most_bad, 0

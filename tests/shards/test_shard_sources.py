@@ -414,7 +414,7 @@ def test_folder_takes_other_formats_and_makes_jpegs_of_them(tmp_path):
     (tmp_path / "own" / "readme.txt").write_text("x")
     manifest, _ = write_split(folder.splits(tmp_path / "own")[0], tmp_path / "out")
     shards = open_shards(str(tmp_path / "out"))
-    assert shards.keys == ["a", "b_c_x_y", "b_c_x_y-2"] and shards.jpeg(0) == picture(1, 40, 40)
+    assert [*shards.keys] == ["a", "b_c_x_y", "b_c_x_y-2"] and shards.jpeg(0) == picture(1, 40, 40)
     assert simplejpeg.decode_jpeg(shards.jpeg(1))[0, 0].tolist() == pytest.approx(
         [200, 10, 10], abs=3
     )
@@ -598,7 +598,7 @@ def test_corrected_labels_make_a_split_of_the_same_test_images(recropped, tmp_pa
         for name in ("aflwr-train", "aflwr-test", "aflwrc-test")
     }
     original, corrected = shards["aflwr-test"], shards["aflwrc-test"]
-    assert corrected.keys == original.keys and all(
+    assert [*corrected.keys] == [*original.keys] and all(
         corrected.jpeg(i) == original.jpeg(i) for i in range(3)
     )
     assert corrected.annotation(1)["landmarks"] == [

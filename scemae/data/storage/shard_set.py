@@ -1,8 +1,13 @@
-"""Random access to the samples of a folder of shards, local or at a URL: one read per member."""
+"""Random access to the samples of a folder of shards, local or at a URL: one read per member.
 
-import os
+Tars and their indexes are opened when a sample of theirs is read, and a bounded number of either is
+kept: a set of 50,000 shards starts like one of five.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -12,7 +17,6 @@ from scemae.data.storage.fetch import fetch, scheme_of
 from scemae.data.storage.manifest import (
     BLOCK,
     Annotation,
-    Index,
     Manifest,
     is_header,
     member_name,
@@ -20,40 +24,57 @@ from scemae.data.storage.manifest import (
     read_manifest,
     wrong_header,
 )
-from scemae.errors import FileError, ShardError
-from scemae.files import disk, documents
+from scemae.data.storage.tars import LocalTars
+from scemae.errors import ShardError
+from scemae.files import documents
+
+# Up to so many shards are all opened and their indexes read at the start; of more, the names are
+# checked, and the rest when a shard is used.
+CHECKED_AT_START = 512
+# Samples whose index entries are kept in memory, about 40 bytes each.
+MOST_INDEXED = 2**21
+
+
+@dataclass
+class _Entries:
+    """The index of a shard in memory: keys (n,) bytes; offset and size of members (n, 2) int64."""
+
+    keys: np.ndarray
+    jpg: np.ndarray
+    json: np.ndarray
 
 
 class ShardSet:
     """All samples of one split, in manifest order. Threads may read at once; nothing is decoded."""
 
     def __init__(self, folder: Path) -> None:
-        """Open every tar, check its size and its index. Raises ShardError for the first bad one."""
+        """Raises ShardError for the first tar or index that is missing or wrong; see
+        CHECKED_AT_START."""
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
-        self._paths = [folder / shard.file for shard in self.manifest.shards]
-        self.keys: list[str] = []
-        indexes: list[Index] = []
-        self._files: list[BinaryIO] = []
-        for shard, path in zip(self.manifest.shards, self._paths):
-            self._files.append(_open_checked(path, shard.bytes))
-            indexes.append(read_index(folder, shard))
-            self.keys += indexes[-1].keys
-        if not self.keys:
+        shards = self.manifest.shards
+        self._tars = LocalTars(folder, shards)
+        self._first = np.cumsum([0, *(shard.samples for shard in shards)])  # sample of each shard
+        self.keys = Keys(self)
+        largest = max((shard.samples for shard in shards), default=1)
+        self._entries = lru_cache(max(MOST_INDEXED // largest, 8))(self._read_entries)
+        if not len(self):
             raise ShardError(
                 f"{folder}: found no sample; build the shards again from a source with images"
             )
-        if len(set(self.keys)) < len(self.keys):
+        if len(shards) > CHECKED_AT_START:
+            self._tars.check_names()
+            return
+        for number in range(len(shards)):
+            self._tars.check(number)
+        if len(set(self.keys)) < len(self):
             raise ShardError(
                 f"{folder}: found a key in two of its shards; rebuild them with "
                 "`scemae shards build`"
             )
-        self._shard = np.repeat(np.arange(len(indexes)), [len(index.keys) for index in indexes])
-        self._jpg = _extents([index.jpg for index in indexes])
-        self._json = _extents([index.json for index in indexes])
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return int(self._first[-1])
 
     def __reduce__(self) -> tuple:
         """Pickled as its folder: the other process opens the files again (Ray Tune pickles it)."""
@@ -61,34 +82,76 @@ class ShardSet:
 
     def jpeg(self, i: int) -> bytes:
         """The JPEG bytes of sample `i`, as they were in the source."""
-        return self._read(i, self._jpg[i], member_name(self.keys[i], False))
+        shard, row = self._find(i)
+        entries = self._entries(shard)
+        return self._read(shard, entries.jpg[row], member_name(_text(entries.keys[row]), False))
 
     def annotation(self, i: int) -> Annotation:
         """The annotation of sample `i`. Raises ShardError."""
-        name = member_name(self.keys[i], True)
+        shard, row = self._find(i)
+        entries = self._entries(shard)
+        name = member_name(_text(entries.keys[row]), True)
         return documents.parse_json(
-            self._read(i, self._json[i], name),
+            self._read(shard, entries.json[row], name),
             Annotation,
-            f"{self._path(i)}: {name}",
+            f"{self._tars.path(shard)}: {name}",
             error=ShardError,
             remedy="rebuild the shards with `scemae shards build`",
         )
 
-    def _read(self, i: int, where: np.ndarray, name: str) -> bytes:
+    def key(self, i: int) -> str:
+        """The key of sample `i`."""
+        shard, row = self._find(i)
+        return _text(self._entries(shard).keys[row])
+
+    def all_keys(self) -> Iterator[str]:
+        """The keys of all samples, index after index."""
+        for shard in range(len(self.manifest.shards)):
+            yield from map(_text, self._entries(shard).keys.tolist())
+
+    def _find(self, i: int) -> tuple[int, int]:
+        """The shard of sample `i`, and its place there."""
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        shard = int(np.searchsorted(self._first, i, side="right")) - 1
+        return shard, i - int(self._first[shard])
+
+    def _read(self, shard: int, where: np.ndarray, name: str) -> bytes:
         """The bytes of one member. They are read together with its tar header, which is checked."""
         offset, size = int(where[0]), int(where[1])
-        data = os.pread(self._files[self._shard[i]].fileno(), size + BLOCK, offset - BLOCK)
+        data = self._tars.read(shard, offset - BLOCK, size + BLOCK)
         if len(data) != size + BLOCK:
             raise ShardError(
-                f"{self._path(i)}: {self.keys[i]} ends after {max(len(data) - BLOCK, 0)} of {size} "
-                "bytes; the file changed while in use, re-copy it and resume"
+                f"{self._tars.path(shard)}: {name} ends after {max(len(data) - BLOCK, 0)} of "
+                f"{size} bytes; the file changed while in use, re-copy it and resume"
             )
         if not is_header(data, name, size):
-            raise ShardError(wrong_header(data, name, self._path(i)))
+            raise ShardError(wrong_header(data, name, self._tars.path(shard)))
         return data[BLOCK:]
 
-    def _path(self, i: int) -> Path:
-        return self._paths[self._shard[i]]
+    def _read_entries(self, shard: int) -> _Entries:
+        index = read_index(self.folder, self.manifest.shards[shard])
+        return _Entries(np.array(index.keys, "S"), _extents(index.jpg), _extents(index.json))
+
+
+class Keys(Iterable[str]):
+    """The keys of all samples; an index is read when a key of its shard is asked for."""
+
+    def __init__(self, shards: ShardSet) -> None:
+        self._shards = shards
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __getitem__(self, i: int) -> str:
+        return self._shards.key(int(i))
+
+    def __iter__(self) -> Iterator[str]:
+        return self._shards.all_keys()
+
+
+def _text(key: bytes) -> str:
+    return key.decode("ascii")
 
 
 def open_shards(location: str, cache_dir: str | None = None, *, may_copy: bool = True) -> ShardSet:
@@ -108,26 +171,6 @@ def open_shards(location: str, cache_dir: str | None = None, *, may_copy: bool =
     return ShardSet(fetch(location, Path(cache_dir), may_copy=may_copy))
 
 
-def _extents(lists: list[list[list[int]]]) -> np.ndarray:
-    """Offset and size (n, 2) int64 of the members of all shards."""
-    return np.concatenate([np.array(part, dtype=np.int64).reshape(-1, 2) for part in lists])
-
-
-def _open_checked(path: Path, needed: int) -> BinaryIO:
-    try:
-        file = disk.open_regular(path)
-    except FileError as error:
-        raise ShardError(str(error)) from error
-    except OSError as error:
-        raise ShardError(
-            f"{path}: cannot be opened ({error.strerror}), the manifest lists it; re-copy the "
-            "folder, or rebuild it with `scemae shards build`"
-        ) from error
-    found = os.fstat(file.fileno()).st_size
-    if found != needed:
-        file.close()
-        raise ShardError(
-            f"{path}: found {found:,} bytes, the manifest says {needed:,}; re-copy it, or rebuild "
-            "it with `scemae shards build`"
-        )
-    return file
+def _extents(members: list[list[int]]) -> np.ndarray:
+    """Offset and size (n, 2) int64 of members."""
+    return np.array(members, dtype=np.int64).reshape(-1, 2)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def load_frames(
     return Frames(
         torch.from_numpy(images),
         torch.from_numpy(landmarks),
-        shards.keys[:count],
+        [*islice(shards.keys, count)],
         torch.from_numpy(identities),
     )
 

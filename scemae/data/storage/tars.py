@@ -1,0 +1,71 @@
+"""The tars of a folder, opened when they are read; a bounded number of them stays open."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+from scemae.data.storage.manifest import Shard
+from scemae.errors import FileError, ShardError
+from scemae.files import disk
+
+# Tars that stay open; a process may usually open 1,024 files.
+MOST_OPEN = 256
+
+
+class LocalTars:
+    """Ranges of bytes of tars on a disk. Threads may read at once."""
+
+    def __init__(self, folder: Path, shards: list[Shard]) -> None:
+        self.folder, self._shards = folder, shards
+        # A file that is dropped while another thread reads it closes after that read.
+        self._open = lru_cache(MOST_OPEN)(self._opened)
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """`size` bytes of tar number `shard`, fewer where it ends before. Raises ShardError."""
+        file = self._open(shard)
+        try:
+            return os.pread(file.fileno(), size, offset)
+        except OSError as error:
+            raise ShardError(
+                f"{self.path(shard)}: cannot be read ({error.strerror}); check the disk and resume"
+            ) from error
+
+    def check(self, shard: int) -> None:
+        """Raise ShardError where a tar is missing or has another size than the manifest says."""
+        self._open(shard)
+
+    def check_names(self) -> None:
+        """Raise ShardError for the first tar that is not in the folder, by one listing of it."""
+        there = {entry.name for entry in os.scandir(self.folder)}
+        for shard in self._shards:
+            for name in (shard.file, shard.index_file):
+                if name not in there:
+                    raise ShardError(
+                        f"{self.folder / name}: missing, the manifest lists it; re-copy the "
+                        "folder, or rebuild it with `scemae shards build`"
+                    )
+
+    def path(self, shard: int) -> Path:
+        """Where tar number `shard` is, for messages."""
+        return self.folder / self._shards[shard].file
+
+    def _opened(self, shard: int) -> BinaryIO:
+        path, needed = self.path(shard), self._shards[shard].bytes
+        try:
+            file = disk.open_regular(path)
+        except FileError as error:
+            raise ShardError(str(error)) from error
+        except OSError as error:
+            raise ShardError(
+                f"{path}: cannot be opened ({error.strerror}), the manifest lists it; re-copy the "
+                "folder, or rebuild it with `scemae shards build`"
+            ) from error
+        found = os.fstat(file.fileno()).st_size
+        if found != needed:
+            file.close()
+            raise ShardError(
+                f"{path}: found {found:,} bytes, the manifest says {needed:,}; re-copy it, or "
+                "rebuild it with `scemae shards build`"
+            )
+        return file
