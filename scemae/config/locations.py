@@ -13,7 +13,7 @@ from scemae.errors import ConfigError
 from scemae.files import disk
 
 # Schemes that a file may name; any other passes the text of the URL to a program.
-FROM_FILES = ("file", "http", "https", "gs")
+FROM_FILES = ("file", "http", "https", "s3", "gs", "az")
 HIDDEN = "***"
 SCHEME = re.compile(r"(pipe):|([A-Za-z][A-Za-z0-9+.-]*)://")
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^\s/?#]*@)?([^\s?#]*)(\?[^\s#]*)?(#\S*)?")

@@ -41,6 +41,7 @@ class Lanes:
         self.window = min(window, self.blocks)
         dealt = _philox(seed, 0, DEAL, 0, 0).permutation(self.blocks * self.lanes)
         self._deal = dealt.astype(_smallest(len(dealt)))
+        self._read_in: dict[int, np.ndarray] = {}  # of two epochs, what _windows_of returns
         self._tables: OrderedDict[tuple[int, int, int], _Rows] = OrderedDict()
 
     @property
@@ -73,6 +74,43 @@ class Lanes:
             found[here] = self._deal[order * self.lanes + lane].astype(np.int64) * self.block
             found[here] += u % self.block
         return found
+
+    @property
+    def span(self) -> int:
+        """Samples that are needed together: a window of every lane."""
+        return self.lanes * self.window * self.block
+
+    @property
+    def windows(self) -> int:
+        """Windows of an epoch; the last is the tail."""
+        return -(-self.blocks // self.window) + 1
+
+    def window_at(self, position: int) -> int:
+        """The window, counted over all epochs, of a position of the whole sequence."""
+        epoch, place = divmod(position, self.samples)
+        turn = place // self.lanes
+        if turn >= self.blocks * self.block:
+            return (epoch + 1) * self.windows - 1
+        return epoch * self.windows + turn // (self.window * self.block)
+
+    def next_windows(self, blocks: np.ndarray, now: int) -> np.ndarray:
+        """The windows from `now` on in which the blocks (b,) are read next, counted likewise."""
+        epoch = now // self.windows
+        here = epoch * self.windows + self._windows_of(epoch)[blocks]
+        later = (epoch + 1) * self.windows + self._windows_of(epoch + 1)[blocks]
+        return np.where(here >= now, here, later)
+
+    def _windows_of(self, epoch: int) -> np.ndarray:
+        """In which window of an epoch each block is read, (blocks of all samples,)."""
+        if epoch not in self._read_in:
+            self._read_in = dict([*self._read_in.items()][-1:])
+            found = np.full(-(-self.samples // self.block), self.windows - 1, np.int64)
+            turns = self._rows(BLOCKS, epoch, 0, self.blocks)
+            for lane in range(self.lanes):
+                dealt = self._deal[turns.row(lane).astype(np.int64) * self.lanes + lane]
+                found[dealt] = np.arange(self.blocks) // self.window
+            self._read_in[epoch] = found
+        return self._read_in[epoch]
 
     def _rows(self, purpose: int, epoch: int, window: int, size: int) -> "_Rows":
         key = (purpose, epoch, window)

@@ -70,8 +70,21 @@ class Whole:
         self.samples, self.seed = samples, seed
         self._known: dict[int, np.ndarray] = {}
 
+    @property
+    def span(self) -> int:
+        """Samples that are needed together: all."""
+        return self.samples
+
     def groups(self, places: np.ndarray) -> None:
         """The places of a batch are shared out as they come."""
+
+    def window_at(self, position: int) -> int:
+        """Every block is needed all the time."""
+        return 0
+
+    def next_windows(self, blocks: np.ndarray, now: int) -> np.ndarray:
+        """Every block (b,) is needed now."""
+        return np.full(len(blocks), now)
 
     def at(self, epoch: int, places: np.ndarray) -> np.ndarray:
         """The samples at the places (p,) of an epoch, int64; keeps two epochs' permutations."""
@@ -102,6 +115,14 @@ class Order:
             here = epochs == epoch
             chosen[here] = self.line.at(epoch, places[here])
         return chosen, epochs
+
+    def window_of(self, global_step: int) -> int:
+        """The window, counted over all epochs, that a global batch begins in."""
+        return self.line.window_at(global_step * self.global_batch_size)
+
+    def next_windows(self, blocks: np.ndarray, now: int) -> np.ndarray:
+        """The windows from `now` on in which the blocks (b,) are read next."""
+        return self.line.next_windows(blocks, now)
 
     def drawn(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         """The samples that global batches start..stop-1 use, part by part, each of one epoch."""

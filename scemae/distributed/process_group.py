@@ -207,6 +207,13 @@ def agree(value: Any) -> Any:
     return box[0]
 
 
+def node_count(place: Place) -> int:
+    """How many nodes the ranks are on, as torchrun or Slurm says; 1 where neither does."""
+    if local := number(os.environ, "LOCAL_WORLD_SIZE", 1, None, default=0):
+        return -(-place.world_size // local)
+    return number(os.environ, "SLURM_NNODES", 1, None, default=1)
+
+
 def data_threads(asked: str | int) -> int:
     """How many threads of this rank decode images: those asked for; "auto" is at most 16.
 

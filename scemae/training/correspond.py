@@ -19,7 +19,7 @@ import torch
 from scemae.config.schema.training import CorrespondConfig
 from scemae.data.geometry import INPUT
 from scemae.data.pipeline import crop_pairs
-from scemae.data.storage.shard_set import ShardSet, open_shards
+from scemae.data.storage.shard_set import ShardSet
 from scemae.distributed import engine as engines
 from scemae.distributed.process_group import agree, precision
 from scemae.evaluation.landmarks import features
@@ -51,7 +51,7 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
     Raises ConfigError, ShardError, CheckpointError.
     """
     place, probe_every = start.place, config.loop.probe_every
-    shards = open_shards(config.data.shards, config.data.cache_dir)
+    shards = run.open_data(config, start)
     steps = run.plan(shards, config, place)
     probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
     network, folder = registry.load_trunk(Path(config.backbone))

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from scemae.config.schema.training import PretrainConfig
-from scemae.data.storage.shard_set import open_shards
 from scemae.distributed import engine as engines
 from scemae.distributed.process_group import precision
 from scemae.evaluation.landmarks import features
@@ -34,7 +33,7 @@ def prepare(config: PretrainConfig, start: run.Start) -> run.Run:
     Raises ConfigError, ShardError, CheckpointError.
     """
     place, size = start.place, config.model.image_size
-    shards = open_shards(config.data.shards, config.data.cache_dir)
+    shards = run.open_data(config, start)
     steps = run.plan(shards, config, place)
     probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
     probe.load()

@@ -11,10 +11,11 @@ from typing import Any
 from scemae.config.locations import masked
 from scemae.config.schema.training import CorrespondConfig, Data, Optim, PretrainConfig, Runtime
 from scemae.data.order import Order, Slice, accumulation_steps, make_order
-from scemae.data.storage.shard_set import ShardSet
+from scemae.data.storage.shard_set import ShardSet, open_shards
+from scemae.data.storage.streamed_tars import read_ahead
 from scemae.distributed import engine as engines
 from scemae.distributed import tf32
-from scemae.distributed.process_group import Place, agree, precision, process_group
+from scemae.distributed.process_group import Place, agree, node_count, precision, process_group
 from scemae.distributed.watchdog import Watchdog, watch
 from scemae.errors import BadStepError, ConfigError, RunFolderError
 from scemae.process.stop_signals import StopRequest
@@ -33,6 +34,12 @@ from scemae.training.heartbeat import Meter
 from scemae.training.loop import Observers, Steps, train
 from scemae.training.schedule import Schedule
 from scemae.training.token_store import TokenFeed
+
+# Of the section data: where the shards are, and the order, whose settings it names itself.
+NO_RECIPE = (
+    *("shards", "cache_dir", "cache_gb", "max_bad_fraction"),
+    *("order", "lanes", "block", "window"),
+)
 
 
 @dataclass
@@ -91,8 +98,7 @@ def settings(
 
     parts: the method's own; order: those of the order.
     """
-    without = ("shards", "cache_dir", "max_bad_fraction", "order", "lanes", "block", "window")
-    recipe = {name: value for name, value in asdict(data).items() if name not in without}
+    recipe = {name: value for name, value in asdict(data).items() if name not in NO_RECIPE}
     dtype = str(precision(runtime.precision, place.device)).removeprefix("torch.")
     return {
         **parts,
@@ -121,6 +127,17 @@ def state_of(
         shards.manifest.digest(),
         line.version,
     )
+
+
+def open_data(config: PretrainConfig | CorrespondConfig, start: Start) -> ShardSet:
+    """The shards of a run. Raises ShardError, ConfigError where the cache is too small."""
+    data, place = config.data, start.place
+    shards = open_shards(
+        data.shards, data.cache_dir, cache_gb=data.cache_gb, block=data.block, note=start.note
+    )
+    if shards.streamed is not None:
+        shards.streamed.check_cache(order_of(config, shards), node_count(place))
+    return shards
 
 
 def order_of(config: PretrainConfig | CorrespondConfig, shards: ShardSet) -> Order:
@@ -252,19 +269,32 @@ class Run:
         """Train from the state's step to the last one."""
         self.steps.start = self.state.global_step
         observers = self._observers(full_speed)
-        batches = self.feed.batches(self._slices(), observers.ledger.add)
-        try:
-            train(self.engine, batches, self.steps, self.state, self._schedule(), observers)
-        finally:
-            batches.close()
-            observers.ledger.close()
-            observers.writer.close()
+        with self._read_ahead() as at:
+            batches = self.feed.batches(self._slices(at), observers.ledger.add)
+            try:
+                train(self.engine, batches, self.steps, self.state, self._schedule(), observers)
+            finally:
+                batches.close()
+                observers.ledger.close()
+                observers.writer.close()
 
-    def _slices(self) -> Iterator[Slice]:
-        """This rank's slice of each micro-step that is not skipped."""
+    @contextmanager
+    def _read_ahead(self) -> Iterator[Callable[[int], None]]:
+        """Inside the block streamed shards are downloaded ahead; the function is told the step."""
+        tars = self.feed.shards.streamed
+        if tars is None:
+            yield lambda step: None
+            return
+        coming = ((part.global_step - 1, part.samples) for part in self._slices(lambda step: None))
+        with read_ahead(tars, self.order, coming) as ahead:
+            yield ahead.at
+
+    def _slices(self, at: Callable[[int], None]) -> Iterator[Slice]:
+        """This rank's slice of each micro-step that is not skipped; `at` is told its step."""
         steps, place, order = self.steps, self.start.place, self.order
         for step in range(steps.start, steps.total):
             if str(step + 1) not in self.state.skips:
+                at(step)
                 yield from order.slices(step, place.rank, place.world_size, steps.accumulation)
 
     def _observers(self, full_speed: float) -> Observers:

@@ -111,3 +111,18 @@ def test_a_billion_samples_need_little_memory():
     )
     used = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
     assert int(used) < 100_000  # KiB; the permutation itself would take 8 GB
+
+
+@pytest.mark.parametrize("case", range(20))
+def test_the_next_window_of_a_block_is_where_a_walk_finds_it(case):
+    samples, lanes, block, window = shape_of(case)
+    line = Lanes(samples, case, lanes, block, window)
+    blocks = np.arange(-(-samples // line.block))
+    read: dict[int, list[int]] = {int(each): [] for each in blocks}
+    for position in range(3 * samples):
+        epoch, place = divmod(position, samples)
+        sample = int(line.at(epoch, np.array([place]))[0])
+        read[sample // line.block].append(line.window_at(position))
+    for now in {0, 1, line.windows // 2, line.windows - 1, line.windows, line.windows + 1}:
+        slow = [min(w for w in read[int(each)] if w >= now) for each in blocks]
+        assert line.next_windows(blocks, now).tolist() == slow

@@ -40,6 +40,9 @@ class Data:
     # share of an epoch's images that may be replaced because they are not whole JPEGs; above it
     # the run stops
     max_bad_fraction: float
+    # GB of each node's cache_dir that shards at a URL may take: they are streamed through it block
+    # by block; null: they are copied there whole before the first step
+    cache_gb: float | None = None
     # the order of an epoch (data/order.py): whole, a permutation of all images, which needs every
     # shard all the time; lanes, which reads block after block (ours, data/lanes.py); auto: whole up
     # to two million images. It belongs to the run, like the next three, which only lanes reads

@@ -15,7 +15,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event, Lock
 from typing import cast
 from urllib.parse import urlparse
 from urllib.request import url2pathname
@@ -24,15 +27,18 @@ from scemae.config import locations
 from scemae.config.locations import masked
 from scemae.data.storage import url_program
 from scemae.data.storage.manifest import MANIFEST, Manifest, parse_manifest
-from scemae.data.storage.url_program import SCHEMES
+from scemae.data.storage.remote_folder import RemoteFolder
+from scemae.data.storage.url_program import OBJECT_STORES, SCHEMES
 from scemae.errors import FileError, ShardError
 from scemae.files import disk, documents
 from scemae.files.ownership import is_private
+from scemae.process.progress import progress_bar
 
 SILENT_SECONDS = 120.0
 # A file may take PATIENCE seconds, and one more for each SLOWEST bytes.
 PATIENCE, SLOWEST = 600.0, 2**16
 PIECE = 2**20
+COPIES = 8  # files that are copied at a time
 
 
 def scheme_of(location: str) -> str | None:
@@ -46,7 +52,13 @@ def scheme_of(location: str) -> str | None:
     return scheme
 
 
-def fetch(location: str, cache_dir: Path, *, may_copy: bool = True) -> Path:
+def fetch(
+    location: str,
+    cache_dir: Path,
+    *,
+    may_copy: bool = True,
+    note: Callable[[], None] = lambda: None,
+) -> Path:
     """Copy manifest, indexes and tars below `location` into `cache_dir`; return the folder.
 
     A file that an earlier call copied is kept; a new one gets its name only when it is whole and
@@ -65,18 +77,75 @@ def fetch(location: str, cache_dir: Path, *, may_copy: bool = True) -> Path:
             "--cache-dir)"
         )
     disk.make_folders(place, cache_dir)
-    with disk.locked(place / ".lock"):  # one rank of a node copies while the others wait
+    with _turn(place / ".lock", note):  # one rank of a node copies while the others wait
         text = b"".join(_download(locations.below(location, MANIFEST), documents.MOST_JSON))
         manifest = parse_manifest(text, masked(locations.below(location, MANIFEST)))
         folder = place / _digest(manifest)[:16]
         disk.make_folders(folder, cache_dir)
         missing = _missing(folder, manifest)
         _check_room(folder, sum(size or 0 for _, size, _ in missing))
-        for path, size, digest in missing:
-            if not _link_copy(path, size, digest):
-                _copy(locations.below(location, path.name), path, size, digest)
+        _copy_all(location, missing, note)
         disk.write_bytes(folder / MANIFEST, text)
     return folder
+
+
+@contextmanager
+def _turn(lock: Path, note: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock; `note` is called while another process holds it."""
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(disk.locked(lock, wait=False))
+                break
+            except BlockingIOError:
+                note()
+                time.sleep(0.2)
+        yield
+
+
+def _copy_all(location: str, missing: "list[Wanted]", note: Callable[[], None]) -> None:
+    """Copy files, COPIES at a time. `note` is called while bytes arrive; it may end the copying."""
+    arrived, stop = Arrived(), Event()
+    total = sum(size or 0 for _, size, _ in missing)
+    bar = progress_bar(total=total, unit="B", unit_scale=True, desc="copying shards")
+    with bar, ThreadPoolExecutor(COPIES, "copy") as threads:
+        waiting = {threads.submit(_copy_one, location, one, arrived, stop) for one in missing}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, 1.0, FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                if new := arrived.new():
+                    bar.update(new)
+                    note()
+        except BaseException:
+            stop.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+class Arrived:
+    """How many bytes have come in all threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._count, self._reported = Lock(), 0, 0
+
+    def add(self, count: int) -> None:
+        """Called by the threads."""
+        with self._lock:
+            self._count += count
+
+    def new(self) -> int:
+        """How many since the last call."""
+        with self._lock:
+            new, self._reported = self._count - self._reported, self._count
+        return new
+
+
+def _copy_one(location: str, wanted: "Wanted", arrived: Arrived, stop: Event) -> None:
+    path, size, digest = wanted
+    if not _link_copy(path, size, digest):
+        _copy(locations.below(location, path.name), path, size, digest, arrived, stop)
 
 
 Wanted = tuple[Path, int | None, str]  # a file, its size where the manifest has it, its SHA-256
@@ -127,11 +196,16 @@ def _link_copy(path: Path, size: int | None, digest: str) -> bool:
     return False
 
 
-def _copy(url: str, path: Path, size: int | None, digest: str) -> None:
+def _copy(
+    url: str, path: Path, size: int | None, digest: str, arrived: Arrived, stop: Event
+) -> None:
     hashed, count = hashlib.sha256(), 0
     with disk.replacing(path) as target:
         for block in _download(url, documents.MOST_JSON if size is None else size):
+            if stop.is_set():
+                raise ShardError(f"{masked(url)}: stopped while it was copied; start again")
             target.write(block)
+            arrived.add(len(block))
             hashed.update(block)
             count += len(block)
         if size not in (None, count):
@@ -161,6 +235,10 @@ def _download(url: str, most: int) -> Iterator[bytes]:
 
 def _blocks(url: str, until: float) -> Iterator[bytes]:
     try:
+        if scheme_of(url) in OBJECT_STORES:
+            folder, _, name = url.rpartition("/")
+            yield from RemoteFolder(folder).stream(name)
+            return
         if scheme_of(url) == "file":
             with disk.open_regular(url2pathname(urlparse(url).path)) as file:
                 yield from iter(lambda: file.read(PIECE), b"")

@@ -161,12 +161,18 @@ def read_index(folder: Path, shard: Shard) -> Index:
     """Read the index of one shard and check it against the manifest. Raises ShardError."""
     path = folder / shard.index_file
     try:
-        text = documents.read_bytes(path, error=ShardError, remedy=REBUILD)
+        return parse_index(
+            documents.read_bytes(path, error=ShardError, remedy=REBUILD), path, shard
+        )
     except FileNotFoundError as error:
         raise ShardError(
             f"{path}: missing, the manifest lists it; re-copy the folder or rebuild it "
             "with `scemae shards build`"
         ) from error
+
+
+def parse_index(text: bytes, path: object, shard: Shard) -> Index:
+    """The index of one shard, checked against the manifest. Raises ShardError."""
     if disk.digest(text) != shard.index_sha256:
         raise ShardError(
             f"{path}: its SHA-256 is not the manifest's; re-copy it or run `scemae shards verify`"
@@ -176,7 +182,7 @@ def read_index(folder: Path, shard: Shard) -> Index:
     return index
 
 
-def _check_layout(path: Path, index: Index, shard: Shard) -> None:
+def _check_layout(path: object, index: Index, shard: Shard) -> None:
     """Raise ShardError unless the members in the index fill the tar, one after the other."""
     if not len(index.keys) == len(index.jpg) == len(index.json) == shard.samples:
         raise ShardError(
@@ -229,7 +235,7 @@ def is_header(block: bytes, name: str, size: int) -> bool:
     )
 
 
-def wrong_header(block: bytes, name: str, path: Path) -> str:
+def wrong_header(block: bytes, name: str, path: object) -> str:
     """The error message: the tar `path` has another member where its index has `name`."""
     found = block[:100].split(b"\0", 1)[0].decode("utf8", "backslashreplace")[:80]
     return (

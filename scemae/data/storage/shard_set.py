@@ -4,7 +4,7 @@ Tars and their indexes are opened when a sample of theirs is read, and a bounded
 kept: a set of 50,000 shards starts like one of five.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from scemae.config.locations import is_masked, masked, may_open
+from scemae.data.lanes import BLOCK as BLOCK_SAMPLES
 from scemae.data.storage import url_program
 from scemae.data.storage.fetch import fetch, scheme_of
 from scemae.data.storage.manifest import (
@@ -20,17 +21,14 @@ from scemae.data.storage.manifest import (
     Manifest,
     is_header,
     member_name,
-    read_index,
     read_manifest,
     wrong_header,
 )
-from scemae.data.storage.tars import LocalTars
+from scemae.data.storage.streamed_tars import StreamedTars, stream
+from scemae.data.storage.tars import CHECKED_AT_START, LocalTars
 from scemae.errors import ShardError
 from scemae.files import documents
 
-# Up to so many shards are all opened and their indexes read at the start; of more, the names are
-# checked, and the rest when a shard is used.
-CHECKED_AT_START = 512
 # Samples whose index entries are kept in memory, about 40 bytes each.
 MOST_INDEXED = 2**21
 
@@ -47,13 +45,19 @@ class _Entries:
 class ShardSet:
     """All samples of one split, in manifest order. Threads may read at once; nothing is decoded."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises ShardError for the first tar or index that is missing or wrong; see
-        CHECKED_AT_START."""
+    def __init__(
+        self, folder: Path, manifest: Manifest | None = None, tars: StreamedTars | None = None
+    ) -> None:
+        """Of a folder, or of `tars` that are streamed with their `manifest`.
+
+        Raises ShardError for the first tar or index that is missing or wrong, as far as that is
+        checked at the start.
+        """
         self.folder = folder
-        self.manifest: Manifest = read_manifest(folder)
+        self.manifest = manifest or read_manifest(folder)
         shards = self.manifest.shards
-        self._tars = LocalTars(folder, shards)
+        self.streamed = tars  # None: the tars are files of `folder`
+        self._tars = tars or LocalTars(folder, shards)
         self._first = np.cumsum([0, *(shard.samples for shard in shards)])  # sample of each shard
         self.keys = Keys(self)
         largest = max((shard.samples for shard in shards), default=1)
@@ -62,12 +66,9 @@ class ShardSet:
             raise ShardError(
                 f"{folder}: found no sample; build the shards again from a source with images"
             )
-        if len(shards) > CHECKED_AT_START:
-            self._tars.check_names()
-            return
-        for number in range(len(shards)):
-            self._tars.check(number)
-        if len(set(self.keys)) < len(self):
+        self._tars.check()
+        few = tars is None and len(shards) <= CHECKED_AT_START
+        if few and len(set(self.keys)) < len(self):
             raise ShardError(
                 f"{folder}: found a key in two of its shards; rebuild them with "
                 "`scemae shards build`"
@@ -78,13 +79,14 @@ class ShardSet:
 
     def __reduce__(self) -> tuple:
         """Pickled as its folder: the other process opens the files again (Ray Tune pickles it)."""
-        return ShardSet, (self.folder,)
+        tars = self.streamed
+        return (_again, tars.opened_by) if tars else (ShardSet, (self.folder,))
 
     def jpeg(self, i: int) -> bytes:
         """The JPEG bytes of sample `i`, as they were in the source."""
         shard, row = self._find(i)
         entries = self._entries(shard)
-        return self._read(shard, entries.jpg[row], member_name(_text(entries.keys[row]), False))
+        return self._read(i, shard, entries.jpg[row], member_name(_text(entries.keys[row]), False))
 
     def annotation(self, i: int) -> Annotation:
         """The annotation of sample `i`. Raises ShardError."""
@@ -92,7 +94,7 @@ class ShardSet:
         entries = self._entries(shard)
         name = member_name(_text(entries.keys[row]), True)
         return documents.parse_json(
-            self._read(shard, entries.json[row], name),
+            self._read(i, shard, entries.json[row], name),
             Annotation,
             f"{self._tars.path(shard)}: {name}",
             error=ShardError,
@@ -116,10 +118,10 @@ class ShardSet:
         shard = int(np.searchsorted(self._first, i, side="right")) - 1
         return shard, i - int(self._first[shard])
 
-    def _read(self, shard: int, where: np.ndarray, name: str) -> bytes:
+    def _read(self, i: int, shard: int, where: np.ndarray, name: str) -> bytes:
         """The bytes of one member. They are read together with its tar header, which is checked."""
         offset, size = int(where[0]), int(where[1])
-        data = self._tars.read(shard, offset - BLOCK, size + BLOCK)
+        data = self._tars.read(i, shard, offset - BLOCK, size + BLOCK)
         if len(data) != size + BLOCK:
             raise ShardError(
                 f"{self._tars.path(shard)}: {name} ends after {max(len(data) - BLOCK, 0)} of "
@@ -130,7 +132,7 @@ class ShardSet:
         return data[BLOCK:]
 
     def _read_entries(self, shard: int) -> _Entries:
-        index = read_index(self.folder, self.manifest.shards[shard])
+        index = self._tars.index(shard)
         return _Entries(np.array(index.keys, "S"), _extents(index.jpg), _extents(index.json))
 
 
@@ -154,11 +156,21 @@ def _text(key: bytes) -> str:
     return key.decode("ascii")
 
 
-def open_shards(location: str, cache_dir: str | None = None, *, may_copy: bool = True) -> ShardSet:
+def open_shards(
+    location: str,
+    cache_dir: str | None = None,
+    *,
+    may_copy: bool = True,
+    cache_gb: float | None = None,
+    block: int = BLOCK_SAMPLES,
+    note: Callable[[], None] = lambda: None,
+) -> ShardSet:
     """Open the shards at `location`: a folder, a URL (url_program.SCHEMES) or a typed pipe:COMMAND.
 
-    Shards at a URL are copied into `cache_dir` once and read from there. may_copy: False uses only
-    an earlier copy, where `cache_dir` comes from a file of another user. Raises ShardError.
+    Shards at a URL are copied into `cache_dir` once and read from there; with cache_gb, they are
+    streamed through a cache of that size there, in blocks of so many samples. may_copy: False uses
+    only an earlier copy, where `cache_dir` comes from a file of another user. note: called while
+    bytes arrive. Raises ShardError.
     """
     if scheme_of(location) is None:
         return ShardSet(Path(location))
@@ -168,7 +180,16 @@ def open_shards(location: str, cache_dir: str | None = None, *, may_copy: bool =
         raise ShardError(
             f"{masked(location)}: a URL needs a folder to copy the shards into; set data.cache_dir"
         )
-    return ShardSet(fetch(location, Path(cache_dir), may_copy=may_copy))
+    if cache_gb is not None and may_copy:
+        manifest, tars = stream(location, Path(cache_dir), int(cache_gb * 1e9), block, note)
+        return ShardSet(tars.folder, manifest, tars)
+    return ShardSet(fetch(location, Path(cache_dir), may_copy=may_copy, note=note))
+
+
+def _again(location: str, cache_dir: str, cache_bytes: int, block: int) -> ShardSet:
+    """A streamed set in another process."""
+    manifest, tars = stream(location, Path(cache_dir), cache_bytes, block)
+    return ShardSet(tars.folder, manifest, tars)
 
 
 def _extents(members: list[list[int]]) -> np.ndarray:

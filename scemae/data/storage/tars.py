@@ -5,12 +5,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from scemae.data.storage.manifest import Shard
+from scemae.data.storage.manifest import Index, Shard, read_index
 from scemae.errors import FileError, ShardError
 from scemae.files import disk
 
 # Tars that stay open; a process may usually open 1,024 files.
 MOST_OPEN = 256
+# Up to so many shards are all opened at the start, and their indexes read.
+CHECKED_AT_START = 512
 
 
 class LocalTars:
@@ -21,8 +23,11 @@ class LocalTars:
         # A file that is dropped while another thread reads it closes after that read.
         self._open = lru_cache(MOST_OPEN)(self._opened)
 
-    def read(self, shard: int, offset: int, size: int) -> bytes:
-        """`size` bytes of tar number `shard`, fewer where it ends before. Raises ShardError."""
+    def read(self, sample: int, shard: int, offset: int, size: int) -> bytes:
+        """`size` bytes of tar number `shard`, which belong to `sample`; fewer where it ends before.
+
+        Raises ShardError.
+        """
         file = self._open(shard)
         try:
             return os.pread(file.fileno(), size, offset)
@@ -31,12 +36,19 @@ class LocalTars:
                 f"{self.path(shard)}: cannot be read ({error.strerror}); check the disk and resume"
             ) from error
 
-    def check(self, shard: int) -> None:
-        """Raise ShardError where a tar is missing or has another size than the manifest says."""
-        self._open(shard)
+    def index(self, shard: int) -> Index:
+        """The index of a shard, checked. Raises ShardError."""
+        return read_index(self.folder, self._shards[shard])
 
-    def check_names(self) -> None:
-        """Raise ShardError for the first tar that is not in the folder, by one listing of it."""
+    def check(self) -> None:
+        """Raise ShardError for the first tar that is missing or has another size.
+
+        Of more than CHECKED_AT_START, only the names are compared with one listing of the folder.
+        """
+        if len(self._shards) <= CHECKED_AT_START:
+            for number in range(len(self._shards)):
+                self._open(number)
+            return
         there = {entry.name for entry in os.scandir(self.folder)}
         for shard in self._shards:
             for name in (shard.file, shard.index_file):

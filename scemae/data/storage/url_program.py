@@ -1,4 +1,4 @@
-"""The program that prints the file at a URL: curl, gsutil or ais; a shell only for pipe: commands.
+"""The program that prints the file at a URL: curl or ais; a shell only for pipe: commands.
 
 A URL that was read from a file may come from anybody. It is passed as one argument, or through
 curl's standard input, so that the list of processes does not show a password; curl expands no
@@ -14,7 +14,8 @@ from scemae.config.locations import Typed, is_masked, masked, may_open, scheme_o
 from scemae.errors import ShardError
 
 CURL = ("http", "https", "sftp", "ftps", "scp")
-SCHEMES = ("file", "pipe", *CURL, "gs", "ais", "hf")
+OBJECT_STORES = ("s3", "gs", "az")  # remote_folder.py reads them
+SCHEMES = ("file", "pipe", *CURL, *OBJECT_STORES, "ais", "hf")
 OPTIONS = [
     "fail",
     "silent",
@@ -56,9 +57,8 @@ def start(location: str) -> subprocess.Popen:
         return _started(["sh", "-c", location.removeprefix("pipe:")])
     if any(not one.isprintable() for one in location):
         raise ValueError("it holds a character that cannot be printed")
-    if scheme in ("gs", "ais"):
-        gsutil, ais = ["gsutil", "cat", location], ["ais", "get", location, "-"]
-        return _started(gsutil if scheme == "gs" else ais)
+    if scheme == "ais":
+        return _started(["ais", "get", location, "-"])
     return _curl(*_of_hugging_face(location)) if scheme == "hf" else _curl(location, [])
 
 

@@ -1,0 +1,135 @@
+"""A folder of blocks that is never larger than its limit; the processes of a node share it.
+
+A block is downloaded once, under the lock of its own file, into a file that has its full size from
+the start; it gets its name when it is whole. So the sizes in the folder, partial files included,
+are what is used, whoever was killed when. To make room, blocks are removed that are needed last:
+the order of samples says when (`Order.next_windows`).
+"""
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from scemae.errors import ShardError
+from scemae.files import disk
+
+PART = ".part"
+# Of the blocks with these names, when each is needed next: a larger number is later.
+NextUse = Callable[[list[str]], list[int]]
+
+
+class BlockCache:
+    """Blocks in `folder`, of at most `limit` bytes together."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+
+    def path(self, name: str) -> Path:
+        """Where a block is, or would be."""
+        return self.folder / name
+
+    def made(self, name: str) -> int:
+        """When a block was made, in nanoseconds; 0 where it is not there."""
+        try:
+            return self.path(name).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def ensure(
+        self,
+        name: str,
+        size: int,
+        download: Callable[[BinaryIO], None],
+        next_use: NextUse,
+        *,
+        only_before: int,
+    ) -> bool:
+        """Download a block of `size` bytes unless it is there.
+
+        Removes only blocks whose next use is later than `only_before`; False where that makes no
+        room. Processes that ask for the same block wait for one download.
+        """
+        while not self.path(name).exists():
+            part = self.folder / (name + PART)
+            with disk.locked(part) as descriptor:
+                if not _is_still(part, descriptor):
+                    continue  # another process renamed or removed it while this one waited
+                if self.path(name).exists():  # it was made after the other was renamed
+                    part.unlink()
+                    return True
+                if not self._reserve(part, descriptor, size, next_use, only_before):
+                    part.unlink(missing_ok=True)
+                    return False
+                try:
+                    with os.fdopen(os.dup(descriptor), "r+b") as file:
+                        download(file)
+                        file.flush()
+                        os.fsync(file.fileno())  # whole, also after a power cut
+                except BaseException:
+                    part.unlink(missing_ok=True)
+                    raise
+                os.rename(part, self.path(name))
+        return True
+
+    def _reserve(
+        self, part: Path, descriptor: int, size: int, next_use: NextUse, only_before: int
+    ) -> bool:
+        """Make room for `size` bytes and take it."""
+        with disk.locked(self.folder / ".lock"):
+            used, blocks = 0, {}
+            for entry in os.scandir(self.folder):
+                if entry.name.startswith(".") or entry.name == part.name:
+                    continue
+                try:
+                    bytes_there = entry.stat().st_size
+                except FileNotFoundError:
+                    continue
+                if entry.name.endswith(PART):
+                    if _remove_abandoned(Path(entry.path)):
+                        continue
+                else:
+                    blocks[entry.name] = bytes_there
+                used += bytes_there
+            names = [*blocks]
+            uses = next_use(names) if used + size > self.limit else []
+            for use, name in sorted(zip(uses, names), reverse=True):
+                if used + size <= self.limit or use <= only_before:
+                    break
+                self.path(name).unlink(missing_ok=True)
+                used -= blocks[name]
+            if used + size > self.limit:
+                return False
+            try:
+                os.posix_fallocate(descriptor, 0, size)
+            except OSError as error:
+                raise ShardError(
+                    f"{self.folder}: found no room for {size:,} bytes ({error.strerror}), although "
+                    f"data.cache_gb allows {self.limit / 1e9:g} GB; make room, or lower it"
+                ) from error
+            return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return found.st_ino == os.fstat(descriptor).st_ino
+
+
+def _remove_abandoned(part: Path) -> bool:
+    """Remove a partial file whose process was killed."""
+    try:
+        descriptor = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return not part.exists()
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        part.unlink(missing_ok=True)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)

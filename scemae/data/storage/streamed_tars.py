@@ -1,0 +1,294 @@
+"""Tars below a URL, read block by block through a cache on a local disk that may be smaller.
+
+A block is the V = data.block samples kV .. (k+1)V - 1: neighbours in a tar, or at the end of one
+and the start of the next. It is one range request for each tar, made ahead of training by threads
+(`ReadAhead`), and one file of the cache. An index is a file of the cache too.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from scemae.config.locations import cache_name, masked, scheme_of
+from scemae.data.order import Order
+from scemae.data.storage import url_program
+from scemae.data.storage.block_cache import BlockCache
+from scemae.data.storage.manifest import (
+    BLOCK,
+    MANIFEST,
+    Index,
+    Manifest,
+    in_blocks,
+    parse_index,
+    parse_manifest,
+)
+from scemae.data.storage.remote_folder import SCHEMES, RemoteFolder
+from scemae.errors import ConfigError, ShardError
+from scemae.files import disk, documents
+
+DOWNLOADS = 8  # at a time, of each rank
+LAG = 4  # steps by which a rank may train behind the slices that are taken
+AHEAD = 1  # windows that are downloaded before they are read
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A range of bytes of a tar, and where it lies in the file of its block."""
+
+    shard: int
+    start: int
+    stop: int
+    at: int
+
+
+class StreamedTars:
+    """As tars.LocalTars, for tars below a URL."""
+
+    def __init__(
+        self,
+        remote: RemoteFolder,
+        cache: BlockCache,
+        manifest: Manifest,
+        block: int,
+        note: Callable[[], None] = lambda: None,
+    ) -> None:
+        """block: samples of a block. note: called when a reader has got a block that it lacked."""
+        self.remote, self.cache, self.block, self._note = remote, cache, block, note
+        self.folder, self._shards = cache.folder, manifest.shards
+        self._first = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
+        self.order: Order | None = None  # of the run; None: blocks are needed in no known order
+        self.now = 0  # the window that is trained on
+        self.fetched = 0  # bytes that came over the network
+        self._parts = lru_cache(4096)(self._parts_of)
+
+    def read(self, sample: int, shard: int, offset: int, size: int) -> bytes:
+        """`size` bytes of a tar, which belong to `sample`. Raises ShardError."""
+        block = sample // self.block
+        part = next(part for part in self._parts(block) if part.shard == shard)
+        for _ in range(100):
+            try:
+                with open(self.cache.path(_name(block)), "rb", buffering=0) as file:
+                    return os.pread(file.fileno(), size, part.at + offset - part.start)
+            except FileNotFoundError:
+                self.load(block, only_before=self.now)
+                self._note()
+        raise ShardError(
+            f"{self.cache.folder}: block {block} is removed again and again before it is read; "
+            "stop whatever else uses this folder, or raise data.cache_gb"
+        )
+
+    def load(self, block: int, *, only_before: int) -> bool:
+        """Download a block unless it is there; see BlockCache.ensure. Raises ShardError."""
+        parts = self._parts(block)
+        size = sum(part.stop - part.start for part in parts)
+
+        def download(file: BinaryIO) -> None:
+            for part in parts:
+                file.write(self._range(part.shard, part.start, part.stop))
+
+        there = self.cache.ensure(
+            _name(block), size, download, self.next_uses, only_before=only_before
+        )
+        if not there and only_before <= self.now:
+            raise ShardError(
+                f"{self.cache.folder}: found room for data.cache_gb={self.cache.limit / 1e9:g} GB, "
+                f"all of it in use, and another block of {size:,} bytes is needed; raise it"
+            )
+        return there
+
+    @property
+    def opened_by(self) -> tuple[str, str, int, int]:
+        """The arguments of `stream` that open it again."""
+        cache_dir = str(self.folder.parent.parent)
+        return self.remote.location, cache_dir, self.cache.limit, self.block
+
+    def check(self) -> None:
+        """Raise ShardError where the first tar cannot be read, or has another size."""
+        self._range(0, 0, BLOCK)
+
+    def check_cache(self, order: Order, nodes: int) -> None:
+        """Raise ConfigError where the cache is too small for a run on so many nodes.
+
+        Order version 1 needs all shards, version 2 two windows of the lanes of a node.
+        """
+        whole = sum(shard.bytes for shard in self._shards)
+        span = order.line.span
+        needed = min(2 * span * whole / max(order.samples, 1) / nodes, whole)
+        if needed <= self.cache.limit:
+            return
+        if span >= order.samples:
+            raise ConfigError(
+                f"data.cache_gb={self.cache.limit / 1e9:g}: an epoch in whole order needs all "
+                f"{whole / 1e9:.3g} GB of the shards; give data.order=lanes, which needs two "
+                "windows, or more cache"
+            )
+        raise ConfigError(
+            f"data.cache_gb={self.cache.limit / 1e9:g}: two windows of the order need "
+            f"{needed / 1e9:.3g} GB on each node; give more, or a smaller data.window or data.lanes"
+        )
+
+    def index(self, shard: int) -> Index:
+        """The index of a shard, checked. Raises ShardError."""
+        found = self._shards[shard]
+        return parse_index(self._index(shard), self.remote.url(found.index_file), found)
+
+    def _index(self, shard: int) -> bytes:
+        name = self._shards[shard].index_file
+        path = self.cache.path(name)
+        while True:
+            try:
+                return documents.read_bytes(path, error=ShardError, remedy="remove it")
+            except FileNotFoundError:
+                data = b"".join(self.remote.stream(name))
+                self.fetched += len(data)
+                self.cache.ensure(
+                    name,
+                    len(data),
+                    lambda file: _write(file, data),
+                    self.next_uses,
+                    only_before=self.now,
+                )
+
+    def next_uses(self, names: list[str]) -> list[int]:
+        """When blocks are needed next, in windows; now, where no order says it."""
+        blocks = np.array([_number(name) for name in names], np.int64)
+        if self.order is None:  # the oldest first
+            ages = [-self.cache.made(name) for name in names]
+            return [self.now + 1 + age - min(ages) for age in ages]
+        uses = np.full(len(names), self.now + AHEAD + 1, np.int64)  # that of indexes
+        uses[blocks >= 0] = self.order.next_windows(blocks[blocks >= 0], self.now)
+        return uses.tolist()
+
+    def path(self, shard: int) -> str:
+        """Where tar number `shard` is, for messages."""
+        return self.remote.url(self._shards[shard].file)
+
+    def _range(self, shard: int, start: int, stop: int) -> bytes:
+        found = self._shards[shard]
+        data = self.remote.read(found.file, start, stop, found.bytes)
+        self.fetched += len(data)
+        return data
+
+    def _parts_of(self, block: int) -> tuple[_Part, ...]:
+        first, last = block * self.block, min((block + 1) * self.block, int(self._first[-1]))
+        parts: list[_Part] = []
+        at = 0
+        while first < last:
+            shard = int(np.searchsorted(self._first, first, side="right")) - 1
+            index, begin = self.index(shard), int(self._first[shard])
+            end = min(last, int(self._first[shard + 1])) - 1
+            start = index.jpg[first - begin][0] - BLOCK
+            offset, size = index.json[end - begin]
+            stop = offset + in_blocks(size)
+            parts.append(_Part(shard, start, stop, at))
+            at, first = at + stop - start, end + 1
+        return tuple(parts)
+
+
+class ReadAhead:
+    """Threads that download the blocks of coming steps; `at` tells them the step."""
+
+    def __init__(self, tars: StreamedTars, order: Order, samples: Iterable[tuple[int, np.ndarray]]):
+        """samples: of each coming step, its number and the samples (b,) that this rank reads."""
+        self._tars, self._order, self._samples = tars, order, samples
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="read ahead", daemon=True)
+
+    def start(self) -> None:
+        """Begin to download."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the threads."""
+        self._stop.set()
+        self._thread.join()
+
+    def at(self, step: int) -> None:
+        """The slices of `step` are taken now."""
+        self._tars.now = self._order.window_of(max(step - LAG, 0))
+
+    def _run(self) -> None:
+        asked: dict[int, int] = {}  # the window that a block was last asked for in
+        with ThreadPoolExecutor(DOWNLOADS, "download") as threads:
+            for step, samples in self._samples:
+                window = self._order.window_of(step)
+                while window > self._tars.now + AHEAD and not self._stop.wait(0.05):
+                    pass
+                for block in np.unique(samples // self._tars.block).tolist():
+                    if self._stop.is_set():
+                        return
+                    if asked.get(block) != window:
+                        asked[block] = window
+                        threads.submit(self._load, block, window)
+                if len(asked) > 2**16:
+                    asked = {b: w for b, w in asked.items() if w >= self._tars.now}
+
+    def _load(self, block: int, window: int) -> None:
+        """Download a block; wait while nothing may be removed for it."""
+        while not self._stop.is_set() and window >= self._tars.now:
+            try:
+                if self._tars.load(block, only_before=window):
+                    return
+            except ShardError:
+                return  # the thread that needs the block will raise it
+            time.sleep(0.1)
+
+
+@contextmanager
+def read_ahead(
+    tars: StreamedTars, order: Order, samples: Iterable[tuple[int, np.ndarray]]
+) -> Iterator[ReadAhead]:
+    """Inside the block, blocks of `samples` are downloaded ahead and removed by `order`."""
+    tars.order = order
+    ahead = ReadAhead(tars, order, samples)
+    ahead.start()
+    try:
+        yield ahead
+    finally:
+        ahead.stop()
+
+
+def stream(
+    location: str, cache_dir: Path, limit: int, block: int, note: Callable[[], None] = lambda: None
+) -> tuple[Manifest, StreamedTars]:
+    """The manifest and the tars at a URL, through a cache of `limit` bytes. Raises ShardError."""
+    url_program.refuse(location)
+    if scheme_of(location) not in SCHEMES:
+        raise ShardError(
+            f"{masked(location)}: found a scheme that can only be copied whole, data.cache_gb "
+            f"streams {', '.join(SCHEMES)}; leave data.cache_gb out"
+        )
+    remote, text = RemoteFolder(location), b""
+    for piece in remote.stream(MANIFEST):
+        text += piece
+        if len(text) > documents.MOST_JSON:
+            raise ShardError(
+                f"{remote.url(MANIFEST)}: found more than {documents.MOST_JSON:,} bytes; check the "
+                "address"
+            )
+    manifest = parse_manifest(text, remote.url(MANIFEST))
+    place = cache_dir / cache_name(location)
+    folder = disk.make_folders(place / f"{manifest.digest()[:16]}-blocks-of-{block}", cache_dir)
+    return manifest, StreamedTars(remote, BlockCache(folder, limit), manifest, block, note)
+
+
+def _name(block: int) -> str:
+    return f"block-{block:09d}"
+
+
+def _number(name: str) -> int:
+    """The number of a block by its name; -1 for an index."""
+    return int(name.removeprefix("block-")) if name.startswith("block-") else -1
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    file.write(data)

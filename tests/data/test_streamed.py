@@ -1,0 +1,142 @@
+"""Shards below a URL, streamed through a cache that may be smaller than they are."""
+
+import os
+
+import pytest
+
+from scemae.config.locations import Typed
+from scemae.data.storage.shard_set import open_shards
+from scemae.errors import ShardError
+from tests.object_server import serve
+from tests.support import write_shards
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """90 samples of about 7 kB in three tars; a block of 8 may cross from one into the next."""
+    root = tmp_path_factory.mktemp("streamed")
+    write_shards(root / "bucket" / "train", 90, shards=3)
+    return root
+
+
+@pytest.fixture
+def server(local):
+    with serve(local) as state:
+        yield state
+
+
+def opened(server, tmp_path, cache_gb=0.01, block=8, **options):
+    return open_shards(
+        f"{server.url}/bucket/train", str(tmp_path / "cache"), cache_gb=cache_gb, block=block,
+        **options,
+    )  # fmt: skip
+
+
+def cached(tmp_path):
+    """Bytes in the cache."""
+    return sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file())
+
+
+def test_every_sample_is_that_of_the_folder(local, server, tmp_path):
+    shards, plain = opened(server, tmp_path), open_shards(str(local / "bucket" / "train"))
+    assert len(shards) == 90 and [*shards.keys] == [*plain.keys]
+    for i in (0, 29, 30, 31, 89, 60, 7):
+        assert shards.jpeg(i) == plain.jpeg(i) and shards.annotation(i) == plain.annotation(i)
+
+
+def test_a_block_is_one_request_and_comes_once(server, tmp_path):
+    shards = opened(server, tmp_path)
+    before = sum(server.gets.values())
+    for i in range(24):
+        shards.jpeg(i)
+    assert sum(server.gets.values()) - before == 4  # the index, and three blocks
+    again = opened(server, tmp_path)  # another process of the node, or a later start
+    before = sum(server.gets.values())
+    again.jpeg(5)
+    assert sum(server.gets.values()) == before
+
+
+def test_s3_reads_the_same(local, server, tmp_path, monkeypatch):
+    for name, value in {
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "secret-value",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    shards = open_shards("s3://bucket/train", str(tmp_path / "cache"), cache_gb=0.01)
+    assert shards.jpeg(70) == open_shards(str(local / "bucket" / "train")).jpeg(70)
+    whole = open_shards("s3://bucket/train", str(tmp_path / "whole"))
+    assert whole.jpeg(70) == shards.jpeg(70) and whole.streamed is None
+    server.fault = lambda path, before: 403
+    with pytest.raises(ShardError, match="access was refused, also with credentials") as error:
+        open_shards("s3://bucket/train", str(tmp_path / "other"), cache_gb=0.01)
+    assert "secret-value" not in str(error.value)
+
+
+def test_a_cache_never_grows_beyond_its_limit(server, tmp_path):
+    shards = opened(server, tmp_path, cache_gb=3e-4)  # 300 kB of 900
+    for i in (*range(90), *range(0, 90, 7)):
+        assert shards.jpeg(i)[:2] == b"\xff\xd8"
+        assert cached(tmp_path) <= 300_000
+
+
+@pytest.mark.parametrize("fault", [503, "cut", 0.2])
+def test_what_fails_once_is_read_again(local, server, tmp_path, fault):
+    server.fault = lambda path, before: fault if not before else None
+    shards, plain = opened(server, tmp_path), open_shards(str(local / "bucket" / "train"))
+    assert all(shards.jpeg(i) == plain.jpeg(i) for i in range(90))
+
+
+def test_a_partial_block_of_a_killed_process_is_made_again(local, server, tmp_path):
+    folder = opened(server, tmp_path).folder
+    (folder / "block-000000000.part").write_bytes(bytes(5000))
+    (folder / "block-000000005.part").write_bytes(bytes(250_000))
+    shards = opened(server, tmp_path, cache_gb=3e-4)
+    assert shards.jpeg(1) == open_shards(str(local / "bucket" / "train")).jpeg(1)
+    assert not [*folder.glob("*.part")]
+
+
+def test_a_tar_that_is_replaced_while_it_is_read_is_found(local, server, tmp_path):
+    shards = opened(server, tmp_path)
+    shards.jpeg(0)
+    tar = local / "bucket" / "train" / "train-000000.tar"
+    os.utime(tar, (1, 1))
+    with pytest.raises(ShardError, match="was replaced while it is in use"):
+        shards.jpeg(20)
+
+
+def test_a_tar_of_another_size_is_found_at_the_start(tmp_path):
+    folder = write_shards(tmp_path / "bucket" / "train", 6)
+    with open(folder / "train-000000.tar", "ab") as tar:
+        tar.write(bytes(512))
+    with serve(tmp_path) as server, pytest.raises(ShardError, match="the manifest says"):
+        opened(server, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("manifest.json", "manifest.json: not found; check the address"),
+        ("train-000000.tar", "train-000000.tar: not found"),
+        ("train-000000.index.json", "train-000000.index.json: not found"),
+    ],
+)
+def test_what_is_not_there_is_named(tmp_path, name, sentence):
+    (write_shards(tmp_path / "bucket" / "train", 6) / name).unlink()
+    with serve(tmp_path) as server, pytest.raises(ShardError, match=sentence):
+        opened(server, tmp_path).jpeg(0)
+
+
+def test_an_index_that_is_not_the_manifests_is_refused(tmp_path):
+    folder = write_shards(tmp_path / "bucket" / "train", 6)
+    (folder / "train-000000.index.json").write_text("{}")
+    with serve(tmp_path) as server, pytest.raises(ShardError, match="SHA-256 is not the manifest"):
+        opened(server, tmp_path).jpeg(0)
+
+
+def test_what_only_a_program_reads_is_copied_whole_or_refused(tmp_path):
+    with pytest.raises(ShardError, match="can only be copied whole"):
+        open_shards(Typed("sftp://host/train"), str(tmp_path / "cache"), cache_gb=1)
+    with pytest.raises(ShardError, match="a password or a query can only be copied whole"):
+        open_shards("https://host/train?sig=abc", str(tmp_path / "cache"), cache_gb=1)

@@ -1,0 +1,106 @@
+"""An object store on this machine: GET with ranges and ETags, counted, with faults on demand.
+
+It answers path-style addresses, so it is an http:// server of a folder and, to a client of S3, the
+endpoint of buckets that are folders.
+"""
+
+import hashlib
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+# Called with the path of a GET and how many came before it: a status to answer, "cut" to send half
+# of the bytes, seconds to wait, or None.
+Fault = Callable[[str, int], int | str | float | None]
+
+
+@dataclass
+class ObjectServer:
+    """What a running server has seen."""
+
+    url: str
+    folder: Path
+    fault: Fault = lambda path, before: None
+    gets: Counter = field(default_factory=Counter)  # by path
+    bytes_sent: int = 0
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[ObjectServer]:
+    """Serve a folder until the block ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            answer(self, state, lock)
+
+    state, lock = ObjectServer("", folder), threading.Lock()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def answer(request: BaseHTTPRequestHandler, state: ObjectServer, lock: threading.Lock) -> None:
+    """Answer one GET."""
+    path = request.path.partition("?")[0]
+    with lock:
+        before = state.gets[path]
+        state.gets[path] += 1
+    fault = state.fault(path, before)
+    if isinstance(fault, float):
+        time.sleep(fault)
+    elif isinstance(fault, int):
+        return reply(request, fault, b"")
+    file = state.folder / path.lstrip("/")
+    if not file.is_file():
+        return reply(request, 404, b"<Error><Code>NoSuchKey</Code></Error>")
+    found = file.stat()
+    tag = hashlib.md5(f"{found.st_size} {found.st_mtime_ns}".encode()).hexdigest()
+    if request.headers.get("If-Match") not in (None, f'"{tag}"'):
+        return reply(request, 412, b"")
+    headers = {"ETag": f'"{tag}"', "Last-Modified": "Sun, 29 Nov 2026 00:00:00 GMT"}
+    with open(file, "rb") as opened:
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", "")):
+            start, stop = int(wanted[1]), min(int(wanted[2]) + 1, found.st_size)
+            opened.seek(start)
+            data = opened.read(stop - start)
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{found.st_size}"
+            status = 206
+        else:
+            data, status = opened.read(), 200
+    with lock:
+        state.bytes_sent += len(data)
+    reply(request, status, data, headers, cut=fault == "cut")
+
+
+def reply(
+    request: BaseHTTPRequestHandler,
+    status: int,
+    data: bytes,
+    headers: dict[str, str] | None = None,
+    cut: bool = False,
+) -> None:
+    """Send an answer; cut: only half of what it announces."""
+    request.send_response(status)
+    for name, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
+        request.send_header(name, value)
+    request.end_headers()
+    request.wfile.write(data[: len(data) // 2] if cut else data)
+    if cut:
+        request.close_connection = True
