@@ -51,6 +51,7 @@ trap '' PIPE                                  # a closed log must not keep it fr
 # other ranks, which lost it, and is not the 1 of an srun that failed itself.
 rank='trap : TERM INT USR1 USR2               # scemae gets the signal too: wait for it
       export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
+      export GROUP_WORLD_SIZE=$SLURM_STEP_NUM_NODES
       eval "${SCEMAE_COMMAND:-scemae} \"\$@\""
       status=$?
       case $status in 1 | 2 | 126 | 127) exit 99 ;; esac    # 126, 127: there is no such program

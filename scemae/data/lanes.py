@@ -23,7 +23,6 @@ from collections import OrderedDict
 
 import numpy as np
 
-LANES, BLOCK, WINDOW = 1024, 256, 64  # K at most, V, b
 WINDOWS_KEPT = 3  # of phi: a batch touches one, two where a window ends
 WITHIN, BLOCKS, DEAL, TAIL = range(4)  # the permutations phi, psi, sigma, and that of the tail
 

@@ -208,10 +208,10 @@ def agree(value: Any) -> Any:
 
 
 def node_count(place: Place) -> int:
-    """How many nodes the ranks are on, as torchrun or Slurm says; 1 where neither does."""
+    """How many nodes the ranks are on, as the launcher says; 1 where it does not."""
     if local := number(os.environ, "LOCAL_WORLD_SIZE", 1, None, default=0):
         return -(-place.world_size // local)
-    return number(os.environ, "SLURM_NNODES", 1, None, default=1)
+    return number(os.environ, "GROUP_WORLD_SIZE", 1, None, default=1)
 
 
 def data_threads(asked: str | int) -> int:

@@ -261,6 +261,16 @@ def sync_file(path: Path) -> None:
             os.fsync(file.fileno())
 
 
+def remove(path: Path) -> None:
+    """Remove a file; nothing where it is not there."""
+    path.unlink(missing_ok=True)
+
+
+def rename(path: Path, target: Path) -> None:
+    """Give a finished file its name."""
+    os.rename(path, target)
+
+
 def rename_folder(aside: Path, target: Path) -> None:
     """Give a folder that is complete its final name, durably. `target` may be an empty folder."""
     sync_folder(aside)

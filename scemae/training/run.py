@@ -11,8 +11,8 @@ from typing import Any
 from scemae.config.locations import masked
 from scemae.config.schema.training import CorrespondConfig, Data, Optim, PretrainConfig, Runtime
 from scemae.data.order import Order, Slice, accumulation_steps, make_order
+from scemae.data.read_ahead import check_cache, read_ahead
 from scemae.data.storage.shard_set import ShardSet, open_shards
-from scemae.data.storage.streamed_tars import read_ahead
 from scemae.distributed import engine as engines
 from scemae.distributed import tf32
 from scemae.distributed.process_group import Place, agree, node_count, precision, process_group
@@ -136,7 +136,7 @@ def open_data(config: PretrainConfig | CorrespondConfig, start: Start) -> ShardS
         data.shards, data.cache_dir, cache_gb=data.cache_gb, block=data.block, note=start.note
     )
     if shards.streamed is not None:
-        shards.streamed.check_cache(order_of(config, shards), node_count(place))
+        check_cache(shards.streamed, order_of(config, shards), node_count(place))
     return shards
 
 

@@ -57,10 +57,10 @@ class BlockCache:
                 if not _is_still(part, descriptor):
                     continue  # another process renamed or removed it while this one waited
                 if self.path(name).exists():  # it was made after the other was renamed
-                    part.unlink()
+                    disk.remove(part)
                     return True
                 if not self._reserve(part, descriptor, size, next_use, only_before):
-                    part.unlink(missing_ok=True)
+                    disk.remove(part)
                     return False
                 try:
                     with os.fdopen(os.dup(descriptor), "r+b") as file:
@@ -68,9 +68,9 @@ class BlockCache:
                         file.flush()
                         os.fsync(file.fileno())  # whole, also after a power cut
                 except BaseException:
-                    part.unlink(missing_ok=True)
+                    disk.remove(part)
                     raise
-                os.rename(part, self.path(name))
+                disk.rename(part, self.path(name))
         return True
 
     def _reserve(
@@ -97,7 +97,7 @@ class BlockCache:
             for use, name in sorted(zip(uses, names), reverse=True):
                 if used + size <= self.limit or use <= only_before:
                     break
-                self.path(name).unlink(missing_ok=True)
+                disk.remove(self.path(name))
                 used -= blocks[name]
             if used + size > self.limit:
                 return False
@@ -127,7 +127,7 @@ def _remove_abandoned(part: Path) -> bool:
         return not part.exists()
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        part.unlink(missing_ok=True)
+        disk.remove(part)
         return True
     except BlockingIOError:
         return False

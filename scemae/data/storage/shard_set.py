@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from scemae.config.locations import is_masked, masked, may_open
-from scemae.data.lanes import BLOCK as BLOCK_SAMPLES
 from scemae.data.storage import url_program
 from scemae.data.storage.fetch import fetch, scheme_of
 from scemae.data.storage.manifest import (
@@ -24,7 +23,7 @@ from scemae.data.storage.manifest import (
     read_manifest,
     wrong_header,
 )
-from scemae.data.storage.streamed_tars import StreamedTars, stream
+from scemae.data.storage.streamed_tars import BLOCK_SAMPLES, StreamedTars, stream
 from scemae.data.storage.tars import CHECKED_AT_START, LocalTars
 from scemae.errors import ShardError
 from scemae.files import documents

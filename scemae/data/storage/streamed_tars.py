@@ -1,25 +1,20 @@
 """Tars below a URL, read block by block through a cache on a local disk that may be smaller.
 
 A block is the V = data.block samples kV .. (k+1)V - 1: neighbours in a tar, or at the end of one
-and the start of the next. It is one range request for each tar, made ahead of training by threads
-(`ReadAhead`), and one file of the cache. An index is a file of the cache too.
+and the start of the next. It is one range request for each tar, made ahead of training
+(data/read_ahead.py), and one file of the cache. An index is a file of the cache too.
 """
 
 import os
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from scemae.config.locations import cache_name, masked, scheme_of
-from scemae.data.order import Order
 from scemae.data.storage import url_program
 from scemae.data.storage.block_cache import BlockCache
 from scemae.data.storage.manifest import (
@@ -32,12 +27,12 @@ from scemae.data.storage.manifest import (
     parse_manifest,
 )
 from scemae.data.storage.remote_folder import SCHEMES, RemoteFolder
-from scemae.errors import ConfigError, ShardError
+from scemae.errors import ShardError
 from scemae.files import disk, documents
 
-DOWNLOADS = 8  # at a time, of each rank
-LAG = 4  # steps by which a rank may train behind the slices that are taken
 AHEAD = 1  # windows that are downloaded before they are read
+BLOCK_SAMPLES = 256  # samples of a block where no order says it
+NextWindows = Callable[[np.ndarray, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -65,8 +60,9 @@ class StreamedTars:
         self.remote, self.cache, self.block, self._note = remote, cache, block, note
         self.folder, self._shards = cache.folder, manifest.shards
         self._first = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
-        self.order: Order | None = None  # of the run; None: blocks are needed in no known order
-        self.now = 0  # the window that is trained on
+        # The window that is trained on, and when blocks are needed next (Order.next_windows);
+        # None: in no known order.
+        self.now, self.next_windows = 0, cast(NextWindows | None, None)
         self.fetched = 0  # bytes that came over the network
         self._parts = lru_cache(4096)(self._parts_of)
 
@@ -115,26 +111,10 @@ class StreamedTars:
         """Raise ShardError where the first tar cannot be read, or has another size."""
         self._range(0, 0, BLOCK)
 
-    def check_cache(self, order: Order, nodes: int) -> None:
-        """Raise ConfigError where the cache is too small for a run on so many nodes.
-
-        Order version 1 needs all shards, version 2 two windows of the lanes of a node.
-        """
-        whole = sum(shard.bytes for shard in self._shards)
-        span = order.line.span
-        needed = min(2 * span * whole / max(order.samples, 1) / nodes, whole)
-        if needed <= self.cache.limit:
-            return
-        if span >= order.samples:
-            raise ConfigError(
-                f"data.cache_gb={self.cache.limit / 1e9:g}: an epoch in whole order needs all "
-                f"{whole / 1e9:.3g} GB of the shards; give data.order=lanes, which needs two "
-                "windows, or more cache"
-            )
-        raise ConfigError(
-            f"data.cache_gb={self.cache.limit / 1e9:g}: two windows of the order need "
-            f"{needed / 1e9:.3g} GB on each node; give more, or a smaller data.window or data.lanes"
-        )
+    @property
+    def total_bytes(self) -> int:
+        """Of all tars."""
+        return sum(shard.bytes for shard in self._shards)
 
     def index(self, shard: int) -> Index:
         """The index of a shard, checked. Raises ShardError."""
@@ -161,11 +141,11 @@ class StreamedTars:
     def next_uses(self, names: list[str]) -> list[int]:
         """When blocks are needed next, in windows; now, where no order says it."""
         blocks = np.array([_number(name) for name in names], np.int64)
-        if self.order is None:  # the oldest first
+        if self.next_windows is None:  # the oldest first
             ages = [-self.cache.made(name) for name in names]
             return [self.now + 1 + age - min(ages) for age in ages]
         uses = np.full(len(names), self.now + AHEAD + 1, np.int64)  # that of indexes
-        uses[blocks >= 0] = self.order.next_windows(blocks[blocks >= 0], self.now)
+        uses[blocks >= 0] = self.next_windows(blocks[blocks >= 0], self.now)
         return uses.tolist()
 
     def path(self, shard: int) -> str:
@@ -192,69 +172,6 @@ class StreamedTars:
             parts.append(_Part(shard, start, stop, at))
             at, first = at + stop - start, end + 1
         return tuple(parts)
-
-
-class ReadAhead:
-    """Threads that download the blocks of coming steps; `at` tells them the step."""
-
-    def __init__(self, tars: StreamedTars, order: Order, samples: Iterable[tuple[int, np.ndarray]]):
-        """samples: of each coming step, its number and the samples (b,) that this rank reads."""
-        self._tars, self._order, self._samples = tars, order, samples
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="read ahead", daemon=True)
-
-    def start(self) -> None:
-        """Begin to download."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the threads."""
-        self._stop.set()
-        self._thread.join()
-
-    def at(self, step: int) -> None:
-        """The slices of `step` are taken now."""
-        self._tars.now = self._order.window_of(max(step - LAG, 0))
-
-    def _run(self) -> None:
-        asked: dict[int, int] = {}  # the window that a block was last asked for in
-        with ThreadPoolExecutor(DOWNLOADS, "download") as threads:
-            for step, samples in self._samples:
-                window = self._order.window_of(step)
-                while window > self._tars.now + AHEAD and not self._stop.wait(0.05):
-                    pass
-                for block in np.unique(samples // self._tars.block).tolist():
-                    if self._stop.is_set():
-                        return
-                    if asked.get(block) != window:
-                        asked[block] = window
-                        threads.submit(self._load, block, window)
-                if len(asked) > 2**16:
-                    asked = {b: w for b, w in asked.items() if w >= self._tars.now}
-
-    def _load(self, block: int, window: int) -> None:
-        """Download a block; wait while nothing may be removed for it."""
-        while not self._stop.is_set() and window >= self._tars.now:
-            try:
-                if self._tars.load(block, only_before=window):
-                    return
-            except ShardError:
-                return  # the thread that needs the block will raise it
-            time.sleep(0.1)
-
-
-@contextmanager
-def read_ahead(
-    tars: StreamedTars, order: Order, samples: Iterable[tuple[int, np.ndarray]]
-) -> Iterator[ReadAhead]:
-    """Inside the block, blocks of `samples` are downloaded ahead and removed by `order`."""
-    tars.order = order
-    ahead = ReadAhead(tars, order, samples)
-    ahead.start()
-    try:
-        yield ahead
-    finally:
-        ahead.stop()
 
 
 def stream(
