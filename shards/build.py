@@ -1,4 +1,4 @@
-"""`scemae shards build | verify | info`: raw data sets to shards; shards checked and described."""
+"""`scemae shards build | index | verify | info`: shards made, adopted, checked and described."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from scemae.config.values import given_path
 from scemae.data.storage.manifest import Manifest
 from scemae.errors import ConfigError, DataError, printable
-from scemae.shards import check
+from scemae.shards import check, index
 from scemae.shards.image import QUALITY
 from scemae.shards.sources import aflw, celeba, folder, w300
 from scemae.shards.splits import Split
@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   scemae shards build aflw_r /data/aflw-recrop /data/shards/aflw --corrected corrected.csv
   scemae shards build w300 /data/300w /data/shards/300w --boxes landmarks
   scemae shards build folder /data/photographs /data/shards/own
+  scemae shards index '/data/laion/{00000..00099}.tar'
   scemae shards verify /data/shards/celeba --decode
   scemae shards info /data/shards/celeba/train
 """
@@ -44,6 +45,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Build, verify or describe shards. Raises ScemaeError."""
     if arguments.command == "build":
         build(arguments)
+    elif arguments.command == "index":
+        print(printable(index.index_tars(arguments.tars, arguments.workers)))
     elif arguments.command == "verify":
         print(printable(check.verify(arguments.folder, decode=arguments.decode)))
     else:
@@ -113,7 +116,9 @@ def _chosen(splits: list[Split], names: list[str] | None) -> list[Split]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `scemae shards`."""
     raw, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
-    commands = parser.add_subparsers(dest="command", required=True, metavar="build | verify | info")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="build | index | verify | info"
+    )
     builder = commands.add_parser(
         "build",
         help="turn a raw data set into shards",
@@ -127,6 +132,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             sources.add_parser(name, help=words, description=module.__doc__, formatter_class=raw),
             name,
         )
+    indexer = commands.add_parser(
+        "index",
+        help="use WebDataset tars that others wrote",
+        description=index.__doc__,
+        formatter_class=raw,
+    )
+    indexer.add_argument("tars", help="folder of tars, or FOLDER/{000..099}.tar")
+    indexer.add_argument(
+        "--workers",
+        type=_positive,
+        default=os.cpu_count(),
+        metavar="N",
+        help="tars read at a time (default: all cores)",
+    )
     verify = commands.add_parser(
         "verify",
         help="compare every byte with the manifest",

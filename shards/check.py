@@ -6,14 +6,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from scemae.data.picture import UnusablePicture, check_jpeg, decode_jpeg
+from scemae.data.picture import UnusablePicture, check_jpeg, decode_image
 from scemae.data.storage.manifest import (
     BLOCK,
     MANIFEST,
     Annotation,
+    ForeignIndex,
     Index,
     Manifest,
     Shard,
+    foreign_name,
+    is_foreign_header,
     is_header,
     member_name,
     read_index,
@@ -98,13 +101,13 @@ def _check_split(folder: Path, manifest: Manifest, decode: bool) -> list[str]:
     ) as bar:
         for shard in manifest.shards:
             try:
-                _check_shard(folder, shard, bar, decode)
+                _check_shard(folder, shard, bar, decode, manifest.foreign)
             except ShardError as error:
                 wrong.append(str(error))
     return wrong
 
 
-def _check_shard(folder: Path, shard: Shard, bar: Any, decode: bool) -> None:
+def _check_shard(folder: Path, shard: Shard, bar: Any, decode: bool, foreign: bool) -> None:
     path = folder / shard.file
     try:
         with disk.open_regular(path) as file:
@@ -122,20 +125,23 @@ def _check_shard(folder: Path, shard: Shard, bar: Any, decode: bool) -> None:
         raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
     if digest.hexdigest() != shard.sha256:
         raise ShardError(f"{path}: its SHA-256 is not the manifest's, so it was altered")
-    _check_members(path, read_index(folder, shard), decode)
+    _check_members(path, read_index(folder, shard, foreign), decode)
 
 
-def _check_members(path: Path, index: Index, decode: bool) -> None:
+def _check_members(path: Path, index: Index | ForeignIndex, decode: bool) -> None:
     """Raise ShardError where the tar's headers are not those of its index.
 
     decode: also where an image or an annotation does not decode.
     """
     with disk.open_regular(path) as file:
         for row, key in enumerate(index.keys):
-            for is_annotation, (start, size) in enumerate((index.jpg[row], index.json[row])):
-                name = member_name(key, is_annotation)
+            places = [index.jpg[row], *index.json[row : row + 1]]
+            for is_annotation, (start, size) in enumerate(places):
+                name, is_right = member_name(key, is_annotation), is_header
+                if isinstance(index, ForeignIndex):
+                    name, is_right = foreign_name(key, index.suffixes[row]), is_foreign_header
                 file.seek(start - BLOCK)
-                if not is_header(header := file.read(BLOCK), name, size):
+                if not is_right(header := file.read(BLOCK), name, size):
                     raise ShardError(wrong_header(header, name, path))
                 if decode:
                     _decode(file.read(size), path, key, is_annotation)
@@ -149,7 +155,7 @@ def _decode(data: bytes, path: Path, key: str, is_annotation: int) -> None:
                 data, Annotation, name, error=ShardError, remedy="rebuild the shards"
             )
         else:
-            decode_jpeg(data, strict=True)
+            decode_image(data, strict=True)
     except (ValueError, ShardError) as error:
         raise ShardError(f"{path}: sample {key} cannot be decoded ({error})") from error
 

@@ -14,7 +14,7 @@ from PIL import Image
 from scemae.data import randomness
 from scemae.data.geometry import frame_box
 from scemae.data.order import Slice
-from scemae.data.picture import decode_jpeg
+from scemae.data.picture import decode_image, decode_jpeg
 from scemae.data.storage.shard_set import ShardSet
 from scemae.errors import ShardError
 
@@ -24,10 +24,11 @@ MOST_TRIED = 8  # samples tried for one place in a batch: its own, then those th
 def decode(data: bytes, size: int) -> np.ndarray:
     """JPEG bytes to the frame (size, size, 3) uint8: CelebA's frame or the central square, resized.
 
-    Resized by PIL (bilinear) where the square is not yet `size`. Raises UnusablePicture (a
-    ValueError) where the bytes are no JPEG, or the header asks for too many pixels.
+    A foreign tar may hold PNG and other formats (picture.KINDS). Resized by PIL (bilinear) where
+    the square is not yet `size`. Raises UnusablePicture (a ValueError) where the bytes are no
+    image, or the header asks for too many pixels.
     """
-    image = decode_jpeg(data)
+    image = decode_image(data)
     x0, y0, x1, y1 = frame_box(image.shape[1], image.shape[0])
     square = image[y0:y1, x0:x1]
     return square if len(square) == size else resize(square, size)

@@ -109,6 +109,13 @@ def decode_jpeg(data: bytes, *, strict: bool = False) -> np.ndarray:
         raise UnusablePicture(f"the JPEG does not decode wholly ({error})") from error
 
 
+def decode_image(data: bytes, *, strict: bool = False) -> np.ndarray:
+    """As decode_jpeg; what begins like no JPEG is opened by Pillow, as stored (open_picture)."""
+    if data[:2] == b"\xff\xd8":
+        return decode_jpeg(data, strict=strict)
+    return np.asarray(open_picture(data, upright=False))
+
+
 def check_jpeg(data: bytes) -> tuple[int, int]:
     """(width, height) of a JPEG by its header.
 

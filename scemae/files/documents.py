@@ -36,6 +36,9 @@ Job = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,15}(_[0-9]{1,9})?)?$")]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256
 Point = Annotated[list[Finite], msgspec.Meta(min_length=2, max_length=2)]  # x, y
 # The key of a sample: the names of its members fit the header of a tar.
+# A key of other people's tars, with all but these characters as %XX.
+QuotedKey = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.~%-]{1,3000}$")]
+Suffix = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,8}$")]  # of a file, without its dot
 Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,95}$")]
 # An entry of a folder, not a path.
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$")]

@@ -11,6 +11,9 @@ A folder of shards is
 A tar holds nothing else: the JPEG and the JSON of the first sample, then those of the second, and
 so on, in the order of its index. So the sizes alone determine where each member must start, and an
 index that skips, repeats or moves one is refused.
+
+Tars that others wrote (`foreign`; `scemae shards index` makes the manifest) may hold more: of each
+sample the index has the image's place and suffix, and there are no annotations.
 """
 
 import re
@@ -18,15 +21,27 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
+from urllib.parse import unquote
 
 import numpy as np
 
 from scemae.errors import ShardError
 from scemae.files import disk, documents
-from scemae.files.documents import Count, Digest, Extent, Finite, Key, Point, Whole
+from scemae.files.documents import (
+    Count,
+    Digest,
+    Extent,
+    Finite,
+    Key,
+    Point,
+    QuotedKey,
+    Suffix,
+    Whole,
+)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, FOREIGN_VERSION = 1, 2
 MANIFEST = "manifest.json"
+INDEX_AGAIN = "make it again with `scemae shards index`"
 REBUILD = "rebuild it with `scemae shards build`"
 TAR = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.tar")  # a shard's name: no path
 BLOCK, RECORD = 512, 10240  # bytes: of a tar's header; its length is a multiple of RECORD
@@ -55,6 +70,23 @@ class Index:
     keys: list[Key] = field(default_factory=list)
     jpg: list[Extent] = field(default_factory=list)
     json: list[Extent] = field(default_factory=list)
+
+
+@dataclass
+class ForeignIndex:
+    """Where the images of one foreign tar lie: for each key, [offset, size], and its suffix.
+
+    Characters of a key that the pattern has not are %XX.
+    """
+
+    keys: list[QuotedKey] = field(default_factory=list)
+    jpg: list[Extent] = field(default_factory=list)
+    suffixes: list[Suffix] = field(default_factory=list)
+
+    @property
+    def json(self) -> list[list[int]]:
+        """There are no annotations."""
+        return []
 
 
 class LeftOut(TypedDict):
@@ -94,6 +126,7 @@ class Manifest:
     excluded: dict[str, Count] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    foreign: bool = False
 
     def digest(self) -> str:
         """SHA-256 of the digests of all shards in order: equal if and only if the samples are."""
@@ -133,10 +166,10 @@ def parse_manifest(text: bytes, name: object) -> Manifest:
     found = documents.parse_json(
         text, _FormatVersion, name, error=ShardError, remedy=REBUILD
     ).format_version
-    if found != FORMAT_VERSION:
+    if found not in (FORMAT_VERSION, FOREIGN_VERSION):
         raise ShardError(
-            f"{name}: found shard format {str(found)[:40]}, this version reads {FORMAT_VERSION}; "
-            "rebuild the shards with `scemae shards build`"
+            f"{name}: found shard format {str(found)[:40]}, this version reads {FORMAT_VERSION} "
+            f"and {FOREIGN_VERSION}; rebuild the shards with `scemae shards build`"
         )
     manifest = documents.parse_json(text, Manifest, name, error=ShardError, remedy=REBUILD)
     documents.convert(
@@ -157,13 +190,12 @@ def parse_manifest(text: bytes, name: object) -> Manifest:
     return manifest
 
 
-def read_index(folder: Path, shard: Shard) -> Index:
+def read_index(folder: Path, shard: Shard, foreign: bool = False) -> Index | ForeignIndex:
     """Read the index of one shard and check it against the manifest. Raises ShardError."""
     path = folder / shard.index_file
     try:
-        return parse_index(
-            documents.read_bytes(path, error=ShardError, remedy=REBUILD), path, shard
-        )
+        text = documents.read_bytes(path, error=ShardError, remedy=REBUILD)
+        return parse_index(text, path, shard, foreign)
     except FileNotFoundError as error:
         raise ShardError(
             f"{path}: missing, the manifest lists it; re-copy the folder or rebuild it "
@@ -171,15 +203,39 @@ def read_index(folder: Path, shard: Shard) -> Index:
         ) from error
 
 
-def parse_index(text: bytes, path: object, shard: Shard) -> Index:
+def parse_index(
+    text: bytes, path: object, shard: Shard, foreign: bool = False
+) -> Index | ForeignIndex:
     """The index of one shard, checked against the manifest. Raises ShardError."""
     if disk.digest(text) != shard.index_sha256:
         raise ShardError(
             f"{path}: its SHA-256 is not the manifest's; re-copy it or run `scemae shards verify`"
         )
+    if foreign:
+        found = documents.parse_json(text, ForeignIndex, path, error=ShardError, remedy=INDEX_AGAIN)
+        _check_places(path, found, shard)
+        return found
     index = documents.parse_json(text, Index, path, error=ShardError, remedy=REBUILD)
     _check_layout(path, index, shard)
     return index
+
+
+def _check_places(path: object, index: ForeignIndex, shard: Shard) -> None:
+    """Raise ShardError unless the images of a foreign tar lie in it one after the other."""
+    places = np.array(index.jpg, np.int64).reshape(-1, 2)
+    starts, ends = places[:, 0] - BLOCK, places.sum(axis=1)
+    if (
+        not len(index.keys) == len(places) == len(index.suffixes) == shard.samples
+        or len(set(index.keys)) != len(index.keys)
+        or (places[:, 0] % BLOCK).any()
+        or (starts < np.concatenate([[0], ends])[: len(starts)]).any()
+        or (places[:, 1] > LARGEST).any()
+        or (len(ends) and ends[-1] > shard.bytes)
+    ):
+        raise ShardError(
+            f"{path}: does not describe {shard.samples:,} images that follow each other in a tar "
+            f"of {shard.bytes:,} bytes; {INDEX_AGAIN}"
+        )
 
 
 def _check_layout(path: object, index: Index, shard: Shard) -> None:
@@ -233,6 +289,24 @@ def is_header(block: bytes, name: str, size: int) -> bool:
         and block[156:157] in (b"0", b"\0")
         and block[124:136].rstrip(b"\0 ") == b"%011o" % size
     )
+
+
+def foreign_name(key: str, suffix: str) -> str:
+    """The name of a foreign image in its tar."""
+    return f"{unquote(key, errors='surrogateescape')}.{suffix}"
+
+
+def is_foreign_header(block: bytes, name: str, size: int) -> bool:
+    """As is_header, for a tar of any program.
+
+    A header holds 100 bytes of a name, so that of a longer one, or one that is not plain ASCII,
+    only the size is compared.
+    """
+    head, prefix = (part.split(b"\0", 1)[0] for part in (block[:100], block[345:500]))
+    full = prefix + b"/" + head if prefix and block[257:263] == b"ustar\0" else head
+    digits = block[124:136].rstrip(b"\0 ").lstrip(b" 0") or b"0"
+    is_short = name.isascii() and len(name) < 100
+    return digits == b"%o" % size and (not is_short or full == name.encode())
 
 
 def wrong_header(block: bytes, name: str, path: object) -> str:

@@ -17,7 +17,10 @@ from scemae.data.storage.fetch import fetch, scheme_of
 from scemae.data.storage.manifest import (
     BLOCK,
     Annotation,
+    ForeignIndex,
     Manifest,
+    foreign_name,
+    is_foreign_header,
     is_header,
     member_name,
     read_manifest,
@@ -34,11 +37,22 @@ MOST_INDEXED = 2**21
 
 @dataclass
 class _Entries:
-    """The index of a shard in memory: keys (n,) bytes; offset and size of members (n, 2) int64."""
+    """The index of a shard in memory: keys (n,) bytes; offset and size of members (n, 2) int64.
+
+    suffixes: of the images of a foreign tar, (n,) bytes; else None.
+    """
 
     keys: np.ndarray
     jpg: np.ndarray
     json: np.ndarray
+    suffixes: np.ndarray | None
+
+    def image_name(self, row: int) -> str:
+        """The name of an image in its tar."""
+        key = _text(self.keys[row])
+        if self.suffixes is None:
+            return member_name(key, False)
+        return foreign_name(key, _text(self.suffixes[row]))
 
 
 class ShardSet:
@@ -56,7 +70,7 @@ class ShardSet:
         self.manifest = manifest or read_manifest(folder)
         shards = self.manifest.shards
         self.streamed = tars  # None: the tars are files of `folder`
-        self._tars = tars or LocalTars(folder, shards)
+        self._tars = tars or LocalTars(folder, self.manifest)
         self._first = np.cumsum([0, *(shard.samples for shard in shards)])  # sample of each shard
         self.keys = Keys(self)
         largest = max((shard.samples for shard in shards), default=1)
@@ -66,7 +80,7 @@ class ShardSet:
                 f"{folder}: found no sample; build the shards again from a source with images"
             )
         self._tars.check()
-        few = tars is None and len(shards) <= CHECKED_AT_START
+        few = tars is None and len(shards) <= CHECKED_AT_START and not self.manifest.foreign
         if few and len(set(self.keys)) < len(self):
             raise ShardError(
                 f"{folder}: found a key in two of its shards; rebuild them with "
@@ -82,15 +96,17 @@ class ShardSet:
         return (_again, tars.opened_by) if tars else (ShardSet, (self.folder,))
 
     def jpeg(self, i: int) -> bytes:
-        """The JPEG bytes of sample `i`, as they were in the source."""
+        """The JPEG bytes of sample `i`, as they were in the source; a foreign tar may hold PNGs."""
         shard, row = self._find(i)
         entries = self._entries(shard)
-        return self._read(i, shard, entries.jpg[row], member_name(_text(entries.keys[row]), False))
+        return self._read(i, shard, entries.jpg[row], entries.image_name(row))
 
     def annotation(self, i: int) -> Annotation:
-        """The annotation of sample `i`. Raises ShardError."""
+        """The annotation of sample `i`; of a foreign tar its file name alone. Raises ShardError."""
         shard, row = self._find(i)
         entries = self._entries(shard)
+        if self.manifest.foreign:
+            return {"file": entries.image_name(row)}
         name = member_name(_text(entries.keys[row]), True)
         return documents.parse_json(
             self._read(i, shard, entries.json[row], name),
@@ -126,13 +142,15 @@ class ShardSet:
                 f"{self._tars.path(shard)}: {name} ends after {max(len(data) - BLOCK, 0)} of "
                 f"{size} bytes; the file changed while in use, re-copy it and resume"
             )
-        if not is_header(data, name, size):
+        if not (is_foreign_header if self.manifest.foreign else is_header)(data, name, size):
             raise ShardError(wrong_header(data, name, self._tars.path(shard)))
         return data[BLOCK:]
 
     def _read_entries(self, shard: int) -> _Entries:
         index = self._tars.index(shard)
-        return _Entries(np.array(index.keys, "S"), _extents(index.jpg), _extents(index.json))
+        suffixes = np.array(index.suffixes, "S") if isinstance(index, ForeignIndex) else None
+        keys = np.array(index.keys, "S")
+        return _Entries(keys, _extents(index.jpg), _extents(index.json), suffixes)
 
 
 class Keys(Iterable[str]):

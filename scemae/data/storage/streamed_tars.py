@@ -20,6 +20,7 @@ from scemae.data.storage.block_cache import BlockCache
 from scemae.data.storage.manifest import (
     BLOCK,
     MANIFEST,
+    ForeignIndex,
     Index,
     Manifest,
     in_blocks,
@@ -59,6 +60,7 @@ class StreamedTars:
         """block: samples of a block. note: called when a reader has got a block that it lacked."""
         self.remote, self.cache, self.block, self._note = remote, cache, block, note
         self.folder, self._shards = cache.folder, manifest.shards
+        self._foreign = manifest.foreign
         self._first = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
         # The window that is trained on, and when blocks are needed next (Order.next_windows);
         # None: in no known order.
@@ -116,10 +118,11 @@ class StreamedTars:
         """Of all tars."""
         return sum(shard.bytes for shard in self._shards)
 
-    def index(self, shard: int) -> Index:
+    def index(self, shard: int) -> Index | ForeignIndex:
         """The index of a shard, checked. Raises ShardError."""
         found = self._shards[shard]
-        return parse_index(self._index(shard), self.remote.url(found.index_file), found)
+        url = self.remote.url(found.index_file)
+        return parse_index(self._index(shard), url, found, self._foreign)
 
     def _index(self, shard: int) -> bytes:
         name = self._shards[shard].index_file
@@ -167,7 +170,7 @@ class StreamedTars:
             index, begin = self.index(shard), int(self._first[shard])
             end = min(last, int(self._first[shard + 1])) - 1
             start = index.jpg[first - begin][0] - BLOCK
-            offset, size = index.json[end - begin]
+            offset, size = (index.json or index.jpg)[end - begin]
             stop = offset + in_blocks(size)
             parts.append(_Part(shard, start, stop, at))
             at, first = at + stop - start, end + 1

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from scemae.data.storage.manifest import Index, Shard, read_index
+from scemae.data.storage.manifest import ForeignIndex, Index, Manifest, read_index
 from scemae.errors import FileError, ShardError
 from scemae.files import disk
 
@@ -18,8 +18,8 @@ CHECKED_AT_START = 512
 class LocalTars:
     """Ranges of bytes of tars on a disk. Threads may read at once."""
 
-    def __init__(self, folder: Path, shards: list[Shard]) -> None:
-        self.folder, self._shards = folder, shards
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self._shards, self._foreign = folder, manifest.shards, manifest.foreign
         # A file that is dropped while another thread reads it closes after that read.
         self._open = lru_cache(MOST_OPEN)(self._opened)
 
@@ -36,9 +36,9 @@ class LocalTars:
                 f"{self.path(shard)}: cannot be read ({error.strerror}); check the disk and resume"
             ) from error
 
-    def index(self, shard: int) -> Index:
+    def index(self, shard: int) -> Index | ForeignIndex:
         """The index of a shard, checked. Raises ShardError."""
-        return read_index(self.folder, self._shards[shard])
+        return read_index(self.folder, self._shards[shard], self._foreign)
 
     def check(self) -> None:
         """Raise ShardError for the first tar that is missing or has another size.

@@ -1,0 +1,152 @@
+"""`scemae shards index FOLDER`: use WebDataset tars that others wrote, as they are.
+
+    scemae shards index /data/laion                          every *.tar of the folder
+    scemae shards index '/data/laion/{00000..00099}.tar'     some of them
+
+Writes manifest.json and one index per tar beside the tars, which are read whole once, in
+parallel, and never written. A sample is what webdataset takes for one: members that follow each other and
+share the name up to its first dot. Its image is the member .jpg, .jpeg, .png or .webp; other members
+(captions, numbers) stay unread, and a sample without an image is counted and left out. Run the same
+command again after an interruption, or when tars were added: a tar whose size and index are still
+those of the last manifest is not read again.
+"""
+
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import quote
+
+from braceexpand import braceexpand
+
+from scemae.data.storage.manifest import (
+    FOREIGN_VERSION,
+    MANIFEST,
+    TAR,
+    ForeignIndex,
+    Manifest,
+    Shard,
+    read_index,
+    read_manifest,
+    write_manifest,
+)
+from scemae.errors import DataError, ShardError
+from scemae.files import disk
+from scemae.process.progress import progress_bar
+from scemae.shards.archive import Member, tar_members
+
+IMAGES = ("jpg", "jpeg", "png", "webp")  # the first of these that a sample has is its image
+# webdataset's: the name up to the first dot of its last part, and the rest.
+NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
+SKIPPED = re.compile(r"__[^/]*__($|/)")  # members that webdataset passes over
+
+
+def index_tars(pattern: str, workers: int) -> str:
+    """Index the tars of a folder or a brace pattern; returns a line on what was found.
+
+    Raises DataError, ShardError.
+    """
+    folder, tars = find_tars(pattern)
+    known = _known(folder)
+    with (
+        ThreadPoolExecutor(workers) as threads,
+        progress_bar(total=len(tars), unit="tar", desc="index") as bar,
+    ):
+        shards, without = [], Counter[str]()
+        for shard, missing in threads.map(lambda tar: _index_tar(tar, known), tars):
+            shards.append(shard)
+            without += missing
+            bar.update()
+    kept = [shard for shard in shards if shard.samples]
+    if not kept:
+        raise ShardError(
+            f"{folder}: found no image in {len(tars):,} tars; members named KEY.jpg, .jpeg, .png "
+            "or .webp were needed"
+        )
+    manifest = Manifest(
+        "webdataset",
+        "train",
+        sum(shard.samples for shard in kept),
+        kept,
+        excluded=dict(without),
+        format_version=FOREIGN_VERSION,
+        foreign=True,
+    )
+    write_manifest(folder, manifest)
+    left = "".join(f"; left out: {count:,} {why}" for why, count in without.items())
+    return f"{folder}: {manifest.samples:,} images in {len(kept):,} tars{left}"
+
+
+def find_tars(pattern: str) -> tuple[Path, list[Path]]:
+    """The folder, and its tars by name. Raises DataError."""
+    if Path(pattern).is_dir():
+        folder, tars = Path(pattern), sorted(Path(pattern).glob("*.tar"))
+    else:
+        tars = [Path(name) for name in braceexpand(pattern)]
+        folder = tars[0].parent
+    if not tars:
+        raise DataError(f"{folder}: found no *.tar in it; give the folder of WebDataset tars")
+    if (own := folder / MANIFEST).exists() and not read_manifest(folder).foreign:
+        raise DataError(f"{own}: found shards of `scemae shards build`, which need no other index")
+    for tar in tars:
+        if not tar.is_file():
+            raise DataError(
+                f"{tar}: no such file; give a folder of tars, or FOLDER/{{000..099}}.tar"
+            )
+        if tar.parent != folder or not TAR.fullmatch(tar.name):
+            raise DataError(
+                f"{tar}: found no plain name of a tar in {folder}; name all tars of one folder "
+                "with letters, digits, dots, - and _"
+            )
+    return folder, tars
+
+
+def _known(folder: Path) -> dict[str, Shard]:
+    """The shards of an earlier call, by name."""
+    if not (folder / MANIFEST).exists():
+        return {}
+    return {shard.file: shard for shard in read_manifest(folder).shards}
+
+
+def _index_tar(tar: Path, known: dict[str, Shard]) -> tuple[Shard, Counter[str]]:
+    """The shard of one tar, whose index is written; and why samples have none, counted."""
+    before = known.get(tar.name)
+    if before and before.bytes == tar.stat().st_size:
+        try:
+            read_index(tar.parent, before, foreign=True)
+            if disk.file_digest(tar) == before.sha256:
+                return before, Counter()
+        except ShardError:
+            pass  # made again
+    found, without = ForeignIndex(), Counter[str]()
+    for key, members in _samples(tar_members(tar)):
+        image = next((members[kind] for kind in IMAGES if kind in members), None)
+        if image is None:
+            without["samples without .jpg, .jpeg, .png or .webp"] += 1
+            continue
+        found.keys.append(quote(key, safe="", errors="surrogateescape"))
+        found.jpg.append([image.offset, image.size])
+        found.suffixes.append(image.name.rpartition(".")[2])
+    if repeated := [key for key, count in Counter(found.keys).items() if count > 1]:
+        raise DataError(
+            f"{tar}: found the sample {repeated[0][:80]} twice, not one after the other; sort the "
+            "members by name when writing the tar"
+        )
+    shard = Shard(tar.name, len(found.keys), tar.stat().st_size, disk.file_digest(tar), "")
+    path = tar.parent / shard.index_file
+    disk.write_json(path, vars(found))
+    shard.index_sha256 = disk.file_digest(path)
+    return shard, without
+
+
+def _samples(members: list[Member]) -> list[tuple[str, dict[str, Member]]]:
+    """The samples of a tar: key, and its members by lower-case suffix."""
+    samples: list[tuple[str, dict[str, Member]]] = []
+    for member in members:
+        parts = NAME.fullmatch(member.name)
+        if parts is None or SKIPPED.match(member.name):
+            continue
+        if not samples or samples[-1][0] != parts[1]:
+            samples.append((parts[1], {}))
+        samples[-1][1].setdefault(parts[2].lower(), member)
+    return samples
