@@ -4,11 +4,11 @@
     scemae shards index '/data/laion/{00000..00099}.tar'     some of them
 
 Writes manifest.json and one index per tar beside the tars, which are read whole once, in
-parallel, and never written. A sample is what webdataset takes for one: members that follow each other and
-share the name up to its first dot. Its image is the member .jpg, .jpeg, .png or .webp; other members
-(captions, numbers) stay unread, and a sample without an image is counted and left out. Run the same
-command again after an interruption, or when tars were added: a tar whose size and index are still
-those of the last manifest is not read again.
+parallel, and never written. A sample is what webdataset takes for one: members that follow each
+other and share the name up to its first dot. Its image is the member .jpg, .jpeg, .png or .webp;
+other members (captions, numbers) stay unread, and a sample without an image is counted and left
+out. Run the same command again after an interruption, or when tars were added: of a tar that the
+last manifest describes, only the digest is computed again.
 """
 
 import re
@@ -16,8 +16,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
-
-from braceexpand import braceexpand
 
 from scemae.data.storage.manifest import (
     FOREIGN_VERSION,
@@ -82,6 +80,8 @@ def find_tars(pattern: str) -> tuple[Path, list[Path]]:
     if Path(pattern).is_dir():
         folder, tars = Path(pattern), sorted(Path(pattern).glob("*.tar"))
     else:
+        from braceexpand import braceexpand  # webdataset's
+
         tars = [Path(name) for name in braceexpand(pattern)]
         folder = tars[0].parent
     if not tars:

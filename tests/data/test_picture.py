@@ -195,11 +195,14 @@ def test_what_is_no_picture_is_refused_with_a_reason_before_it_is_decoded(words,
 
 
 def test_training_reads_the_header_before_it_decodes():
-    for data in (declaring(JPEG, 65_500, 65_500), JPEG + b"\xff\xda" * 200, PNG):
+    for data in (declaring(JPEG, 65_500, 65_500), JPEG + b"\xff\xda" * 200, saved(TRUTH, "EPS")):
         for read in (check_jpeg, lambda data: decode(data, 32)):
             with pytest.raises(UnusablePicture):
                 read(data)
     assert decode(JPEG, 32).shape == (32, 32, 3) and check_jpeg(JPEG) == TRUTH.size
+    assert decode(PNG, 32).shape == (32, 32, 3)  # of tars that other programs wrote
+    with pytest.raises(UnusablePicture):
+        check_jpeg(PNG)
 
 
 def test_eps_never_reaches_ghostscript(monkeypatch, tmp_path):

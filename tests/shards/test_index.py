@@ -7,13 +7,14 @@ import tarfile
 
 import numpy as np
 import pytest
-import webdataset
 
 from scemae.data.decode import StreamedFrames, decode
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ShardError
 from tests.object_server import serve
 from tests.support import TINY, digest, picture, scemae
+
+webdataset = pytest.importorskip("webdataset")
 
 
 def encoded(seed, kind="JPEG", size=(64, 48)):
