@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from scemae.distributed import deepspeed_internals
 
+WRITERS = 4  # ranks that save under stage 0: more files would only have to be opened again
 ADAM, SGD = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)
 
 
@@ -64,13 +65,16 @@ def _fragment(engine: Any, name: str, parameter: Tensor) -> Fragment | None:
 def owned(engine: Any, rank: int, world_size: int) -> list[Fragment]:
     """The fragments that this rank has to save: those it holds.
 
-    Under stage 0 every rank holds all of them, and saves an equal share of each.
+    Under stage 0 every rank holds all of them, and the first WRITERS save an equal share of each.
     """
     if engine.zero_optimization_stage():
         return held(engine)
+    writers = min(world_size, WRITERS)
+    if rank >= writers:
+        return []
     parts = []
     for fragment in held(engine):
-        start, end = (len(fragment) * r // world_size for r in (rank, rank + 1))
+        start, end = (len(fragment) * r // writers for r in (rank, rank + 1))
         if end > start:
             parts.append(fragment.narrow(start, end - start))
     return parts

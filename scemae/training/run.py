@@ -92,7 +92,12 @@ def plan(shards: ShardSet, config: PretrainConfig | CorrespondConfig, place: Pla
 
 
 def settings(
-    parts: dict, data: Data, order: dict, optim: Optim, runtime: Runtime, place: Place
+    parts: dict,
+    data: Data,
+    optim: Optim,
+    runtime: Runtime,
+    place: Place,
+    order: dict[str, int] | None = None,
 ) -> dict:
     """The settings that a resumed run must share with its checkpoint: all that change results.
 
@@ -102,7 +107,7 @@ def settings(
     dtype = str(precision(runtime.precision, place.device)).removeprefix("torch.")
     return {
         **parts,
-        "data": recipe | order,
+        "data": recipe | (order or {}),
         "optim": asdict(optim),
         "precision": "tf32" if runtime.precision == "tf32" else dtype,
     }
@@ -123,7 +128,7 @@ def state_of(
         place.world_size,
         engines.zero_stage(config.runtime, place),
         stage,
-        settings(parts, config.data, line.settings, config.optim, config.runtime, place),
+        settings(parts, config.data, config.optim, config.runtime, place, line.settings),
         shards.manifest.digest(),
         line.version,
     )

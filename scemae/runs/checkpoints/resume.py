@@ -1,7 +1,7 @@
 """Resume a run: find its newest intact checkpoint, make it this generation's, load it."""
 
+import math
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,10 @@ def resume(engine: Any, folder: Path, wanted: TrainState, place: Place) -> Train
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             for part in mine:
-                whole = file.get_tensor(part.name).view(-1)
-                part.weights.copy_(whole[part.start : part.start + len(part)])
+                part.weights.copy_(_elements(file, part.name, part.start, len(part)))
             for name, value in zero_state.not_optimized(engine.module).items():
                 value.copy_(file.get_tensor(name))
-        _load_moments(folder, mine, place)
+        _load_moments(folder, state, mine, place)
     except (SafetensorError, KeyError, RuntimeError) as error:  # a missing name, another shape
         raise CheckpointError(
             f"{folder}: holds another model, or other moments "
@@ -157,22 +156,21 @@ def resume(engine: Any, folder: Path, wanted: TrainState, place: Place) -> Train
     return replace(wanted, global_step=state.global_step, skips=state.skips)
 
 
-def _load_moments(folder: Path, mine: list[Fragment], place: Place) -> None:
-    """Copy into `mine` the moments that any file of the checkpoint has for them."""
+def _load_moments(folder: Path, state: TrainState, mine: list[Fragment], place: Place) -> None:
+    """Copy into `mine` the moments that the files of the checkpoint have for them.
+
+    The parts of a parameter lie in the files in the order of the ranks that wrote them, so what a
+    rank needs is in the files around its own share of them: these are opened first, and the others
+    not at all once nothing is missing.
+    """
     left = sum(value.numel() for part in mine for value in part.moments.values())
     by_name = {part.name: part for part in mine}
-    files = sorted(folder.glob("moments-*"))
-    first = place.rank % max(
-        len(files), 1
-    )  # often all that a rank needs is in the file of its number
-    for path in files[first:] + files[:first]:
-        for name, key, start, values in _stretches(path, by_name) if left else ():
-            part = by_name[name]
-            begin, end = max(start, part.start), min(start + values.numel(), part.start + len(part))
-            if begin < end:
-                target = part.moments[key].narrow(0, begin - part.start, end - begin)
-                target.copy_(values.narrow(0, begin - start, end - begin))
-                left -= end - begin
+    names = sorted(entry["file"] for entry in state.files if entry["file"].startswith("moments-"))
+    centre = (place.rank + 0.5) * len(names) / place.world_size - 0.5
+    for number in sorted(range(len(names)), key=lambda each: abs(each - centre)):
+        if not left:
+            return
+        left -= _copy_moments(folder / names[number], by_name)
     if left:
         raise CheckpointError(
             f"{folder}: found no moments for {left:,} numbers of this rank; it is of another "
@@ -180,8 +178,9 @@ def _load_moments(folder: Path, mine: list[Fragment], place: Place) -> None:
         )
 
 
-def _stretches(path: Path, wanted: dict[str, Any]) -> Iterator[tuple[str, str, int, Tensor]]:
-    """Parameter, moment, first element and values (n,) of each part of a moment in a file."""
+def _copy_moments(path: Path, wanted: dict[str, Fragment]) -> int:
+    """Copy what a file has for the wanted fragments, and read no more; how many numbers."""
+    copied = 0
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get("starts", "")
         where, remedy = f"{path}: starts", checkpoint.OLDER
@@ -190,8 +189,27 @@ def _stretches(path: Path, wanted: dict[str, Any]) -> Iterator[tuple[str, str, i
         )
         for entry in file.keys():
             name, _, key = entry.rpartition("/")
-            if name in wanted:
-                yield name, key, starts[name], file.get_tensor(entry)
+            if name not in wanted:
+                continue
+            part, start, values = wanted[name], starts[name], file.get_slice(entry)
+            begin = max(start, part.start)
+            end = min(start + values.get_shape()[0], part.start + len(part))
+            if begin < end:
+                target = part.moments[key].narrow(0, begin - part.start, end - begin)
+                target.copy_(values[begin - start : end - start])
+                copied += end - begin
+    return copied
+
+
+def _elements(file: Any, name: str, start: int, count: int) -> Tensor:
+    """Elements start .. start + count - 1 of a tensor, flattened; reads only their rows."""
+    values = file.get_slice(name)
+    shape = values.get_shape()
+    if not shape:
+        return file.get_tensor(name).view(-1)
+    row = max(math.prod(shape[1:]), 1)
+    first, last = start // row, -(-(start + count) // row)
+    return values[first:last].reshape(-1)[start - first * row :][:count]
 
 
 def difference(found: object, needed: object) -> str:

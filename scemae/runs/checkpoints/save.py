@@ -3,7 +3,7 @@
     begin    all ranks: copy weights and moments to host memory, start a thread    (steps wait)
     thread   each rank: write its files aside, sync them and their folder          (steps go on)
     commit   all ranks, at a heartbeat where all threads are done: rank 0 writes the manifest,
-             renames the folder, and deletes old checkpoints
+             renames the folder, and starts a thread that deletes old checkpoints
 
 A failure on any rank costs only this save.
 """
@@ -65,6 +65,7 @@ class Saver:
         self.run_dir, self.place, self.generation = run_dir, place, generation
         self.keep, self.keep_every, self._whole_weights = keep, keep_every, whole_weights
         self.pending: Pending | None = None
+        self._pruning: threading.Thread | None = None
         self.last_step: int | None = None
         self.last_failure = ""
         # of the last save: how long the step waited, and how long the thread wrote
@@ -148,7 +149,9 @@ class Saver:
                 pending.aside / f"moments-{rank + 1:04d}-of-{self.place.world_size:04d}.safetensors"
             )
             metadata = {"starts": json.dumps(starts)}
-            written = [write_tensors(path, moments, metadata, rank=rank, step=step)]
+            written = []
+            if moments:
+                written.append(write_tensors(path, moments, metadata, rank=rank, step=step))
             if self.place.is_first:
                 path, metadata = pending.aside / WEIGHTS, {"format": "pt"}
                 arrays = {key: value.numpy() for key, value in weights.items()}
@@ -163,17 +166,29 @@ class Saver:
         pending.seconds = time.perf_counter() - started
 
     def finish(self) -> str | None:
-        """Wait for a pending save and commit it; returns why it failed, or None."""
+        """Wait for a pending save and commit it; returns why it failed, or None.
+
+        The deletion of old checkpoints has ended then too.
+        """
         if self.pending is None or self.pending.thread is None:
+            self.end_pruning()
             return None
         started = time.perf_counter()
         self.pending.thread.join()
         failure = self.commit()
+        self.end_pruning()
         self.stall += time.perf_counter() - started
         return failure
 
+    def end_pruning(self) -> None:
+        """Wait until old checkpoints are deleted."""
+        if self._pruning is not None:
+            self._pruning.join()
+            self._pruning = None
+
     def commit(self) -> str | None:
         """Commit the pending save, whose threads have all ended; returns why it failed, or None."""
+        self.end_pruning()
         pending, self.pending = self.pending, None
         if pending is None:
             return None
@@ -206,14 +221,19 @@ class Saver:
         except OSError as error:
             return f"{final}: {error.strerror}"
         if not self.generation.is_superseded:
-            try:
-                checkpoint.tidy(self.run_dir, self.generation, self.keep, self.keep_every)
-            except (OSError, FileError) as error:
-                print(
-                    f"scemae: {self.run_dir}: an old checkpoint could not be removed ({error})",
-                    file=sys.stderr,
-                )
+            self._pruning = threading.Thread(target=self._prune, name="prune", daemon=True)
+            self._pruning.start()
         return None
+
+    def _prune(self) -> None:
+        """On rank 0, while training goes on: delete old checkpoints."""
+        try:
+            checkpoint.tidy(self.run_dir, self.generation, self.keep, self.keep_every)
+        except (OSError, FileError) as error:
+            print(
+                f"scemae: {self.run_dir}: an old checkpoint could not be removed ({error})",
+                file=sys.stderr,
+            )
 
     def _drop(self, aside: Path) -> None:
         """Remove what a failed save has written, unless a link has taken its place."""
