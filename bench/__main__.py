@@ -17,6 +17,7 @@ COMMANDS = {
     "attention": "back ends of attention against each other, alone and in a training step",
     "profile": "where the time of a training step goes",
     "soak": "a long run: does speed fall or memory grow",
+    "scale": "what a billion images cost: order, start, network, cache, shuffle",
     "trend": "errors of a run against the images it has seen, with stage 2 on each checkpoint",
     "rivals": "every method under the same wall time, then the tables: needs an hour or more",
     "resume": "seconds from a kill to the next step",

@@ -2,12 +2,16 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from scemae.config.values import given_path
 from scemae.data.storage.manifest import Manifest
 from scemae.errors import ConfigError, DataError, printable
 from scemae.shards import check, index
+from scemae.shards.claim import Part
 from scemae.shards.image import QUALITY
 from scemae.shards.sources import aflw, celeba, folder, w300
 from scemae.shards.splits import Split
@@ -57,14 +61,30 @@ def build(arguments: argparse.Namespace) -> None:
     """Build all splits asked for, and print a line for each. Raises DataError, ShardError."""
     for split in _chosen(_splits(arguments), arguments.split):
         target = arguments.out / split.name
+        if arguments.shuffle is not None and split.name == "train":
+            split = shuffled(split, arguments.shuffle)
         manifest, kept = write_split(
             split,
             target,
+            part=arguments.part,
             samples_per_shard=arguments.samples_per_shard,
             max_bad_fraction=arguments.max_bad_fraction,
             workers=arguments.workers,
         )
-        print(_summary(target, manifest, kept))
+        if manifest is None:
+            print(
+                f"{target}: part {arguments.part} is written ({kept} of its shards were there "
+                "before); when all parts are, the same command without --part writes the manifest"
+            )
+        else:
+            print(_summary(target, manifest, kept))
+
+
+def shuffled(split: Split, seed: int) -> Split:
+    """The split in a random order, which its manifest names."""
+    order = np.random.Generator(np.random.Philox(key=[seed, len(split.samples)]))
+    samples = [split.samples[i] for i in order.permutation(len(split.samples))]
+    return replace(split, samples=samples, options=split.options | {"shuffle": seed})
 
 
 def _summary(target: Path, manifest: Manifest, kept: int) -> str:
@@ -192,6 +212,20 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
         metavar="F",
         help="stop when more than this share of a split's images is unusable (default 0.01)",
     )
+    parser.add_argument(
+        "--shuffle",
+        type=_seed,
+        metavar="SEED",
+        help="store the split train in a random order, which an order in lanes profits from; the "
+        "order of the others belongs to the protocols",
+    )
+    parser.add_argument(
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help="write every N-th shard from the I-th on, beside other machines that write other "
+        "parts; then run the same command without --part once",
+    )
     if name == "celeba":
         _add_celeba(parser)
     if name == "aflw_r":
@@ -235,6 +269,20 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"found {number}, needed 1 or more")
     return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"found {number}, needed 0 or more")
+    return number
+
+
+def _part(text: str) -> Part:
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"found {text!r}, needed I/N with I from 1 to N, as 3/8")
+    return Part(int(index) - 1, int(count))
 
 
 def _quality(text: str) -> int:

@@ -6,8 +6,8 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,17 @@ from scemae.shards.finished import BUILD_FOLDER, errors_named
 from scemae.shards.splits import Split
 
 PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part number `index`, from 0, of `count`: every count-th shard, written by one machine."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index + 1}/{self.count}"
 
 
 def make_plan(split: Split, samples_per_shard: int) -> dict:
@@ -41,8 +52,11 @@ def make_plan(split: Split, samples_per_shard: int) -> dict:
 
 
 @contextmanager
-def claimed(folder: Path, plan: dict) -> Iterator[None]:
-    """Lock `folder` for this build, compare the plan, remove files that a killed run left."""
+def claimed(folder: Path, plan: dict, part: Part | None = None) -> Iterator[None]:
+    """Lock `folder` for this build, compare the plan, remove files that a killed run left.
+
+    Parts share the folder; each is locked for itself.
+    """
     try:
         disk.make_folders(folder / BUILD_FOLDER, folder)
         held = os.open(folder, os.O_RDONLY)
@@ -52,26 +66,35 @@ def claimed(folder: Path, plan: dict) -> Iterator[None]:
         raise ShardError(
             f"{folder}: cannot be made or opened ({error.strerror}); give a folder to write to"
         ) from error
-    try:
-        _lock(held, folder)
+    with ExitStack() as locks:
+        locks.callback(os.close, held)  # which releases the lock
+        _lock(held, folder, fcntl.LOCK_SH if part else fcntl.LOCK_EX)
+        if part:
+            name = f"part-{part.index + 1}-of-{part.count}.lock"
+            try:
+                locks.enter_context(disk.locked(folder / BUILD_FOLDER / name, wait=False))
+            except BlockingIOError as error:
+                raise ShardError(
+                    f"{folder}: part {part} is being written by another process; wait for it"
+                ) from error
         _match_plan(folder, plan)
-        _remove_partial_files(folder, plan["split"])
+        _remove_partial_files(folder, plan["split"], part)
         yield
-    finally:
-        os.close(held)  # which releases the lock
 
 
-def _remove_partial_files(folder: Path, split: str) -> None:
-    shard = rf"{re.escape(split)}-\d+(\.tar|\.index\.json|\.json)"
-    partial = re.compile(rf"(manifest\.json|{shard}|plan\.json)\.partial-[0-9a-f]+")
+def _remove_partial_files(folder: Path, split: str, part: Part | None) -> None:
+    """Remove what a killed run left; of a part, only of its shards, since others are at work."""
+    shard = rf"{re.escape(split)}-(\d+)(\.tar|\.index\.json|\.json)"
+    partial = re.compile(rf"(?:manifest\.json|{shard}|plan\.json)\.partial-[0-9a-f]+")
     for path in [*folder.iterdir(), *(folder / BUILD_FOLDER).iterdir()]:
-        if partial.fullmatch(path.name):
+        found = partial.fullmatch(path.name)
+        if found and (part is None or (found[1] and int(found[1]) % part.count == part.index)):
             path.unlink()
 
 
-def _lock(held: int, folder: Path) -> None:
+def _lock(held: int, folder: Path, kind: int) -> None:
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, kind | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ShardError(
             f"{folder}: another build is writing here; wait for it, or give another folder"

@@ -7,6 +7,7 @@ is known to be unfinished.
 """
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -34,7 +35,7 @@ from scemae.data.storage.manifest import (
 from scemae.errors import ConfigError, DataError, ShardError
 from scemae.files import disk
 from scemae.process.progress import progress_bar
-from scemae.shards.claim import claimed, make_plan
+from scemae.shards.claim import Part, claimed, make_plan
 from scemae.shards.finished import (
     BUILD_FOLDER,
     FinishedShard,
@@ -58,11 +59,14 @@ def write_split(
     samples_per_shard: int = 1000,
     max_bad_fraction: float = 0.01,
     workers: int = 1,
-) -> tuple[Manifest, int]:
+    part: Part | None = None,
+) -> tuple[Manifest | None, int]:
     """Write the shards of `split` into `folder`.
 
-    Returns the manifest, and how many shards an earlier run had finished. The same source and
-    options give the same bytes, whatever the number of workers and interruptions. Raises DataError
+    Returns the manifest, and how many shards an earlier run had finished. part: writes only the
+    shards of that part, beside others that write theirs, and no manifest: a call without it writes
+    that, and what is missing. The same source and options give the same bytes, whatever the number
+    of workers, parts and interruptions. Raises DataError
     if the split is empty or more than `max_bad_fraction` of its images are unusable, ShardError if
     `folder` holds another build, is in use, or cannot be written.
     """
@@ -74,12 +78,16 @@ def write_split(
             "check the source's lists, or name the splits to build with --split"
         )
     tasks = _tasks(split, folder, samples_per_shard)
-    with claimed(folder, make_plan(split, samples_per_shard)):
+    if part is not None:
+        tasks = tasks[part.index :: part.count]
+    with claimed(folder, make_plan(split, samples_per_shard), part):
         finished = {task.number: written for task in tasks if (written := read_finished(task))}
         kept = len(finished)
         if kept < len(tasks):
             (folder / MANIFEST).unlink(missing_ok=True)
-        _write_missing(tasks, finished, split, max_bad_fraction, workers)
+        _write_missing(tasks, finished, split.name, max_bad_fraction, workers)
+        if part is not None:
+            return None, kept
         manifest = _make_manifest(
             split, samples_per_shard, [finished[task.number] for task in tasks]
         )
@@ -112,30 +120,30 @@ def _tasks(split: Split, folder: Path, samples_per_shard: int) -> list[ShardTask
 def _write_missing(
     tasks: list[ShardTask],
     finished: dict[int, FinishedShard],
-    split: Split,
+    name: str,
     max_bad_fraction: float,
     workers: int,
 ) -> None:
+    images = {task.number: len(task.samples) for task in tasks}
     missing = [task for task in tasks if task.number not in finished]
-    before = len(split.samples) - sum(len(task.samples) for task in missing)
-    _check_bad(finished, split, max_bad_fraction)
-    with progress_bar(
-        total=len(split.samples), initial=before, desc=split.name, unit="image"
-    ) as bar:
-        for number, written in _run(missing, workers):
-            finished[number] = written
-            bar.update(len(tasks[number].samples))
-            _check_bad(finished, split, max_bad_fraction)
-
-
-def _check_bad(finished: dict[int, FinishedShard], split: Split, max_bad_fraction: float) -> None:
-    left_out = [entry for number in sorted(finished) for entry in finished[number].left_out]
-    if len(left_out) > max_bad_fraction * len(split.samples):
-        raise DataError(
-            f"{split.name}: {len(left_out):,} of {len(split.samples):,} images are unusable so far "
-            f"({_first(left_out)}), more than the allowed fraction {max_bad_fraction:g}; "
-            "repair the source, or raise --max-bad-fraction and run again"
-        )
+    total = sum(images.values())
+    before = total - sum(len(task.samples) for task in missing)
+    bad = sum(len(written.left_out) for written in finished.values())
+    with progress_bar(total=total, initial=before, desc=name, unit="image") as bar:
+        for number, written in itertools.chain([(-1, None)], _run(missing, workers)):
+            if written is not None:
+                finished[number] = written
+                bad += len(written.left_out)
+                bar.update(images[number])
+            if bad > max_bad_fraction * total:
+                left_out = next(
+                    finished[n].left_out for n in sorted(finished) if finished[n].left_out
+                )
+                raise DataError(
+                    f"{name}: {bad:,} of {total:,} images are unusable so far "
+                    f"({_first(left_out)}), more than the allowed fraction {max_bad_fraction:g}; "
+                    "repair the source, or raise --max-bad-fraction and run again"
+                )
 
 
 def _first(left_out: list[LeftOut]) -> str:
