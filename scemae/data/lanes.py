@@ -80,6 +80,11 @@ class Lanes:
         return self.lanes * self.window * self.block
 
     @property
+    def memory(self) -> int:
+        """Bytes in each rank of many; one rank alone keeps the windows of all lanes."""
+        return 16 * self.lanes * self.blocks
+
+    @property
     def windows(self) -> int:
         """Windows of an epoch; the last is the tail."""
         return -(-self.blocks // self.window) + 1

@@ -75,6 +75,11 @@ class Whole:
         """Samples that are needed together: all."""
         return self.samples
 
+    @property
+    def memory(self) -> int:
+        """Bytes in each rank: an epoch's permutation, and for a moment the next one's."""
+        return 16 * self.samples
+
     def groups(self, places: np.ndarray) -> None:
         """The places of a batch are shared out as they come."""
 

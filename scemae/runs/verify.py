@@ -25,6 +25,7 @@ from scemae.config.values import given_location, given_path
 from scemae.data.decode import StreamedFrames, consumed_frames, digests
 from scemae.data.order import Order, make_order
 from scemae.data.storage.shard_set import open_shards
+from scemae.data.storage.subset import Subset
 from scemae.errors import LedgerError, RunFolderError
 from scemae.files import documents, ownership
 from scemae.files.documents import Count, Small
@@ -87,6 +88,7 @@ class FrameSettings:
     shards: str
     frame: Small
     cache_dir: str | None = None
+    subset: str | None = None
     jpeg_noise: bool = False
     decoder: str = "cpu"
     order: str = "whole"  # as it was before there was a choice
@@ -169,8 +171,10 @@ def read_plan(run: Path, location: str | None, cache_dir: Path | None = None) ->
     may_copy = bool(cache_dir) or ownership.is_private_run(run)
     folder = str(cache_dir) if cache_dir else data.cache_dir
     shards = open_shards(location or data.shards, folder, may_copy=may_copy)
+    if data.subset is not None:
+        shards = Subset(shards, Path(data.subset))
     kept = checkpoint.committed(run)
-    if kept and (digest := checkpoint.read_state(kept[-1]).data_digest) != shards.manifest.digest():
+    if kept and (digest := checkpoint.read_state(kept[-1]).data_digest) != shards.digest:
         raise LedgerError(
             f"{shards.folder}: found other shards than the run's (digest {digest[:12]}); give "
             "--shards"

@@ -51,7 +51,7 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
     Raises ConfigError, ShardError, CheckpointError.
     """
     place, probe_every = start.place, config.loop.probe_every
-    shards = run.open_data(config, start)
+    shards = run.open_data(config, start.place, start.note)
     steps = run.plan(shards, config, place)
     probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
     network, folder = registry.load_trunk(Path(config.backbone))

@@ -33,7 +33,7 @@ def prepare(config: PretrainConfig, start: run.Start) -> run.Run:
     Raises ConfigError, ShardError, CheckpointError.
     """
     place, size = start.place, config.model.image_size
-    shards = run.open_data(config, start)
+    shards = run.open_data(config, start.place, start.note)
     steps = run.plan(shards, config, place)
     probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
     probe.load()

@@ -13,6 +13,7 @@ from scemae.config.schema.training import CorrespondConfig, Data, Optim, Pretrai
 from scemae.data.order import Order, Slice, accumulation_steps, make_order
 from scemae.data.read_ahead import check_cache, read_ahead
 from scemae.data.storage.shard_set import ShardSet, open_shards
+from scemae.data.storage.subset import Subset
 from scemae.distributed import engine as engines
 from scemae.distributed import tf32
 from scemae.distributed.process_group import Place, agree, node_count, precision, process_group
@@ -37,7 +38,7 @@ from scemae.training.token_store import TokenFeed
 
 # Of the section data: where the shards are, and the order, whose settings it names itself.
 NO_RECIPE = (
-    *("shards", "cache_dir", "cache_gb", "max_bad_fraction"),
+    *("shards", "subset", "cache_dir", "cache_gb", "max_bad_fraction"),
     *("order", "lanes", "block", "window"),
 )
 
@@ -129,17 +130,29 @@ def state_of(
         engines.zero_stage(config.runtime, place),
         stage,
         settings(parts, config.data, config.optim, config.runtime, place, line.settings),
-        shards.manifest.digest(),
+        shards.digest,
         line.version,
     )
 
 
-def open_data(config: PretrainConfig | CorrespondConfig, start: Start) -> ShardSet:
-    """The shards of a run. Raises ShardError, ConfigError where the cache is too small."""
-    data, place = config.data, start.place
+def open_data(
+    config: PretrainConfig | CorrespondConfig, place: Place, note: Callable[[], None]
+) -> ShardSet:
+    """The shards of a run; `note` is called while bytes of them arrive.
+
+    Raises ShardError, ConfigError where the cache is too small.
+    """
+    data = config.data
     shards = open_shards(
-        data.shards, data.cache_dir, cache_gb=data.cache_gb, block=data.block, note=start.note
+        data.shards, data.cache_dir, cache_gb=data.cache_gb, block=data.block, note=note
     )
+    if data.subset is not None:
+        if shards.streamed is not None:
+            raise ConfigError(
+                "data.subset: found data.cache_gb too, and what is streamed is read in blocks of "
+                "all samples; leave one of them out, or build shards of the subset"
+            )
+        return Subset(shards, Path(data.subset))
     if shards.streamed is not None:
         check_cache(shards.streamed, order_of(config, shards), node_count(place))
     return shards

@@ -68,7 +68,7 @@ class Fill:
         found = {
             "version": STORE_VERSION,
             "backbone": self.backbone[1],
-            "data": self.shards.manifest.digest(),
+            "data": self.shards.digest,
             "seed": self.config.seed,
             "frame": data.frame,
             "scale": list(data.scale),

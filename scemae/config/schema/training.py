@@ -40,6 +40,8 @@ class Data:
     # share of an epoch's images that may be replaced because they are not whole JPEGs; above it
     # the run stops
     max_bad_fraction: float
+    # a file of keys, one a line: only these samples are trained on; null: all
+    subset: str | None = None
     # GB of each node's cache_dir that shards at a URL may take: they are streamed through it block
     # by block; null: they are copied there whole before the first step
     cache_gb: float | None = None

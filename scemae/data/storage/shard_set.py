@@ -68,6 +68,7 @@ class ShardSet:
         """
         self.folder = folder
         self.manifest = manifest or read_manifest(folder)
+        self.digest = self.manifest.digest()  # equal if and only if the samples are
         shards = self.manifest.shards
         self.streamed = tars  # None: the tars are files of `folder`
         self._tars = tars or LocalTars(folder, self.manifest)

@@ -30,9 +30,9 @@ from torch import distributed
 
 from scemae.config.locations import masked
 from scemae.data.decode import decode
-from scemae.data.storage.shard_set import ShardSet, open_shards
+from scemae.data.storage.shard_set import ShardSet
 from scemae.distributed import deepspeed_internals, host_memory
-from scemae.distributed.process_group import agree, process_group
+from scemae.distributed.process_group import agree, node_count, process_group
 from scemae.distributed.watchdog import watch
 from scemae.errors import CheckpointError, LostRankError, Preempted, RunFolderError, ScemaeError
 from scemae.files import disk
@@ -41,12 +41,13 @@ from scemae.runs import generations, run_folder
 from scemae.runs.checkpoints import checkpoint, resume
 from scemae.training import correspond, pretrain
 from scemae.training.doctor import rank_survey, rehearsal
+from scemae.training.doctor.data_forecast import forecast
 from scemae.training.doctor.findings import OK, REFUSED, WARNING, Report
 from scemae.training.doctor.rank_survey import RankFacts, hosts_of
 from scemae.training.doctor.rehearsal import Limits
 from scemae.training.heartbeat import peak_memory
 from scemae.training.loop import Steps
-from scemae.training.run import Run, Start, plan
+from scemae.training.run import Run, Start, open_data, plan
 
 SAMPLES = 64  # images to decode
 SPARE = 64 << 20  # bytes to leave free on the disk
@@ -104,7 +105,7 @@ def examine(report: Report, request: Request) -> None:
     """All checks in order, the dry run last."""
     config = request.config
     shards, steps = check_data(report, config)
-    digest = shards.manifest.digest() if shards else ""
+    digest = shards.digest if shards else ""
     ranks = rank_survey.gather(report.place, rank_survey.describe(report.place, config, digest))
     for finding in rank_survey.compare(ranks):
         report.add(finding.verdict, finding.subject, finding.text)
@@ -128,7 +129,7 @@ def attempt(find: Callable[[], Any]) -> tuple[Any, str | None]:
 
 def check_data(report: Report, config: Any) -> tuple[ShardSet | None, Steps | None]:
     """Open the shards on every rank, decode some samples, plan the steps."""
-    shards, problem = attempt(lambda: open_shards(config.data.shards, config.data.cache_dir))
+    shards, problem = attempt(lambda: open_data(config, report.place, lambda: None))
     if not report.all_ranks("data", problem):
         return None, None
     chosen = np.unique(np.linspace(0, len(shards) - 1, SAMPLES).astype(int)).tolist()
@@ -160,6 +161,7 @@ def check_data(report: Report, config: Any) -> tuple[ShardSet | None, Steps | No
             f"{masked(config.data.shards)}, {len(chosen) - len(broken)} of {len(chosen)} tried "
             f"decode; {steps.total:,} steps of {steps.images}",
         )
+        report.add(OK, "scale", forecast(config, shards, node_count(report.place)))
     return shards, steps
 
 

@@ -1,0 +1,33 @@
+"""What the data of a run will cost at its size: order, index, open files, cache, network."""
+
+from scemae.config.schema.training import CorrespondConfig, PretrainConfig
+from scemae.data.storage.shard_set import MOST_INDEXED, ShardSet
+from scemae.data.storage.tars import MOST_OPEN
+from scemae.training.run import order_of
+
+INDEX_BYTES = 40  # of a sample in memory
+
+
+def forecast(config: PretrainConfig | CorrespondConfig, shards: ShardSet, nodes: int) -> str:
+    """One line for the report."""
+    order, count = order_of(config, shards), len(shards)
+    name = "whole" if order.line.version == 1 else "lanes"
+    index = min(count, MOST_INDEXED) * INDEX_BYTES / 1e6
+    parts = [f"order {name}, {order.line.memory / 1e6:,.0f} MB", f"index {index:,.0f} MB a rank"]
+    tars = shards.streamed
+    if tars is None:
+        parts.append(f"at most {min(len(shards.manifest.shards), MOST_OPEN)} open tars a rank")
+        return ", ".join(parts)
+    size = tars.total_bytes / count
+    needed = min(2 * order.line.span / count / nodes, 1) * tars.total_bytes / 1e9
+    requests = -(-count // config.data.block)
+    return ", ".join(
+        [
+            *parts,
+            f"cache {tars.cache.limit / 1e9:g} GB a node (two windows of {nodes} nodes need "
+            f"{needed:.3g})",
+            f"{requests:,} range requests an epoch of {tars.total_bytes / 1e9:.3g} GB",
+            f"each 1,000 images/s of a node fetch {1e-3 * size:.3g} MB/s by "
+            f"{1000 / config.data.block:.3g} requests/s while the cache does not hold its share",
+        ]
+    )
