@@ -68,19 +68,20 @@ def size_of(folder):
     return total
 
 
-def limit_of(root):
-    return int(SHARE * size_of(root / "bucket"))
+def limit_of(root, share=SHARE):
+    return int(share * size_of(root / "bucket"))
 
 
-def started(server, tmp_path, run, ranks, nodes):
+def started(server, tmp_path, run, ranks, nodes, share=SHARE):
     """A run of `ranks` on `nodes`, each with a cache of its own."""
     local = -(-ranks // nodes)
     found = []
     for rank, place in enumerate(places(ranks)):
         cache = tmp_path / f"cache-{rank // local}"
         words = ["pretrain", *SETTINGS, f"run_dir={run}", f"data.shards={server.url}/bucket/train"]
-        words += [f"data.cache_dir={cache}", f"data.cache_gb={limit_of(server.folder) / 1e9}"]
-        place |= {"LOCAL_WORLD_SIZE": str(local), "LOCAL_RANK": str(rank % local)}
+        words += [f"data.cache_dir={cache}", f"data.cache_gb={limit_of(server.folder, share) / 1e9}"]
+        if place:
+            place |= {"LOCAL_WORLD_SIZE": str(local), "LOCAL_RANK": str(rank % local)}
         out, errors = (tmp_path / f"{run.name}-{ranks}-{rank}.{end}" for end in ("out", "err"))
         found.append(Started(words, out, errors, **place))
     return found
@@ -128,3 +129,31 @@ def test_a_cache_too_small_for_two_windows_is_refused_at_the_start(root, tmp_pat
         assert "two windows of the order need" in small.stderr
         whole = scemae(*words, "data.cache_gb=0.0002", "data.order=whole", check=False)
         assert "needs all" in whole.stderr and "give data.order=lanes" in whole.stderr
+
+
+def test_a_stop_while_data_are_slow_saves_and_resumes(root, tmp_path):
+    run = tmp_path / "run"
+    with serve(root) as server:
+        server.fault = lambda path, before: 0.3
+        (process,) = started(server, tmp_path, run, 1, 1, 0.8)
+        while not [*run.glob("checkpoints/step-00000004*")]:
+            assert process.poll() is None, errors(tmp_path)
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(100) == 75
+        assert "all is saved" in errors(tmp_path)
+        server.fault = lambda path, before: None
+        assert ended(started(server, tmp_path, run, 1, 1, 0.8)) == [0]
+    again = scemae("verify-resume", run, "--all", "--shards", root / "bucket" / "train")
+    assert "steps 1 to 60 of 2 starts" in again.stdout
+
+
+def test_a_download_that_takes_longer_than_the_watchdog_waits_is_no_hang(root, tmp_path):
+    with serve(root) as server:
+        server.fault = lambda path, before: 3.0 if "train-" in path else None
+        words = ["pretrain", *SETTINGS, f"run_dir={tmp_path / 'run'}", "optim.epochs=0.2"]
+        words += [f"data.shards={server.url}/bucket/train", f"data.cache_dir={tmp_path / 'cache'}"]
+        words += ["runtime.hang_seconds=4"]
+        scemae(*words)  # fourteen files, eight at a time: six seconds
+        cached = ["data.cache_gb=1", f"data.cache_dir={tmp_path / 'other'}"]
+        scemae(*words, *cached, f"run_dir={tmp_path / 'streamed'}")

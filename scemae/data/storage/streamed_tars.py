@@ -57,14 +57,15 @@ class StreamedTars:
         block: int,
         note: Callable[[], None] = lambda: None,
     ) -> None:
-        """block: samples of a block. note: called when a reader has got a block that it lacked."""
-        self.remote, self.cache, self.block, self._note = remote, cache, block, note
+        """block: samples of a block. note: called when bytes arrive while a reader waits."""
+        self.remote, self.cache, self.block, self.note = remote, cache, block, note
         self.folder, self._shards = cache.folder, manifest.shards
         self._foreign = manifest.foreign
         self._first = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
         # The window that is trained on, and when blocks are needed next (Order.next_windows);
         # None: in no known order.
         self.now, self.next_windows = 0, cast(NextWindows | None, None)
+        self._waiting = 0  # readers that lack a block
         self.fetched = 0  # bytes that came over the network
         self._parts = lru_cache(4096)(self._parts_of)
 
@@ -77,8 +78,11 @@ class StreamedTars:
                 with open(self.cache.path(_name(block)), "rb", buffering=0) as file:
                     return os.pread(file.fileno(), size, part.at + offset - part.start)
             except FileNotFoundError:
-                self.load(block, only_before=self.now)
-                self._note()
+                self._waiting += 1
+                try:
+                    self.load(block, only_before=self.now)
+                finally:
+                    self._waiting -= 1
         raise ShardError(
             f"{self.cache.folder}: block {block} is removed again and again before it is read; "
             "stop whatever else uses this folder, or raise data.cache_gb"
@@ -132,7 +136,7 @@ class StreamedTars:
                 return documents.read_bytes(path, error=ShardError, remedy="remove it")
             except FileNotFoundError:
                 data = b"".join(self.remote.stream(name))
-                self.fetched += len(data)
+                self._arrived(len(data))
                 self.cache.ensure(
                     name,
                     len(data),
@@ -158,8 +162,15 @@ class StreamedTars:
     def _range(self, shard: int, start: int, stop: int) -> bytes:
         found = self._shards[shard]
         data = self.remote.read(found.file, start, stop, found.bytes)
-        self.fetched += len(data)
+        self._arrived(len(data))
         return data
+
+    def _arrived(self, count: int) -> None:
+        """Count bytes, and tell the watchdog where training waits for such: else it would not
+        find out that training hangs for another reason."""
+        self.fetched += count
+        if self._waiting:
+            self.note()
 
     def _parts_of(self, block: int) -> tuple[_Part, ...]:
         first, last = block * self.block, min((block + 1) * self.block, int(self._first[-1]))
