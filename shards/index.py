@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
+import xxhash
+
 from scemae.data.storage.manifest import (
     FOREIGN_VERSION,
     MANIFEST,
@@ -119,14 +121,17 @@ def _index_tar(tar: Path, known: dict[str, Shard]) -> tuple[Shard, Counter[str]]
         except ShardError:
             pass  # made again
     found, without = ForeignIndex(), Counter[str]()
-    for key, members in _samples(tar_members(tar)):
-        image = next((members[kind] for kind in IMAGES if kind in members), None)
-        if image is None:
-            without["samples without .jpg, .jpeg, .png or .webp"] += 1
-            continue
-        found.keys.append(quote(key, safe="", errors="surrogateescape"))
-        found.jpg.append([image.offset, image.size])
-        found.suffixes.append(image.name.rpartition(".")[2])
+    with disk.open_regular(tar) as file:
+        for key, members in _samples(tar_members(tar)):
+            image = next((members[kind] for kind in IMAGES if kind in members), None)
+            if image is None:
+                without["samples without .jpg, .jpeg, .png or .webp"] += 1
+                continue
+            found.keys.append(quote(key, safe="", errors="surrogateescape"))
+            found.jpg.append([image.offset, image.size])
+            found.suffixes.append(image.name.rpartition(".")[2])
+            file.seek(image.offset)
+            found.xxh3.append(xxhash.xxh3_64_hexdigest(file.read(image.size)))
     if repeated := [key for key, count in Counter(found.keys).items() if count > 1]:
         raise DataError(
             f"{tar}: found the sample {repeated[0][:80]} twice, not one after the other; sort the "

@@ -21,6 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import xxhash
+
 from scemae.data.picture import UnusablePicture
 from scemae.data.storage.manifest import (
     BLOCK,
@@ -241,6 +243,7 @@ def _fill_tar(file: BinaryIO, task: ShardTask) -> tuple[Index, list[LeftOut], in
             start = tar.tarstream.offset
             tar.write({"__key__": sample.key, "jpg": stored.jpeg, "json": annotation})
             index.keys.append(sample.key)
+            index.xxh3.append(xxhash.xxh3_64_hexdigest(stored.jpeg))
             index.jpg.append([start + BLOCK, len(stored.jpeg)])
             index.json.append([tar.tarstream.offset - in_blocks(len(annotation)), len(annotation)])
     return index, left_out, encoded, content.hexdigest()

@@ -159,3 +159,14 @@ def test_an_altered_index_is_refused(tmp_path, change):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ShardError, match="scemae shards index"):
         open_shards(str(tmp_path)).jpeg(0)
+
+
+def test_a_flipped_byte_inside_an_image_is_found_when_it_is_read(tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "a.tar")) as tar:
+        tar.write({"__key__": "one", "jpg": encoded(1)})
+    scemae("shards", "index", tmp_path)
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    data[data.find(encoded(1)) + 300] ^= 1
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(ShardError, match="the bytes of one.jpg are not those of its index"):
+        open_shards(str(tmp_path)).jpeg(0)

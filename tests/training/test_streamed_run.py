@@ -79,7 +79,10 @@ def started(server, tmp_path, run, ranks, nodes, share=SHARE):
     for rank, place in enumerate(places(ranks)):
         cache = tmp_path / f"cache-{rank // local}"
         words = ["pretrain", *SETTINGS, f"run_dir={run}", f"data.shards={server.url}/bucket/train"]
-        words += [f"data.cache_dir={cache}", f"data.cache_gb={limit_of(server.folder, share) / 1e9}"]
+        words += [
+            f"data.cache_dir={cache}",
+            f"data.cache_gb={limit_of(server.folder, share) / 1e9}",
+        ]
         if place:
             place |= {"LOCAL_WORLD_SIZE": str(local), "LOCAL_RANK": str(rank % local)}
         out, errors = (tmp_path / f"{run.name}-{ranks}-{rank}.{end}" for end in ("out", "err"))

@@ -32,6 +32,7 @@ from scemae.files.documents import (
     Digest,
     Extent,
     Finite,
+    Hash64,
     Key,
     Point,
     QuotedKey,
@@ -65,11 +66,15 @@ class Shard:
 
 @dataclass
 class Index:
-    """Where the members of one tar lie: for each key, [offset, size] in bytes of JPEG and JSON."""
+    """Where the members of one tar lie: for each key, [offset, size] in bytes of JPEG and JSON.
+
+    xxh3: of the bytes of each JPEG; indexes of earlier versions have none.
+    """
 
     keys: list[Key] = field(default_factory=list)
     jpg: list[Extent] = field(default_factory=list)
     json: list[Extent] = field(default_factory=list)
+    xxh3: list[Hash64] = field(default_factory=list)
 
 
 @dataclass
@@ -82,6 +87,7 @@ class ForeignIndex:
     keys: list[QuotedKey] = field(default_factory=list)
     jpg: list[Extent] = field(default_factory=list)
     suffixes: list[Suffix] = field(default_factory=list)
+    xxh3: list[Hash64] = field(default_factory=list)
 
     @property
     def json(self) -> list[list[int]]:
@@ -226,6 +232,7 @@ def _check_places(path: object, index: ForeignIndex, shard: Shard) -> None:
     starts, ends = places[:, 0] - BLOCK, places.sum(axis=1)
     if (
         not len(index.keys) == len(places) == len(index.suffixes) == shard.samples
+        or len(index.xxh3) not in (0, shard.samples)
         or len(set(index.keys)) != len(index.keys)
         or (places[:, 0] % BLOCK).any()
         or (starts < np.concatenate([[0], ends])[: len(starts)]).any()
@@ -240,7 +247,8 @@ def _check_places(path: object, index: ForeignIndex, shard: Shard) -> None:
 
 def _check_layout(path: object, index: Index, shard: Shard) -> None:
     """Raise ShardError unless the members in the index fill the tar, one after the other."""
-    if not len(index.keys) == len(index.jpg) == len(index.json) == shard.samples:
+    hashes = len(index.xxh3) or shard.samples
+    if not len(index.keys) == len(index.jpg) == len(index.json) == hashes == shard.samples:
         raise ShardError(
             f"{path}: lists {len(index.keys):,} samples, {len(index.jpg):,} JPEGs and "
             f"{len(index.json):,} annotations, the manifest says {shard.samples:,} of each; "

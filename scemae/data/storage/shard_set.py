@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from scemae.config.locations import is_masked, masked, may_open
 from scemae.data.storage import url_program
@@ -39,13 +40,15 @@ MOST_INDEXED = 2**21
 class _Entries:
     """The index of a shard in memory: keys (n,) bytes; offset and size of members (n, 2) int64.
 
-    suffixes: of the images of a foreign tar, (n,) bytes; else None.
+    suffixes: of the images of a foreign tar, (n,) bytes; else None. xxh3: of the images' bytes,
+    (n,) uint64; None where the index has none.
     """
 
     keys: np.ndarray
     jpg: np.ndarray
     json: np.ndarray
     suffixes: np.ndarray | None
+    xxh3: np.ndarray | None
 
     def image_name(self, row: int) -> str:
         """The name of an image in its tar."""
@@ -100,7 +103,14 @@ class ShardSet:
         """The JPEG bytes of sample `i`, as they were in the source; a foreign tar may hold PNGs."""
         shard, row = self._find(i)
         entries = self._entries(shard)
-        return self._read(i, shard, entries.jpg[row], entries.image_name(row))
+        data = self._read(i, shard, entries.jpg[row], entries.image_name(row))
+        if entries.xxh3 is not None and xxhash.xxh3_64_intdigest(data) != entries.xxh3[row]:
+            raise ShardError(
+                f"{self._tars.path(shard)}: the bytes of {entries.image_name(row)} are not those "
+                "of its index; run `scemae shards verify` and copy the shards again (streamed "
+                f"ones: empty {self.folder} too)"
+            )
+        return data
 
     def annotation(self, i: int) -> Annotation:
         """The annotation of sample `i`; of a foreign tar its file name alone. Raises ShardError."""
@@ -151,7 +161,8 @@ class ShardSet:
         index = self._tars.index(shard)
         suffixes = np.array(index.suffixes, "S") if isinstance(index, ForeignIndex) else None
         keys = np.array(index.keys, "S")
-        return _Entries(keys, _extents(index.jpg), _extents(index.json), suffixes)
+        xxh3 = np.array([int(one, 16) for one in index.xxh3], np.uint64) if index.xxh3 else None
+        return _Entries(keys, _extents(index.jpg), _extents(index.json), suffixes, xxh3)
 
 
 class Keys(Iterable[str]):
