@@ -11,7 +11,7 @@ rank takes which place of a batch changes no result: `Lanes` gives a rank neighb
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,15 +20,6 @@ from scemae.data.lanes import Lanes
 # More samples than these are ordered by lanes unless data.order says otherwise.
 MOST_WHOLE = 2**21
 AT_ONCE = 2**22  # places of an epoch that are computed together
-
-
-class OrderSettings(Protocol):
-    """The settings of the order in the section `data` (config/schema/training.py)."""
-
-    order: str
-    lanes: int
-    block: int
-    window: int
 
 
 @dataclass
@@ -107,6 +98,31 @@ class Order:
     ) -> None:
         self.samples, self.seed, self.global_batch_size = samples, seed, global_batch_size
         self.line: Whole | Lanes = line or Whole(samples, seed)
+        self.parts = [self]  # the orders of one set each; a mixture has several
+
+    @property
+    def version(self) -> int:
+        """1 or 2; the same seed gives another order under another version."""
+        return self.line.version
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of the section data that it depends on, for the checkpoint."""
+        return self.line.settings
+
+    @property
+    def span(self) -> int:
+        """Samples that are needed together."""
+        return self.line.span
+
+    @property
+    def memory(self) -> int:
+        """Bytes in each rank."""
+        return self.line.memory
+
+    def first(self, count: int) -> np.ndarray:
+        """The first samples of the first epoch, at most all."""
+        return self.line.at(0, np.arange(min(count, self.samples)))
 
     def global_batch(self, global_step: int) -> tuple[np.ndarray, np.ndarray]:
         """Samples and epochs of global batch number `global_step`, each (global_batch_size,)."""
@@ -120,6 +136,12 @@ class Order:
             here = epochs == epoch
             chosen[here] = self.line.at(epoch, places[here])
         return chosen, epochs
+
+    def _shared_out(self, global_step: int) -> np.ndarray:
+        """The places of a global batch in the order in which ranks share them."""
+        places = np.arange(self.global_batch_size)
+        groups = self.line.groups((global_step * self.global_batch_size + places) % self.samples)
+        return places if groups is None else places[groups.argsort(kind="stable")]
 
     def window_of(self, global_step: int) -> int:
         """The window, counted over all epochs, that a global batch begins in."""
@@ -146,12 +168,8 @@ class Order:
         A micro-batch's loss is the weighted sum over its images. DeepSpeed averages it over ranks
         and micro-steps, which gives the mean over the global batch.
         """
-        places = np.arange(self.global_batch_size)
         first = global_step * self.global_batch_size
-        groups = self.line.groups((first + places) % self.samples)
-        if groups is not None:
-            places = places[groups.argsort(kind="stable")]
-        parts = np.array_split(places, world_size * accumulation_steps)
+        parts = np.array_split(self._shared_out(global_step), world_size * accumulation_steps)
         rows = max(len(part) for part in parts)
         weight = world_size * accumulation_steps / self.global_batch_size
         mine = []
@@ -166,12 +184,3 @@ class Order:
 def accumulation_steps(global_batch_size: int, world_size: int, micro_batch_size: int) -> int:
     """How many micro-steps of at most `micro_batch_size` images a rank needs for its slice."""
     return -(-global_batch_size // (world_size * micro_batch_size))
-
-
-def make_order(samples: int, seed: int, global_batch_size: int, settings: OrderSettings) -> Order:
-    """The order that data.order asks for; auto: whole up to MOST_WHOLE samples, lanes above."""
-    whole = samples <= MOST_WHOLE if settings.order == "auto" else settings.order == "whole"
-    if whole:
-        return Order(samples, seed, global_batch_size)
-    lanes = Lanes(samples, seed, settings.lanes, settings.block, settings.window)
-    return Order(samples, seed, global_batch_size, lanes)

@@ -25,7 +25,7 @@ def check_cache(tars: StreamedTars, order: Order, nodes: int) -> None:
 
     Order version 1 needs all shards, version 2 two windows of the lanes of a node.
     """
-    limit, span = tars.cache.limit / 1e9, order.line.span
+    limit, span = tars.cache.limit / 1e9, order.span
     needed = min(2 * span / order.samples / nodes, 1) * tars.total_bytes / 1e9
     if needed <= limit:
         return

@@ -14,7 +14,7 @@ ledger records, are listed.
 import argparse
 import itertools
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -23,9 +23,8 @@ import numpy as np
 
 from scemae.config.values import given_location, given_path
 from scemae.data.decode import StreamedFrames, consumed_frames, digests
-from scemae.data.order import Order, make_order
-from scemae.data.storage.shard_set import open_shards
-from scemae.data.storage.subset import Subset
+from scemae.data.order import Order
+from scemae.data.training_set import make_order, open_set
 from scemae.errors import LedgerError, RunFolderError
 from scemae.files import documents, ownership
 from scemae.files.documents import Count, Small
@@ -88,7 +87,9 @@ class FrameSettings:
     shards: str
     frame: Small
     cache_dir: str | None = None
+    mix: list[str] = field(default_factory=list)
     subset: str | None = None
+    cache_gb: float | None = None
     jpeg_noise: bool = False
     decoder: str = "cpu"
     order: str = "whole"  # as it was before there was a choice
@@ -169,10 +170,8 @@ def read_plan(run: Path, location: str | None, cache_dir: Path | None = None) ->
     config = documents.read_yaml(run / "config.yaml", OrderSettings, error=RunFolderError)
     data, batch = config.data, config.optim.global_batch_size
     may_copy = bool(cache_dir) or ownership.is_private_run(run)
-    folder = str(cache_dir) if cache_dir else data.cache_dir
-    shards = open_shards(location or data.shards, folder, may_copy=may_copy)
-    if data.subset is not None:
-        shards = Subset(shards, Path(data.subset))
+    folder = str(cache_dir) if cache_dir else None
+    shards = open_set(data, batch, location=location, cache_dir=folder, may_copy=may_copy)
     kept = checkpoint.committed(run)
     if kept and (digest := checkpoint.read_state(kept[-1]).data_digest) != shards.digest:
         raise LedgerError(
@@ -184,7 +183,7 @@ def read_plan(run: Path, location: str | None, cache_dir: Path | None = None) ->
             f"{run / 'config.yaml'}: found a batch of {batch:,} images of {data.frame:,} px, "
             f"{needed:,} bytes, at most {MOST_PIXELS:,} are computed again; restore it"
         )
-    order = make_order(len(shards), config.seed, batch, data)
+    order = make_order(shards, config.seed, batch, data)
     source = StreamedFrames(shards, data.frame)
     is_nvjpeg = data.decoder == "nvjpeg"
     return PlannedSamples(order, source, data.jpeg_noise, is_nvjpeg, config.views)
@@ -195,18 +194,18 @@ def check_plan(plan: PlannedSamples, steps: int) -> float:
 
     Returns the number of epochs in `steps`. Raises LedgerError.
     """
-    order = plan.order
-    for epoch, parts in groupby(order.drawn(0, steps), key=itemgetter(0)):
-        given, seen = 0, np.zeros(order.samples, bool)
-        for _, samples in parts:
-            given += len(samples)
-            seen[samples] = True
-        if (found := int(np.count_nonzero(seen))) != given:
-            raise LedgerError(
-                f"epoch {epoch}: the order gives {found} different samples in {given}, of "
-                f"{order.samples}; another version made it"
-            )
-    return steps * order.global_batch_size / order.samples
+    for order in plan.order.parts:
+        for epoch, drawn in groupby(order.drawn(0, steps), key=itemgetter(0)):
+            given, seen = 0, np.zeros(order.samples, bool)
+            for _, samples in drawn:
+                given += len(samples)
+                seen[samples] = True
+            if (found := int(np.count_nonzero(seen))) != given:
+                raise LedgerError(
+                    f"epoch {epoch}: the order gives {found} different samples in {given}, of "
+                    f"{order.samples}; another version made it"
+                )
+    return steps * plan.order.global_batch_size / plan.order.samples
 
 
 def check_row(plan: PlannedSamples, row: dict) -> None:

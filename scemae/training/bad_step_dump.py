@@ -19,8 +19,8 @@ from safetensors.torch import save
 from scemae.config.load import to_yaml
 from scemae.config.schema.training import CorrespondConfig, PretrainConfig
 from scemae.data.decode import StreamedFrames, consumed_frames
-from scemae.data.order import make_order
 from scemae.data.storage.shard_set import ShardSet
+from scemae.data.training_set import make_order
 from scemae.errors import BadStepError
 from scemae.files import disk
 from scemae.runs.checkpoints import checkpoint
@@ -43,7 +43,7 @@ def write(
     dump = run_dir / DUMPS / f"step-{step:08d}"
     try:
         disk.make_folders(dump, run_dir)
-        order = make_order(len(shards), config.seed, config.optim.global_batch_size, config.data)
+        order = make_order(shards, config.seed, config.optim.global_batch_size, config.data)
         part = order.slices(step - 1, 0, 1, 1)[0]
         if isinstance(config, CorrespondConfig):
             part = replace(part, epochs=part.epochs % config.views)

@@ -104,8 +104,7 @@ def _crops(config: CorrespondConfig, start: run.Start, shards: ShardSet) -> Batc
     """
     views = partial(crop_pairs, size=INPUT, scale=CROP_SCALE)
     feed = Feed(config, shards, start.place, views, start.note)
-    wanted = np.arange(min(START_IMAGES, len(shards)))
-    samples = run.order_of(config, shards).line.at(0, wanted)
+    samples = run.order_of(config, shards).first(START_IMAGES)
     feed.open_frames(len(samples))
     parts = np.array_split(samples, max(len(samples) // 32, 1))
     return feed.batches((slice_of(part, len(shards)) for part in parts), lambda *_: start.note())

@@ -10,10 +10,10 @@ from typing import Any
 
 from scemae.config.locations import masked
 from scemae.config.schema.training import CorrespondConfig, Data, Optim, PretrainConfig, Runtime
-from scemae.data.order import Order, Slice, accumulation_steps, make_order
+from scemae.data.order import Order, Slice, accumulation_steps
 from scemae.data.read_ahead import check_cache, read_ahead
-from scemae.data.storage.shard_set import ShardSet, open_shards
-from scemae.data.storage.subset import Subset
+from scemae.data.storage.shard_set import ShardSet
+from scemae.data.training_set import make_order, open_set
 from scemae.distributed import engine as engines
 from scemae.distributed import tf32
 from scemae.distributed.process_group import Place, agree, node_count, precision, process_group
@@ -38,7 +38,7 @@ from scemae.training.token_store import TokenFeed
 
 # Of the section data: where the shards are, and the order, whose settings it names itself.
 NO_RECIPE = (
-    *("shards", "subset", "cache_dir", "cache_gb", "max_bad_fraction"),
+    *("shards", "mix", "subset", "cache_dir", "cache_gb", "max_bad_fraction"),
     *("order", "lanes", "block", "window"),
 )
 
@@ -98,7 +98,7 @@ def settings(
     optim: Optim,
     runtime: Runtime,
     place: Place,
-    order: dict[str, int] | None = None,
+    order: dict[str, Any] | None = None,
 ) -> dict:
     """The settings that a resumed run must share with its checkpoint: all that change results.
 
@@ -122,16 +122,16 @@ def state_of(
     shards: ShardSet,
 ) -> TrainState:
     """The state of a run before its first step. parts: the method's own settings."""
-    line = order_of(config, shards).line
+    order = order_of(config, shards)
     return TrainState(
         0,
         config.seed,
         place.world_size,
         engines.zero_stage(config.runtime, place),
         stage,
-        settings(parts, config.data, config.optim, config.runtime, place, line.settings),
+        settings(parts, config.data, config.optim, config.runtime, place, order.settings),
         shards.digest,
-        line.version,
+        order.version,
     )
 
 
@@ -142,17 +142,7 @@ def open_data(
 
     Raises ShardError, ConfigError where the cache is too small.
     """
-    data = config.data
-    shards = open_shards(
-        data.shards, data.cache_dir, cache_gb=data.cache_gb, block=data.block, note=note
-    )
-    if data.subset is not None:
-        if shards.streamed is not None:
-            raise ConfigError(
-                "data.subset: found data.cache_gb too, and what is streamed is read in blocks of "
-                "all samples; leave one of them out, or build shards of the subset"
-            )
-        return Subset(shards, Path(data.subset))
+    shards = open_set(config.data, config.optim.global_batch_size, note=note)
     if shards.streamed is not None:
         check_cache(shards.streamed, order_of(config, shards), node_count(place))
     return shards
@@ -160,7 +150,7 @@ def open_data(
 
 def order_of(config: PretrainConfig | CorrespondConfig, shards: ShardSet) -> Order:
     """The order in which a run takes its samples."""
-    return make_order(len(shards), config.seed, config.optim.global_batch_size, config.data)
+    return make_order(shards, config.seed, config.optim.global_batch_size, config.data)
 
 
 @dataclass
@@ -232,9 +222,10 @@ class Run:
         if not place.is_first:
             return
         step = self.state.global_step
+        where = " + ".join(config.data.mix) or config.data.shards
         resumed = f"; resumed at step {step:,} from {found}" if found else ""
         print(
-            f"{len(self.feed.shards):,} images in {masked(config.data.shards)}; {steps.total:,} "
+            f"{len(self.feed.shards):,} images in {masked(where)}; {steps.total:,} "
             f"steps of {steps.images}; {place.world_size} x {place.device.type}, ZeRO "
             f"{self.state.zero_stage}{resumed}",
             flush=True,

@@ -1,6 +1,6 @@
 """Settings of the two training stages, `scemae pretrain` and `scemae correspond`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -40,6 +40,8 @@ class Data:
     # share of an epoch's images that may be replaced because they are not whole JPEGs; above it
     # the run stops
     max_bad_fraction: float
+    # instead of `shards`, several sets in exact shares of every batch: [LOCATION:0.75,OTHER:0.25]
+    mix: list[str] = field(default_factory=list)
     # a file of keys, one a line: only these samples are trained on; null: all
     subset: str | None = None
     # GB of each node's cache_dir that shards at a URL may take: they are streamed through it block

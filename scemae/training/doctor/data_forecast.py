@@ -11,15 +11,15 @@ INDEX_BYTES = 40  # of a sample in memory
 def forecast(config: PretrainConfig | CorrespondConfig, shards: ShardSet, nodes: int) -> str:
     """One line for the report."""
     order, count = order_of(config, shards), len(shards)
-    name = "whole" if order.line.version == 1 else "lanes"
+    name = "whole" if order.version == 1 else "lanes"
     index = min(count, MOST_INDEXED) * INDEX_BYTES / 1e6
-    parts = [f"order {name}, {order.line.memory / 1e6:,.0f} MB", f"index {index:,.0f} MB a rank"]
+    parts = [f"order {name}, {order.memory / 1e6:,.0f} MB", f"index {index:,.0f} MB a rank"]
     tars = shards.streamed
     if tars is None:
         parts.append(f"at most {min(len(shards.manifest.shards), MOST_OPEN)} open tars a rank")
         return ", ".join(parts)
     size = tars.total_bytes / count
-    needed = min(2 * order.line.span / count / nodes, 1) * tars.total_bytes / 1e9
+    needed = min(2 * order.span / count / nodes, 1) * tars.total_bytes / 1e9
     requests = -(-count // config.data.block)
     return ", ".join(
         [

@@ -1,0 +1,65 @@
+"""Several sets of shards as one: the samples of the first, then those of the second, ..."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from scemae.data.storage.manifest import Annotation, Manifest
+from scemae.data.storage.shard_set import Keys, ShardSet
+from scemae.files import disk
+
+
+class Joined(ShardSet):
+    """The samples of several sets. A key may be in two of them."""
+
+    def __init__(self, sets: list[ShardSet]) -> None:
+        self._sets = sets
+        self._first = np.cumsum([0, *map(len, sets)])
+        self.folder, self.streamed = Path(" + ".join(str(one.folder) for one in sets)), None
+        self.manifest = Manifest(
+            " + ".join(one.manifest.dataset for one in sets),
+            " + ".join(one.manifest.split for one in sets),
+            len(self),
+            [shard for one in sets for shard in one.manifest.shards],
+        )
+        self.digest = disk.digest("\n".join(f"{len(one)} {one.digest}" for one in sets))
+        self.keys = Keys(self)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many samples each set has."""
+        return [len(one) for one in self._sets]
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def __reduce__(self) -> tuple:
+        return Joined, (self._sets,)
+
+    def jpeg(self, i: int) -> bytes:
+        """As ShardSet.jpeg."""
+        one, own = self._own(i)
+        return one.jpeg(own)
+
+    def annotation(self, i: int) -> Annotation:
+        """As ShardSet.annotation."""
+        one, own = self._own(i)
+        return one.annotation(own)
+
+    def key(self, i: int) -> str:
+        """As ShardSet.key."""
+        one, own = self._own(i)
+        return one.key(own)
+
+    def all_keys(self) -> Iterator[str]:
+        """As ShardSet.all_keys."""
+        for one in self._sets:
+            yield from one.all_keys()
+
+    def _own(self, i: int) -> tuple[ShardSet, int]:
+        """The set of sample `i`, and its number there."""
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        number = int(np.searchsorted(self._first, i, side="right")) - 1
+        return self._sets[number], i - int(self._first[number])

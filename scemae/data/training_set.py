@@ -1,0 +1,89 @@
+"""The samples that a run trains on, and their order, from the section `data` of its settings."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from scemae.data.lanes import Lanes
+from scemae.data.mixture import SEEDS, MixedOrder, parse_mixture
+from scemae.data.order import MOST_WHOLE, Order
+from scemae.data.storage.joined import Joined
+from scemae.data.storage.shard_set import ShardSet, open_shards
+from scemae.data.storage.subset import Subset
+from scemae.errors import ConfigError
+
+
+class DataSettings(Protocol):
+    """What is read here of the section `data` (config/schema/training.py)."""
+
+    shards: str
+    mix: list[str]
+    subset: str | None
+    cache_dir: str | None
+    cache_gb: float | None
+    order: str
+    lanes: int
+    block: int
+    window: int
+
+
+def open_set(
+    data: DataSettings,
+    batch: int,
+    *,
+    location: str | None = None,
+    cache_dir: str | None = None,
+    may_copy: bool = True,
+    note: Callable[[], None] = lambda: None,
+) -> ShardSet:
+    """The samples; location and cache_dir stand for data.shards and data.cache_dir if given.
+
+    may_copy, note: as in open_shards. Raises ConfigError for settings that contradict each other,
+    ShardError.
+    """
+    check_together(data)
+    cache_dir = cache_dir or data.cache_dir
+
+    def opened(where: str) -> ShardSet:
+        return open_shards(
+            where, cache_dir, may_copy=may_copy, cache_gb=data.cache_gb, block=data.block, note=note
+        )
+
+    if data.mix:
+        return Joined([opened(where) for where, _ in parse_mixture(data.mix, batch)])
+    shards = opened(location or data.shards)
+    return Subset(shards, Path(data.subset)) if data.subset else shards
+
+
+def check_together(data: DataSettings) -> None:
+    """Raise ConfigError for two ways of choosing samples that cannot be combined."""
+    given = {
+        "data.mix": data.mix,
+        "data.subset": data.subset,
+        "data.cache_gb": data.cache_gb is not None,
+    }
+    if len(found := [name for name, value in given.items() if value]) > 1:
+        raise ConfigError(
+            f"{' and '.join(found)}: only one of them can be used at a time; build shards of a "
+            "subset, or copy the sets of a mixture whole"
+        )
+
+
+def make_order(shards: ShardSet, seed: int, batch: int, data: DataSettings) -> Order:
+    """The order of the samples of `open_set`: of a mixture, one for each of its sets.
+
+    data.order=auto: whole up to MOST_WHOLE samples of a set, lanes above. Raises ConfigError.
+    """
+    if not isinstance(shards, Joined):
+        return _order(len(shards), seed, batch, data)
+    counts = [images for _, images in parse_mixture(data.mix, batch)]
+    parts = zip(shards.sizes, counts, strict=True)
+    return MixedOrder(
+        [_order(size, seed + SEEDS * i, count, data) for i, (size, count) in enumerate(parts)]
+    )
+
+
+def _order(samples: int, seed: int, batch: int, data: DataSettings) -> Order:
+    whole = samples <= MOST_WHOLE if data.order == "auto" else data.order == "whole"
+    lanes = None if whole else Lanes(samples, seed, data.lanes, data.block, data.window)
+    return Order(samples, seed, batch, lanes)
