@@ -18,6 +18,7 @@ COMMANDS = {
     "profile": "where the time of a training step goes",
     "soak": "a long run: does speed fall or memory grow",
     "scale": "what a billion images cost: order, start, network, cache, shuffle",
+    "store": "training from an S3 endpoint that is slow, fails and is larger than the cache",
     "trend": "errors of a run against the images it has seen, with stage 2 on each checkpoint",
     "rivals": "every method under the same wall time, then the tables: needs an hour or more",
     "resume": "seconds from a kill to the next step",
@@ -30,7 +31,8 @@ HELP = f"""\
 python -m bench COMMAND [OPTIONS]: speed as ratios to peers     (COMMAND --help explains each)
 
 {"".join(f"  {name:9} {line}" + chr(10) for name, line in COMMANDS.items())}\
-  all       all but trend, rivals, gpu, needs and job, one after the other; its only option is --out
+  all       all but trend, rivals, store, gpu, needs and job, one after the other; its only option
+            is --out
 
   python -m bench step --model deit_small --decoder mae --batch 64
   python -m bench step --device cuda --precision bf16 --batch 512
@@ -55,7 +57,8 @@ def main(argv: list[str]) -> int:
         found = [
             each
             for each in COMMANDS
-            if each not in ("trend", "rivals", "gpu", "job", "needs") and find_spec(f"bench.{each}")
+            if each not in ("trend", "rivals", "store", "gpu", "job", "needs")
+            and find_spec(f"bench.{each}")
         ]
         return max(
             subprocess.run([sys.executable, "-m", "bench", each, *options]).returncode

@@ -1,0 +1,300 @@
+"""python -m bench store: training from an S3 endpoint that is slow, fails and is far too large.
+
+  python -m bench store [--samples 1000000] [--images 80000] [--out DIR]
+
+moto's server on this machine holds 10^6 small images; 1 of 100 answers waits 50 ms, 1 of 200 is a
+503, 1 of 400 is cut. A run of four gloo ranks, two of each of two "nodes" (cache folders), is
+killed by -9, goes on with three ranks, is killed, goes on with two. A node may cache two windows of
+the order. Reported: whether the ledger is that of an undisturbed run on a local folder
+(verify-resume --against), bytes that came by those of what was read, the largest cache, memory of a
+rank.
+"""
+
+import argparse
+import io
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import xxhash
+from PIL import Image
+
+from bench import machine, runs
+from scemae.data.storage.manifest import MANIFEST, Manifest, Shard, write_manifest
+from scemae.files import disk
+
+IMAGES_OF_TAR, BATCH, LANES, WINDOW = 1000, 256, 16, 1
+STAGES = ((4, 0.3), (3, 0.65), (2, 1.0))  # ranks, and the share of the steps after which they die
+
+
+def main(argv: list[str]) -> int:
+    """Measure and write store.json and store.md."""
+    parser = argparse.ArgumentParser(
+        "python -m bench store",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--samples", type=int, default=10**6, help="images in the bucket (10^6)")
+    parser.add_argument("--images", type=int, default=80_000, help="images trained on (80,000)")
+    parser.add_argument("--out", default=machine.OUT)
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = measure(Path(scratch), options.samples, options.images)
+    machine.write("store", options.out, rows, machine.facts())
+    return 0
+
+
+def measure(scratch: Path, samples: int, images: int) -> list[dict]:
+    """The rows of the table."""
+    folder = scratch / "bucket" / "train"
+    write_shards(folder, samples)
+    whole = sum(path.stat().st_size for path in folder.glob("*.tar"))
+    window = LANES * WINDOW * IMAGES_OF_TAR
+    limit = int(1.1 * 2 * window * whole / samples * 2 / 3)  # of a node with two of three ranks
+    steps = images // BATCH
+    settings = [
+        *runs.TINY,
+        f"optim.global_batch_size={BATCH}",
+        f"optim.epochs={steps * BATCH / samples:.6f}",
+        "loop.log_every=5",
+        "loop.save_every=20",
+        "runtime.device=cpu",
+        "runtime.tier=streaming",
+        "data.order=lanes",
+        f"data.lanes={LANES}",
+        f"data.block={IMAGES_OF_TAR}",
+        f"data.window={WINDOW}",
+        "data.frame=96",
+    ]
+    run, plain = scratch / "run", scratch / "plain"
+    with endpoint(scratch) as (url, log):
+        upload(folder, url)
+        before = sent(log)
+        peak, memory = train_disturbed(scratch, run, settings, url, limit, steps)
+        fetched = sent(log) - before
+        faults = log.read_text().count("fault")
+    runs.finished(plain, folder, *settings)
+    done = subprocess.run(
+        [sys.executable, "-m", "scemae", "verify-resume", run, "--all", "--against", plain]
+        + ["--shards", folder],
+        capture_output=True,
+        text=True,
+    )
+    read = -(-steps * BATCH // window) * window * whole / samples
+    return [
+        {"what": "ledger equal to that of an undisturbed run", "value": str(not done.returncode)},
+        {"what": "what verify-resume says", "value": " ".join(done.stdout.split()) or done.stderr},
+        {"what": "images trained on, of how many", "value": f"{steps * BATCH:,} of {samples:,}"},
+        {"what": "answers delayed, refused or cut", "value": f"{faults:,}"},
+        {"what": "bytes that came by those of the windows read", "value": f"{fetched / read:.3f}"},
+        {"what": "largest cache of a node by its limit", "value": f"{peak / limit:.3f}"},
+        {"what": "limit by all shards", "value": f"{limit / whole:.3f}"},
+        {"what": "memory of a rank, second to last part, MB", "value": memory},
+    ]
+
+
+def train_disturbed(
+    scratch: Path, run: Path, settings: list[str], url: str, limit: int, steps: int
+) -> tuple[int, str]:
+    """The largest cache in bytes, and the memory of rank 0 early and late in its last start."""
+    caches = [scratch / "cache-0", scratch / "cache-1"]
+    for cache in caches:
+        cache.mkdir()
+    peak, over, resident = [0], threading.Event(), []
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            peak[0] = max(peak[0], *map(_size, caches))
+
+    threading.Thread(target=watch, daemon=True).start()
+    for ranks, share in STAGES:
+        processes = start(scratch, run, settings, url, limit, ranks)
+        last = 20 * int(share * steps / 20)
+        while any(process.poll() is None for process in processes):
+            resident.append(_memory(processes[0]))
+            there = [*run.glob(f"checkpoints/step-{last:08d}*")]
+            if share < 1 and there:
+                for process in processes:
+                    process.send_signal(signal.SIGKILL)
+            time.sleep(0.5)
+        if share == 1 and any(process.returncode for process in processes):
+            raise RuntimeError((scratch / "rank-0.log").read_text()[-2000:])
+    over.set()
+    early, late = resident[-len(resident) // 4], max(resident[-20:-4])
+    return peak[0], f"{early / 1e6:.0f} to {late / 1e6:.0f}"
+
+
+def start(
+    scratch: Path, run: Path, settings: list[str], url: str, limit: int, ranks: int
+) -> list[subprocess.Popen]:
+    """The ranks of one start, shared by two nodes."""
+    local, port, found = -(-ranks // 2), _free_port(), []
+    for rank in range(ranks):
+        place = {
+            "RANK": rank,
+            "WORLD_SIZE": ranks,
+            "LOCAL_RANK": rank % local,
+            "LOCAL_WORLD_SIZE": local,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "OMP_NUM_THREADS": 1,
+            "AWS_ENDPOINT_URL": url,
+            **CREDENTIALS,
+        }
+        words = [sys.executable, "-m", "scemae", "pretrain", f"run_dir={run}", *settings]
+        words += ["data.shards=s3://bucket/train", f"data.cache_gb={limit / 1e9}"]
+        words += [f"data.cache_dir={scratch / f'cache-{rank // local}'}", "runtime.workers=1"]
+        log = open(scratch / f"rank-{rank}.log", "a")
+        environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
+        found.append(subprocess.Popen(words, stdout=log, stderr=log, env=environment))
+    return found
+
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "someone",
+    "AWS_SECRET_ACCESS_KEY": "something",
+    "AWS_REGION": "us-east-1",
+}
+
+
+def write_shards(folder: Path, samples: int) -> None:
+    """`samples` members of 64 different small JPEGs."""
+    folder.mkdir(parents=True)
+    pictures = []
+    for seed in range(64):
+        noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noise).resize((96, 96), Image.Resampling.BICUBIC).save(buffer, "JPEG")
+        pictures.append(buffer.getvalue())
+    hashes = [xxhash.xxh3_64_hexdigest(data) for data in pictures]
+    shards = []
+    for first in range(0, samples, IMAGES_OF_TAR):
+        name = f"train-{first // IMAGES_OF_TAR:06d}.tar"
+        index: dict[str, list] = {"keys": [], "jpg": [], "json": [], "xxh3": []}
+        with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for i in range(first, first + IMAGES_OF_TAR):
+                index["keys"].append(f"{i:09d}")
+                index["xxh3"].append(hashes[i % 64])
+                for suffix, data in (("jpg", pictures[i % 64]), ("json", b"{}")):
+                    info = tarfile.TarInfo(f"{i:09d}.{suffix}")
+                    info.size = len(data)
+                    index[suffix].append([tar.offset + 512, len(data)])
+                    tar.addfile(info, io.BytesIO(data))
+        path = folder / name
+        digest, size = disk.file_digest(path), path.stat().st_size
+        shard = Shard(name, IMAGES_OF_TAR, size, digest, "")
+        disk.write_json(folder / shard.index_file, index)
+        shard.index_sha256 = disk.file_digest(folder / shard.index_file)
+        shards.append(shard)
+    write_manifest(folder, Manifest("small", "train", samples, shards))
+
+
+class endpoint:
+    """moto's server in a process of its own: its URL, and a log with a line for each answer."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.log, self.port = scratch / "server.log", _free_port()
+
+    def __enter__(self) -> tuple[str, Path]:
+        self.log.touch()
+        words = [sys.executable, "-m", "bench.store", "serve", str(self.port), str(self.log)]
+        self.process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+        for _ in range(600):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", self.port)) == 0:
+                    break
+            time.sleep(0.1)
+        return f"http://127.0.0.1:{self.port}", self.log
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def serve(port: int, log: Path) -> None:
+    """Serve S3, with faults on GETs of tars."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import run_simple
+
+    store, draw = DomainDispatcherApplication(create_backend_app), random.Random(0)
+    lines = open(log, "a", buffering=1)
+
+    def app(environ: dict, respond):
+        path, fault = environ["PATH_INFO"], None
+        if environ["REQUEST_METHOD"] == "GET" and path.endswith(".tar"):
+            chance = draw.random()
+            fault = "503" if chance < 0.005 else "cut" if chance < 0.0075 else None
+            if 0.0075 <= chance < 0.0175:
+                fault = "wait"
+                time.sleep(0.05)
+        if fault == "503":
+            lines.write("0 fault\n")
+            respond("503 Service Unavailable", [("Content-Length", "0")])
+            return [b""]
+        body = b"".join(store(environ, respond))
+        if environ["REQUEST_METHOD"] == "GET":
+            lines.write(f"{len(body)} {'fault' if fault else ''}\n")
+        return [body[: len(body) // 2]] if fault == "cut" else [body]
+
+    run_simple("127.0.0.1", port, app, threaded=True)
+
+
+def sent(log: Path) -> int:
+    """Bytes that the server has sent."""
+    return sum(int(line.split()[0]) for line in log.read_text().splitlines())
+
+
+def upload(folder: Path, url: str) -> None:
+    """Put all files into the bucket."""
+    import boto3
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id="someone",
+        aws_secret_access_key="something",
+    )
+    client.create_bucket(Bucket="bucket")
+    names = [*folder.glob("train-*"), folder / MANIFEST]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda p: client.upload_file(str(p), "bucket", f"train/{p.name}"), names))
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for place, _, files in os.walk(folder):
+        for name in files:
+            try:
+                total += os.stat(os.path.join(place, name)).st_size
+            except FileNotFoundError:
+                pass
+    return total
+
+
+def _memory(process: subprocess.Popen) -> int:
+    try:
+        return psutil.Process(process.pid).memory_info().rss
+    except psutil.Error:
+        return 0
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[2]), Path(sys.argv[3]))
