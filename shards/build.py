@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scemae.config.values import given_path
+from scemae.config.values import given_location, given_path
 from scemae.data.storage.manifest import Manifest
 from scemae.errors import ConfigError, DataError, printable
 from scemae.shards import check, index
@@ -158,7 +158,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description=index.__doc__,
         formatter_class=raw,
     )
-    indexer.add_argument("tars", help="folder of tars, or FOLDER/{000..099}.tar")
+    indexer.add_argument(
+        "tars", type=given_location, help="folder of tars, FOLDER/{000..099}.tar, or a bucket's URL"
+    )
     indexer.add_argument(
         "--workers",
         type=_positive,

@@ -2,23 +2,30 @@
 
     scemae shards index /data/laion                          every *.tar of the folder
     scemae shards index '/data/laion/{00000..00099}.tar'     some of them
+    scemae shards index s3://bucket/laion                    of a bucket that you may write to
 
 Writes manifest.json and one index per tar beside the tars, which are read whole once, in
 parallel, and never written. A sample is what webdataset takes for one: members that follow each
 other and share the name up to its first dot. Its image is the member .jpg, .jpeg, .png or .webp;
 other members (captions, numbers) stay unread, and a sample without an image is counted and left
 out. Run the same command again after an interruption, or when tars were added: of a tar that the
-last manifest describes, only the digest is computed again.
+last manifest describes, only the digest is computed again. Tars of a bucket pass through a folder
+for temporary files, as many at a time as there are workers, and the manifest is put beside them.
 """
 
 import re
+import tempfile
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 import xxhash
 
+from scemae.config.locations import scheme_of
+from scemae.data.storage import url_program
 from scemae.data.storage.manifest import (
     FOREIGN_VERSION,
     MANIFEST,
@@ -30,6 +37,7 @@ from scemae.data.storage.manifest import (
     read_manifest,
     write_manifest,
 )
+from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import DataError, ShardError
 from scemae.files import disk
 from scemae.process.progress import progress_bar
@@ -46,14 +54,28 @@ def index_tars(pattern: str, workers: int) -> str:
 
     Raises DataError, ShardError.
     """
+    if scheme_of(pattern) is not None:
+        return _index_remote(pattern, workers)
     folder, tars = find_tars(pattern)
     known = _known(folder)
+    manifest = _manifest(str(folder), tars, lambda tar: _index_tar(tar, known), workers)
+    write_manifest(folder, manifest)
+    return _summary(str(folder), manifest)
+
+
+T = TypeVar("T")
+
+
+def _manifest(
+    folder: str, tars: list[T], index: Callable[[T], tuple[Shard, Counter[str]]], workers: int
+) -> Manifest:
+    """Index all tars, `workers` at a time. Raises ShardError where none holds an image."""
     with (
         ThreadPoolExecutor(workers) as threads,
         progress_bar(total=len(tars), unit="tar", desc="index") as bar,
     ):
         shards, without = [], Counter[str]()
-        for shard, missing in threads.map(lambda tar: _index_tar(tar, known), tars):
+        for shard, missing in threads.map(index, tars):
             shards.append(shard)
             without += missing
             bar.update()
@@ -63,7 +85,7 @@ def index_tars(pattern: str, workers: int) -> str:
             f"{folder}: found no image in {len(tars):,} tars; members named KEY.jpg, .jpeg, .png "
             "or .webp were needed"
         )
-    manifest = Manifest(
+    return Manifest(
         "webdataset",
         "train",
         sum(shard.samples for shard in kept),
@@ -72,9 +94,43 @@ def index_tars(pattern: str, workers: int) -> str:
         format_version=FOREIGN_VERSION,
         foreign=True,
     )
-    write_manifest(folder, manifest)
-    left = "".join(f"; left out: {count:,} {why}" for why, count in without.items())
-    return f"{folder}: {manifest.samples:,} images in {len(kept):,} tars{left}"
+
+
+def _summary(folder: str, manifest: Manifest) -> str:
+    left = "".join(f"; left out: {count:,} {why}" for why, count in manifest.excluded.items())
+    return f"{folder}: {manifest.samples:,} images in {len(manifest.shards):,} tars{left}"
+
+
+def _index_remote(pattern: str, workers: int) -> str:
+    """Index tars below a URL; each is downloaded for that, and deleted."""
+    location, names = pattern, None
+    if pattern.endswith(".tar"):
+        from braceexpand import braceexpand  # webdataset's
+
+        expanded = [*braceexpand(pattern)]
+        location = expanded[0].rpartition("/")[0]
+        names = [url.rpartition("/")[2] for url in expanded]
+    url_program.refuse(location)
+    remote = RemoteFolder(location)
+    tars = [name for name in names or remote.names() if TAR.fullmatch(name)]
+    if not tars:
+        raise DataError(f"{remote.url('')}: found no *.tar in it; give the folder of the tars")
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def index(name: str) -> tuple[Shard, Counter[str]]:
+            tar = Path(scratch) / name
+            with disk.create(tar) as file:
+                for piece in remote.stream(name):
+                    file.write(piece)
+            shard, without = _index_tar(tar, {})
+            disk.remove(tar)
+            remote.write(shard.index_file, (Path(scratch) / shard.index_file).read_bytes())
+            return shard, without
+
+        manifest = _manifest(remote.url(""), tars, index, workers)
+        write_manifest(Path(scratch), manifest)
+        remote.write(MANIFEST, (Path(scratch) / MANIFEST).read_bytes())
+    return _summary(remote.url("").rstrip("/"), manifest)
 
 
 def find_tars(pattern: str) -> tuple[Path, list[Path]]:

@@ -170,3 +170,35 @@ def test_a_flipped_byte_inside_an_image_is_found_when_it_is_read(tmp_path):
     (tmp_path / "a.tar").write_bytes(data)
     with pytest.raises(ShardError, match="the bytes of one.jpg are not those of its index"):
         open_shards(str(tmp_path)).jpeg(0)
+
+
+def test_tars_of_a_bucket_get_their_manifest_there(foreign, tmp_path, monkeypatch):
+    moto = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "someone",
+            "AWS_SECRET_ACCESS_KEY": "something",
+            "AWS_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="laion")
+        for tar in foreign.glob("*.tar"):
+            client.upload_file(str(tar), "laion", f"faces/{tar.name}")
+        some = scemae("shards", "index", "s3://laion/faces/{00000..00001}.tar").stdout
+        assert "s3://laion/faces: 20 images in 2 tars" in some
+        assert "22 images in 3 tars" in scemae("shards", "index", "s3://laion/faces").stdout
+        scemae("shards", "index", foreign)
+        there = open_shards("s3://laion/faces", str(tmp_path), cache_gb=0.1)
+        here = open_shards(str(foreign))
+        assert [there.jpeg(i) for i in range(22)] == [here.jpeg(i) for i in range(22)]
+        assert there.digest == here.digest
+        none = scemae("shards", "index", "s3://nowhere/faces", check=False)
+        assert none.returncode == 1 and none.stderr.count("\n") == 1
+    finally:
+        server.stop()

@@ -48,6 +48,22 @@ class RemoteFolder:
         except Exception as error:
             raise self._failure(name, error) from error
 
+    def names(self) -> list[str]:
+        """The names of the files in the folder itself, sorted. Raises ShardError."""
+        import obstore
+
+        def listed() -> list[str]:
+            found = obstore.list_with_delimiter(self._store)["objects"]
+            return sorted(entry["path"].rpartition("/")[2] for entry in found)
+
+        return self._attempt("", listed)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, in place of one of that name. Raises ShardError."""
+        import obstore
+
+        self._attempt(name, lambda: obstore.put(self._store, name, data))
+
     def _range(self, name: str, start: int, stop: int, size: int) -> bytes:
         options: dict[str, Any] = {"range": (start, stop)}
         if tag := self._tags.get(name):
