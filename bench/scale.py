@@ -8,7 +8,7 @@
   traffic   10^9 images on 128, then 96, then 100 nodes, changed in mid-window: blocks that each
             node fetches, from the slices of the real order, against the ideal; the largest cache
   shuffle   how evenly batches take from sources that lie one after the other, against the law
-            1 + (g - 1) / open blocks; full permutation and other loaders' buffers beside it
+            1 + (sources - 1) / (lanes x window); a full permutation and a buffer beside it
 
 Nothing is downloaded and nothing is trained: tests/training/test_streamed_run.py does that, small,
 with a server that counts, fails and is slow, ranks that are killed, and the ledger as the judge.
@@ -108,26 +108,31 @@ def measure_order() -> list[dict]:
 
 def measure_start() -> list[dict]:
     """Open 50,000 tars of 20,000 images, and read three keys."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_sparse_shards(Path(scratch), 50_000, 20_000)
+        words = [sys.executable, "-c", f"from bench import scale; scale.open_sparse({scratch!r})"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+    started, memory, files = json.loads(done.stdout)
+    return [
+        row("open", started, "s"),
+        row("memory, three indexes read", memory, "MB"),
+        row("files opened", files, "", 4),
+    ]
+
+
+def open_sparse(folder: str) -> None:
+    """In a process of its own: open the tars, and print seconds, MB and files opened."""
     from scemae.data.storage.shard_set import open_shards
 
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        write_sparse_shards(folder, 50_000, 20_000)
-        opened: list[str] = []
-        sys.addaudithook(
-            lambda event, words: opened.append(str(words[0])) if event == "open" else None
-        )
-        before, begun = peak(), time.perf_counter()
-        shards = open_shards(str(folder))
-        started = time.perf_counter() - begun
-        for sample in (0, IMAGES // 2, IMAGES - 1):
-            shards.keys[sample]
-        files = sum(name.startswith(scratch) for name in opened)
-        return [
-            row("open", started, "s"),
-            row("memory, three indexes read", peak() - before, "MB"),
-            row("files opened", files, "", 4),
-        ]
+    opened: list[str] = []
+    sys.addaudithook(lambda event, words: opened.append(str(words[0])) if event == "open" else None)
+    before, begun = peak(), time.perf_counter()
+    shards = open_shards(folder)
+    started = time.perf_counter() - begun
+    for sample in (0, IMAGES // 2, IMAGES - 1):
+        shards.keys[sample]
+    files = sum(name.startswith(folder) for name in opened)
+    print(json.dumps([started, peak() - before, files]))
 
 
 def write_sparse_shards(folder: Path, tars: int, images: int) -> None:
@@ -207,7 +212,7 @@ def measure_shuffle() -> list[dict]:
         line = Lanes(images, 0, lanes, block, window)
         found = spread(lambda p, line=line: line.at(0, p), source, batch)
         opened = line.lanes * line.window
-        law = 1 + (block - 1) / opened * (1 - images / (opened * block) * 0)
+        law = 1 + (sources - 1) / opened
         name = f"lanes {lanes}, window {window}, block {block}"
         rows.append(row(name, found, "of random", round(law, 2)))
     whole = permutation(0, 0, images)
