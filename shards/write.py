@@ -10,10 +10,6 @@ import hashlib
 import itertools
 import json
 import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -37,6 +33,7 @@ from scemae.data.storage.manifest import (
 from scemae.errors import ConfigError, DataError, ShardError
 from scemae.files import disk
 from scemae.process.progress import progress_bar
+from scemae.process.workers import follow_parent
 from scemae.shards.claim import Part, claimed, make_plan
 from scemae.shards.finished import (
     BUILD_FOLDER,
@@ -177,7 +174,7 @@ def _run(tasks: list[ShardTask], workers: int) -> Iterator[tuple[int, FinishedSh
         return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        min(workers, len(tasks)), mp_context=spawn, initializer=_follow_parent
+        min(workers, len(tasks)), mp_context=spawn, initializer=follow_parent
     ) as pool:
         futures = {pool.submit(write_shard, task): task.number for task in tasks}
         try:
@@ -190,19 +187,6 @@ def _run(tasks: list[ShardTask], workers: int) -> Iterator[tuple[int, FinishedSh
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the parent, and end with the parent, even by kill -9."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this runs in a worker
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def write_shard(task: ShardTask) -> FinishedShard:

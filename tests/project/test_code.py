@@ -111,10 +111,6 @@ ALLOWED = {
         "a shell": "pipe:, only for what the user typed on this command line (locations.Typed)"
     },
     "scemae/data/storage/fetch.py": {".unlink": "a name in the cache, linked again at once"},
-    "scemae/evaluation/landmarks/embedding.py": {
-        "import joblib": "to run t-SNE in several processes",
-        "import joblib.externals.loky": "the same",
-    },
     "cluster/chain.py": {"shutil.copytree": "this program's own code, into a folder made for it"},
     "shards/claim.py": {".unlink": "half-written files of this build's own names"},
     "shards/write.py": {".unlink": "the manifest of this build"},

@@ -2,24 +2,26 @@
 its Silhouette Coefficient (paper figure 5).
 """
 
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from joblib import Parallel, delayed, parallel_config
-from joblib.externals.loky import get_reusable_executor
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import normalize
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from scemae.data.geometry import CROP, INPUT
-from scemae.errors import CheckpointError, ConfigError
+from scemae.errors import CheckpointError, ConfigError, LaunchError
 from scemae.evaluation.landmarks.matching import look_up
 from scemae.evaluation.landmarks.tsne import tsne
+from scemae.process.workers import follow_parent
 
 COMPONENTS = 50  # of PCA before t-SNE: common practice, for speed; the paper does not say [U]
 
@@ -90,16 +92,18 @@ def tsne_silhouettes(
     reduced = PCA(min(COMPONENTS, *unit.shape), random_state=0).fit_transform(unit)
     starts = np.random.SeedSequence(seed).generate_state(repeats).tolist()
     processes, found, first = min(jobs, repeats), [], None
-    # One thread: several add sums in another order, and t-SNE amplifies the difference.
-    with threadpool_limits(1), parallel_config("loky", n_jobs=processes, inner_max_num_threads=1):
-        tasks = (delayed(tsne)(reduced, perplexity, start) for start in starts)
-        for points in Parallel(return_as="generator")(tasks):
-            first = points if first is None else first
-            found.append(silhouette_score(points, labels))
-            advance(1)
-    if processes > 1:
-        # Its processes would outlive ours and keep our standard output open.
-        get_reusable_executor().shutdown()
+    spawn, one = multiprocessing.get_context("spawn"), partial(tsne, reduced, perplexity)
+    try:
+        with ProcessPoolExecutor(processes, spawn, follow_parent) as pool:
+            for points in pool.map(one, starts) if processes > 1 else map(one, starts):
+                first = points if first is None else first
+                found.append(silhouette_score(points, labels))
+                advance(1)
+    except BrokenProcessPool as error:
+        raise LaunchError(
+            f"t-SNE: one of {processes} processes died, perhaps for lack of memory; run the same "
+            "command again, it goes on where it stood"
+        ) from error
     assert first is not None  # repeats >= 1 was checked
     of_vectors = float(silhouette_score(unit, labels, metric="cosine"))
     return Embeddings(first, labels, np.array(found), of_vectors)
