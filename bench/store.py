@@ -65,7 +65,7 @@ def measure(scratch: Path, samples: int, images: int) -> list[dict]:
     steps = images // BATCH
     settings = [
         *runs.TINY,
-        *("model.width=48", "model.depth=2", "model.heads=3"),
+        *("model.width=48", "model.depth=4", "model.heads=3"),
         *("decoder.width=32", "decoder.depth=1", "decoder.heads=2"),
         f"optim.global_batch_size={BATCH}",
         f"optim.epochs={steps * BATCH / samples:.6f}",

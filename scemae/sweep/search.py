@@ -51,6 +51,7 @@ class Tpe:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="Choices for a categorical distribution")  # lists
         self._optuna, self._sweep = optuna, sweep
         self._study = optuna.create_study(directions=["minimize"] * len(sweep.config.objectives))
         self._ranges = {one.name: distribution(optuna, one) for one in sweep.space.parameters}
