@@ -4,6 +4,7 @@ Ahead are the blocks of the window that is trained on and of AHEAD more. What wa
 room for them, the block first that the order needs last.
 """
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -91,9 +92,13 @@ class ReadAhead:
 
 @contextmanager
 def read_ahead(
-    tars: StreamedTars, order: Order, samples: Iterable[tuple[int, np.ndarray]]
+    tars: StreamedTars, order: Order, samples: Iterable[tuple[int, np.ndarray]], owner: str
 ) -> Iterator[ReadAhead]:
-    """Inside the block, blocks of `samples` are downloaded ahead and removed by `order`."""
+    """Inside the block, blocks of `samples` are downloaded ahead and removed by `order`.
+
+    owner: the run; raises ConfigError where another one uses the cache.
+    """
+    claim = tars.cache.claim(owner)
     tars.next_windows = order.next_windows
     ahead = ReadAhead(tars, order, samples)
     ahead.start()
@@ -101,3 +106,4 @@ def read_ahead(
         yield ahead
     finally:
         ahead.stop()
+        os.close(claim)

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from scemae.config.schema.training import CorrespondConfig, PretrainConfig
+from scemae.data.decode import StreamedFrames
 from scemae.data.frame_cache import open_frames
+from scemae.data.nvjpeg import NvjpegFrames
 from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Batch, Consumed, Pipeline, Views, correspondence_views
 from scemae.data.storage.shard_set import ShardSet
@@ -49,6 +51,11 @@ class Feed:
         self._source = open_frames(
             self.shards, data, runtime, self.place, images=images, note=self.note
         )
+
+    @property
+    def reads_shards(self) -> bool:
+        """Whether batches come from the shards, and not from frames in memory."""
+        return isinstance(self._source, StreamedFrames | NvjpegFrames)
 
     def batches(self, slices: Iterator[Slice], consumed: Consumed) -> Batches:
         """The engine's arguments for each slice; `consumed` is called with its samples."""

@@ -291,13 +291,13 @@ class Run:
     def _read_ahead(self) -> Iterator[Callable[[int], None]]:
         """Inside the block streamed shards are downloaded ahead; the function is told the step."""
         tars = self.feed.shards.streamed
-        if tars is None:
+        if tars is None or not self.feed.reads_shards:
             yield lambda step: None
             return
         # Not `Start.note`: a stop that is asked for now waits for the heartbeat, which saves.
         tars.note = lambda: self.start.dog.note(self.state.global_step, "data")
         coming = ((part.global_step - 1, part.samples) for part in self._slices(lambda step: None))
-        with read_ahead(tars, self.order, coming) as ahead:
+        with read_ahead(tars, self.order, coming, str(self.run_dir.resolve())) as ahead:
             yield ahead.at
 
     def _slices(self, at: Callable[[int], None]) -> Iterator[Slice]:

@@ -115,6 +115,11 @@ class TokenFeed:
         """
         self._store = open_tokens(self.fill, order, last)
 
+    @property
+    def reads_shards(self) -> bool:
+        """Training reads tokens, and no shards."""
+        return False
+
     def batches(self, slices: Iterator[Slice], consumed: Consumed) -> Batches:
         """CARB's arguments for each slice; `consumed` is called with its samples."""
         assert self._store is not None  # opened before

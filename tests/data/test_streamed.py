@@ -6,7 +6,7 @@ import pytest
 
 from scemae.config.locations import Typed
 from scemae.data.storage.shard_set import open_shards
-from scemae.errors import ShardError
+from scemae.errors import ConfigError, ShardError
 from tests.object_server import serve
 from tests.support import write_shards
 
@@ -140,3 +140,16 @@ def test_what_only_a_program_reads_is_copied_whole_or_refused(tmp_path):
         open_shards(Typed("sftp://host/train"), str(tmp_path / "cache"), cache_gb=1)
     with pytest.raises(ShardError, match="a password or a query can only be copied whole"):
         open_shards("https://host/train?sig=abc", str(tmp_path / "cache"), cache_gb=1)
+
+
+def test_two_runs_do_not_share_a_cache(server, tmp_path):
+    cache = opened(server, tmp_path).streamed.cache
+    again = opened(server, tmp_path).streamed.cache
+    first, second = cache.claim("runs/a"), again.claim("runs/a")  # two ranks of one run
+    with pytest.raises(ConfigError, match="found the run runs/a at work in this cache"):
+        again.claim("runs/b")
+    os.close(first)
+    with pytest.raises(ConfigError, match="runs/a"):
+        again.claim("runs/b")
+    os.close(second)
+    os.close(again.claim("runs/b"))  # nobody is there any more

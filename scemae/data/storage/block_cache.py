@@ -9,10 +9,11 @@ the order of samples says when (`Order.next_windows`).
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
-from scemae.errors import ShardError
+from scemae.errors import ConfigError, ShardError
 from scemae.files import disk
 
 PART = ".part"
@@ -70,14 +71,41 @@ class BlockCache:
                 except BaseException:
                     disk.remove(part)
                     raise
-                disk.rename(part, self.path(name))
+                with self._locked():  # who adds up the sizes must not miss it between two names
+                    disk.rename(part, self.path(name))
         return True
+
+    def _locked(self) -> AbstractContextManager[int]:
+        return disk.locked(self.folder / ".lock")
+
+    def claim(self, owner: str) -> int:
+        """Take the cache for the processes of `owner`; a descriptor that holds it until closed.
+
+        Raises ConfigError where a process of another owner is at work here: each would remove what
+        the other needs.
+        """
+        path = self.folder / ".owner"
+        with self._locked():
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, owner.encode(), 0)
+            except BlockingIOError as error:
+                if (found := os.pread(descriptor, 4096, 0).decode("utf8", "replace")) != owner:
+                    os.close(descriptor)
+                    raise ConfigError(
+                        f"{self.folder}: found the run {found} at work in this cache; give another "
+                        "data.cache_dir, or wait for its end"
+                    ) from error
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return descriptor
 
     def _reserve(
         self, part: Path, descriptor: int, size: int, next_use: NextUse, only_before: int
     ) -> bool:
         """Make room for `size` bytes and take it."""
-        with disk.locked(self.folder / ".lock"):
+        with self._locked():
             used, blocks = 0, {}
             for entry in os.scandir(self.folder):
                 if entry.name.startswith(".") or entry.name == part.name:
