@@ -4,7 +4,6 @@ Ahead are the blocks of the window that is trained on and of AHEAD more. What wa
 room for them, the block first that the order needs last.
 """
 
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -106,4 +105,4 @@ def read_ahead(
         yield ahead
     finally:
         ahead.stop()
-        os.close(claim)
+        claim.close()

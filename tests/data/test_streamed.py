@@ -148,8 +148,8 @@ def test_two_runs_do_not_share_a_cache(server, tmp_path):
     first, second = cache.claim("runs/a"), again.claim("runs/a")  # two ranks of one run
     with pytest.raises(ConfigError, match="found the run runs/a at work in this cache"):
         again.claim("runs/b")
-    os.close(first)
+    first.close()
     with pytest.raises(ConfigError, match="runs/a"):
         again.claim("runs/b")
-    os.close(second)
-    os.close(again.claim("runs/b"))  # nobody is there any more
+    second.close()
+    again.claim("runs/b").close()  # nobody is there any more

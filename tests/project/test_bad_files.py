@@ -155,7 +155,7 @@ def test_an_invalid_index_is_refused_when_it_is_opened(tmp_path, place, new, wor
         # annotations and images exchanged
         lambda index: [index.update(jpg=index["json"], json=index["jpg"])],
         # one sample missing
-        lambda index: [places.pop() for places in index.values()],
+        lambda index: [index[name].pop() for name in ("keys", "jpg", "json")],
     ],
 )
 def test_an_index_that_moves_annotations_to_other_faces_is_refused(tmp_path, change):

@@ -78,28 +78,30 @@ class BlockCache:
     def _locked(self) -> AbstractContextManager[int]:
         return disk.locked(self.folder / ".lock")
 
-    def claim(self, owner: str) -> int:
-        """Take the cache for the processes of `owner`; a descriptor that holds it until closed.
+    def claim(self, owner: str) -> BinaryIO:
+        """Take the cache for the processes of `owner`, until the file is closed.
 
         Raises ConfigError where a process of another owner is at work here: each would remove what
         the other needs.
         """
         path = self.folder / ".owner"
         with self._locked():
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            disk.touch(path)
+            file = disk.open_to_change(path)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, owner.encode(), 0)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.truncate(0)
+                file.write(owner.encode())
+                file.flush()
             except BlockingIOError as error:
-                if (found := os.pread(descriptor, 4096, 0).decode("utf8", "replace")) != owner:
-                    os.close(descriptor)
+                if (found := file.read(4096).decode("utf8", "replace")) != owner:
+                    file.close()
                     raise ConfigError(
                         f"{self.folder}: found the run {found} at work in this cache; give another "
                         "data.cache_dir, or wait for its end"
                     ) from error
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        return descriptor
+            fcntl.flock(file, fcntl.LOCK_SH)
+        return file
 
     def _reserve(
         self, part: Path, descriptor: int, size: int, next_use: NextUse, only_before: int
