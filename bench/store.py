@@ -61,7 +61,8 @@ def measure(scratch: Path, samples: int, images: int) -> list[dict]:
     write_shards(folder, samples)
     whole = sum(path.stat().st_size for path in folder.glob("*.tar"))
     window = LANES * WINDOW * IMAGES_OF_TAR
-    limit = int(1.1 * 2 * window * whole / samples * 2 / 3)  # of a node with two of three ranks
+    # Two windows of a node with two of three ranks: six of the eight lanes, one of them shared.
+    limit = int(1.1 * 2 * window * whole / samples * 3 / 4)
     steps = images // BATCH
     settings = [
         *runs.TINY,
