@@ -1,6 +1,8 @@
 """python -m bench store: training from an S3 endpoint that is slow, fails and is far too large.
 
   python -m bench store [--samples 1000000] [--images 80000] [--out DIR]
+  pip install 'moto[s3]' flask flask-cors      first: their botocore asks for an older
+                                               python-dateutil than constraints-cpu.txt
 
 moto's server on this machine holds 10^6 small images; 1 of 20 answers waits 50 ms, 1 of 50 is a
 503, 1 of 50 is cut. A run of four gloo ranks, two of each of two "nodes" (cache folders), is
