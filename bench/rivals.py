@@ -17,19 +17,17 @@ Writes OUT/budget.json and OUT/budget.md (minutes, CPU minutes, images seen) and
 
 import argparse
 import json
-import os
 import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from bench import runs
 from scemae.data.storage.shard_set import open_shards
 from scemae.files import disk
 from scemae.runs.metrics_log import read_metrics
@@ -93,7 +91,7 @@ def train(name: str, command: list[str], seconds: float | None, given: argparse.
             words.append("optim.warmup_epochs=0")
     shutil.rmtree(folder, ignore_errors=True)
     before, begun = _cpu_seconds(), time.monotonic()
-    with _started([*words, f"run_dir={folder}"], given.out / f"{name}.log") as process:
+    with runs.started([*words, f"run_dir={folder}"], given.out / f"{name}.log") as process:
         status = process.wait()
     if status:
         raise RuntimeError((given.out / f"{name}.log").read_text()[-2000:])
@@ -116,8 +114,10 @@ def calibrate(folder: Path, words: list[str]) -> tuple[float, float]:
     shutil.rmtree(folder, ignore_errors=True)
     begun = time.time()
     long = [*words, f"run_dir={folder}", "optim.epochs=100", "optim.warmup_epochs=0"]
+    if words[0] == "correspond":  # not the tokens of the run that is measured later
+        long.append(f"store.dir={folder / 'tokens'}")
     log = folder.parent / f"{folder.name}.log"
-    with _started(long, log) as process:
+    with runs.started(long, log) as process:
         while len(found := _beats(folder)) < ROWS + 1:
             if process.poll() is not None:
                 raise RuntimeError(log.read_text()[-2000:])
@@ -143,27 +143,6 @@ def _beats(folder: Path) -> list[dict]:
     if not (folder / "generations").exists():
         return []
     return [row for row in read_metrics(folder) if "images_per_second" in row]
-
-
-@contextmanager
-def _started(words: list[str], log: Path) -> Iterator[subprocess.Popen]:
-    """`scemae words` in a process group of its own, which is ended with the block."""
-    threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w", encoding="utf8") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "scemae", *words],
-            stdout=out,
-            stderr=out,
-            env=threads | os.environ,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, 9)
-            process.wait()
 
 
 def _cpu_seconds() -> float:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from scemae.runs.metrics_log import read_metrics
@@ -20,29 +20,23 @@ TINY = (
 
 
 @contextmanager
-def pretrain(
-    run_dir: Path, shards: Path, *overrides: str, ranks: int = 1
-) -> Iterator[subprocess.Popen]:
-    """`scemae pretrain` in a process group of its own, which is ended with the block."""
+def started(words: list[str], log: Path, ranks: int = 1) -> Iterator[subprocess.Popen]:
+    """`scemae WORDS` in a process group of its own, which is ended with the block.
+
+    Its output is appended to `log`.
+    """
     launcher = [sys.executable, "-m"]
     if ranks > 1:
         launcher += ["torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", "-m"]
-    command = [
-        *launcher,
-        "scemae",
-        "pretrain",
-        f"run_dir={run_dir}",
-        f"data.shards={shards}",
-        *overrides,
-    ]
-    environment = {
-        "OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // ranks, 1)),
-        **os.environ,
-    }
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
-    with open(run_dir.parent / f"{run_dir.name}.log", "a", encoding="utf8") as log:
+    threads = str(max(len(os.sched_getaffinity(0)) // ranks, 1))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a", encoding="utf8") as out:
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, start_new_session=True
+            [*launcher, "scemae", *words],
+            stdout=out,
+            stderr=out,
+            env={"OMP_NUM_THREADS": threads, **os.environ},
+            start_new_session=True,
         )
         try:
             yield process
@@ -50,6 +44,14 @@ def pretrain(
             if process.poll() is None:
                 os.killpg(process.pid, 9)
             process.wait()
+
+
+def pretrain(
+    run_dir: Path, shards: Path, *overrides: str, ranks: int = 1
+) -> AbstractContextManager[subprocess.Popen]:
+    """`scemae pretrain`, as `started`."""
+    words = ["pretrain", f"run_dir={run_dir}", f"data.shards={shards}", *overrides]
+    return started(words, run_dir.parent / f"{run_dir.name}.log", ranks)
 
 
 def finished(run_dir: Path, shards: Path, *overrides: str, ranks: int = 1) -> list[dict]:

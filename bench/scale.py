@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     rows: list[dict] = []
     for part in options.part or PARTS:
-        # Each in a process of its own, so that memory is its own.
+        # A part runs in its own process, so that the peak of memory is that of this part alone.
         words = [sys.executable, "-c", f"from bench import scale; scale.run({part!r})"]
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
 
 
 def run(part: str) -> None:
-    """One part; prints its rows as JSON."""
+    """Measure one part, and print its rows as one line of JSON."""
     print(json.dumps(globals()[f"measure_{part}"]()))
 
 

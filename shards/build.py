@@ -161,13 +161,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     indexer.add_argument(
         "tars", type=given_location, help="folder of tars, FOLDER/{000..099}.tar, or a bucket's URL"
     )
-    indexer.add_argument(
-        "--workers",
-        type=_positive,
-        default=os.cpu_count(),
-        metavar="N",
-        help="tars read at a time (default: all cores)",
-    )
+    _add_workers(indexer, "tars read at a time")
     verify = commands.add_parser(
         "verify",
         help="compare every byte with the manifest",
@@ -200,13 +194,7 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
         metavar="N",
         help="images of the source per tar (default 1000)",
     )
-    parser.add_argument(
-        "--workers",
-        type=_positive,
-        default=os.cpu_count(),
-        metavar="N",
-        help="processes, each writing whole shards (default: all cores, here %(default)s)",
-    )
+    _add_workers(parser, "processes, each writing whole shards")
     parser.add_argument(
         "--max-bad-fraction",
         type=_fraction,
@@ -244,6 +232,16 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
             default="official",
             help="face boxes: 300-W's bounding_boxes_*.mat, or the extent of the 68 points",
         )
+
+
+def _add_workers(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        default=os.cpu_count(),
+        metavar="N",
+        help=f"{what} (default: all cores, here %(default)s)",
+    )
 
 
 def _add_celeba(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,6 @@
-"""An object store on this machine: GET with ranges and ETags, counted, with faults on demand.
+"""A small object store on this machine for tests.
+
+It answers GET with ranges and ETags, counts the requests, and fails when a test asks for it.
 
 It answers path-style addresses, so it is an http:// server of a folder and, to a client of S3, the
 endpoint of buckets that are folders.

@@ -98,17 +98,22 @@ class Lanes:
         return epoch * self.windows + turn // (self.window * self.block)
 
     def next_windows(self, blocks: np.ndarray, now: int) -> np.ndarray:
-        """The windows from `now` on in which the blocks (b,) are read next, counted likewise."""
+        """For each of the blocks (b,) the first window that reads it, from window `now` on.
+
+        Windows are counted over all epochs, as by `window_at`.
+        """
         epoch = now // self.windows
-        here = epoch * self.windows + self._windows_of(epoch)[blocks]
-        later = (epoch + 1) * self.windows + self._windows_of(epoch + 1)[blocks]
+        here = epoch * self.windows + self._windows_of(epoch)[blocks].astype(np.int64)
+        later = (epoch + 1) * self.windows + self._windows_of(epoch + 1)[blocks].astype(np.int64)
         return np.where(here >= now, here, later)
 
     def _windows_of(self, epoch: int) -> np.ndarray:
         """In which window of an epoch each block is read, (blocks of all samples,)."""
         if epoch not in self._read_in:
             self._read_in = dict([*self._read_in.items()][-1:])
-            found = np.full(-(-self.samples // self.block), self.windows - 1, np.int64)
+            found = np.full(
+                -(-self.samples // self.block), self.windows - 1, _smallest(self.windows)
+            )
             turns = self._rows(BLOCKS, epoch, 0, self.blocks)
             for lane in range(self.lanes):
                 dealt = self._deal[turns.row(lane).astype(np.int64) * self.lanes + lane]

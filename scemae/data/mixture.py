@@ -77,7 +77,9 @@ class MixedOrder(Order):
 
 
 def parse_mixture(entries: list[str], batch: int) -> list[tuple[str, int]]:
-    """The location of each set, and its images in a batch of `batch`.
+    """The sets of a mixture: of each its location, and how many images of a batch are from it.
+
+    batch: images of a global batch.
 
     entries: LOCATION:SHARE. Raises ConfigError for shares that are none, that do not add up to 1,
     or that are no whole number of images.

@@ -91,7 +91,10 @@ class Whole:
 
 
 class Order:
-    """Global batches of `samples` samples; `line` says which is where in an epoch."""
+    """The global batches of a run over `samples` samples.
+
+    line: the order of the samples inside an epoch (Whole or Lanes).
+    """
 
     def __init__(
         self, samples: int, seed: int, global_batch_size: int, line: Lanes | None = None
@@ -148,7 +151,7 @@ class Order:
         return self.line.window_at(global_step * self.global_batch_size)
 
     def next_windows(self, blocks: np.ndarray, now: int) -> np.ndarray:
-        """The windows from `now` on in which the blocks (b,) are read next."""
+        """For each of the blocks (b,) the first window that reads it, from window `now` on."""
         return self.line.next_windows(blocks, now)
 
     def drawn(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from scemae.data.order import Order
+from scemae.data.order import Order, Whole
 from scemae.data.storage.streamed_tars import AHEAD, StreamedTars
 from scemae.errors import ConfigError, ShardError
 
@@ -20,24 +20,44 @@ DOWNLOADS = 8  # at a time, of each rank
 LAG = 4  # steps by which a rank may train behind the slices that are taken
 
 
-def check_cache(tars: StreamedTars, order: Order, nodes: int) -> None:
-    """Raise ConfigError where the cache is too small for a run on so many nodes.
+def cache_needed(tars: StreamedTars, order: Order, ranks: int, local: int) -> int:
+    """Bytes that the cache of a node needs, with `local` of the `ranks` on each node.
 
-    Order version 1 needs all shards, version 2 two windows of the lanes of a node.
+    Order version 1 needs all tars. Version 2 needs two windows of every lane that the ranks of the
+    node read; where the lanes are no multiple of the nodes, two nodes read some of them.
     """
-    limit, span = tars.cache.limit / 1e9, order.span
-    needed = min(2 * span / order.samples / nodes, 1) * tars.total_bytes / 1e9
-    if needed <= limit:
-        return
-    if span >= order.samples:
-        raise ConfigError(
-            f"data.cache_gb={limit:g}: an epoch in whole order needs all {needed:.3g} GB of the "
-            "shards; give data.order=lanes, which needs two windows, or more cache"
-        )
-    raise ConfigError(
-        f"data.cache_gb={limit:g}: two windows of the order need {needed:.3g} GB on each node; "
-        "give more, or a smaller data.window or data.lanes"
+    line = order.line
+    if isinstance(line, Whole):
+        return tars.total_bytes
+    together = min(line.lanes, order.global_batch_size)  # lanes that a batch takes images from
+    most = max(
+        -(-min(first + local, ranks) * together // ranks) - first * together // ranks
+        for first in range(0, ranks, local)
     )
+    images = 2 * line.span * most // together
+    return min(images * tars.total_bytes // order.samples, tars.total_bytes)
+
+
+def check_cache(tars: StreamedTars, order: Order, ranks: int, local: int) -> None:
+    """Raise ConfigError where the cache, or the disk that it is on, is too small for a run."""
+    needed, limit = cache_needed(tars, order, ranks, local), tars.cache.limit
+    if needed > limit and isinstance(order.line, Whole):
+        raise ConfigError(
+            f"data.cache_gb={limit / 1e9:g}: an epoch in whole order needs all "
+            f"{needed / 1e9:.3g} GB of the shards; give data.order=lanes, which needs two windows, "
+            "or more cache"
+        )
+    if needed > limit:
+        raise ConfigError(
+            f"data.cache_gb={limit / 1e9:g}: two windows of the order need {needed / 1e9:.3g} GB "
+            f"on a node of {local} of {ranks} ranks; give more, or a smaller data.window or "
+            "data.lanes"
+        )
+    if (room := tars.cache.room()) < needed:
+        raise ConfigError(
+            f"{tars.cache.folder}: found room for {room / 1e9:.3g} GB on this disk, two windows of "
+            f"the order need {needed / 1e9:.3g} GB; make room, or give another data.cache_dir"
+        )
 
 
 class ReadAhead:

@@ -85,5 +85,16 @@ def make_order(shards: ShardSet, seed: int, batch: int, data: DataSettings) -> O
 
 def _order(samples: int, seed: int, batch: int, data: DataSettings) -> Order:
     whole = samples <= MOST_WHOLE if data.order == "auto" else data.order == "whole"
-    lanes = None if whole else Lanes(samples, seed, data.lanes, data.block, data.window)
-    return Order(samples, seed, batch, lanes)
+    if whole:
+        return Order(samples, seed, batch)
+    lanes = fitting_lanes(min(data.lanes, max(samples // data.block, 1)), batch)
+    return Order(samples, seed, batch, Lanes(samples, seed, lanes, data.block, data.window))
+
+
+def fitting_lanes(most: int, batch: int) -> int:
+    """The largest number of lanes up to `most` that divides the batch or is a multiple of it.
+
+    With another number a lane would come at another place of each batch, so that all ranks would
+    read it in turn.
+    """
+    return next(k for k in range(most, 0, -1) if batch % k == 0 or k % batch == 0)

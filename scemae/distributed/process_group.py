@@ -207,11 +207,11 @@ def agree(value: Any) -> Any:
     return box[0]
 
 
-def node_count(place: Place) -> int:
-    """How many nodes the ranks are on, as the launcher says; 1 where it does not."""
+def ranks_of_node(place: Place) -> int:
+    """How many ranks are on a node, as the launcher says; all of them where it does not."""
     if local := number(os.environ, "LOCAL_WORLD_SIZE", 1, None, default=0):
-        return -(-place.world_size // local)
-    return number(os.environ, "GROUP_WORLD_SIZE", 1, None, default=1)
+        return local
+    return -(-place.world_size // number(os.environ, "GROUP_WORLD_SIZE", 1, None, default=1))
 
 
 def data_threads(asked: str | int) -> int:

@@ -16,7 +16,7 @@ from scemae.data.storage.shard_set import ShardSet
 from scemae.data.training_set import make_order, open_set
 from scemae.distributed import engine as engines
 from scemae.distributed import tf32
-from scemae.distributed.process_group import Place, agree, node_count, precision, process_group
+from scemae.distributed.process_group import Place, agree, precision, process_group, ranks_of_node
 from scemae.distributed.watchdog import Watchdog, watch
 from scemae.errors import BadStepError, ConfigError, RunFolderError
 from scemae.process.stop_signals import StopRequest
@@ -144,7 +144,8 @@ def open_data(
     """
     shards = open_set(config.data, config.optim.global_batch_size, note=note)
     if shards.streamed is not None:
-        check_cache(shards.streamed, order_of(config, shards), node_count(place))
+        order, local = order_of(config, shards), ranks_of_node(place)
+        check_cache(shards.streamed, order, place.world_size, local)
     return shards
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from scemae.data.lanes import Lanes
 from scemae.data.order import Order, accumulation_steps, permutation
+from scemae.data.training_set import fitting_lanes
 
 
 def shape_of(case: int) -> tuple[int, int, int, int]:
@@ -126,3 +127,25 @@ def test_the_next_window_of_a_block_is_where_a_walk_finds_it(case):
     for now in {0, 1, line.windows // 2, line.windows - 1, line.windows, line.windows + 1}:
         slow = [min(w for w in read[int(each)] if w >= now) for each in blocks]
         assert line.next_windows(blocks, now).tolist() == slow
+
+
+@pytest.mark.parametrize(
+    ("most", "batch", "lanes"), [(1024, 512, 1024), (1024, 100, 1000), (1024, 65536, 1024),
+                                 (1024, 1500, 750), (7, 12, 6), (3, 64, 2), (1, 9, 1)]
+)  # fmt: skip
+def test_lanes_fit_the_batch(most, batch, lanes):
+    assert fitting_lanes(most, batch) == lanes
+
+
+@pytest.mark.parametrize("batch", [100, 96, 500, 12])
+def test_with_fitting_lanes_a_block_is_read_by_one_rank_in_an_epoch(batch):
+    lanes = fitting_lanes(64, batch)
+    samples = 32 * lanes * 6
+    order = Order(samples, 0, batch, Lanes(samples, 0, lanes, block=32, window=2))
+    readers: dict[int, set[int]] = {}
+    for step in range(samples // batch):
+        for rank in range(4):
+            for sample in order.slices(step, rank, 4, 1)[0].samples:
+                readers.setdefault(int(sample) // 32, set()).add(rank)
+    shared = sum(len(ranks) > 1 for ranks in readers.values())
+    assert shared <= 3 / min(lanes, batch) * len(readers)  # of lanes that ranks share evenly: none

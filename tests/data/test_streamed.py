@@ -5,10 +5,13 @@ import os
 import pytest
 
 from scemae.config.locations import Typed
+from scemae.data.lanes import Lanes
+from scemae.data.order import Order
+from scemae.data.read_ahead import cache_needed, check_cache
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ConfigError, ShardError
 from tests.object_server import serve
-from tests.support import write_shards
+from tests.support import small_disk, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +156,28 @@ def test_two_runs_do_not_share_a_cache(server, tmp_path):
         again.claim("runs/b")
     second.close()
     again.claim("runs/b").close()  # nobody is there any more
+
+
+@pytest.mark.parametrize(
+    ("ranks", "near", "share"),
+    [(1, 1, 1), (4, 2, 1 / 2), (3, 2, 3 / 4), (2, 1, 1 / 2), (8, 1, 1 / 8)],
+)
+def test_a_cache_needs_two_windows_of_the_lanes_of_the_largest_node(
+    server, tmp_path, ranks, near, share
+):
+    tars = opened(server, tmp_path).streamed
+    order = Order(90, 0, 16, Lanes(90, 0, lanes=8, block=1, window=2))
+    needed = cache_needed(tars, order, ranks, near)
+    assert needed == pytest.approx(2 * 16 * share * tars.total_bytes / 90, abs=1)
+
+
+def test_a_disk_too_small_for_the_cache_is_found_at_the_start(server, tmp_path):
+    with small_disk(tmp_path / "disk", "200k") as disk:
+        tars = opened(server, disk).streamed
+        order = Order(90, 0, 16, Lanes(90, 0, lanes=8, block=4, window=1))
+        with pytest.raises(ConfigError, match="found room for .* on this disk, two windows"):
+            check_cache(tars, order, 1, 1)
+        shards = opened(server, disk)
+        with pytest.raises(ShardError, match="although data.cache_gb allows 0.01 GB; make room"):
+            for i in range(90):
+                shards.jpeg(i)

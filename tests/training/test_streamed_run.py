@@ -76,7 +76,7 @@ def limit_of(root, share=SHARE):
 
 
 def started(server, tmp_path, run, ranks, nodes, share=SHARE):
-    """A run of `ranks` on `nodes`, each with a cache of its own."""
+    """Start `ranks` ranks of a run, spread over `nodes` nodes; every node has its own cache."""
     local = -(-ranks // nodes)
     found = []
     for rank, place in enumerate(places(ranks)):

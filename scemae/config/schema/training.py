@@ -51,7 +51,8 @@ class Data:
     # shard all the time; lanes, which reads block after block (ours, data/lanes.py); auto: whole up
     # to two million images. It belongs to the run, like the next three, which only lanes reads
     order: str = "auto"
-    lanes: int = 1024  # blocks that are mixed at a time, at most
+    # lanes whose blocks are mixed, at most: lowered to a divisor or a multiple of the batch
+    lanes: int = 1024
     block: int = 256  # images that are read together, neighbours in the shards
     window: int = 64  # blocks of a lane that are shuffled together
 

@@ -8,6 +8,7 @@ the order of samples says when (`Order.next_windows`).
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -30,6 +31,11 @@ class BlockCache:
     def path(self, name: str) -> Path:
         """Where a block is, or would be."""
         return self.folder / name
+
+    def room(self) -> int:
+        """Bytes of the disk that the cache could take, with those that it has."""
+        used = sum(entry.stat().st_blocks * 512 for entry in os.scandir(self.folder))
+        return shutil.disk_usage(self.folder).free + used
 
     def made(self, name: str) -> int:
         """When a block was made, in nanoseconds; 0 where it is not there."""
@@ -67,7 +73,7 @@ class BlockCache:
                     with os.fdopen(os.dup(descriptor), "r+b") as file:
                         download(file)
                         file.flush()
-                        os.fsync(file.fileno())  # whole, also after a power cut
+                        os.fsync(file.fileno())  # else a power cut could leave zeros under its name
                 except BaseException:
                     disk.remove(part)
                     raise

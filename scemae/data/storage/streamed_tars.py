@@ -6,6 +6,7 @@ and the start of the next. It is one range request for each tar, made ahead of t
 """
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -65,8 +66,7 @@ class StreamedTars:
         # The window that is trained on, and when blocks are needed next (Order.next_windows);
         # None: in no known order.
         self.now, self.next_windows = 0, cast(NextWindows | None, None)
-        self._waiting = 0  # readers that lack a block
-        self.fetched = 0  # bytes that came over the network
+        self._waiting: set[int] = set()  # threads that wait for a block to be downloaded
         self._parts = lru_cache(4096)(self._parts_of)
 
     def read(self, sample: int, shard: int, offset: int, size: int) -> bytes:
@@ -78,11 +78,11 @@ class StreamedTars:
                 with open(self.cache.path(_name(block)), "rb", buffering=0) as file:
                     return os.pread(file.fileno(), size, part.at + offset - part.start)
             except FileNotFoundError:
-                self._waiting += 1
+                self._waiting.add(threading.get_ident())
                 try:
                     self.load(block, only_before=self.now)
                 finally:
-                    self._waiting -= 1
+                    self._waiting.discard(threading.get_ident())
         raise ShardError(
             f"{self.cache.folder}: block {block} is removed again and again before it is read; "
             "stop whatever else uses this folder, or raise data.cache_gb"
@@ -97,9 +97,15 @@ class StreamedTars:
             for part in parts:
                 file.write(self._range(part.shard, part.start, part.stop))
 
-        there = self.cache.ensure(
-            _name(block), size, download, self.next_uses, only_before=only_before
-        )
+        try:
+            there = self.cache.ensure(
+                _name(block), size, download, self.next_uses, only_before=only_before
+            )
+        except OSError as error:
+            raise ShardError(
+                f"{self.cache.folder}: a block cannot be written there ({error.strerror}); make "
+                "room, or make the folder writable"
+            ) from error
         if not there and only_before <= self.now:
             raise ShardError(
                 f"{self.cache.folder}: found room for data.cache_gb={self.cache.limit / 1e9:g} GB, "
@@ -136,7 +142,7 @@ class StreamedTars:
                 return documents.read_bytes(path, error=ShardError, remedy="remove it")
             except FileNotFoundError:
                 data = b"".join(self.remote.stream(name))
-                self._arrived(len(data))
+                self._note_arrival()
                 self.cache.ensure(
                     name,
                     len(data),
@@ -162,13 +168,14 @@ class StreamedTars:
     def _range(self, shard: int, start: int, stop: int) -> bytes:
         found = self._shards[shard]
         data = self.remote.read(found.file, start, stop, found.bytes)
-        self._arrived(len(data))
+        self._note_arrival()
         return data
 
-    def _arrived(self, count: int) -> None:
-        """Count bytes, and tell the watchdog where training waits for such: else it would not
-        find out that training hangs for another reason."""
-        self.fetched += count
+    def _note_arrival(self) -> None:
+        """Tell the watchdog that bytes came, but only while training waits for some.
+
+        Otherwise downloads would hide from it that training hangs for another reason.
+        """
         if self._waiting:
             self.note()
 

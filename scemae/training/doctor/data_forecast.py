@@ -1,14 +1,16 @@
 """What the data of a run will cost at its size: order, index, open files, cache, network."""
 
 from scemae.config.schema.training import CorrespondConfig, PretrainConfig
+from scemae.data.read_ahead import cache_needed
 from scemae.data.storage.shard_set import MOST_INDEXED, ShardSet
 from scemae.data.storage.tars import MOST_OPEN
+from scemae.distributed.process_group import Place, ranks_of_node
 from scemae.training.run import order_of
 
 INDEX_BYTES = 40  # of a sample in memory
 
 
-def forecast(config: PretrainConfig | CorrespondConfig, shards: ShardSet, nodes: int) -> str:
+def forecast(config: PretrainConfig | CorrespondConfig, shards: ShardSet, place: Place) -> str:
     """One line for the report."""
     order, count = order_of(config, shards), len(shards)
     name = "whole" if order.version == 1 else "lanes"
@@ -19,13 +21,14 @@ def forecast(config: PretrainConfig | CorrespondConfig, shards: ShardSet, nodes:
         parts.append(f"at most {min(len(shards.manifest.shards), MOST_OPEN)} open tars a rank")
         return ", ".join(parts)
     size = tars.total_bytes / count
-    needed = min(2 * order.span / count / nodes, 1) * tars.total_bytes / 1e9
+    local = ranks_of_node(place)
+    needed = cache_needed(tars, order, place.world_size, local) / 1e9
     requests = -(-count // config.data.block)
     return ", ".join(
         [
             *parts,
-            f"cache {tars.cache.limit / 1e9:g} GB a node (two windows of {nodes} nodes need "
-            f"{needed:.3g})",
+            f"cache {tars.cache.limit / 1e9:g} GB a node ({needed:.3g} needed for {local} of "
+            f"{place.world_size} ranks)",
             f"{requests:,} range requests an epoch of {tars.total_bytes / 1e9:.3g} GB",
             f"each 1,000 images/s of a node fetch {1e-3 * size:.3g} MB/s by "
             f"{1000 / config.data.block:.3g} requests/s while the cache does not hold its share",

@@ -32,7 +32,7 @@ from scemae.config.locations import masked
 from scemae.data.decode import decode
 from scemae.data.storage.shard_set import ShardSet
 from scemae.distributed import deepspeed_internals, host_memory
-from scemae.distributed.process_group import agree, node_count, process_group
+from scemae.distributed.process_group import agree, process_group
 from scemae.distributed.watchdog import watch
 from scemae.errors import CheckpointError, LostRankError, Preempted, RunFolderError, ScemaeError
 from scemae.files import disk
@@ -161,7 +161,7 @@ def check_data(report: Report, config: Any) -> tuple[ShardSet | None, Steps | No
             f"{masked(config.data.shards)}, {len(chosen) - len(broken)} of {len(chosen)} tried "
             f"decode; {steps.total:,} steps of {steps.images}",
         )
-        report.add(OK, "scale", forecast(config, shards, node_count(report.place)))
+        report.add(OK, "scale", forecast(config, shards, report.place))
     return shards, steps
 
 
