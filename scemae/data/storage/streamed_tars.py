@@ -7,7 +7,8 @@ and the start of the next. It is one range request for each tar, made ahead of t
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -66,23 +67,20 @@ class StreamedTars:
         # The window that is trained on, and when blocks are needed next (Order.next_windows);
         # None: in no known order.
         self.now, self.next_windows = 0, cast(NextWindows | None, None)
-        self._waiting: set[int] = set()  # threads that wait for a block to be downloaded
+        self._waiting: set[int] = set()  # threads that read, perhaps waiting for a download
         self._parts = lru_cache(4096)(self._parts_of)
 
     def read(self, sample: int, shard: int, offset: int, size: int) -> bytes:
         """`size` bytes of a tar, which belong to `sample`. Raises ShardError."""
         block = sample // self.block
-        part = next(part for part in self._parts(block) if part.shard == shard)
-        for _ in range(100):
-            try:
-                with open(self.cache.path(_name(block)), "rb", buffering=0) as file:
-                    return os.pread(file.fileno(), size, part.at + offset - part.start)
-            except FileNotFoundError:
-                self._waiting.add(threading.get_ident())
+        with self._reader_waits():
+            part = next(part for part in self._parts(block) if part.shard == shard)
+            for _ in range(100):
                 try:
+                    with open(self.cache.path(_name(block)), "rb", buffering=0) as file:
+                        return os.pread(file.fileno(), size, part.at + offset - part.start)
+                except FileNotFoundError:
                     self.load(block, only_before=self.now)
-                finally:
-                    self._waiting.discard(threading.get_ident())
         raise ShardError(
             f"{self.cache.folder}: block {block} is removed again and again before it is read; "
             "stop whatever else uses this folder, or raise data.cache_gb"
@@ -129,7 +127,20 @@ class StreamedTars:
         return sum(shard.bytes for shard in self._shards)
 
     def index(self, shard: int) -> Index | ForeignIndex:
-        """The index of a shard, checked. Raises ShardError."""
+        """The index of a shard, checked, for a reader. Raises ShardError."""
+        with self._reader_waits():
+            return self._checked_index(shard)
+
+    @contextmanager
+    def _reader_waits(self) -> Iterator[None]:
+        """Around what a reader does, and not around what is downloaded ahead."""
+        self._waiting.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            self._waiting.discard(threading.get_ident())
+
+    def _checked_index(self, shard: int) -> Index | ForeignIndex:
         found = self._shards[shard]
         url = self.remote.url(found.index_file)
         return parse_index(self._index(shard), url, found, self._foreign)
@@ -185,7 +196,7 @@ class StreamedTars:
         at = 0
         while first < last:
             shard = int(np.searchsorted(self._first, first, side="right")) - 1
-            index, begin = self.index(shard), int(self._first[shard])
+            index, begin = self._checked_index(shard), int(self._first[shard])
             end = min(last, int(self._first[shard + 1])) - 1
             start = index.jpg[first - begin][0] - BLOCK
             offset, size = (index.json or index.jpg)[end - begin]
