@@ -172,7 +172,7 @@ def measure_traffic() -> list[dict]:
             window = order.window_of(step)
             if window not in seen:
                 seen = {window: set()}
-                live = order.next_windows(np.arange(-(-IMAGES // BLOCK)), window) <= window + 1
+                live = order.line.next_windows(np.arange(-(-IMAGES // BLOCK)), window) <= window + 1
                 cached = {n: {b for b in blocks if live[b]} for n, blocks in cached.items()}
             samples, _ = order.global_batch(step)
             lanes = (np.arange(BATCH) + step * BATCH) % IMAGES % LANES

@@ -177,7 +177,8 @@ def _describe_split(folder: Path) -> str:
         *(f"  left out     {count:,}: {reason}" for reason, count in reasons.most_common()),
         *(f"  excluded     {count:,}: {reason}" for reason, count in manifest.excluded.items()),
         *(f"  option       {name}: {value}" for name, value in manifest.options.items()),
-        f"  digest       {manifest.digest()}",
+        f"  digest       {manifest.digest()}, of the samples in their order",
+        f"  of its tars  {manifest.tars_digest()}",
     ]
     return "\n".join(lines)
 

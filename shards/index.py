@@ -13,11 +13,13 @@ last manifest describes, only the digest is computed again. Tars of a bucket pas
 for temporary files, as many at a time as there are workers, and the manifest is put beside them.
 """
 
+import itertools
 import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -25,12 +27,13 @@ from urllib.parse import quote
 import xxhash
 
 from scemae.config.locations import scheme_of
-from scemae.data.storage import url_program
+from scemae.data.storage import content, url_program
 from scemae.data.storage.manifest import (
     FOREIGN_VERSION,
     MANIFEST,
     TAR,
     ForeignIndex,
+    Index,
     Manifest,
     Shard,
     read_index,
@@ -171,9 +174,9 @@ def _index_tar(tar: Path, known: dict[str, Shard]) -> tuple[Shard, Counter[str]]
     before = known.get(tar.name)
     if before and before.bytes == tar.stat().st_size:
         try:
-            read_index(tar.parent, before, foreign=True)
+            index = read_index(tar.parent, before, foreign=True)
             if disk.file_digest(tar) == before.sha256:
-                return before, Counter()
+                return replace(before, content=_content(index)), Counter()
         except ShardError:
             pass  # made again
     found, without = ForeignIndex(), Counter[str]()
@@ -194,10 +197,18 @@ def _index_tar(tar: Path, known: dict[str, Shard]) -> tuple[Shard, Counter[str]]
             "members by name when writing the tar"
         )
     shard = Shard(tar.name, len(found.keys), tar.stat().st_size, disk.file_digest(tar), "")
+    shard.content = _content(found)
     path = tar.parent / shard.index_file
     disk.write_json(path, vars(found))
     shard.index_sha256 = disk.file_digest(path)
     return shard, without
+
+
+def _content(index: Index | ForeignIndex) -> str:
+    """The digest of the samples of an index; "" where it hashes no images."""
+    if len(index.xxh3) < len(index.keys):
+        return ""
+    return content.of_shard(zip(index.keys, index.xxh3, itertools.repeat(b"")))
 
 
 def _samples(members: list[Member]) -> list[tuple[str, dict[str, Member]]]:

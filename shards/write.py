@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import xxhash
 
 from scemae.data.picture import UnusablePicture
+from scemae.data.storage import content
 from scemae.data.storage.manifest import (
     BLOCK,
     MANIFEST,
@@ -197,23 +198,28 @@ def write_shard(task: ShardTask) -> FinishedShard:
     tar = task.folder / f"{task.name}.tar"
     with errors_named(tar):
         with disk.replacing(tar) as file:
-            index, left_out, encoded, content = _fill_tar(file, task)
+            index, annotations, left_out, encoded, sources = _fill_tar(file, task)
         shard = Shard(tar.name, len(index.keys), tar.stat().st_size, disk.file_digest(tar), "")
+        shard.content = content.of_shard(zip(index.keys, index.xxh3, annotations))
         disk.write_json(task.folder / shard.index_file, asdict(index))
         shard.index_sha256 = disk.file_digest(task.folder / shard.index_file)
-        written = FinishedShard(shard, left_out, encoded, stamp_of(task.samples), content)
+        written = FinishedShard(shard, left_out, encoded, stamp_of(task.samples), sources)
         disk.write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
     return written
 
 
-def _fill_tar(file: BinaryIO, task: ShardTask) -> tuple[Index, list[LeftOut], int, str]:
-    index, encoded, content = Index(), 0, hashlib.sha256()
+def _fill_tar(
+    file: BinaryIO, task: ShardTask
+) -> tuple[Index, list[bytes], list[LeftOut], int, str]:
+    """Index, annotations, what was left out, how many encoded anew, digest of the sources."""
+    index, encoded, sources = Index(), 0, hashlib.sha256()
+    annotations: list[bytes] = []
     left_out: list[LeftOut] = []
     with _open_tar(file) as tar:
         for sample in task.samples:
             try:
                 stored = to_jpeg(
-                    read_image(sample, content),
+                    read_image(sample, sources),
                     task.frame,
                     upright=task.upright,
                     accept_other_formats=task.accept_other_formats,
@@ -226,11 +232,12 @@ def _fill_tar(file: BinaryIO, task: ShardTask) -> tuple[Index, list[LeftOut], in
             annotation = json.dumps(sample.annotation).encode()
             start = tar.tarstream.offset
             tar.write({"__key__": sample.key, "jpg": stored.jpeg, "json": annotation})
+            annotations.append(annotation)
             index.keys.append(sample.key)
             index.xxh3.append(xxhash.xxh3_64_hexdigest(stored.jpeg))
             index.jpg.append([start + BLOCK, len(stored.jpeg)])
             index.json.append([tar.tarstream.offset - in_blocks(len(annotation)), len(annotation)])
-    return index, left_out, encoded, content.hexdigest()
+    return index, annotations, left_out, encoded, sources.hexdigest()
 
 
 def _open_tar(file: BinaryIO) -> "TarWriter":

@@ -107,6 +107,13 @@ def _as_typed(value: Any) -> Any:
     return locations.Typed(value) if is_url else value
 
 
+def _as_plain(value: Any) -> Any:
+    """The entries of a list without the mark: OmegaConf refuses them there."""
+    if isinstance(value, list):
+        return [_as_plain(part) for part in value]
+    return str(value) if isinstance(value, locations.Typed) else value
+
+
 def _as_list(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
@@ -158,7 +165,7 @@ def _merge(name: str, settings: list[tuple[str, Any]]) -> Any:
         merged = OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), composed)
         for key, value in settings:
             if not _is_group(name, key):
-                OmegaConf.update(merged, key, value, merge=True, force_add=True)
+                OmegaConf.update(merged, key, _as_plain(value), merge=True, force_add=True)
         return merged
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(name, error)) from error

@@ -23,11 +23,13 @@ from collections import OrderedDict
 
 import numpy as np
 
+from scemae.data.line import Line
+
 WINDOWS_KEPT = 3  # of phi: a batch touches one, two where a window ends
 WITHIN, BLOCKS, DEAL, TAIL = range(4)  # the permutations phi, psi, sigma, and that of the tail
 
 
-class Lanes:
+class Lanes(Line):
     """The order of the epochs of `samples` samples, by place."""
 
     version = 2
@@ -45,15 +47,15 @@ class Lanes:
 
     @property
     def settings(self) -> dict[str, int]:
-        """The settings of the section data that it depends on, for the checkpoint."""
+        """K, V and b."""
         return {"lanes": self.lanes, "block": self.block, "window": self.window}
 
-    def groups(self, places: np.ndarray) -> np.ndarray:
-        """What the places (p,) of a batch are sorted by before ranks share them: their lanes."""
+    def groups(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """The lanes of places (p,)."""
         return (places % self.lanes).astype(_smallest(self.lanes))
 
     def at(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        """The samples at the places (p,) of an epoch, int64."""
+        """As Line.at."""
         lanes, turns = places % self.lanes, places // self.lanes
         in_blocks = self.blocks * self.block
         span = self.window * self.block
@@ -85,27 +87,20 @@ class Lanes:
         return 16 * self.lanes * self.blocks
 
     @property
-    def windows(self) -> int:
+    def windows(self) -> int:  # type: ignore[override]
         """Windows of an epoch; the last is the tail."""
         return -(-self.blocks // self.window) + 1
 
-    def window_at(self, position: int) -> int:
-        """The window, counted over all epochs, of a position of the whole sequence."""
-        epoch, place = divmod(position, self.samples)
+    def window_in(self, epoch: int, place: int) -> int:
+        """As Line.window_in."""
         turn = place // self.lanes
         if turn >= self.blocks * self.block:
-            return (epoch + 1) * self.windows - 1
-        return epoch * self.windows + turn // (self.window * self.block)
+            return self.windows - 1
+        return turn // (self.window * self.block)
 
-    def next_windows(self, blocks: np.ndarray, now: int) -> np.ndarray:
-        """For each of the blocks (b,) the first window that reads it, from window `now` on.
-
-        Windows are counted over all epochs, as by `window_at`.
-        """
-        epoch = now // self.windows
-        here = epoch * self.windows + self._windows_of(epoch)[blocks].astype(np.int64)
-        later = (epoch + 1) * self.windows + self._windows_of(epoch + 1)[blocks].astype(np.int64)
-        return np.where(here >= now, here, later)
+    def reads(self, epoch: int, blocks: np.ndarray) -> np.ndarray:
+        """As Line.reads."""
+        return self._windows_of(epoch)[blocks].astype(np.int64)
 
     def _windows_of(self, epoch: int) -> np.ndarray:
         """In which window of an epoch each block is read, (blocks of all samples,)."""

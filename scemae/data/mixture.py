@@ -49,6 +49,14 @@ class MixedOrder(Order):
         """Bytes in each rank."""
         return sum(part.memory for part in self.parts)
 
+    def images(self, epochs: float) -> float:
+        """How many images so many epochs have, of all sets together."""
+        return epochs * self.samples
+
+    def epochs(self, steps: int) -> float:
+        """How many epochs of all sets together so many global batches are."""
+        return steps * self.global_batch_size / self.samples
+
     def first(self, count: int) -> np.ndarray:
         """The first samples, in the shares of the mixture."""
         return self._at(np.arange(count))[0]
@@ -96,7 +104,8 @@ def parse_mixture(entries: list[str], batch: int) -> list[tuple[str, int]]:
                 f"data.mix: found {entry!r}, LOCATION:SHARE with a share between 0 and 1 was "
                 "needed, such as [shards/a:0.75,shards/b:0.25]"
             )
-        found.append((location, share))
+        # the type of a text that was typed allows a program (config/locations.py)
+        found.append((type(entry)(location), share))
     if (total := sum(share for _, share in found)) != 1:
         raise ConfigError(f"data.mix: its shares add up to {float(total):g}, 1 was needed")
     for location, share in found:

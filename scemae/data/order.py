@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from scemae.data.lanes import Lanes
+from scemae.data.line import Line
 
 # More samples than these are ordered by lanes unless data.order says otherwise.
 MOST_WHOLE = 2**21
@@ -51,11 +51,11 @@ def permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(samples)
 
 
-class Whole:
+class Whole(Line):
     """Order version 1: each epoch is a permutation of all samples."""
 
-    version = 1
-    settings: dict[str, int] = {}  # of the section data that it depends on, for the checkpoint
+    version, windows = 1, 1
+    settings: dict[str, int] = {}
 
     def __init__(self, samples: int, seed: int) -> None:
         self.samples, self.seed = samples, seed
@@ -63,27 +63,27 @@ class Whole:
 
     @property
     def span(self) -> int:
-        """Samples that are needed together: all."""
+        """All samples are needed together."""
         return self.samples
 
     @property
     def memory(self) -> int:
-        """Bytes in each rank: an epoch's permutation, and for a moment the next one's."""
+        """An epoch's permutation, and for a moment the next one's."""
         return 16 * self.samples
 
-    def groups(self, places: np.ndarray) -> None:
+    def groups(self, epochs: np.ndarray, places: np.ndarray) -> None:
         """The places of a batch are shared out as they come."""
 
-    def window_at(self, position: int) -> int:
-        """Every block is needed all the time."""
+    def window_in(self, epoch: int, place: int) -> int:
+        """An epoch is one window."""
         return 0
 
-    def next_windows(self, blocks: np.ndarray, now: int) -> np.ndarray:
-        """Every block (b,) is needed now."""
-        return np.full(len(blocks), now)
+    def reads(self, epoch: int, blocks: np.ndarray) -> np.ndarray:
+        """Every block is needed all the time."""
+        return np.zeros(len(blocks), np.int64)
 
     def at(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        """The samples at the places (p,) of an epoch, int64; keeps two epochs' permutations."""
+        """As Line.at; keeps the permutations of two epochs."""
         if epoch not in self._known:
             self._known = dict([*self._known.items()][-1:])
             self._known[epoch] = permutation(self.seed, epoch, self.samples)
@@ -93,14 +93,14 @@ class Whole:
 class Order:
     """The global batches of a run over `samples` samples.
 
-    line: the order of the samples inside an epoch (Whole or Lanes).
+    line: the order of the samples inside an epoch.
     """
 
     def __init__(
-        self, samples: int, seed: int, global_batch_size: int, line: Lanes | None = None
+        self, samples: int, seed: int, global_batch_size: int, line: Line | None = None
     ) -> None:
         self.samples, self.seed, self.global_batch_size = samples, seed, global_batch_size
-        self.line: Whole | Lanes = line or Whole(samples, seed)
+        self.line = line or Whole(samples, seed)
         self.parts = [self]  # the orders of one set each; a mixture has several
 
     @property
@@ -123,9 +123,19 @@ class Order:
         """Bytes in each rank."""
         return self.line.memory
 
+    def images(self, epochs: float) -> float:
+        """How many images so many epochs have."""
+        whole = int(epochs)
+        return self.line.begin(whole) + (epochs - whole) * self.line.size(whole)
+
+    def epochs(self, steps: int) -> float:
+        """How many epochs so many global batches are."""
+        (epoch,), (place,) = self.line.split(np.array([steps * self.global_batch_size]))
+        return float(epoch + place / self.line.size(epoch))
+
     def first(self, count: int) -> np.ndarray:
         """The first samples of the first epoch, at most all."""
-        return self.line.at(0, np.arange(min(count, self.samples)))
+        return self.line.at(0, np.arange(min(count, self.line.size(0))))
 
     def global_batch(self, global_step: int) -> tuple[np.ndarray, np.ndarray]:
         """Samples and epochs of global batch number `global_step`, each (global_batch_size,)."""
@@ -133,7 +143,7 @@ class Order:
 
     def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Samples and epochs at positions (p,) of the whole sequence."""
-        epochs, places = np.divmod(positions, self.samples)
+        epochs, places = self.line.split(positions)
         chosen = np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
@@ -143,25 +153,23 @@ class Order:
     def _shared_out(self, global_step: int) -> np.ndarray:
         """The places of a global batch in the order in which ranks share them."""
         places = np.arange(self.global_batch_size)
-        groups = self.line.groups((global_step * self.global_batch_size + places) % self.samples)
+        positions = global_step * self.global_batch_size + places
+        groups = self.line.groups(*self.line.split(positions))
         return places if groups is None else places[groups.argsort(kind="stable")]
 
     def window_of(self, global_step: int) -> int:
         """The window, counted over all epochs, that a global batch begins in."""
         return self.line.window_at(global_step * self.global_batch_size)
 
-    def next_windows(self, blocks: np.ndarray, now: int) -> np.ndarray:
-        """For each of the blocks (b,) the first window that reads it, from window `now` on."""
-        return self.line.next_windows(blocks, now)
-
     def drawn(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         """The samples that global batches start..stop-1 use, part by part, each of one epoch."""
         first, last = start * self.global_batch_size, stop * self.global_batch_size
-        for epoch in range(first // self.samples, -(-last // self.samples)):
-            begin = epoch * self.samples
-            end = min(last - begin, self.samples)
+        epoch = int(self.line.split(np.array([first]))[0][0])
+        while (begin := self.line.begin(epoch)) < last:
+            end = min(last - begin, self.line.size(epoch))
             for place in range(max(first - begin, 0), end, AT_ONCE):
                 yield epoch, self.line.at(epoch, np.arange(place, min(place + AT_ONCE, end)))
+            epoch += 1
 
     def slices(
         self, global_step: int, rank: int, world_size: int, accumulation_steps: int

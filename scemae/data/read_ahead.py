@@ -6,13 +6,18 @@ room for them, the block first that the order needs last.
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 
-from scemae.data.order import Order, Whole
+from scemae.data.lanes import Lanes
+from scemae.data.line import Line
+from scemae.data.order import Order
+from scemae.data.storage.shard_set import ShardSet
 from scemae.data.storage.streamed_tars import AHEAD, StreamedTars
 from scemae.errors import ConfigError, ShardError
 
@@ -20,28 +25,54 @@ DOWNLOADS = 8  # at a time, of each rank
 LAG = 4  # steps by which a rank may train behind the slices that are taken
 
 
-def cache_needed(tars: StreamedTars, order: Order, ranks: int, local: int) -> int:
+@dataclass(frozen=True)
+class Stream:
+    """Tars that are streamed, and the order of their samples, which are numbered from `first`."""
+
+    tars: StreamedTars
+    order: Order
+    first: int
+
+
+def streams_of(shards: ShardSet, order: Order) -> list[Stream]:
+    """What is streamed of a set, part by part of its order."""
+    firsts = np.cumsum([0, *(part.samples for part in order.parts[:-1])]).tolist()
+    found = zip(shards.streams, order.parts, firsts, strict=True)
+    return [Stream(tars, part, first) for tars, part, first in found if tars is not None]
+
+
+def cache_needed(stream: Stream, ranks: int, local: int) -> int:
     """Bytes that the cache of a node needs, with `local` of the `ranks` on each node.
 
     Order version 1 needs all tars. Version 2 needs two windows of every lane that the ranks of the
     node read; where the lanes are no multiple of the nodes, two nodes read some of them.
     """
-    line = order.line
-    if isinstance(line, Whole):
-        return tars.total_bytes
+    order, total = stream.order, stream.tars.total_bytes
+    return max(_needed_of(line, order, total, ranks, local) for line in order.line.lines)
+
+
+def _needed_of(line: Line, order: Order, total: int, ranks: int, local: int) -> int:
+    if not isinstance(line, Lanes):
+        return total * line.samples // order.samples
     together = min(line.lanes, order.global_batch_size)  # lanes that a batch takes images from
     most = max(
         -(-min(first + local, ranks) * together // ranks) - first * together // ranks
         for first in range(0, ranks, local)
     )
     images = 2 * line.span * most // together
-    return min(images * tars.total_bytes // order.samples, tars.total_bytes)
+    return min(images * total // order.samples, total)
 
 
-def check_cache(tars: StreamedTars, order: Order, ranks: int, local: int) -> None:
-    """Raise ConfigError where the cache, or the disk that it is on, is too small for a run."""
-    needed, limit = cache_needed(tars, order, ranks, local), tars.cache.limit
-    if needed > limit and isinstance(order.line, Whole):
+def check_cache(streams: list[Stream], ranks: int, local: int) -> None:
+    """Share the cache out among the streams, by what each needs.
+
+    Raises ConfigError where it, or the disk that it is on, is too small for a run.
+    """
+    needs = [cache_needed(stream, ranks, local) for stream in streams]
+    needed, cache = sum(needs), streams[0].tars.cache
+    limit = cache.limit
+    whole = any(not isinstance(line, Lanes) for one in streams for line in one.order.line.lines)
+    if needed > limit and whole:
         raise ConfigError(
             f"data.cache_gb={limit / 1e9:g}: an epoch in whole order needs all "
             f"{needed / 1e9:.3g} GB of the shards; give data.order=lanes, which needs two windows, "
@@ -53,19 +84,22 @@ def check_cache(tars: StreamedTars, order: Order, ranks: int, local: int) -> Non
             f"on a node of {local} of {ranks} ranks; give more, or a smaller data.window or "
             "data.lanes"
         )
-    if (room := tars.cache.room()) < needed:
+    if (room := min(stream.tars.cache.room() for stream in streams)) < needed:
         raise ConfigError(
-            f"{tars.cache.folder}: found room for {room / 1e9:.3g} GB on this disk, two windows of "
+            f"{cache.folder}: found room for {room / 1e9:.3g} GB on this disk, two windows of "
             f"the order need {needed / 1e9:.3g} GB; make room, or give another data.cache_dir"
         )
+    for stream, need in zip(streams, needs):
+        stream.tars.cache.limit = limit * need // needed
 
 
 class ReadAhead:
     """Threads that download the blocks of coming steps; `at` tells them the step."""
 
-    def __init__(self, tars: StreamedTars, order: Order, samples: Iterable[tuple[int, np.ndarray]]):
+    def __init__(self, stream: Stream, samples: Iterable[tuple[int, np.ndarray]]):
         """samples: of each coming step, its number and the samples (b,) that this rank reads."""
-        self._tars, self._order, self._samples = tars, order, samples
+        self._stream, self._tars, self._order = stream, stream.tars, stream.order
+        self._samples = samples
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="read ahead", daemon=True)
 
@@ -86,10 +120,9 @@ class ReadAhead:
         asked: dict[int, int] = {}  # the window that a block was last asked for in
         with ThreadPoolExecutor(DOWNLOADS, "download") as threads:
             for step, samples in self._samples:
-                window = self._order.window_of(step)
-                while window > self._tars.now + AHEAD and not self._stop.wait(0.05):
-                    pass
-                for block in np.unique(samples // self._tars.block).tolist():
+                for block, window in self._reads(step, samples):
+                    while window > self._tars.now + AHEAD and not self._stop.wait(0.05):
+                        pass
                     if self._stop.is_set():
                         return
                     if asked.get(block) != window:
@@ -97,6 +130,17 @@ class ReadAhead:
                         threads.submit(self._load, block, window)
                 if len(asked) > 2**16:
                     asked = {b: w for b, w in asked.items() if w >= self._tars.now}
+
+    def _reads(self, step: int, samples: np.ndarray) -> list[tuple[int, int]]:
+        """The blocks of a step that are of this stream, each with its window, by window.
+
+        A batch may end in another window than it begins in.
+        """
+        mine = samples - self._stream.first
+        mine = mine[(0 <= mine) & (mine < self._order.samples)]
+        blocks = np.unique(mine // self._tars.block)
+        windows = self._order.line.next_windows(blocks, self._order.window_of(step))
+        return sorted(zip(blocks.tolist(), windows.tolist()), key=itemgetter(1))
 
     def _load(self, block: int, window: int) -> None:
         """Download a block; wait while nothing may be removed for it."""
@@ -111,18 +155,29 @@ class ReadAhead:
 
 @contextmanager
 def read_ahead(
-    tars: StreamedTars, order: Order, samples: Iterable[tuple[int, np.ndarray]], owner: str
-) -> Iterator[ReadAhead]:
-    """Inside the block, blocks of `samples` are downloaded ahead and removed by `order`.
+    streams: list[Stream],
+    samples: Callable[[], Iterable[tuple[int, np.ndarray]]],
+    step: int,
+    owner: str,
+) -> Iterator[Callable[[int], None]]:
+    """Inside the block, blocks of `samples` are downloaded ahead and removed by the order.
 
-    owner: the run; raises ConfigError where another one uses the cache.
+    samples: see ReadAhead; called once for each stream. step: the first. The function that is
+    yielded is to be told the step whose slices are taken. owner: the run; raises ConfigError where
+    another one uses the cache.
     """
-    claim = tars.cache.claim(owner)
-    tars.next_windows = order.next_windows
-    ahead = ReadAhead(tars, order, samples)
-    ahead.start()
-    try:
-        yield ahead
-    finally:
-        ahead.stop()
-        claim.close()
+    found: list[ReadAhead] = []
+
+    def at(step: int) -> None:
+        for one in found:
+            one.at(step)
+
+    with ExitStack() as stack:
+        for stream in streams:
+            stack.enter_context(stream.tars.cache.claim(owner))
+            stream.tars.next_windows = stream.order.line.next_windows
+            found.append(ReadAhead(stream, samples()))
+            found[-1].at(step)
+            found[-1].start()
+            stack.callback(found[-1].stop)
+        yield at

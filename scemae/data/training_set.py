@@ -4,11 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
+from scemae.config.locations import scheme_of
+from scemae.data.growth import Growing
 from scemae.data.lanes import Lanes
 from scemae.data.mixture import SEEDS, MixedOrder, parse_mixture
 from scemae.data.order import MOST_WHOLE, Order
-from scemae.data.storage.joined import Joined
-from scemae.data.storage.shard_set import ShardSet, open_shards
+from scemae.data.storage.joined import Grown, Joined
+from scemae.data.storage.shard_set import ShardSet, open_shards, stream_shards
 from scemae.data.storage.subset import Subset
 from scemae.errors import ConfigError
 
@@ -17,6 +21,7 @@ class DataSettings(Protocol):
     """What is read here of the section `data` (config/schema/training.py)."""
 
     shards: str
+    append: list[str]
     mix: list[str]
     subset: str | None
     cache_dir: str | None
@@ -38,34 +43,38 @@ def open_set(
 ) -> ShardSet:
     """The samples; location and cache_dir stand for data.shards and data.cache_dir if given.
 
-    may_copy, note: as in open_shards. Raises ConfigError for settings that contradict each other,
-    ShardError.
+    may_copy, note: as in open_shards. Appended sets join at the beginning until a run knows where
+    (runs/data_parts.py). Raises ConfigError for settings that contradict each other, ShardError.
     """
     check_together(data)
     cache_dir = cache_dir or data.cache_dir
 
-    def opened(where: str) -> ShardSet:
-        return open_shards(
-            where, cache_dir, may_copy=may_copy, cache_gb=data.cache_gb, block=data.block, note=note
-        )
+    def opened(locations: list[str]) -> list[ShardSet]:
+        if data.cache_gb is None or not may_copy or not any(map(scheme_of, locations)):
+            return [open_shards(one, cache_dir, may_copy=may_copy, note=note) for one in locations]
+        if local := [one for one in locations if scheme_of(one) is None]:
+            raise ConfigError(
+                f"data.append: found the folder {local[0]} beside a URL that data.cache_gb "
+                "streams; give all of them as URLs, or leave data.cache_gb out"
+            )
+        return stream_shards(locations, cache_dir, data.cache_gb, data.block, note)
 
     if data.mix:
-        return Joined([opened(where) for where, _ in parse_mixture(data.mix, batch)])
-    shards = opened(location or data.shards)
-    return Subset(shards, Path(data.subset)) if data.subset else shards
+        places = [where for where, _ in parse_mixture(data.mix, batch)]
+        return Joined([one for where in places for one in opened([where])])
+    parts = opened([location or data.shards, *data.append])
+    if data.append:
+        return Grown(parts, [0] * len(parts))
+    return Subset(parts[0], Path(data.subset)) if data.subset else parts[0]
 
 
 def check_together(data: DataSettings) -> None:
     """Raise ConfigError for two ways of choosing samples that cannot be combined."""
-    given = {
-        "data.mix": data.mix,
-        "data.subset": data.subset,
-        "data.cache_gb": data.cache_gb is not None,
-    }
+    given = {"data.mix": data.mix, "data.subset": data.subset, "data.append": data.append}
     if len(found := [name for name, value in given.items() if value]) > 1:
         raise ConfigError(
             f"{' and '.join(found)}: only one of them can be used at a time; build shards of a "
-            "subset, or copy the sets of a mixture whole"
+            "subset, or of what is appended, and mix those"
         )
 
 
@@ -74,6 +83,10 @@ def make_order(shards: ShardSet, seed: int, batch: int, data: DataSettings) -> O
 
     data.order=auto: whole up to MOST_WHOLE samples of a set, lanes above. Raises ConfigError.
     """
+    if isinstance(shards, Grown):
+        sizes = np.cumsum(shards.sizes).tolist()
+        lines = [_order(size, seed, batch, data).line for size in sizes]
+        return Order(len(shards), seed, batch, Growing(lines, shards.joins))
     if not isinstance(shards, Joined):
         return _order(len(shards), seed, batch, data)
     counts = [images for _, images in parse_mixture(data.mix, batch)]

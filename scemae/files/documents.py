@@ -39,6 +39,8 @@ Point = Annotated[list[Finite], msgspec.Meta(min_length=2, max_length=2)]  # x, 
 # A key of other people's tars, with all but these characters as %XX.
 QuotedKey = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.~%-]{1,3000}$")]
 Hash64 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]  # XXH3-64
+# Of the samples of a shard; empty where it was written without.
+Content = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{32})?$")]
 Suffix = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,8}$")]  # of a file, without its dot
 Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,95}$")]
 # An entry of a folder, not a path.

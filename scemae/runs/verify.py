@@ -24,12 +24,13 @@ import numpy as np
 from scemae.config.values import given_location, given_path
 from scemae.data.decode import StreamedFrames, consumed_frames, digests
 from scemae.data.order import Order
+from scemae.data.storage.joined import Grown
 from scemae.data.training_set import make_order, open_set
 from scemae.errors import LedgerError, RunFolderError
 from scemae.files import documents, ownership
 from scemae.files.documents import Count, Small
 from scemae.process.progress import progress_bar
-from scemae.runs import generations
+from scemae.runs import data_parts, generations
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.generation_files import LEDGER
 from scemae.runs.ledger import LIMBS, sample_digest, to_text
@@ -87,6 +88,7 @@ class FrameSettings:
     shards: str
     frame: Small
     cache_dir: str | None = None
+    append: list[str] = field(default_factory=list)
     mix: list[str] = field(default_factory=list)
     subset: str | None = None
     cache_gb: float | None = None
@@ -172,8 +174,10 @@ def read_plan(run: Path, location: str | None, cache_dir: Path | None = None) ->
     may_copy = bool(cache_dir) or ownership.is_private_run(run)
     folder = str(cache_dir) if cache_dir else None
     shards = open_set(data, batch, location=location, cache_dir=folder, may_copy=may_copy)
+    if isinstance(shards, Grown):
+        shards.joins = data_parts.joins(run, shards, make_order(shards, config.seed, batch, data))
     kept = checkpoint.committed(run)
-    if kept and (digest := checkpoint.read_state(kept[-1]).data_digest) != shards.digest:
+    if kept and (digest := checkpoint.read_state(kept[-1]).data_digest) not in shards.digests:
         raise LedgerError(
             f"{shards.folder}: found other shards than the run's (digest {digest[:12]}); give "
             "--shards"
@@ -205,7 +209,7 @@ def check_plan(plan: PlannedSamples, steps: int) -> float:
                     f"epoch {epoch}: the order gives {found} different samples in {given}, of "
                     f"{order.samples}; another version made it"
                 )
-    return steps * plan.order.global_batch_size / plan.order.samples
+    return plan.order.epochs(steps)
 
 
 def check_row(plan: PlannedSamples, row: dict) -> None:

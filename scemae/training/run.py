@@ -8,19 +8,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scemae.config.locations import masked
 from scemae.config.schema.training import CorrespondConfig, Data, Optim, PretrainConfig, Runtime
 from scemae.data.order import Order, Slice, accumulation_steps
-from scemae.data.read_ahead import check_cache, read_ahead
+from scemae.data.read_ahead import check_cache, read_ahead, streams_of
+from scemae.data.storage.joined import Grown
 from scemae.data.storage.shard_set import ShardSet
 from scemae.data.training_set import make_order, open_set
 from scemae.distributed import engine as engines
 from scemae.distributed import tf32
 from scemae.distributed.process_group import Place, agree, precision, process_group, ranks_of_node
 from scemae.distributed.watchdog import Watchdog, watch
-from scemae.errors import BadStepError, ConfigError, RunFolderError
+from scemae.errors import BadStepError, ConfigError, RunFolderError, ScemaeError
 from scemae.process.stop_signals import StopRequest
-from scemae.runs import generations, run_folder
+from scemae.runs import data_parts, generations, run_folder
 from scemae.runs.checkpoints import checkpoint, resume
 from scemae.runs.checkpoints.checkpoint import TrainState
 from scemae.runs.checkpoints.save import Saver, save_now
@@ -38,7 +41,7 @@ from scemae.training.token_store import TokenFeed
 
 # Of the section data: where the shards are, and the order, whose settings it names itself.
 NO_RECIPE = (
-    *("shards", "mix", "subset", "cache_dir", "cache_gb", "max_bad_fraction"),
+    *("shards", "append", "mix", "subset", "cache_dir", "cache_gb", "max_bad_fraction"),
     *("order", "lanes", "block", "window"),
 )
 
@@ -87,7 +90,8 @@ def plan(shards: ShardSet, config: PretrainConfig | CorrespondConfig, place: Pla
             f"optim.global_batch_size={size}: found {place.world_size} ranks, each needs at least "
             "one image; raise the batch or start fewer ranks"
         )
-    total = max(round(optim.epochs * len(shards) / size), 1 if optim.epochs else 0)
+    images = order_of(config, shards).images(optim.epochs)
+    total = max(round(images / size), 1 if optim.epochs else 0)
     accumulation = accumulation_steps(size, place.world_size, config.runtime.micro_batch_size)
     return Steps(0, total, accumulation, loop.log_every, loop.save_every, loop.probe_every, size)
 
@@ -143,10 +147,24 @@ def open_data(
     Raises ShardError, ConfigError where the cache is too small.
     """
     shards = open_set(config.data, config.optim.global_batch_size, note=note)
-    if shards.streamed is not None:
-        order, local = order_of(config, shards), ranks_of_node(place)
-        check_cache(shards.streamed, order, place.world_size, local)
+    joins, problem = agree(_joins(config, shards) if place.is_first else None)
+    if problem:
+        raise ConfigError(problem)
+    if isinstance(shards, Grown):
+        shards.joins = joins
+    if streams := streams_of(shards, order_of(config, shards)):
+        check_cache(streams, place.world_size, ranks_of_node(place))
     return shards
+
+
+def _joins(
+    config: PretrainConfig | CorrespondConfig, shards: ShardSet
+) -> tuple[list[int], str | None]:
+    """On rank 0, where appended parts join, and why they cannot."""
+    try:
+        return data_parts.joins(Path(config.run_dir), shards, order_of(config, shards)), None
+    except ScemaeError as error:
+        return [], str(error)
 
 
 def order_of(config: PretrainConfig | CorrespondConfig, shards: ShardSet) -> Order:
@@ -188,8 +206,8 @@ class Run:
 
         Raises BadStepError once more than loop.max_skips steps would be skipped.
         """
-        place, generation = self.start.place, self.start.generation
-        found = resume.adopt_newest(self.run_dir, place, generation, self.state, self.steps.total)
+        place = self.start.place
+        found = self._adopt_newest()
         if found is None:
             self._start_from_scratch()
         else:
@@ -210,6 +228,16 @@ class Run:
             except BadStepError as bad:
                 self._roll_back(bad)
 
+    def _adopt_newest(self) -> Path | None:
+        return resume.adopt_newest(
+            self.run_dir,
+            self.start.place,
+            self.start.generation,
+            self.state,
+            self.steps.total,
+            known_as=self.feed.shards.digests,
+        )
+
     def _start_from_scratch(self) -> None:
         if self.start.place.is_first:
             checkpoint.refuse_old_format(self.run_dir)
@@ -223,7 +251,7 @@ class Run:
         if not place.is_first:
             return
         step = self.state.global_step
-        where = " + ".join(config.data.mix) or config.data.shards
+        where = " + ".join(config.data.mix or [config.data.shards, *config.data.append])
         resumed = f"; resumed at step {step:,} from {found}" if found else ""
         print(
             f"{len(self.feed.shards):,} images in {masked(where)}; {steps.total:,} "
@@ -231,6 +259,8 @@ class Run:
             f"{self.state.zero_stage}{resumed}",
             flush=True,
         )
+        if isinstance(self.feed.shards, Grown):
+            data_parts.record(self.run_dir, self.feed.shards, self.order)
         if step < steps.total or not found:
             checkpoint.clear_partial(self.run_dir, self.start.generation)
             run_folder.describe(
@@ -291,15 +321,18 @@ class Run:
     @contextmanager
     def _read_ahead(self) -> Iterator[Callable[[int], None]]:
         """Inside the block streamed shards are downloaded ahead; the function is told the step."""
-        tars = self.feed.shards.streamed
-        if tars is None or not self.feed.reads_shards:
-            yield lambda step: None
-            return
-        # Not `Start.note`: a stop that is asked for now waits for the heartbeat, which saves.
-        tars.note = lambda: self.start.dog.note(self.state.global_step, "data")
-        coming = ((part.global_step - 1, part.samples) for part in self._slices(lambda step: None))
-        with read_ahead(tars, self.order, coming, str(self.run_dir.resolve())) as ahead:
-            yield ahead.at
+        streams = streams_of(self.feed.shards, self.order) if self.feed.reads_shards else []
+        for stream in streams:
+            # Not `Start.note`: a stop that is asked for now waits for the heartbeat, which saves.
+            stream.tars.note = lambda: self.start.dog.note(self.state.global_step, "data")
+
+        def coming() -> Iterator[tuple[int, np.ndarray]]:
+            for part in self._slices(lambda step: None):
+                yield part.global_step - 1, part.samples
+
+        owner = str(self.run_dir.resolve())
+        with read_ahead(streams, coming, self.steps.start, owner) as at:
+            yield at
 
     def _slices(self, at: Callable[[int], None]) -> Iterator[Slice]:
         """This rank's slice of each micro-step that is not skipped; `at` is told its step."""
@@ -335,7 +368,7 @@ class Run:
 
     def _schedule(self) -> Schedule:
         optim = self.config.optim
-        warmup = optim.warmup_epochs * len(self.feed.shards) / optim.global_batch_size
+        warmup = self.order.images(optim.warmup_epochs) / optim.global_batch_size
         return Schedule(optim.lr, optim.min_lr, warmup, self.steps.total)
 
     def _roll_back(self, bad: BadStepError) -> None:
@@ -365,7 +398,7 @@ class Run:
         if problem := agree(generation.claim_next() if place.is_first else None):
             raise RunFolderError(problem)
         generation.move_on()
-        found = resume.adopt_newest(self.run_dir, place, generation, self.state, self.steps.total)
+        found = self._adopt_newest()
         assert found is not None
         self.state = resume.resume(self.engine, found, self.state, place)
         self.state.skips = skips

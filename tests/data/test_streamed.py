@@ -7,8 +7,8 @@ import pytest
 from scemae.config.locations import Typed
 from scemae.data.lanes import Lanes
 from scemae.data.order import Order
-from scemae.data.read_ahead import cache_needed, check_cache
-from scemae.data.storage.shard_set import open_shards
+from scemae.data.read_ahead import Stream, cache_needed, check_cache
+from scemae.data.storage.shard_set import open_shards, stream_shards
 from scemae.errors import ConfigError, ShardError
 from tests.object_server import serve
 from tests.support import small_disk, write_shards
@@ -29,10 +29,8 @@ def server(local):
 
 
 def opened(server, tmp_path, cache_gb=0.01, block=8, **options):
-    return open_shards(
-        f"{server.url}/bucket/train", str(tmp_path / "cache"), cache_gb=cache_gb, block=block,
-        **options,
-    )  # fmt: skip
+    urls, cache = [f"{server.url}/bucket/train"], str(tmp_path / "cache")
+    return stream_shards(urls, cache, cache_gb, block, **options)[0]
 
 
 def cached(tmp_path):
@@ -67,13 +65,13 @@ def test_s3_reads_the_same(local, server, tmp_path, monkeypatch):
         "AWS_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    shards = open_shards("s3://bucket/train", str(tmp_path / "cache"), cache_gb=0.01)
+    shards = stream_shards(["s3://bucket/train"], str(tmp_path / "cache"), 0.01)[0]
     assert shards.jpeg(70) == open_shards(str(local / "bucket" / "train")).jpeg(70)
     whole = open_shards("s3://bucket/train", str(tmp_path / "whole"))
-    assert whole.jpeg(70) == shards.jpeg(70) and whole.streamed is None
+    assert whole.jpeg(70) == shards.jpeg(70) and whole.streams == [None]
     server.fault = lambda path, before: 403
     with pytest.raises(ShardError, match="access was refused, also with credentials") as error:
-        open_shards("s3://bucket/train", str(tmp_path / "other"), cache_gb=0.01)
+        stream_shards(["s3://bucket/train"], str(tmp_path / "other"), 0.01)
     assert "secret-value" not in str(error.value)
 
 
@@ -140,14 +138,14 @@ def test_an_index_that_is_not_the_manifests_is_refused(tmp_path):
 
 def test_what_only_a_program_reads_is_copied_whole_or_refused(tmp_path):
     with pytest.raises(ShardError, match="can only be copied whole"):
-        open_shards(Typed("sftp://host/train"), str(tmp_path / "cache"), cache_gb=1)
+        stream_shards([Typed("sftp://host/train")], str(tmp_path / "cache"), 1)
     with pytest.raises(ShardError, match="a password or a query can only be copied whole"):
-        open_shards("https://host/train?sig=abc", str(tmp_path / "cache"), cache_gb=1)
+        stream_shards(["https://host/train?sig=abc"], str(tmp_path / "cache"), 1)
 
 
 def test_two_runs_do_not_share_a_cache(server, tmp_path):
-    cache = opened(server, tmp_path).streamed.cache
-    again = opened(server, tmp_path).streamed.cache
+    cache = opened(server, tmp_path).streams[0].cache
+    again = opened(server, tmp_path).streams[0].cache
     first, second = cache.claim("runs/a"), again.claim("runs/a")  # two ranks of one run
     with pytest.raises(ConfigError, match="found the run runs/a at work in this cache"):
         again.claim("runs/b")
@@ -165,18 +163,18 @@ def test_two_runs_do_not_share_a_cache(server, tmp_path):
 def test_a_cache_needs_two_windows_of_the_lanes_of_the_largest_node(
     server, tmp_path, ranks, near, share
 ):
-    tars = opened(server, tmp_path).streamed
+    tars = opened(server, tmp_path).streams[0]
     order = Order(90, 0, 16, Lanes(90, 0, lanes=8, block=1, window=2))
-    needed = cache_needed(tars, order, ranks, near)
+    needed = cache_needed(Stream(tars, order, 0), ranks, near)
     assert needed == pytest.approx(2 * 16 * share * tars.total_bytes / 90, abs=1)
 
 
 def test_a_disk_too_small_for_the_cache_is_found_at_the_start(server, tmp_path):
     with small_disk(tmp_path / "disk", "200k") as disk:
-        tars = opened(server, disk).streamed
+        tars = opened(server, disk).streams[0]
         order = Order(90, 0, 16, Lanes(90, 0, lanes=8, block=4, window=1))
         with pytest.raises(ConfigError, match="found room for .* on this disk, two windows"):
-            check_cache(tars, order, 1, 1)
+            check_cache([Stream(tars, order, 0)], 1, 1)
         shards = opened(server, disk)
         with pytest.raises(ShardError, match="although data.cache_gb allows 0.01 GB; make room"):
             for i in range(90):

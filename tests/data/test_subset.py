@@ -64,6 +64,5 @@ def test_a_run_on_it_is_verified_and_refuses_another_list(shards, tmp_path):
     listed(tmp_path, "000001", "000003", "000005")
     done = scemae(*words, check=False)
     assert done.returncode == 1 and "its shards was" in done.stderr
-    streamed = [f"data.shards=file://{shards.folder}", f"data.cache_dir={tmp_path}/c"]
-    both = scemae(*words, *streamed, "data.cache_gb=1", f"run_dir={tmp_path}/other", check=False)
-    assert "data.subset and data.cache_gb: only one of them" in both.stderr
+    both = scemae(*words, f"data.append=[{tmp_path}]", f"run_dir={tmp_path}/other", check=False)
+    assert "data.subset and data.append: only one of them" in both.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scemae.data.decode import StreamedFrames, decode
-from scemae.data.storage.shard_set import open_shards
+from scemae.data.storage.shard_set import open_shards, stream_shards
 from scemae.errors import ShardError
 from tests.object_server import serve
 from tests.support import TINY, digest, picture, scemae
@@ -194,7 +194,7 @@ def test_tars_of_a_bucket_get_their_manifest_there(foreign, tmp_path, monkeypatc
         assert "s3://laion/faces: 20 images in 2 tars" in some
         assert "22 images in 3 tars" in scemae("shards", "index", "s3://laion/faces").stdout
         scemae("shards", "index", foreign)
-        there = open_shards("s3://laion/faces", str(tmp_path), cache_gb=0.1)
+        there = stream_shards(["s3://laion/faces"], str(tmp_path), 0.1)[0]
         here = open_shards(str(foreign))
         assert [there.jpeg(i) for i in range(22)] == [here.jpeg(i) for i in range(22)]
         assert there.digest == here.digest

@@ -40,6 +40,8 @@ class Data:
     # share of an epoch's images that may be replaced because they are not whole JPEGs; above it
     # the run stops
     max_bad_fraction: float
+    # sets that `shards` has grown by; of a run that has begun, a new one joins at the next epoch
+    append: list[str] = field(default_factory=list)
     # instead of `shards`, several sets in exact shares of every batch: [LOCATION:0.75,OTHER:0.25]
     mix: list[str] = field(default_factory=list)
     # a file of keys, one a line: only these samples are trained on; null: all

@@ -1,6 +1,6 @@
 """Several sets of shards as one: the samples of the first, then those of the second, ..."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,16 @@ class Joined(ShardSet):
     def __init__(self, sets: list[ShardSet]) -> None:
         self._sets = sets
         self._first = np.cumsum([0, *map(len, sets)])
-        self.folder, self.streamed = Path(" + ".join(str(one.folder) for one in sets)), None
+        self.folder = Path(" + ".join(str(one.folder) for one in sets))
+        self.streams = [stream for one in sets for stream in one.streams]
         self.manifest = Manifest(
             " + ".join(one.manifest.dataset for one in sets),
             " + ".join(one.manifest.split for one in sets),
             len(self),
             [shard for one in sets for shard in one.manifest.shards],
         )
-        self.digest = disk.digest("\n".join(f"{len(one)} {one.digest}" for one in sets))
+        self.digest = _together((len(one), one.digest) for one in sets)
+        self.tars_digest = _together((len(one), one.tars_digest) for one in sets)
         self.keys = Keys(self)
 
     @property
@@ -63,3 +65,39 @@ class Joined(ShardSet):
             raise IndexError(i)
         number = int(np.searchsorted(self._first, i, side="right")) - 1
         return self._sets[number], i - int(self._first[number])
+
+
+def _together(sets: Iterable[tuple[int, str]]) -> str:
+    """A digest of several sets, from the samples and the digest of each."""
+    return disk.digest("\n".join(f"{samples} {digest}" for samples, digest in sets))
+
+
+class Grown(Joined):
+    """A set and what was appended to it: one set, which the parts join one after the other."""
+
+    def __init__(self, parts: list[ShardSet], joins: list[int]) -> None:
+        """joins: for each part the position of a run's samples from which on it belongs to it."""
+        super().__init__(parts)
+        self.joins = joins
+        self.streams = self.streams[:1]  # the parts share one
+        self.digest, self.tars_digest = self._digests_of(len(parts))
+
+    def _digests_of(self, count: int) -> tuple[str, str]:
+        """Both digests of the first parts."""
+        first = self._sets[0].manifest
+        shards = [shard for one in self._sets[:count] for shard in one.manifest.shards]
+        together = Manifest(first.dataset, first.split, 0, shards)
+        return together.digest(), together.tars_digest()
+
+    def __reduce__(self) -> tuple:
+        return Grown, (self._sets, self.joins)
+
+    @property
+    def digests(self) -> set[str]:
+        """As ShardSet.digests, before and after each part joined."""
+        return {digest for i in range(len(self._sets)) for digest in self._digests_of(i + 1)}
+
+    @property
+    def parts(self) -> list[ShardSet]:
+        """The parts by themselves."""
+        return self._sets

@@ -25,9 +25,11 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from scemae.data.storage import content
 from scemae.errors import ShardError
 from scemae.files import disk, documents
 from scemae.files.documents import (
+    Content,
     Count,
     Digest,
     Extent,
@@ -51,13 +53,17 @@ LARGEST = 2**28  # bytes of one member
 
 @dataclass
 class Shard:
-    """One tar: file name, number of samples, size in bytes, digests of the tar and of its index."""
+    """One tar: file name, number of samples, size in bytes, digests of the tar and of its index.
+
+    content: of its samples (content.py); shards of earlier versions have none.
+    """
 
     file: str
     samples: Count
     bytes: Count
     sha256: Digest
     index_sha256: Digest
+    content: Content = ""
 
     @property
     def index_file(self) -> str:
@@ -135,7 +141,16 @@ class Manifest:
     foreign: bool = False
 
     def digest(self) -> str:
-        """SHA-256 of the digests of all shards in order: equal if and only if the samples are."""
+        """Equal if and only if the samples and their order are, however tars cut them up.
+
+        Of shards of earlier versions it is that of their tars.
+        """
+        if not self.shards or not all(shard.content for shard in self.shards):
+            return self.tars_digest()
+        return content.of_shards((shard.samples, shard.content) for shard in self.shards)
+
+    def tars_digest(self) -> str:
+        """SHA-256 of the digests of all tars in order."""
         return disk.digest("\n".join(shard.sha256 for shard in self.shards))
 
 

@@ -27,7 +27,7 @@ from scemae.data.storage.manifest import (
     read_manifest,
     wrong_header,
 )
-from scemae.data.storage.streamed_tars import BLOCK_SAMPLES, StreamedTars, stream
+from scemae.data.storage.streamed_tars import BLOCK_SAMPLES, StreamedTars, TarsOfOne, stream
 from scemae.data.storage.tars import CHECKED_AT_START, LocalTars
 from scemae.errors import ShardError
 from scemae.files import documents
@@ -62,7 +62,7 @@ class ShardSet:
     """All samples of one split, in manifest order. Threads may read at once; nothing is decoded."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest | None = None, tars: StreamedTars | None = None
+        self, folder: Path, manifest: Manifest | None = None, tars: TarsOfOne | None = None
     ) -> None:
         """Of a folder, or of `tars` that are streamed with their `manifest`.
 
@@ -72,8 +72,11 @@ class ShardSet:
         self.folder = folder
         self.manifest = manifest or read_manifest(folder)
         self.digest = self.manifest.digest()  # equal if and only if the samples are
+        self.tars_digest = self.manifest.tars_digest()
         shards = self.manifest.shards
-        self.streamed = tars  # None: the tars are files of `folder`
+        self.opened_by = tars.opened_by if tars else None
+        # of each set that it is made of, as those of its order are; None: files of a folder
+        self.streams: list[StreamedTars | None] = [tars.streamed if tars else None]
         self._tars = tars or LocalTars(folder, self.manifest)
         self._first = np.cumsum([0, *(shard.samples for shard in shards)])  # sample of each shard
         self.keys = Keys(self)
@@ -96,8 +99,12 @@ class ShardSet:
 
     def __reduce__(self) -> tuple:
         """Pickled as its folder: the other process opens the files again (Ray Tune pickles it)."""
-        tars = self.streamed
-        return (_again, tars.opened_by) if tars else (ShardSet, (self.folder,))
+        return (_again, self.opened_by) if self.opened_by else (ShardSet, (self.folder,))
+
+    @property
+    def digests(self) -> set[str]:
+        """All by which a run may know these samples: earlier versions knew the tars'."""
+        return {self.digest, self.tars_digest}
 
     def jpeg(self, i: int) -> bytes:
         """The JPEG bytes of sample `i`, as they were in the source; a foreign tar may hold PNGs."""
@@ -190,34 +197,49 @@ def open_shards(
     cache_dir: str | None = None,
     *,
     may_copy: bool = True,
-    cache_gb: float | None = None,
-    block: int = BLOCK_SAMPLES,
     note: Callable[[], None] = lambda: None,
 ) -> ShardSet:
     """Open the shards at `location`: a folder, a URL (url_program.SCHEMES) or a typed pipe:COMMAND.
 
-    Shards at a URL are copied into `cache_dir` once and read from there; with cache_gb, they are
-    streamed through a cache of that size there, in blocks of so many samples. may_copy: False uses
-    only an earlier copy, where `cache_dir` comes from a file of another user. note: called while
-    bytes arrive. Raises ShardError.
+    Shards at a URL are copied into `cache_dir` once and read from there. may_copy: False uses only
+    an earlier copy, where `cache_dir` comes from a file of another user. note: called while bytes
+    arrive. Raises ShardError.
     """
     if scheme_of(location) is None:
         return ShardSet(Path(location))
+    folder = _cache_of(location, cache_dir)
+    return ShardSet(fetch(location, folder, may_copy=may_copy, note=note))
+
+
+def stream_shards(
+    locations: list[str],
+    cache_dir: str | None,
+    cache_gb: float,
+    block: int = BLOCK_SAMPLES,
+    note: Callable[[], None] = lambda: None,
+) -> list[ShardSet]:
+    """The shards at URLs, read in blocks of so many samples through one cache of that size.
+
+    note: called while bytes arrive that a reader waits for. Raises ShardError.
+    """
+    folder = _cache_of(locations[0], cache_dir)
+    found = stream(locations, folder, int(cache_gb * 1e9), block, note)
+    return [ShardSet(tars.folder, manifest, tars) for manifest, tars in found]
+
+
+def _cache_of(location: str, cache_dir: str | None) -> Path:
     if cache_dir is None:
         if not may_open(location) and not is_masked(location):
             url_program.refuse(location)  # a cache would not help
         raise ShardError(
             f"{masked(location)}: a URL needs a folder to copy the shards into; set data.cache_dir"
         )
-    if cache_gb is not None and may_copy:
-        manifest, tars = stream(location, Path(cache_dir), int(cache_gb * 1e9), block, note)
-        return ShardSet(tars.folder, manifest, tars)
-    return ShardSet(fetch(location, Path(cache_dir), may_copy=may_copy, note=note))
+    return Path(cache_dir)
 
 
-def _again(location: str, cache_dir: str, cache_bytes: int, block: int) -> ShardSet:
+def _again(locations: list[str], cache_dir: str, cache_bytes: int, block: int) -> ShardSet:
     """A streamed set in another process."""
-    manifest, tars = stream(location, Path(cache_dir), cache_bytes, block)
+    ((manifest, tars),) = stream(locations, cache_dir, cache_bytes, block)
     return ShardSet(tars.folder, manifest, tars)
 
 

@@ -3,13 +3,16 @@
 A block is the V = data.block samples kV .. (k+1)V - 1: neighbours in a tar, or at the end of one
 and the start of the next. It is one range request for each tar, made ahead of training
 (data/read_ahead.py), and one file of the cache. An index is a file of the cache too.
+
+Of a subset a block is V of its samples, and as many requests as there are gaps of more than GAP.
+Sets that are appended to each other are one set here, whose blocks go on from one to the next.
 """
 
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -35,6 +38,8 @@ from scemae.files import disk, documents
 
 AHEAD = 1  # windows that are downloaded before they are read
 BLOCK_SAMPLES = 256  # samples of a block where no order says it
+GAP = 32 * 1024  # bytes that nobody needs and that are read, to save a request
+MEASURED = 16  # blocks of a subset whose size is looked up, to know that of all
 NextWindows = Callable[[np.ndarray, int], np.ndarray]
 
 
@@ -47,34 +52,54 @@ class _Part:
     stop: int
     at: int
 
+    def has(self, shard: int, offset: int) -> bool:
+        """Whether a byte of a tar is in it."""
+        return self.shard == shard and self.start <= offset < self.stop
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of tars below a URL, and its manifest."""
+
+    remote: RemoteFolder
+    manifest: Manifest
+
 
 class StreamedTars:
-    """As tars.LocalTars, for tars below a URL."""
+    """As tars.LocalTars, for tars below URLs."""
 
     def __init__(
         self,
-        remote: RemoteFolder,
+        sources: list[Source],
         cache: BlockCache,
-        manifest: Manifest,
         block: int,
         note: Callable[[], None] = lambda: None,
     ) -> None:
         """block: samples of a block. note: called when bytes arrive while a reader waits."""
-        self.remote, self.cache, self.block, self.note = remote, cache, block, note
-        self.folder, self._shards = cache.folder, manifest.shards
-        self._foreign = manifest.foreign
-        self._first = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
-        # The window that is trained on, and when blocks are needed next (Order.next_windows);
+        self.cache, self.block, self.note = cache, block, note
+        self.folder, self._sources = cache.folder, sources
+        self._shards = [shard for source in sources for shard in source.manifest.shards]
+        counts = [len(source.manifest.shards) for source in sources]
+        self._source = np.repeat(np.arange(len(sources)), counts)  # of each shard
+        self._first = np.cumsum([0, *(shard.samples for shard in self._shards)])
+        self._chosen: np.ndarray | None = None  # the samples (n,) of a subset, ascending
+        # The window that is trained on, and when blocks are needed next (Line.next_windows);
         # None: in no known order.
         self.now, self.next_windows = 0, cast(NextWindows | None, None)
         self._waiting: set[int] = set()  # threads that read, perhaps waiting for a download
         self._parts = lru_cache(4096)(self._parts_of)
 
+    def only(self, chosen: np.ndarray) -> None:
+        """From now on only these samples (n,) are read; blocks are counted over them."""
+        self._chosen = chosen
+        self._parts.cache_clear()
+
     def read(self, sample: int, shard: int, offset: int, size: int) -> bytes:
         """`size` bytes of a tar, which belong to `sample`. Raises ShardError."""
-        block = sample // self.block
+        number = sample if self._chosen is None else int(np.searchsorted(self._chosen, sample))
+        block = number // self.block
         with self._reader_waits():
-            part = next(part for part in self._parts(block) if part.shard == shard)
+            part = next(part for part in self._parts(block) if part.has(shard, offset))
             for _ in range(100):
                 try:
                     with open(self.cache.path(_name(block)), "rb", buffering=0) as file:
@@ -88,8 +113,7 @@ class StreamedTars:
 
     def load(self, block: int, *, only_before: int) -> bool:
         """Download a block unless it is there; see BlockCache.ensure. Raises ShardError."""
-        parts = self._parts(block)
-        size = sum(part.stop - part.start for part in parts)
+        parts, size = self._parts(block), self._bytes_of(block)
 
         def download(file: BinaryIO) -> None:
             for part in parts:
@@ -111,20 +135,18 @@ class StreamedTars:
             )
         return there
 
-    @property
-    def opened_by(self) -> tuple[str, str, int, int]:
-        """The arguments of `stream` that open it again."""
-        cache_dir = str(self.folder.parent.parent)
-        return self.remote.location, cache_dir, self.cache.limit, self.block
-
-    def check(self) -> None:
-        """Raise ShardError where the first tar cannot be read, or has another size."""
-        self._range(0, 0, BLOCK)
+    def check(self, shard: int = 0) -> None:
+        """Raise ShardError where a tar cannot be read, or has another size."""
+        self._range(shard, 0, BLOCK)
 
     @property
     def total_bytes(self) -> int:
-        """Of all tars."""
-        return sum(shard.bytes for shard in self._shards)
+        """Of all blocks."""
+        if self._chosen is None:
+            return sum(shard.bytes for shard in self._shards)
+        count = -(-len(self._chosen) // self.block)
+        some = np.unique(np.linspace(0, count - 1, MEASURED).astype(int)).tolist()
+        return sum(self._bytes_of(block) for block in some) * count // len(some)
 
     def index(self, shard: int) -> Index | ForeignIndex:
         """The index of a shard, checked, for a reader. Raises ShardError."""
@@ -141,18 +163,22 @@ class StreamedTars:
             self._waiting.discard(threading.get_ident())
 
     def _checked_index(self, shard: int) -> Index | ForeignIndex:
-        found = self._shards[shard]
-        url = self.remote.url(found.index_file)
-        return parse_index(self._index(shard), url, found, self._foreign)
+        found, source = self._shards[shard], self._source_of(shard)
+        url = source.remote.url(found.index_file)
+        return parse_index(self._index(shard), url, found, source.manifest.foreign)
+
+    def _source_of(self, shard: int) -> Source:
+        return self._sources[self._source[shard]]
 
     def _index(self, shard: int) -> bytes:
-        name = self._shards[shard].index_file
-        path = self.cache.path(name)
+        name = f"index-{shard:07d}"
         while True:
             try:
+                path = self.cache.path(name)
                 return documents.read_bytes(path, error=ShardError, remedy="remove it")
             except FileNotFoundError:
-                data = b"".join(self.remote.stream(name))
+                remote = self._source_of(shard).remote
+                data = b"".join(remote.stream(self._shards[shard].index_file))
                 self._note_arrival()
                 self.cache.ensure(
                     name,
@@ -174,11 +200,11 @@ class StreamedTars:
 
     def path(self, shard: int) -> str:
         """Where tar number `shard` is, for messages."""
-        return self.remote.url(self._shards[shard].file)
+        return self._source_of(shard).remote.url(self._shards[shard].file)
 
     def _range(self, shard: int, start: int, stop: int) -> bytes:
         found = self._shards[shard]
-        data = self.remote.read(found.file, start, stop, found.bytes)
+        data = self._source_of(shard).remote.read(found.file, start, stop, found.bytes)
         self._note_arrival()
         return data
 
@@ -190,26 +216,90 @@ class StreamedTars:
         if self._waiting:
             self.note()
 
+    def _bytes_of(self, block: int) -> int:
+        return sum(part.stop - part.start for part in self._parts(block))
+
+    def _samples_of(self, block: int) -> np.ndarray:
+        first, last = block * self.block, (block + 1) * self.block
+        if self._chosen is not None:
+            return self._chosen[first:last]
+        return np.arange(first, min(last, int(self._first[-1])))
+
     def _parts_of(self, block: int) -> tuple[_Part, ...]:
-        first, last = block * self.block, min((block + 1) * self.block, int(self._first[-1]))
+        samples = self._samples_of(block)
+        shards = np.searchsorted(self._first, samples, side="right") - 1
+        cuts = np.flatnonzero((np.diff(samples) != 1) | (np.diff(shards) != 0)) + 1
         parts: list[_Part] = []
-        at = 0
-        while first < last:
-            shard = int(np.searchsorted(self._first, first, side="right")) - 1
-            index, begin = self._checked_index(shard), int(self._first[shard])
-            end = min(last, int(self._first[shard + 1])) - 1
-            start = index.jpg[first - begin][0] - BLOCK
-            offset, size = (index.json or index.jpg)[end - begin]
-            stop = offset + in_blocks(size)
-            parts.append(_Part(shard, start, stop, at))
-            at, first = at + stop - start, end + 1
+        read: tuple[int, Index | ForeignIndex | None] = -1, None
+        for run in np.split(np.arange(len(samples)), cuts):
+            shard = int(shards[run[0]])
+            if read[0] != shard:
+                read = shard, self._checked_index(shard)
+            index, begin = cast(Index | ForeignIndex, read[1]), int(self._first[shard])
+            start = index.jpg[samples[run[0]] - begin][0] - BLOCK
+            offset, size = (index.json or index.jpg)[samples[run[-1]] - begin]
+            stop, last = offset + in_blocks(size), parts[-1] if parts else None
+            if last and last.shard == shard and start - last.stop <= GAP:
+                parts[-1] = replace(last, stop=stop)
+            else:
+                at = last.at + last.stop - last.start if last else 0
+                parts.append(_Part(shard, start, stop, at))
         return tuple(parts)
 
 
+class TarsOfOne:
+    """The tars of one of several sources that are streamed as one set, numbered by themselves."""
+
+    def __init__(self, tars: StreamedTars, number: int, sources: list[Source]) -> None:
+        before = sources[:number]
+        self.streamed, self.folder = tars, tars.folder
+        self._shard = sum(len(source.manifest.shards) for source in before)
+        self._sample = sum(source.manifest.samples for source in before)
+        cache_dir = str(tars.folder.parent.parent)
+        location = sources[number].remote.location
+        # the arguments of `stream` that open it again, by itself
+        self.opened_by = ([location], cache_dir, tars.cache.limit, tars.block)
+
+    def read(self, sample: int, shard: int, offset: int, size: int) -> bytes:
+        """As StreamedTars.read."""
+        return self.streamed.read(self._sample + sample, self._shard + shard, offset, size)
+
+    def index(self, shard: int) -> Index | ForeignIndex:
+        """As StreamedTars.index."""
+        return self.streamed.index(self._shard + shard)
+
+    def path(self, shard: int) -> str:
+        """As StreamedTars.path."""
+        return self.streamed.path(self._shard + shard)
+
+    def check(self) -> None:
+        """As StreamedTars.check."""
+        self.streamed.check(self._shard)
+
+
 def stream(
-    location: str, cache_dir: Path, limit: int, block: int, note: Callable[[], None] = lambda: None
-) -> tuple[Manifest, StreamedTars]:
-    """The manifest and the tars at a URL, through a cache of `limit` bytes. Raises ShardError."""
+    locations: list[str],
+    cache_dir: str | Path,
+    limit: int,
+    block: int,
+    note: Callable[[], None] = lambda: None,
+) -> list[tuple[Manifest, TarsOfOne]]:
+    """Manifest and tars at each of some URLs, through one cache of `limit` bytes.
+
+    Raises ShardError.
+    """
+    sources = [_source(location) for location in locations]
+    digests = [source.manifest.tars_digest() for source in sources]
+    name = digests[0] if len(digests) == 1 else disk.digest("\n".join(digests))
+    place = Path(cache_dir) / cache_name(locations[0])
+    folder = disk.make_folders(place / f"{name[:16]}-blocks-of-{block}", Path(cache_dir))
+    tars = StreamedTars(sources, BlockCache(folder, limit), block, note)
+    return [
+        (source.manifest, TarsOfOne(tars, number, sources)) for number, source in enumerate(sources)
+    ]
+
+
+def _source(location: str) -> Source:
     url_program.refuse(location)
     if scheme_of(location) not in SCHEMES:
         raise ShardError(
@@ -224,10 +314,7 @@ def stream(
                 f"{remote.url(MANIFEST)}: found more than {documents.MOST_JSON:,} bytes; check the "
                 "address"
             )
-    manifest = parse_manifest(text, remote.url(MANIFEST))
-    place = cache_dir / cache_name(location)
-    folder = disk.make_folders(place / f"{manifest.digest()[:16]}-blocks-of-{block}", cache_dir)
-    return manifest, StreamedTars(remote, BlockCache(folder, limit), manifest, block, note)
+    return Source(remote, parse_manifest(text, remote.url(MANIFEST)))
 
 
 def _name(block: int) -> str:

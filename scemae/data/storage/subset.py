@@ -19,7 +19,7 @@ class Subset(ShardSet):
     def __init__(self, whole: ShardSet, keys: Path) -> None:
         """Raises ShardError for an empty list, and for a key that the shards have not."""
         self._whole, self._list = whole, keys
-        self.folder, self.manifest, self.streamed = whole.folder, whole.manifest, None
+        self.folder, self.manifest, self.streams = whole.folder, whole.manifest, whole.streams
         wanted = _read(keys)
         chosen = [i for i, key in enumerate(whole.keys) if key in wanted]
         if len(chosen) < len(wanted):
@@ -29,9 +29,12 @@ class Subset(ShardSet):
                 f"{missing[0][:80]}; give a list of its keys, one a line"
             )
         self._chosen = np.array(chosen, np.int64)
-        self.digest = disk.digest(
-            f"{whole.digest} {disk.digest(self._chosen.astype('<i8').tobytes())}"
-        )
+        numbers = disk.digest(self._chosen.astype("<i8").tobytes())
+        self.digest = disk.digest(f"{whole.digest} {numbers}")
+        self.tars_digest = disk.digest(f"{whole.tars_digest} {numbers}")
+        for stream in self.streams:
+            if stream is not None:
+                stream.only(self._chosen)
         self.keys = Keys(self)
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,19 +74,27 @@ def _listed(run_dir: Path, place: Place) -> list[str]:
 
 
 def adopt_newest(
-    run_dir: Path, place: Place, generation: Generation, wanted: TrainState, last_step: int
+    run_dir: Path,
+    place: Place,
+    generation: Generation,
+    wanted: TrainState,
+    last_step: int,
+    *,
+    known_as: Collection[str] = (),
 ) -> Path | None:
     """The newest intact checkpoint, made this generation's own; None where the run has none.
 
-    All ranks call it. A checkpoint of `last_step` is left alone: that run has ended. Raises
-    CheckpointError where the checkpoint is of other settings than `wanted`.
+    All ranks call it. A checkpoint of `last_step` is left alone: that run has ended. known_as:
+    see `differs`. Raises CheckpointError where the checkpoint is of other settings than `wanted`.
     """
     for _ in range(3):
         folder = newest_whole(run_dir, place)
         if folder is None:
             return None
         mine, refusal = agree(
-            _make_own(folder, run_dir, generation, wanted, last_step) if place.is_first else None
+            _make_own(folder, run_dir, generation, wanted, last_step, known_as)
+            if place.is_first
+            else None
         )
         if refusal:
             raise CheckpointError(refusal)
@@ -97,7 +106,12 @@ def adopt_newest(
 
 
 def _make_own(
-    folder: Path, run_dir: Path, generation: Generation, wanted: TrainState, last_step: int
+    folder: Path,
+    run_dir: Path,
+    generation: Generation,
+    wanted: TrainState,
+    last_step: int,
+    known_as: Collection[str],
 ) -> tuple[str | None, str | None]:
     """On rank 0, (path, refusal): where the checkpoint is now, or why it must not be used.
 
@@ -107,7 +121,7 @@ def _make_own(
         state = checkpoint.read_state(folder)
     except CheckpointError:  # an old generation has just deleted it: there is a newer one
         return None, None
-    if refusal := differs(folder, state, wanted):
+    if refusal := differs(folder, state, wanted, known_as):
         return None, refusal
     if state.global_step >= last_step:
         return str(folder), None
@@ -120,10 +134,17 @@ def _make_own(
         return None, None
 
 
-def differs(folder: Path, state: TrainState, wanted: TrainState) -> str | None:
-    """Why a run of `wanted` cannot resume from a checkpoint, or None."""
+def differs(
+    folder: Path, state: TrainState, wanted: TrainState, known_as: Collection[str] = ()
+) -> str | None:
+    """Why a run of `wanted` cannot resume from a checkpoint, or None.
+
+    known_as: other digests of the same shards (ShardSet.digests).
+    """
     for name, what in SAME:
         found, needed = getattr(state, name), getattr(wanted, name)
+        if name == "data_digest" and found in known_as:
+            continue
         if found != needed:
             return (
                 f"{folder}: its {what} was {difference(found, needed)}; use the old value, or "

@@ -1,7 +1,7 @@
 """What the data of a run will cost at its size: order, index, open files, cache, network."""
 
 from scemae.config.schema.training import CorrespondConfig, PretrainConfig
-from scemae.data.read_ahead import cache_needed
+from scemae.data.read_ahead import cache_needed, streams_of
 from scemae.data.storage.shard_set import MOST_INDEXED, ShardSet
 from scemae.data.storage.tars import MOST_OPEN
 from scemae.distributed.process_group import Place, ranks_of_node
@@ -16,20 +16,22 @@ def forecast(config: PretrainConfig | CorrespondConfig, shards: ShardSet, place:
     name = "whole" if order.version == 1 else "lanes"
     index = min(count, MOST_INDEXED) * INDEX_BYTES / 1e6
     parts = [f"order {name}, {order.memory / 1e6:,.0f} MB", f"index {index:,.0f} MB a rank"]
-    tars = shards.streamed
-    if tars is None:
+    streams = streams_of(shards, order)
+    if not streams:
         parts.append(f"at most {min(len(shards.manifest.shards), MOST_OPEN)} open tars a rank")
         return ", ".join(parts)
-    size = tars.total_bytes / count
+    total = sum(stream.tars.total_bytes for stream in streams)
+    size = total / count
     local = ranks_of_node(place)
-    needed = cache_needed(tars, order, place.world_size, local) / 1e9
+    limit = sum(stream.tars.cache.limit for stream in streams)
+    needed = sum(cache_needed(stream, place.world_size, local) for stream in streams) / 1e9
     requests = -(-count // config.data.block)
     return ", ".join(
         [
             *parts,
-            f"cache {tars.cache.limit / 1e9:g} GB a node ({needed:.3g} needed for {local} of "
+            f"cache {limit / 1e9:g} GB a node ({needed:.3g} needed for {local} of "
             f"{place.world_size} ranks)",
-            f"{requests:,} range requests an epoch of {tars.total_bytes / 1e9:.3g} GB",
+            f"{requests:,} range requests an epoch of {total / 1e9:.3g} GB",
             f"each 1,000 images/s of a node fetch {1e-3 * size:.3g} MB/s by "
             f"{1000 / config.data.block:.3g} requests/s while the cache does not hold its share",
         ]

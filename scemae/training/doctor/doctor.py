@@ -366,7 +366,7 @@ def check_checkpoint(report: Report, run_dir: Path, run: Run, resumed: Path | No
         report.add(OK, "run folder", f"{run_dir}: no checkpoint there, the run starts from scratch")
         return
     state = checkpoint.read_state(resumed)
-    if refusal := resume.differs(resumed, state, run.state):
+    if refusal := resume.differs(resumed, state, run.state, run.feed.shards.digests):
         report.add(REFUSED, "run folder", refusal)
         return
     step = state.global_step
