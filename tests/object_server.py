@@ -8,6 +8,7 @@ endpoint of buckets that are folders.
 
 import hashlib
 import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -34,8 +35,8 @@ class ObjectServer:
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[ObjectServer]:
-    """Serve a folder until the block ends."""
+def serve(folder: Path, address: tuple[str, int] = ("127.0.0.1", 0)) -> Iterator[ObjectServer]:
+    """Serve a folder until the block ends; address: host and port, 0 for any that is free."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -47,9 +48,9 @@ def serve(folder: Path) -> Iterator[ObjectServer]:
             answer(self, state, lock)
 
     state, lock = ObjectServer("", folder), threading.Lock()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(address, Handler)
     server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    state.url = f"http://{address[0]}:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield state
@@ -106,3 +107,11 @@ def reply(
     request.wfile.write(data[: len(data) // 2] if cut else data)
     if cut:
         request.close_connection = True
+
+
+if (
+    __name__ == "__main__"
+):  # FOLDER HOST PORT: serve until killed; of nine answers one fails, one is cut, one is late
+    with serve(Path(sys.argv[1]), (sys.argv[2], int(sys.argv[3]))) as served:
+        served.fault = lambda path, before: {3: 503, 5: "cut", 7: 0.05}.get(before % 9)
+        threading.Event().wait()

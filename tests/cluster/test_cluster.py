@@ -6,6 +6,7 @@ nodes) one to four minutes.
 
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -264,6 +265,64 @@ def test_a_job_whose_node_crashes_goes_on(rig, shards, whole, tmp_path, which):
         equals_the_undisturbed_run(run, whole(200))
     finally:
         rig.node("boot", node)
+
+
+STREAMED = [
+    *TINY,
+    "optim.global_batch_size=12",
+    "optim.epochs=10",
+    "loop.log_every=2",
+    "loop.save_every=10",
+    "runtime.device=cpu",
+    "runtime.tier=streaming",
+    "data.order=lanes",
+    "data.lanes=4",
+    "data.block=6",
+    "data.window=3",
+]  # 200 steps of 240 images
+
+
+@pytest.fixture(scope="session")
+def bucket(rig, tmp_path_factory):
+    """An S3 endpoint on the login machine, where some answers fail: environment, shards, bytes."""
+    pytest.importorskip("obstore")
+    folder = tmp_path_factory.mktemp("store")
+    shards = write_shards(folder / "bucket" / "train", 240, shards=7)
+    with rig.started(sys.executable, "-m", "tests.object_server", folder, "0.0.0.0", 9123):
+        environment = {
+            "AWS_ENDPOINT_URL": "http://ctl:9123",
+            "AWS_ACCESS_KEY_ID": "someone",
+            "AWS_SECRET_ACCESS_KEY": "something",
+            "AWS_REGION": "us-east-1",
+        }
+        yield environment, shards, sum(path.stat().st_size for path in shards.glob("*.tar"))
+
+
+@pytest.mark.rig_long
+def test_a_job_that_streams_from_a_bucket_survives_the_crash_of_a_node(rig, bucket, tmp_path):
+    environment, shards, size = bucket
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    scemae("pretrain", *STREAMED, f"data.shards={shards}", f"run_dir={plain}", ranks=4)
+    for name in ("n1", "n2", "n3", "n4"):  # files are shared, so each gets a disk of its own
+        rig.exec(name, "mkdir", "-p", str(tmp_path / "disk"))
+        rig.exec(name, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path / "disk"))
+    job_id = rig.sbatch(
+        *("--nodes=2", "--ntasks-per-node=2", f"--output={run}.out", "cluster/pretrain.sh"),
+        *(f"run_dir={run}", *STREAMED, "data.shards=s3://bucket/train"),
+        *(f"data.cache_dir={tmp_path / 'disk'}", f"data.cache_gb={0.45 * size / 1e9}"),
+        **environment,
+    )
+    reaches(rig, job_id, run, 40)
+    node = rig.nodes(job_id)[1]
+    rig.node("crash", node)
+    try:
+        finishes_after_restart(rig, job_id, run, 200)
+    finally:
+        rig.node("boot", node)
+    printed = scemae(
+        "verify-resume", run, "--all", "--against", plain, "--shards", shards
+    ).stdout  # fmt: skip
+    assert f"step for step the samples of {plain}" in printed and same_end(run, plain)
 
 
 @pytest.mark.rig_long

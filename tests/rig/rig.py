@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -99,10 +100,8 @@ class Rig:
 
     def run(self, *command: object, check: bool = True, **environment: str) -> str:
         """What a command prints on the login machine, in the repository; as in-login.sh does it."""
-        login = (self.root / "run" / "init.ctl.pid").read_text().strip()
-        inside = ["nsenter", "-t", login, "-n", "-u", "-m", f"--wdns={REPO}", "--"]
         done = subprocess.run(
-            [*inside, *map(str, command)],
+            self._on_login(command),
             capture_output=True,
             text=True,
             env={**self.environment, "SLURM_CONF": f"{self.root}/etc/slurm.conf", **environment},
@@ -112,9 +111,24 @@ class Rig:
         )
         return done.stdout
 
-    def sbatch(self, *arguments: object) -> str:
+    @contextmanager
+    def started(self, *command: object) -> Iterator[None]:
+        """A command runs on the login machine while the block does."""
+        process = subprocess.Popen(self._on_login(command), env=self.environment)
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+    def _on_login(self, command: Iterable[object]) -> list[str]:
+        login = (self.root / "run" / "init.ctl.pid").read_text().strip()
+        inside = ["nsenter", "-t", login, "-n", "-u", "-m", f"--wdns={REPO}", "--"]
+        return [*inside, *map(str, command)]
+
+    def sbatch(self, *arguments: object, **environment: str) -> str:
         """Submit; returns the job id."""
-        return self.run("sbatch", "--parsable", *arguments).strip()
+        return self.run("sbatch", "--parsable", *arguments, **environment).strip()
 
     def node(self, operation: str, name: str) -> None:
         """crash, boot, cut or heal a node: see node.sh."""
