@@ -76,7 +76,7 @@ def plan(sweep: Sweep) -> tuple[SubmitConfig, list[Stage]]:
         cpus_per_task=share.ranks * share.cpus,
         gpus_per_node=gpus,
     )
-    config = SubmitConfig(folder, [], [], [], [], [], cluster)
+    config = SubmitConfig(folder, [], [], 1, [], [], [], cluster)
     element = Stage("sweep", ["sweep", "--alone", folder], folder, 1, 1, gpus, saves=True)
     page = ["sweep", "--page", folder]
     last = Stage("page", page, folder, 1, 1, 0, saves=False, after="afterany")

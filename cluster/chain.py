@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from scemae.files import disk, documents
 from scemae.files.documents import Count, Job
 
 STAGES = ("shards", "pretrain", "correspond", "evaluate")
+LAST = "manifest"  # the job after an array that builds shards: what is missing, and the manifest
 CODE, CHAIN, JOBS = "code", "chain.json", "jobs"
 
 
@@ -47,7 +48,25 @@ def plan(config: SubmitConfig) -> list[Stage]:
         raise ConfigError(f"stages: found {unknown[0]!r}, there are {', '.join(STAGES)}")
     if not config.stages:
         raise ConfigError(f"stages: found none, at least one of {', '.join(STAGES)} was needed")
-    return [_stage(config, name) for name in STAGES if name in config.stages]
+    stages = [_stage(config, name) for name in STAGES if name in config.stages]
+    if config.parts == 1:
+        return stages
+    if stages[0].name != "shards" or "--part" in config.shards:
+        raise ConfigError(
+            f"parts: found {config.parts}, which is for stages=[shards,...], each job of which "
+            "gets its own --part; leave one of them out"
+        )
+    return [stages[0], replace(stages[0], name=LAST), *stages[1:]]
+
+
+def parts_of(config: SubmitConfig, stages: list[Stage]) -> dict[str, list[Stage]]:
+    """The elements of the array that builds the shards, by the name of its stage."""
+    if config.parts == 1:
+        return {}
+    words = stages[0].arguments
+    parts = (f"{number}/{config.parts}" for number in range(1, config.parts + 1))
+    found = [replace(stages[0], arguments=[*words, "--part", part]) for part in parts]
+    return {stages[0].name: found}
 
 
 def _stage(config: SubmitConfig, name: str) -> Stage:
@@ -125,7 +144,7 @@ def snapshot(config: SubmitConfig, stages: list[Stage]) -> None:
     copy_code(run_dir)
     disk.write_text(run_dir / "submit.yaml", to_yaml(config))
     for stage in stages:
-        if stage.name != "shards":
+        if stage.name not in ("shards", LAST):
             text = compose_yaml(stage.name, stage.arguments[1:])
             disk.write_text(run_dir / f"{stage.name}.yaml", text)
 

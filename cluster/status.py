@@ -10,6 +10,7 @@ import psutil
 
 from scemae.cluster import chain
 from scemae.cluster.chain import JOBS, Stage
+from scemae.config.locations import masked, scheme_of
 from scemae.errors import ConfigError, FileError
 from scemae.files import disk
 
@@ -128,7 +129,9 @@ def outcome(result: Path) -> str | None:
 def progress(stage: Stage) -> str:
     """How far a stage came, by its folder."""
     folder = Path(stage.folder)
-    if stage.name == "shards":
+    if stage.name in ("shards", chain.LAST):
+        if scheme_of(stage.folder) is not None:
+            return f"to {masked(stage.folder)}"
         ready = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
         return f"{', '.join(ready)} in {folder}" if ready else "no shards yet"
     if stage.name == "sweep":

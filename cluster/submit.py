@@ -50,8 +50,12 @@ def submit(config: SubmitConfig, stages: list[Stage], *, dry_run: bool) -> None:
     """Submit the chain and record it, or only print it."""
     run_dir, is_local = Path(config.run_dir).absolute(), config.cluster.kind == "local"
     check_place(run_dir)
+    parts = chain.parts_of(config, stages)
     if dry_run:
-        print(*(script(config, stages, i) for i in range(len(stages))), sep="\n")
+        for i, stage in enumerate(stages):
+            print(script(config, stages, i))
+            if stage.name in parts:
+                print(f"# as an array of {config.parts}: element k adds --part k/{config.parts}")
         return
     require_batch(config)
     status.refuse_if_alive(run_dir)
@@ -59,7 +63,11 @@ def submit(config: SubmitConfig, stages: list[Stage], *, dry_run: bool) -> None:
     # Private: the commands of the jobs are in it, with the URLs that were typed.
     (run_dir / JOBS).mkdir(mode=0o700, exist_ok=True)
     chain.snapshot(config, stages)
-    (run_here if is_local else queue)(config, stages, {})
+    arrays = {name: [command(config, one) for one in found] for name, found in parts.items()}
+    if is_local:
+        run_here(config, stages, arrays)
+    else:
+        queue(config, stages, arrays, at_once=config.parts)
 
 
 def check_place(run_dir: Path) -> None:

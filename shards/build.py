@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from scemae.config.locations import below, scheme_of
 from scemae.config.values import given_location, given_path
 from scemae.data.storage.manifest import Manifest
+from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import ConfigError, DataError, printable
 from scemae.shards import check, index
 from scemae.shards.claim import Part
+from scemae.shards.finished import Place
 from scemae.shards.image import QUALITY
+from scemae.shards.listing import Listing
 from scemae.shards.sources import aflw, celeba, folder, w300
 from scemae.shards.splits import Split
 from scemae.shards.write import write_split
@@ -24,7 +28,9 @@ EXAMPLES = """examples:
   scemae shards build aflw_r /data/aflw-recrop /data/shards/aflw --corrected corrected.csv
   scemae shards build w300 /data/300w /data/shards/300w --boxes landmarks
   scemae shards build folder /data/photographs /data/shards/own
+  scemae shards build folder /data/photographs s3://bucket/own --part 3/8
   scemae shards index '/data/laion/{00000..00099}.tar'
+  scemae shards index s3://theirs/laion --out data/laion
   scemae shards verify /data/shards/celeba --decode
   scemae shards info /data/shards/celeba/train
 """
@@ -32,7 +38,12 @@ BUILD = """Turn a raw data set into one folder of shards for each split, OUT/<sp
 
 Every image is decoded once; those that are not whole are named in the manifest and left out. Run
 the same command again after an interruption: finished shards are kept, the others are written. The
-same source and options always give the same bytes."""
+same source and options always give the same bytes.
+
+OUT may be s3://bucket/folder (gs, az, file). Each worker then has one shard at a time in a folder
+for temporary files (TMPDIR) and puts it. A bucket has no locks: a builder marks what it writes and
+renews the mark; where one was killed, the next waits a minute to see that. Two that are at work on
+the same part nevertheless write the same bytes, unless the images change meanwhile."""
 SOURCES = {
     "celeba": (celeba, "CelebA, and MAFL from it: train, val, mafl-train, mafl-test"),
     "aflw_m": (aflw, "AFLW in MTFL's crops: aflw-train, aflw-test"),
@@ -50,7 +61,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.command == "build":
         build(arguments)
     elif arguments.command == "index":
-        print(printable(index.index_tars(arguments.tars, arguments.workers)))
+        print(printable(index.index_tars(arguments.tars, arguments.workers, arguments.out)))
     elif arguments.command == "verify":
         print(printable(check.verify(arguments.folder, decode=arguments.decode)))
     else:
@@ -59,8 +70,10 @@ def main(arguments: argparse.Namespace) -> None:
 
 def build(arguments: argparse.Namespace) -> None:
     """Build all splits asked for, and print a line for each. Raises DataError, ShardError."""
+    if scheme_of(arguments.out) is not None:
+        RemoteFolder(arguments.out, to_write=True).names()  # before minutes go into a listing
     for split in _chosen(_splits(arguments), arguments.split):
-        target = arguments.out / split.name
+        target = place_of(arguments.out, split.name)
         if arguments.shuffle is not None and split.name == "train":
             split = shuffled(split, arguments.shuffle)
         manifest, kept = write_split(
@@ -80,14 +93,21 @@ def build(arguments: argparse.Namespace) -> None:
             print(_summary(target, manifest, kept))
 
 
+def place_of(out: str, split: str) -> Place:
+    """Where the shards of a split are built, in a folder or below a URL. Raises ShardError."""
+    if scheme_of(out) is None:
+        return Path(out) / split
+    return RemoteFolder(below(out, split), to_write=True)
+
+
 def shuffled(split: Split, seed: int) -> Split:
     """The split in a random order, which its manifest names."""
     order = np.random.Generator(np.random.Philox(key=[seed, len(split.samples)]))
-    samples = [split.samples[i] for i in order.permutation(len(split.samples))]
+    samples = Listing(split.samples.__getitem__, order.permutation(len(split.samples)))
     return replace(split, samples=samples, options=split.options | {"shuffle": seed})
 
 
-def _summary(target: Path, manifest: Manifest, kept: int) -> str:
+def _summary(target: Place, manifest: Manifest, kept: int) -> str:
     """One line: samples, shards written and kept, images left out and excluded, by reason."""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in manifest.excluded.items())
     return (
@@ -161,6 +181,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     indexer.add_argument(
         "tars", type=given_location, help="folder of tars, FOLDER/{000..099}.tar, or a bucket's URL"
     )
+    indexer.add_argument(
+        "--out",
+        type=given_location,
+        metavar="PLACE",
+        help="folder or URL of a bucket for manifest and indexes (default: beside the tars)",
+    )
     _add_workers(indexer, "tars read at a time")
     verify = commands.add_parser(
         "verify",
@@ -182,7 +208,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("root", type=given_path, help="folder of the raw data set")
     parser.add_argument(
-        "out", type=given_path, help="folder to write; each split becomes a folder in it"
+        "out",
+        type=given_location,
+        help="folder, or URL of a bucket (s3, gs, az), to write; each split becomes a folder in it",
     )
     parser.add_argument(
         "--split", action="append", metavar="NAME", help="build this split only (may be repeated)"

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from scemae.config.locations import masked, scheme_of
 from scemae.data.picture import UnusablePicture, check_jpeg, decode_image
 from scemae.data.storage.manifest import (
     BLOCK,
@@ -65,6 +66,12 @@ def verify(location: Path, *, decode: bool = False) -> str:
         except ShardError as error:
             sentences.append(str(error))
             continue
+        if manifest.tars is not None and scheme_of(manifest.tars) is not None:
+            sentences.append(
+                f"{folder}: its tars are at {masked(manifest.tars)}, and only those of a folder "
+                "can be verified; copy them, and verify the copy"
+            )
+            continue
         found = _check_split(folder, manifest, decode)
         wrong += found
         listed = {shard.file for shard in manifest.shards}
@@ -101,14 +108,14 @@ def _check_split(folder: Path, manifest: Manifest, decode: bool) -> list[str]:
     ) as bar:
         for shard in manifest.shards:
             try:
-                _check_shard(folder, shard, bar, decode, manifest.foreign)
+                _check_shard(folder, manifest, shard, bar, decode)
             except ShardError as error:
                 wrong.append(str(error))
     return wrong
 
 
-def _check_shard(folder: Path, shard: Shard, bar: Any, decode: bool, foreign: bool) -> None:
-    path = folder / shard.file
+def _check_shard(folder: Path, manifest: Manifest, shard: Shard, bar: Any, decode: bool) -> None:
+    path = Path(manifest.tars or folder) / shard.file
     try:
         with disk.open_regular(path) as file:
             if (found := os.fstat(file.fileno()).st_size) != shard.bytes:
@@ -125,7 +132,7 @@ def _check_shard(folder: Path, shard: Shard, bar: Any, decode: bool, foreign: bo
         raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
     if digest.hexdigest() != shard.sha256:
         raise ShardError(f"{path}: its SHA-256 is not the manifest's, so it was altered")
-    _check_members(path, read_index(folder, shard, foreign), decode)
+    _check_members(path, read_index(folder, shard, manifest.foreign), decode)
 
 
 def _check_members(path: Path, index: Index | ForeignIndex, decode: bool) -> None:
@@ -162,18 +169,11 @@ def _decode(data: bytes, path: Path, key: str, is_annotation: int) -> None:
 
 def _describe_split(folder: Path) -> str:
     manifest = read_manifest(folder)
-    shards = open_shards(str(folder))
-    try:
-        pixels = "{}x{} pixels".format(*check_jpeg(shards.jpeg(0)))
-    except UnusablePicture as error:
-        pixels = str(error)
-    first = shards.annotation(0)
     reasons = Counter(entry["reason"] for entry in manifest.left_out)
     lines = [
         f"{folder}: split {manifest.split} of {manifest.dataset}",
         f"  holds        {_amount(manifest)}",
-        f"  first sample {first.get('file', shards.keys[0])}, {pixels}",
-        f"  annotations  {', '.join(_annotations(first)) or 'none'}",
+        *_first_sample(folder, manifest),
         *(f"  left out     {count:,}: {reason}" for reason, count in reasons.most_common()),
         *(f"  excluded     {count:,}: {reason}" for reason, count in manifest.excluded.items()),
         *(f"  option       {name}: {value}" for name, value in manifest.options.items()),
@@ -181,6 +181,21 @@ def _describe_split(folder: Path) -> str:
         f"  of its tars  {manifest.tars_digest()}",
     ]
     return "\n".join(lines)
+
+
+def _first_sample(folder: Path, manifest: Manifest) -> list[str]:
+    if manifest.tars is not None and scheme_of(manifest.tars) is not None:
+        return []
+    shards = open_shards(str(folder))
+    try:
+        pixels = "{}x{} pixels".format(*check_jpeg(shards.jpeg(0)))
+    except UnusablePicture as error:
+        pixels = str(error)
+    first = shards.annotation(0)
+    return [
+        f"  first sample {first.get('file', shards.keys[0])}, {pixels}",
+        f"  annotations  {', '.join(_annotations(first)) or 'none'}",
+    ]
 
 
 def _annotations(first: Annotation) -> list[str]:

@@ -1,4 +1,4 @@
-"""One build at a time in a folder: its lock, its plan, and the remains of a killed run."""
+"""One build at a time in a place: its lock, its plan, and the remains of a killed run."""
 
 import fcntl
 import hashlib
@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from scemae.data.storage.manifest import FORMAT_VERSION, MANIFEST
+from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import FileError, ShardError
 from scemae.files import disk, documents
-from scemae.shards.finished import BUILD_FOLDER, errors_named
+from scemae.shards.finished import BUILD_FOLDER, Place, errors_named
+from scemae.shards.lease import leased
 from scemae.shards.splits import Split
 
 PLAN = "plan.json"
+ANOTHER = "give another folder, or delete this one"
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,16 @@ def make_plan(split: Split, samples_per_shard: int) -> dict:
 
 
 @contextmanager
-def claimed(folder: Path, plan: dict, part: Part | None = None) -> Iterator[None]:
+def claimed(folder: Place, plan: dict, part: Part | None = None) -> Iterator[None]:
     """Lock `folder` for this build, compare the plan, remove files that a killed run left.
 
-    Parts share the folder; each is locked for itself.
+    Parts share the folder; each is locked for itself. Raises ShardError.
     """
+    if isinstance(folder, RemoteFolder):
+        with leased(folder, BUILD_FOLDER, str(part or "")):
+            _match_remote_plan(folder, plan)
+            yield
+        return
     try:
         disk.make_folders(folder / BUILD_FOLDER, folder)
         held = os.open(folder, os.O_RDONLY)
@@ -109,18 +117,31 @@ def _lock(held: int, folder: Path, kind: int) -> None:
 def _match_plan(folder: Path, plan: dict) -> None:
     path = folder / BUILD_FOLDER / PLAN
     if path.exists():
-        found = documents.read_json(
-            path, dict[str, Any], error=ShardError, remedy="give another folder, or delete this one"
-        )
-        differing = [key for key in plan if found.get(key) != plan[key]]
-        if differing:
-            words = "; ".join(f"{key} {found.get(key)}, not {plan[key]}" for key in differing)
-            raise ShardError(
-                f"{folder}: holds shards of another build ({words}); give another folder, or "
-                "delete this one"
-            )
+        found = documents.read_json(path, dict[str, Any], error=ShardError, remedy=ANOTHER)
+        _compare(folder, found, plan)
     elif any(folder.glob("*.tar")) or (folder / MANIFEST).exists():
         raise ShardError(f"{folder}: holds shards of unknown origin; give another folder")
     else:
         with errors_named(path):
             disk.write_json(path, plan)
+
+
+def _match_remote_plan(folder: RemoteFolder, plan: dict) -> None:
+    """As _match_plan; of builders that start at once, the plan of one is that of all."""
+    name = f"{BUILD_FOLDER}/{PLAN}"
+    if folder.load(name) is None:
+        if any(one == MANIFEST or one.endswith(".tar") for one in folder.names()):
+            raise ShardError(f"{folder}: holds shards of unknown origin; give another folder")
+        if folder.create(name, disk.json_bytes(plan)):
+            return
+    text, _ = folder.load(name) or (b"", None)
+    found = documents.parse_json(
+        text, dict[str, Any], folder.url(name), error=ShardError, remedy=ANOTHER
+    )
+    _compare(folder, found, plan)
+
+
+def _compare(folder: Place, found: dict, plan: dict) -> None:
+    if differing := [key for key in plan if found.get(key) != plan[key]]:
+        words = "; ".join(f"{key} {found.get(key)}, not {plan[key]}" for key in differing)
+        raise ShardError(f"{folder}: holds shards of another build ({words}); {ANOTHER}")

@@ -1,8 +1,9 @@
-"""The records of finished shards in FOLDER/.build: what each holds, and whether it is current."""
+"""The records of finished shards in PLACE/.build: what each holds, and whether it is current."""
 
 import errno
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from scemae.data.picture import UnusablePicture
 from scemae.data.storage.manifest import LeftOut, Shard
+from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import DataError, ShardError
 from scemae.files import disk, documents
 from scemae.files.documents import Count
@@ -17,6 +19,8 @@ from scemae.shards.image import Frame
 from scemae.shards.splits import Sample, read_bytes
 
 BUILD_FOLDER = ".build"
+READS = 16  # records of a bucket that are read at a time
+Place = Path | RemoteFolder  # where shards are built: a folder, or one below a URL
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -40,19 +44,54 @@ class ShardTask:
     """One shard to write: a fixed part of the split's samples, some of which may be unusable."""
 
     number: int
-    folder: Path
+    folder: Place
     name: str
-    samples: list[Sample]
+    samples: Sequence[Sample]
     frame: Frame | None
     accept_other_formats: bool
     upright: bool
 
 
+def find_finished(tasks: Sequence[ShardTask]) -> dict[int, FinishedShard]:
+    """The records, by number, of the shards that earlier runs finished. Raises ShardError."""
+    if not tasks or not isinstance(place := tasks[0].folder, RemoteFolder):
+        return {task.number: found for task in tasks if (found := read_finished(task))}
+    sizes, records = place.sizes(), place.sizes(BUILD_FOLDER)
+    listed = [task for task in tasks if _record_name(task) in records]
+    with ThreadPoolExecutor(READS) as threads:
+        read = threads.map(lambda task: _read_remote(place, task, sizes), listed)
+        return {
+            task.number: _with_sources_as_now(task, written)
+            for task, written in zip(listed, read)
+            if written is not None
+        }
+
+
+def _read_remote(
+    place: RemoteFolder, task: ShardTask, sizes: dict[str, int]
+) -> FinishedShard | None:
+    """As read_finished. A bucket takes a file as a whole or not, so an index is not read again."""
+    name = f"{BUILD_FOLDER}/{_record_name(task)}"
+    text, _ = place.load(name) or (b"", None)
+    try:
+        written = documents.parse_json(text, FinishedShard, place.url(name))
+    except DataError:
+        return None
+    shard = written.shard
+    is_whole = shard.file == f"{task.name}.tar" and sizes.get(shard.file) == shard.bytes
+    return written if is_whole and shard.index_file in sizes else None
+
+
+def _record_name(task: ShardTask) -> str:
+    return f"{task.name}.json"
+
+
 def read_finished(task: ShardTask) -> FinishedShard | None:
     """The record of this shard if an earlier run finished it and its files are unchanged."""
+    assert isinstance(task.folder, Path)
     try:
         written = documents.read_json(
-            task.folder / BUILD_FOLDER / f"{task.name}.json", FinishedShard
+            task.folder / BUILD_FOLDER / _record_name(task), FinishedShard
         )
         if written.shard.file != f"{task.name}.tar":
             return None
@@ -87,12 +126,21 @@ def _with_sources_as_now(task: ShardTask, written: FinishedShard) -> FinishedSha
             "another folder, or delete this one"
         )
     written = replace(written, stamp=stamp)
-    with errors_named(task.folder):
-        disk.write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
+    if isinstance(task.folder, RemoteFolder):
+        text = disk.json_bytes(asdict(written))
+        task.folder.write(f"{BUILD_FOLDER}/{_record_name(task)}", text)
+    else:
+        write_record(task, task.folder, written)
     return written
 
 
-def stamp_of(samples: list[Sample]) -> str:
+def write_record(task: ShardTask, folder: Path, written: FinishedShard) -> None:
+    """Write the record of a finished shard of `folder`. Raises ShardError."""
+    with errors_named(folder):
+        disk.write_json(folder / BUILD_FOLDER / _record_name(task), asdict(written))
+
+
+def stamp_of(samples: Sequence[Sample]) -> str:
     """A digest of the images' sizes, places and times on the disk."""
     places = [
         [place.size, place.member, place.offset, *place.stamp]

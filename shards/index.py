@@ -3,6 +3,7 @@
     scemae shards index /data/laion                          every *.tar of the folder
     scemae shards index '/data/laion/{00000..00099}.tar'     some of them
     scemae shards index s3://bucket/laion                    of a bucket that you may write to
+    scemae shards index s3://theirs/laion --out PLACE        of one that you may only read
 
 Writes manifest.json and one index per tar beside the tars, which are read whole once, in
 parallel, and never written. A sample is what webdataset takes for one: members that follow each
@@ -11,6 +12,10 @@ other members (captions, numbers) stay unread, and a sample without an image is 
 out. Run the same command again after an interruption, or when tars were added: of a tar that the
 last manifest describes, only the digest is computed again. Tars of a bucket pass through a folder
 for temporary files, as many at a time as there are workers, and the manifest is put beside them.
+
+--out puts manifest and indexes into another folder or bucket, which is the set of shards then: its
+manifest names the place of the tars, which stay where they are and are only read. A web server
+needs it (https://HOST/{000..099}.tar). Tars of a folder need a folder.
 """
 
 import itertools
@@ -19,14 +24,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
 import xxhash
 
-from scemae.config.locations import scheme_of
+from scemae.config.locations import masked, scheme_of
 from scemae.data.storage import content, url_program
 from scemae.data.storage.manifest import (
     FOREIGN_VERSION,
@@ -41,10 +46,11 @@ from scemae.data.storage.manifest import (
     write_manifest,
 )
 from scemae.data.storage.remote_folder import RemoteFolder
-from scemae.errors import DataError, ShardError
+from scemae.errors import DataError, FileError, ShardError
 from scemae.files import disk
 from scemae.process.progress import progress_bar
 from scemae.shards.archive import Member, tar_members
+from scemae.shards.finished import Place
 
 IMAGES = ("jpg", "jpeg", "png", "webp")  # the first of these that a sample has is its image
 # webdataset's: the name up to the first dot of its last part, and the rest.
@@ -52,18 +58,42 @@ NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 SKIPPED = re.compile(r"__[^/]*__($|/)")  # members that webdataset passes over
 
 
-def index_tars(pattern: str, workers: int) -> str:
+def index_tars(pattern: str, workers: int, out: str | None = None) -> str:
     """Index the tars of a folder or a brace pattern; returns a line on what was found.
 
-    Raises DataError, ShardError.
+    out: the folder or URL for manifest and indexes, if not that of the tars. Raises DataError,
+    ShardError.
     """
     if scheme_of(pattern) is not None:
-        return _index_remote(pattern, workers)
+        return _index_remote(pattern, workers, out)
+    if out is not None and scheme_of(out) is not None:
+        raise DataError(
+            f"{masked(out)}: found a URL, and the tars are in a folder, which others cannot read; "
+            "give a folder as --out, or copy the tars there"
+        )
     folder, tars = find_tars(pattern)
-    known = _known(folder)
-    manifest = _manifest(str(folder), tars, lambda tar: _index_tar(tar, known), workers)
-    write_manifest(folder, manifest)
-    return _summary(str(folder), manifest)
+    target = folder if out is None else _made(out)
+    _refuse_own(target)
+    known = _known(target)
+    manifest = _manifest(str(folder), tars, lambda tar: _index_tar(tar, known, target), workers)
+    if target != folder:
+        manifest.options["tars"] = str(folder.absolute())
+    write_manifest(target, manifest)
+    return _summary(str(target), manifest)
+
+
+def _made(out: str) -> Path:
+    """The folder, which is made where it is missing. Raises DataError."""
+    try:
+        return disk.make_folders(Path(out), Path(out))
+    except (OSError, FileError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{out}: cannot be made ({why}); give a folder to write to") from error
+
+
+def _refuse_own(folder: Path) -> None:
+    if (own := folder / MANIFEST).exists() and not read_manifest(folder).foreign:
+        raise DataError(f"{own}: found shards of `scemae shards build`, which need no other index")
 
 
 T = TypeVar("T")
@@ -104,7 +134,7 @@ def _summary(folder: str, manifest: Manifest) -> str:
     return f"{folder}: {manifest.samples:,} images in {len(manifest.shards):,} tars{left}"
 
 
-def _index_remote(pattern: str, workers: int) -> str:
+def _index_remote(pattern: str, workers: int, out: str | None) -> str:
     """Index tars below a URL; each is downloaded for that, and deleted."""
     location, names = pattern, None
     if pattern.endswith(".tar"):
@@ -114,7 +144,7 @@ def _index_remote(pattern: str, workers: int) -> str:
         location = expanded[0].rpartition("/")[0]
         names = [url.rpartition("/")[2] for url in expanded]
     url_program.refuse(location)
-    remote = RemoteFolder(location)
+    target, remote = _target(location, out), RemoteFolder(location)
     tars = [name for name in names or remote.names() if TAR.fullmatch(name)]
     if not tars:
         raise DataError(f"{remote.url('')}: found no *.tar in it; give the folder of the tars")
@@ -125,15 +155,38 @@ def _index_remote(pattern: str, workers: int) -> str:
             with disk.create(tar) as file:
                 for piece in remote.stream(name):
                     file.write(piece)
-            shard, without = _index_tar(tar, {})
+            shard, without = _index_tar(tar, {}, Path(scratch))
             disk.remove(tar)
-            remote.write(shard.index_file, (Path(scratch) / shard.index_file).read_bytes())
+            _put(target, shard.index_file, (Path(scratch) / shard.index_file).read_bytes())
             return shard, without
 
         manifest = _manifest(remote.url(""), tars, index, workers)
-        write_manifest(Path(scratch), manifest)
-        remote.write(MANIFEST, (Path(scratch) / MANIFEST).read_bytes())
-    return _summary(remote.url("").rstrip("/"), manifest)
+        if out is not None:
+            manifest.options["tars"] = remote.location
+        _put(target, MANIFEST, disk.json_bytes(asdict(manifest)))
+    return _summary(str(target), manifest)
+
+
+def _target(location: str, out: str | None) -> Place:
+    """Where manifest and indexes go. Raises DataError, ShardError."""
+    if out is None:
+        return RemoteFolder(location, to_write=True)
+    if masked(location) != location:
+        raise DataError(
+            f"{masked(location)}: found a password or a query in the URL, which the manifest would "
+            "keep; give a URL without, and credentials as its store takes them"
+        )
+    if scheme_of(out) is not None:
+        return RemoteFolder(out, to_write=True)
+    _refuse_own(folder := _made(out))
+    return folder
+
+
+def _put(target: Place, name: str, data: bytes) -> None:
+    if isinstance(target, RemoteFolder):
+        target.write(name, data)
+    else:
+        disk.write_bytes(target / name, data)
 
 
 def find_tars(pattern: str) -> tuple[Path, list[Path]]:
@@ -147,8 +200,6 @@ def find_tars(pattern: str) -> tuple[Path, list[Path]]:
         folder = tars[0].parent
     if not tars:
         raise DataError(f"{folder}: found no *.tar in it; give the folder of WebDataset tars")
-    if (own := folder / MANIFEST).exists() and not read_manifest(folder).foreign:
-        raise DataError(f"{own}: found shards of `scemae shards build`, which need no other index")
     for tar in tars:
         if not tar.is_file():
             raise DataError(
@@ -169,12 +220,12 @@ def _known(folder: Path) -> dict[str, Shard]:
     return {shard.file: shard for shard in read_manifest(folder).shards}
 
 
-def _index_tar(tar: Path, known: dict[str, Shard]) -> tuple[Shard, Counter[str]]:
+def _index_tar(tar: Path, known: dict[str, Shard], target: Path) -> tuple[Shard, Counter[str]]:
     """The shard of one tar, whose index is written; and why samples have none, counted."""
     before = known.get(tar.name)
     if before and before.bytes == tar.stat().st_size:
         try:
-            index = read_index(tar.parent, before, foreign=True)
+            index = read_index(target, before, foreign=True)
             if disk.file_digest(tar) == before.sha256:
                 return replace(before, content=_content(index)), Counter()
         except ShardError:
@@ -198,7 +249,7 @@ def _index_tar(tar: Path, known: dict[str, Shard]) -> tuple[Shard, Counter[str]]
         )
     shard = Shard(tar.name, len(found.keys), tar.stat().st_size, disk.file_digest(tar), "")
     shard.content = _content(found)
-    path = tar.parent / shard.index_file
+    path = target / shard.index_file
     disk.write_json(path, vars(found))
     shard.index_sha256 = disk.file_digest(path)
     return shard, without

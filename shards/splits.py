@@ -1,8 +1,7 @@
 """What every source returns: splits of samples, each with its annotation and its image's place."""
 
 import os
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -53,7 +52,7 @@ class Split:
 
     dataset: str
     name: str
-    samples: list[Sample]
+    samples: Sequence[Sample]
     excluded: dict[str, int] = field(default_factory=dict)
     options: dict = field(default_factory=dict)
     frame: Frame | None = None
@@ -153,21 +152,3 @@ def needed_folder(path: Path) -> Path:
     if not any(path.iterdir()):
         raise DataError(f"{path}: the folder is empty; give the folder that holds the raw data set")
     return path
-
-
-def unique_keys(names: Iterable[str]) -> list[str]:
-    """Make one tar key of each file name: letters, digits, - and _ only, at most 80 long.
-
-    A dot would end the key for webdataset, and a slash would make a folder. A repeated name gets
-    -2, -3, ...
-    """
-    keys: dict[str, None] = {}
-    for name in names:
-        stem = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
-        key = base = re.sub(r"[^A-Za-z0-9-]+", "_", stem).strip("_")[-80:] or "image"
-        number = 1
-        while key in keys:
-            number += 1
-            key = f"{base}-{number}"
-        keys[key] = None
-    return list(keys)

@@ -4,12 +4,16 @@ Each worker writes a whole shard under another name, syncs it to the disk and re
 FOLDER/.build/ keeps what a later run needs to resume: plan.json says which build this is, and
 NAME.json what each finished shard holds. The manifest is written last, so that a folder without one
 is known to be unfinished.
+
+In a bucket it is the same, each shard written in a folder for temporary files (TMPDIR) and put from
+there: tar, index, record.
 """
 
 import hashlib
 import itertools
 import json
 import multiprocessing
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -31,6 +35,7 @@ from scemae.data.storage.manifest import (
     in_blocks,
     write_manifest,
 )
+from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import ConfigError, DataError, ShardError
 from scemae.files import disk
 from scemae.process.progress import progress_bar
@@ -39,11 +44,13 @@ from scemae.shards.claim import Part, claimed, make_plan
 from scemae.shards.finished import (
     BUILD_FOLDER,
     FinishedShard,
+    Place,
     ShardTask,
     errors_named,
-    read_finished,
+    find_finished,
     read_image,
     stamp_of,
+    write_record,
 )
 from scemae.shards.image import check_annotation, to_jpeg
 from scemae.shards.splits import Split
@@ -54,7 +61,7 @@ if TYPE_CHECKING:
 
 def write_split(
     split: Split,
-    folder: Path,
+    folder: Place,
     *,
     samples_per_shard: int = 1000,
     max_bad_fraction: float = 0.01,
@@ -81,10 +88,10 @@ def write_split(
     if part is not None:
         tasks = tasks[part.index :: part.count]
     with claimed(folder, make_plan(split, samples_per_shard), part):
-        finished = {task.number: written for task in tasks if (written := read_finished(task))}
+        finished = find_finished(tasks)
         kept = len(finished)
         if kept < len(tasks):
-            (folder / MANIFEST).unlink(missing_ok=True)
+            _remove_manifest(folder)
         _write_missing(tasks, finished, split.name, max_bad_fraction, workers)
         if part is not None:
             return None, kept
@@ -96,13 +103,27 @@ def write_split(
                 f"{split.name}: not one of {len(split.samples):,} images is usable "
                 f"({_first(manifest.left_out)}); check the source"
             )
-        if not (folder / MANIFEST).exists():
-            with errors_named(folder / MANIFEST):
-                write_manifest(folder, manifest)
+        _add_manifest(folder, manifest)
     return manifest, kept
 
 
-def _tasks(split: Split, folder: Path, samples_per_shard: int) -> list[ShardTask]:
+def _remove_manifest(folder: Place) -> None:
+    if isinstance(folder, RemoteFolder):
+        folder.remove(MANIFEST)
+    else:
+        (folder / MANIFEST).unlink(missing_ok=True)
+
+
+def _add_manifest(folder: Place, manifest: Manifest) -> None:
+    if isinstance(folder, RemoteFolder):
+        if folder.load(MANIFEST) is None:
+            folder.write(MANIFEST, disk.json_bytes(asdict(manifest)))
+    elif not (folder / MANIFEST).exists():
+        with errors_named(folder / MANIFEST):
+            write_manifest(folder, manifest)
+
+
+def _tasks(split: Split, folder: Place, samples_per_shard: int) -> list[ShardTask]:
     return [
         ShardTask(
             number,
@@ -195,16 +216,30 @@ def write_shard(task: ShardTask) -> FinishedShard:
 
     Raises ShardError, DataError.
     """
-    tar = task.folder / f"{task.name}.tar"
+    place = task.folder
+    if not isinstance(place, RemoteFolder):
+        return _write_files(task, place)
+    with tempfile.TemporaryDirectory(prefix="scemae-shard-") as scratch:
+        folder = Path(scratch)
+        disk.make_folders(folder / BUILD_FOLDER, folder)
+        written = _write_files(task, folder)
+        record = f"{BUILD_FOLDER}/{task.name}.json"
+        for name in (written.shard.file, written.shard.index_file, record):  # the record last
+            place.upload(name, folder / name)
+    return written
+
+
+def _write_files(task: ShardTask, folder: Path) -> FinishedShard:
+    tar = folder / f"{task.name}.tar"
     with errors_named(tar):
         with disk.replacing(tar) as file:
             index, annotations, left_out, encoded, sources = _fill_tar(file, task)
         shard = Shard(tar.name, len(index.keys), tar.stat().st_size, disk.file_digest(tar), "")
         shard.content = content.of_shard(zip(index.keys, index.xxh3, annotations))
-        disk.write_json(task.folder / shard.index_file, asdict(index))
-        shard.index_sha256 = disk.file_digest(task.folder / shard.index_file)
-        written = FinishedShard(shard, left_out, encoded, stamp_of(task.samples), sources)
-        disk.write_json(task.folder / BUILD_FOLDER / f"{task.name}.json", asdict(written))
+        disk.write_json(folder / shard.index_file, asdict(index))
+        shard.index_sha256 = disk.file_digest(folder / shard.index_file)
+    written = FinishedShard(shard, left_out, encoded, stamp_of(task.samples), sources)
+    write_record(task, folder, written)
     return written
 
 

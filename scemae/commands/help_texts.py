@@ -167,6 +167,8 @@ Submit shards, pretrain, correspond and evaluate as a chain of jobs.
                 correspond.carb.dim=64
   scemae submit run_dir=runs/all stages=[shards,pretrain,correspond,evaluate] \\
                 shards=[celeba,/data/CelebA,data/celeba]
+  scemae submit run_dir=runs/build stages=[shards] parts=8 \\
+                shards=[folder,/data/photographs,s3://bucket/own]
   scemae submit run_dir=runs/here cluster=local         on a workstation: one after the other
   scemae submit --status runs/small                     the state of its jobs
 
@@ -177,6 +179,8 @@ that fails for good ends the chain. After that, the same command submits the cha
 stage resumes.
 
   stages               which of shards, pretrain, correspond, evaluate
+  parts                jobs that build the shards side by side, as an array; when all have
+                       succeeded, one more writes the manifest, and the next stage starts
   STAGE.KEY=VALUE      a setting of that stage: pretrain.model=deit_tiny
   cluster              a named set of values in configs/cluster: default, local
   cluster.account, partition, qos, time (minutes), nodes, ranks_per_node, gpus_per_node,

@@ -137,6 +137,7 @@ def _check_submission(config: SubmitConfig) -> None:
     one_of("cluster.kind", cluster.kind, ("batch", "local"))
     for name in ("nodes", "ranks_per_node", "cpus_per_task", "time", "signal"):
         above_0(f"cluster.{name}", getattr(cluster, name))
+    above_0("parts", config.parts)
     for name in ("gpus_per_node", "max_restarts"):
         at_least(f"cluster.{name}", getattr(cluster, name), 0)
     if cluster.kind == "local" and cluster.nodes > 1:

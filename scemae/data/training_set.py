@@ -6,13 +6,12 @@ from typing import Protocol
 
 import numpy as np
 
-from scemae.config.locations import scheme_of
 from scemae.data.growth import Growing
 from scemae.data.lanes import Lanes
 from scemae.data.mixture import SEEDS, MixedOrder, parse_mixture
 from scemae.data.order import MOST_WHOLE, Order
 from scemae.data.storage.joined import Grown, Joined
-from scemae.data.storage.shard_set import ShardSet, open_shards, stream_shards
+from scemae.data.storage.shard_set import ShardSet, is_remote, open_shards, stream_shards
 from scemae.data.storage.subset import Subset
 from scemae.errors import ConfigError
 
@@ -50,9 +49,9 @@ def open_set(
     cache_dir = cache_dir or data.cache_dir
 
     def opened(locations: list[str]) -> list[ShardSet]:
-        if data.cache_gb is None or not may_copy or not any(map(scheme_of, locations)):
+        if data.cache_gb is None or not may_copy or not any(map(is_remote, locations)):
             return [open_shards(one, cache_dir, may_copy=may_copy, note=note) for one in locations]
-        if local := [one for one in locations if scheme_of(one) is None]:
+        if local := [one for one in locations if not is_remote(one)]:
             raise ConfigError(
                 f"data.append: found the folder {local[0]} beside a URL that data.cache_gb "
                 "streams; give all of them as URLs, or leave data.cache_gb out"

@@ -107,7 +107,12 @@ def write_text(path: Path, text: str, mode: int = 0o666) -> None:
 
 def write_json(path: Path, value: object, mode: int = 0o666) -> None:
     """Replace the content of `path` by `value` as JSON, all or nothing (`replacing`)."""
-    write_text(path, json.dumps(value, indent=1), mode)
+    write_bytes(path, json_bytes(value), mode)
+
+
+def json_bytes(value: object) -> bytes:
+    """The text of a JSON file, as all of ours are written."""
+    return json.dumps(value, indent=1).encode("utf8", "surrogateescape")
 
 
 def open_to_append(path: Path, mode: int = 0o666) -> int:

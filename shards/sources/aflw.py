@@ -31,8 +31,9 @@ import numpy as np
 from scemae.errors import DataError
 from scemae.files.documents import Finite, Point
 from scemae.shards.image import ENCODING
+from scemae.shards.listing import unique_keys
 from scemae.shards.sources.mat import read_mat
-from scemae.shards.splits import Sample, Split, file_place, needed_folder, read_lines, unique_keys
+from scemae.shards.splits import Sample, Split, file_place, needed_folder, read_lines
 
 OFFICIAL = {
     "aflw-train": 10_122,

@@ -11,15 +11,18 @@ Images may also lie under ROOT/Img, and the lists directly under ROOT.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scemae.data.geometry import CELEBA_SIZE, celeba_box
 from scemae.errors import DataError
 from scemae.shards.image import QUALITY, Frame
-from scemae.shards.sources.celeba_images import find_images
+from scemae.shards.listing import Listing
+from scemae.shards.sources.celeba_images import Faces, find_images
 from scemae.shards.splits import ImagePlace, Sample, Split, needed_folder, only_once, read_lines
 
 FULL = 202_599  # images of the whole CelebA
@@ -70,12 +73,11 @@ def splits(
         options |= frame.options()
     if notes := _notes(landmarks, identities, mafl):
         options["notes"] = notes
-    result = []
+    faces, result = Faces(images, landmarks, identities, frame), []
+    rows = {image: row for row, image in enumerate(images)}
     for name, (chosen, excluded) in _choose(partition, mafl, exclude_mafl_train).items():
         if not name.startswith("mafl") or (landmarks and mafl.test):
-            samples = [
-                _sample(image, images[image], landmarks, identities, frame) for image in chosen
-            ]
+            samples = Listing(faces.sample, np.array([rows[image] for image in chosen], np.int32))
             of_split = options | _official(name, images, samples)
             result.append(Split("celeba", name, samples, excluded, of_split, frame))
     return result
@@ -194,18 +196,7 @@ def _part(names: Iterable[str], reason: Callable[[str], str]) -> tuple[list[str]
     return [name for name, why in reasons.items() if not why], dict(excluded)
 
 
-def _sample(
-    name: str, place: ImagePlace, landmarks: dict, identities: dict, frame: Frame | None
-) -> Sample:
-    annotation: dict = {"file": name}
-    if landmarks:
-        annotation["landmarks"] = frame.move(landmarks[name]) if frame else landmarks[name]
-    if identities:
-        annotation["identity"] = identities[name]
-    return Sample(name.removesuffix(".jpg"), annotation, place)
-
-
-def _official(name: str, images: dict[str, ImagePlace], samples: list[Sample]) -> dict:
+def _official(name: str, images: dict[str, ImagePlace], samples: Sequence[Sample]) -> dict:
     """Options of MAFL's splits: the official number of images, and whether this set differs."""
     official = {"mafl-train": FULL_MAFL[0], "mafl-test": FULL_MAFL[1]}.get(name)
     if official is None:

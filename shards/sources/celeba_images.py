@@ -1,14 +1,49 @@
-"""Where CelebA's aligned images lie: in a folder, in a zip, or in tars."""
+"""CelebA's aligned images: where they lie (a folder, a zip, tars), and all of them in memory."""
 
 import os
 import re
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from scemae.errors import DataError
 from scemae.shards.archive import Member, tar_members, zip_members
-from scemae.shards.splits import ImagePlace, stamped
+from scemae.shards.image import Frame
+from scemae.shards.listing import Places, Texts
+from scemae.shards.splits import ImagePlace, Sample, stamped
 
 MEMBER = re.compile(r"(?:.*/)?img_align_celeba/([0-9]{6}\.jpg)")
+
+
+class Faces:
+    """All images with their annotations, in columns."""
+
+    def __init__(
+        self,
+        images: dict[str, ImagePlace],
+        landmarks: dict[str, list[list[int]]],
+        identities: dict[str, int],
+        frame: Frame | None,
+    ) -> None:
+        self._names, self._places, self._frame = Texts(), Places(), frame
+        for name, place in images.items():
+            self._names.append(name)
+            self._places.append(place)
+        # (n, 5, 2) and (n,), or empty where there is no list
+        self._landmarks = np.array([landmarks[name] for name in images if landmarks], np.int32)
+        self._identities = np.array([identities[name] for name in images if identities], np.int32)
+
+    def sample(self, row: int) -> Sample:
+        """One image."""
+        name = self._names[row]
+        annotation: dict[str, Any] = {"file": name}
+        if len(self._landmarks):
+            points = self._landmarks[row].tolist()
+            annotation["landmarks"] = self._frame.move(points) if self._frame else points
+        if len(self._identities):
+            annotation["identity"] = int(self._identities[row])
+        return Sample(name.removesuffix(".jpg"), annotation, self._places[row])
 
 
 def find_images(root: Path) -> dict[str, ImagePlace]:

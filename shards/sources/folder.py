@@ -8,12 +8,14 @@ are left out with a reason in the manifest; linked folders are counted there and
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from scemae.errors import DataError
 from scemae.shards.finished import BUILD_FOLDER
 from scemae.shards.image import ENCODING
-from scemae.shards.splits import Sample, Split, file_place, needed_folder, unique_keys
+from scemae.shards.listing import Files, Listing
+from scemae.shards.splits import Split, needed_folder
 
 OTHER, LINKS = "not an image by its name", "linked folders, not entered"
 DEVICES = "an image by its name, but no regular file"
@@ -34,11 +36,8 @@ def splits(root: Path, *, name: str = "train") -> list[Split]:
             f"{root}: found {excluded[OTHER]:,} files, none of them an image "
             f"({' '.join(sorted(SUFFIXES))}){links}; give the folder that holds the images"
         )
-    names = sorted(file.as_posix() for file in images)
-    samples = [
-        Sample(key, {"file": file}, file_place(root, file))
-        for key, file in zip(unique_keys(names), names)
-    ]
+    images.finish()
+    samples = Listing(images.sample, range(len(images)))
     options = {"other_formats": ENCODING}
     return [
         Split(
@@ -53,27 +52,80 @@ def splits(root: Path, *, name: str = "train") -> list[Split]:
     ]
 
 
-def _find(root: Path) -> tuple[list[Path], Counter]:
+def _find(root: Path) -> tuple[Files, Counter]:
     """The images below `root`, and how many other entries there are, by reason. Raises DataError.
 
     In a folder of shards, for example of an earlier build into `root`, only images count: the tars
     are no part of the source.
     """
-    images: list[Path] = []
+    images = Files(str(root))
     excluded: Counter[str] = Counter()
-    for place, folders, names in os.walk(root, onerror=_refuse):
-        here, is_output = Path(place), BUILD_FOLDER in folders
-        visible = [folder for folder in folders if not folder.startswith(".")]
-        folders[:] = [folder for folder in visible if not (here / folder).is_symlink()]
-        excluded[LINKS] += len(visible) - len(folders)
-        for path in (here / name for name in names if not name.startswith(".")):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
-                images.append(path.relative_to(root))
-            elif path.suffix.lower() in SUFFIXES:
-                excluded[DEVICES] += 1
-            elif path.is_file() and not is_output:
-                excluded[OTHER] += 1
-    return images, +excluded
+    open_folders = [_entries(root, "", images, excluded)]
+    while open_folders:
+        if (folder := next(open_folders[-1], None)) is None:
+            open_folders.pop()
+        else:
+            open_folders.append(_entries(root, folder, images, excluded))
+    return images, Counter({why: excluded[why] for why in (LINKS, DEVICES, OTHER) if excluded[why]})
+
+
+def _entries(root: Path, folder: str, images: Files, excluded: Counter) -> Iterator[str]:
+    """Add the images of one folder; yields each folder in it where its turn comes in the order.
+
+    The order is that of whole paths, so a folder counts as its name and a slash.
+    """
+    here = os.path.join(root, folder)
+    names, is_output = _listed(here, excluded)
+    names.sort(reverse=True)
+    while names:  # from the end, so that memory is given back
+        name = names.pop()
+        if name.endswith("/"):
+            yield folder + name
+            continue
+        is_image = os.path.splitext(name)[1].lower() in SUFFIXES
+        path = os.path.join(here, name)
+        if is_image and os.path.isfile(path):
+            images.append(folder, name, _stat(path))
+        elif is_image:
+            excluded[DEVICES] += 1
+        elif not is_output and os.path.isfile(path):
+            excluded[OTHER] += 1
+
+
+def _listed(here: str, excluded: Counter) -> tuple[list[str], bool]:
+    """The names in a folder, of folders with / behind; whether a build writes shards there."""
+    names, is_output = [], False
+    try:
+        with os.scandir(here) as entries:
+            for entry in entries:
+                is_folder = _is_folder(entry)
+                is_output |= is_folder and entry.name == BUILD_FOLDER
+                if entry.name.startswith("."):
+                    continue
+                if is_folder and entry.is_symlink():
+                    excluded[LINKS] += 1
+                else:
+                    names.append(f"{entry.name}/" if is_folder else entry.name)
+    except OSError as error:
+        _refuse(error)
+    return names, is_output
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle
+        return False
+
+
+def _stat(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be opened ({error.strerror}), and was there when its folder was "
+            "listed; run the same command again"
+        ) from error
 
 
 def _refuse(error: OSError) -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from scemae.cluster import chain
 from scemae.runs.checkpoints.checkpoint import committed, damage, place_of
 from scemae.runs.generations import path_of
 from scemae.runs.metrics_log import read_metrics
 from tests.chaos import same_end
 from tests.rig.rig import Rig
-from tests.support import TINY, scemae, write_shards
+from tests.support import TINY, picture, scemae, write_shards
 
 IMAGES, BATCH = 24, 6  # 4 steps an epoch
 
@@ -149,6 +150,25 @@ def test_a_chain_runs_to_the_end(rig, shards, tmp_path):
     for stage, job_id, step in zip(("pretrain", "correspond"), ids, (8, 4)):
         line = rf"^{stage} +{job_id} +COMPLETED +saved at step {step} of {step}$"
         assert re.search(line, printed, re.M), printed
+
+
+def test_an_array_builds_the_parts_and_the_last_job_the_manifest(rig, tmp_path):
+    photographs, out, run = tmp_path / "photographs", tmp_path / "out", tmp_path / "run"
+    photographs.mkdir()
+    for i in range(12):
+        picture(i, (40, 40)).save(photographs / f"{i:02d}.jpg")
+    words = [photographs, out, "--samples-per-shard", "1", "--workers", "1"]
+    listed = ",".join(["folder", *map(str, words)])
+    rig.run("scemae", "submit", f"run_dir={run}", "stages=[shards]", "parts=3", "cluster.time=5",
+            "cluster.cpus_per_task=1", f"shards=[{listed}]")  # fmt: skip
+    array, manifest = [stage.job_id for stage in chain.read(run)[1]]
+    rig.completed(manifest, 300)
+    for k in range(3):
+        assert f"part {k + 1}/3 is written (0 of its shards" in rig.log(f"{array}_{k}")
+    assert "12 samples in 12 shards (12 finished earlier and kept" in rig.log(manifest)
+    scemae("shards", "build", "folder", photographs, tmp_path / "here", *words[2:])
+    for path in filter(Path.is_file, (tmp_path / "here" / "train").iterdir()):
+        assert path.read_bytes() == (out / "train" / path.name).read_bytes()
 
 
 def test_a_failed_stage_ends_the_chain(rig, tmp_path):

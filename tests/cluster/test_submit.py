@@ -101,6 +101,42 @@ def test_a_dry_run_prints_the_jobs_and_writes_nothing(tmp_path, monkeypatch):
     )
 
 
+def test_parts_are_an_array_and_the_manifest_and_training_come_after_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no sbatch here
+    words = ["stages=[shards,pretrain]", "shards=[folder,/data/own,s3://bucket/own]", "parts=3"]
+    text = scemae("submit", f"run_dir={tmp_path / 'run'}", *words, "--dry-run").stdout
+    array, manifest, training = text.split("#!/bin/bash")[1:]
+    assert re.search(r"^# shards runs: .*ranks.sh shards build folder /data/own s3://", text, re.M)
+    assert "# as an array of 3: element k adds --part k/3\n" in array
+    assert "--dependency" not in array and "array of" not in manifest
+    assert "--dependency=afterok:JOB_OF_SHARDS\n" in manifest
+    assert "--dependency=afterok:JOB_OF_MANIFEST\n" in training
+    assert not (tmp_path / "run").exists()
+    config = load_config("submit", [f"run_dir={tmp_path}", *words])
+    (elements,) = chain.parts_of(config, chain.plan(config)).values()
+    assert [one.arguments[2:] for one in elements] == [
+        ["folder", "/data/own", "s3://bucket/own", "--part", f"{k}/3"] for k in (1, 2, 3)
+    ]
+
+
+def test_parts_and_the_manifest_run_here_one_after_the_other(tmp_path):
+    photographs, run = tmp_path / "photographs", tmp_path / "run"
+    photographs.mkdir()
+    for i in range(6):
+        picture(i).save(photographs / f"{i}.jpg")
+    words = f"{photographs},{tmp_path / 'out'},--samples-per-shard,1,--workers,1"
+    command = ["submit", f"run_dir={run}", "cluster=local", "stages=[shards]", "parts=2"]
+    scemae(*command, f"shards=[folder,{words}]")
+    logs = [path.read_text() for path in (run / "jobs").glob("*_log.out")]
+    assert sorted(re.findall(r"part \d/\d is written \(0", "".join(logs))) == [
+        "part 1/2 is written (0",
+        "part 2/2 is written (0",
+    ]
+    assert "(6 finished earlier and kept, 0 written now)" in "".join(logs)
+    printed = scemae("submit", "--status", run).stdout
+    assert re.search(r"^manifest +\d+ +COMPLETED +train in ", printed, re.M), printed
+
+
 def test_jobs_run_from_a_snapshot(tmp_path):
     loaded = load_config("submit", [f"run_dir={tmp_path}", "stages=[pretrain]"])
     chain.snapshot(loaded, chain.plan(loaded))
@@ -170,6 +206,12 @@ def test_the_local_chain_runs_one_stage_after_the_other(tmp_path):
         (["stages=[]"], "stages: found none"),
         (["stages=[shards]"], "shards: found []; give the arguments of `scemae shards build`"),
         (["stages=[correspond]"], "found no value for backbone"),
+        (["parts=0"], "parts: found 0"),
+        (["parts=2"], "parts: found 2, which is for stages=[shards,...]"),
+        (
+            ["stages=[shards]", "parts=2", "shards=[folder,a,b,--part,1/2]"],
+            "parts: found 2, which is for stages=[shards,...]",
+        ),
         (["pretrain.optim.epoch=3"], "found no setting 'optim.epoch', did you mean 'optim.epochs'"),
         (["cluster.nodes=0"], "cluster.nodes: found 0"),
         (["cluster.time=2"], "cluster: found time 2 minutes and signal 120 seconds"),

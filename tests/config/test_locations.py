@@ -50,6 +50,12 @@ def test_a_program_is_run_only_for_a_typed_location(location, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def test_urls_in_a_typed_list_are_typed():
+    words = ["run_dir=x", "data.cache_dir=c", "data.mix=[s3://a/b:0.5,/x:0.5]"]
+    mix = load_config("pretrain", words, typed=True).data.mix
+    assert mix == ["s3://a/b:0.5", "/x:0.5"] and [*map(type, mix)] == [Typed, str]
+
+
 def test_the_copy_of_a_typed_command_is_found_by_its_masked_form(tmp_path):
     folder, cache = write_shards(tmp_path / "shards", 4), str(tmp_path / "cache")
     typed = load_config(

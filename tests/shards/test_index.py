@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import re
 import tarfile
 
@@ -12,7 +13,7 @@ from scemae.data.decode import StreamedFrames, decode
 from scemae.data.storage.shard_set import open_shards, stream_shards
 from scemae.errors import ShardError
 from tests.object_server import serve
-from tests.support import TINY, digest, picture, scemae
+from tests.support import TINY, digest, picture, scemae, write_shards
 
 webdataset = pytest.importorskip("webdataset")
 
@@ -172,6 +173,117 @@ def test_a_flipped_byte_inside_an_image_is_found_when_it_is_read(tmp_path):
         open_shards(str(tmp_path)).jpeg(0)
 
 
+def tree(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def jpegs(shards):
+    return [shards.jpeg(i) for i in range(len(shards))]
+
+
+def copied(foreign, folder):
+    """The tars alone."""
+    folder.mkdir()
+    for tar in foreign.glob("*.tar"):
+        (folder / tar.name).write_bytes(tar.read_bytes())
+    return folder
+
+
+def test_manifest_and_indexes_may_lie_elsewhere_and_the_tars_are_only_read(foreign, tmp_path):
+    scemae("shards", "index", foreign)
+    tars = copied(foreign, tmp_path / "tars")
+    before, place = tree(tars), tmp_path / "a" / "place"
+    out = scemae("shards", "index", tars, "--out", place).stdout
+    assert f"{place}: 22 images in 3 tars" in out and tree(tars) == before
+    assert sorted(tree(place)) == ["00000.index.json", "00001.index.json", "manifest.json",
+                                   "other.index.json"]  # fmt: skip
+    there, beside = open_shards(str(place)), open_shards(str(foreign))
+    assert jpegs(there) == jpegs(beside) and there.digest == beside.digest
+    assert jpegs(pickle.loads(pickle.dumps(there))) == jpegs(beside)
+    assert "whole" in scemae("shards", "verify", place, "--decode").stdout
+    assert f"option       tars: {tars}" in scemae("shards", "info", place).stdout
+    stamp = (place / "00000.index.json").stat().st_mtime_ns
+    (tars / "00001.tar").unlink()
+    assert "12 images in 2" in scemae("shards", "index", tars, "--out", place).stdout
+    assert (place / "00000.index.json").stat().st_mtime_ns == stamp
+    (tars / "other.tar").unlink()
+    with pytest.raises(ShardError, match=f"{tars}/other.tar: cannot be opened"):
+        open_shards(str(place))
+
+
+@pytest.mark.parametrize("out", ["folder", "url"])
+@pytest.mark.parametrize("cache_gb", [None, 0.1])
+def test_tars_behind_a_url_are_found_by_a_manifest_elsewhere(foreign, tmp_path, out, cache_gb):
+    """The manifest lies in a folder, or behind another URL; the tars are copied, or streamed."""
+    scemae("shards", "index", foreign)
+    tars = copied(foreign, tmp_path / "tars")
+    place = str(tmp_path / "place") if out == "folder" else f"file://{tmp_path / 'place'}"
+    scemae("shards", "index", f"file://{tars}", "--out", place, "--workers", 2)
+    assert not [*tars.glob("*.json")]
+    cache = str(tmp_path / "cache")
+    there = stream_shards([place], cache, cache_gb)[0] if cache_gb else open_shards(place, cache)
+    beside = open_shards(str(foreign))
+    assert jpegs(there) == jpegs(beside) and there.digest == beside.digest
+    again = pickle.loads(pickle.dumps(there))
+    assert jpegs(again) == jpegs(beside) and again.annotation(0) == beside.annotation(0)
+    if out == "folder":
+        assert "22 samples" in scemae("shards", "info", place).stdout
+        whole = scemae("shards", "verify", place, check=False).stderr
+        assert f"its tars are at file://{tars}, and only those of a folder" in whole
+        with pytest.raises(ShardError, match="a URL needs a folder to copy the shards into"):
+            open_shards(place)
+
+
+def test_tars_of_a_web_server_are_indexed_into_a_folder_and_trained_on(foreign, tmp_path):
+    tars = copied(foreign, tmp_path / "tars")
+    words = ["pretrain", *TINY, "optim.global_batch_size=4", "optim.epochs=1", "data.frame=96"]
+    words += ["loop.log_every=1", "loop.save_every=1", "runtime.device=cpu"]
+    with serve(tars.parent) as server:
+        pattern = f"{server.url}/tars/{{00000..00001}}.tar"
+        scemae("shards", "index", pattern, "--out", tmp_path / "place")
+        scemae(*words, f"run_dir={tmp_path / 'run'}", f"data.shards={tmp_path / 'place'}",
+               f"data.cache_dir={tmp_path / 'cache'}", "data.cache_gb=1")  # fmt: skip
+    scemae("shards", "index", tmp_path / "tars" / "{00000..00001}.tar")
+    done = scemae("verify-resume", tmp_path / "run", "--all", "--shards", tars)
+    assert "verified" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("tars", "out", "sentence"),
+    [
+        ("tars", "file:///tmp/x", "the tars are in a folder, which others cannot read"),
+        ("tars", "file", "file: cannot be made"),
+        ("tars", "own", "found shards of `scemae shards build`"),
+        ("https://me:word@host/a.tar", "x", "found a password or a query in the URL"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(foreign, tmp_path, tars, out, sentence):
+    copied(foreign, tmp_path / "tars")
+    (tmp_path / "file").write_bytes(b"")
+    write_shards(tmp_path / "own", 2)
+    where = tars if "://" in tars else tmp_path / tars
+    place = out if "://" in out else tmp_path / out
+    done = scemae("shards", "index", where, "--out", place, check=False)
+    assert (
+        done.returncode == 1
+        and sentence in done.stderr
+        and "word" not in done.stderr.replace("password", "")
+    )
+
+
+def test_a_manifest_names_no_command_and_behind_a_url_no_folder(foreign, tmp_path):
+    scemae("shards", "index", foreign, "--out", tmp_path / "place")
+    with pytest.raises(ShardError, match="names tars in the folder .* may name only URLs"):
+        open_shards(f"file://{tmp_path / 'place'}", str(tmp_path / "cache"))
+    path = tmp_path / "place" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["options"]["tars"] = f"pipe:touch {tmp_path / 'run'}; cat"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match="a file may name only folders and file, http"):
+        open_shards(str(tmp_path / "place"), str(tmp_path / "cache"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_tars_of_a_bucket_get_their_manifest_there(foreign, tmp_path, monkeypatch):
     moto = pytest.importorskip("moto.server")
     boto3 = pytest.importorskip("boto3")
@@ -198,6 +310,10 @@ def test_tars_of_a_bucket_get_their_manifest_there(foreign, tmp_path, monkeypatc
         here = open_shards(str(foreign))
         assert [there.jpeg(i) for i in range(22)] == [here.jpeg(i) for i in range(22)]
         assert there.digest == here.digest
+        client.create_bucket(Bucket="mine")
+        scemae("shards", "index", "s3://laion/faces", "--out", "s3://mine/laion")
+        mine = stream_shards(["s3://mine/laion"], str(tmp_path / "mine"), 0.1)[0]
+        assert [mine.jpeg(i) for i in range(22)] == [here.jpeg(i) for i in range(22)]
         none = scemae("shards", "index", "s3://nowhere/faces", check=False)
         assert none.returncode == 1 and none.stderr.count("\n") == 1
     finally:

@@ -16,8 +16,9 @@ from scipy.io import savemat
 from scemae.cli import run_command
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ConfigError, DataError
+from scemae.shards.listing import unique_keys
 from scemae.shards.sources import aflw, celeba, folder, w300
-from scemae.shards.splits import Split, read_bytes, unique_keys
+from scemae.shards.splits import Split, read_bytes
 from scemae.shards.write import write_split
 from tests.support import FACES, needs_faces
 

@@ -34,6 +34,7 @@ class SubmitConfig:
     run_dir: str  # of the chain; each stage has its own folder in it
     stages: list[str]  # in their order: shards, pretrain, correspond, evaluate
     shards: list[str]  # arguments of `scemae shards build`
+    parts: int  # jobs of an array that build them side by side; one more writes the manifest
     pretrain: list[str]  # key=value settings of `scemae pretrain`
     correspond: list[str]  # key=value settings of `scemae correspond`
     evaluate: list[str]  # key=value settings of `scemae evaluate`

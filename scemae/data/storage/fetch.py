@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Lock
 from typing import cast
@@ -26,7 +27,13 @@ from urllib.request import url2pathname
 from scemae.config import locations
 from scemae.config.locations import masked
 from scemae.data.storage import url_program
-from scemae.data.storage.manifest import MANIFEST, Manifest, parse_manifest
+from scemae.data.storage.manifest import (
+    MANIFEST,
+    Manifest,
+    parse_manifest,
+    url_of_tars,
+    write_manifest,
+)
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.data.storage.url_program import OBJECT_STORES, SCHEMES
 from scemae.errors import FileError, ShardError
@@ -61,6 +68,7 @@ def fetch(
 ) -> Path:
     """Copy manifest, indexes and tars below `location` into `cache_dir`; return the folder.
 
+    The manifest may name another place of its tars; a `location` of such may be a folder.
     A file that an earlier call copied is kept; a new one gets its name only when it is whole and
     its SHA-256 is the manifest's. Where copying is not allowed (may_copy False), or a file names a
     location that only the user may type (url_program.py), an earlier copy is used if there is one.
@@ -80,12 +88,17 @@ def fetch(
     with _turn(place / ".lock", note):  # one rank of a node copies while the others wait
         text = b"".join(_download(locations.below(location, MANIFEST), documents.MOST_JSON))
         manifest = parse_manifest(text, masked(locations.below(location, MANIFEST)))
+        tars = url_of_tars(location, manifest)
         folder = place / _digest(manifest)[:16]
         disk.make_folders(folder, cache_dir)
         missing = _missing(folder, manifest)
         _check_room(folder, sum(size or 0 for _, size, _ in missing))
-        _copy_all(location, missing, note)
-        disk.write_bytes(folder / MANIFEST, text)
+        _copy_all(location, tars, missing, note)
+        if manifest.tars is None:
+            disk.write_bytes(folder / MANIFEST, text)
+        else:  # they are beside it now
+            options = {key: value for key, value in manifest.options.items() if key != "tars"}
+            write_manifest(folder, replace(manifest, options=options))
     return folder
 
 
@@ -103,13 +116,18 @@ def _turn(lock: Path, note: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _copy_all(location: str, missing: "list[Wanted]", note: Callable[[], None]) -> None:
+def _copy_all(location: str, tars: str, missing: "list[Wanted]", note: Callable[[], None]) -> None:
     """Copy files, COPIES at a time. `note` is called while bytes arrive; it may end the copying."""
     arrived, stop = Arrived(), Event()
     total = sum(size or 0 for _, size, _ in missing)
     bar = progress_bar(total=total, unit="B", unit_scale=True, desc="copying shards")
     with bar, ThreadPoolExecutor(COPIES, "copy") as threads:
-        waiting = {threads.submit(_copy_one, location, one, arrived, stop) for one in missing}
+        waiting = {
+            threads.submit(
+                _copy_one, tars if one[0].suffix == ".tar" else location, one, arrived, stop
+            )
+            for one in missing
+        }
         try:
             while waiting:
                 done, waiting = wait(waiting, 1.0, FIRST_COMPLETED)
@@ -239,8 +257,9 @@ def _blocks(url: str, until: float) -> Iterator[bytes]:
             folder, _, name = url.rpartition("/")
             yield from RemoteFolder(folder).stream(name)
             return
-        if scheme_of(url) == "file":
-            with disk.open_regular(url2pathname(urlparse(url).path)) as file:
+        if scheme_of(url) in (None, "file"):
+            path = url2pathname(urlparse(url).path) if scheme_of(url) else url
+            with disk.open_regular(path) as file:
                 yield from iter(lambda: file.read(PIECE), b"")
             return
         source = url_program.start(url)

@@ -13,7 +13,8 @@ so on, in the order of its index. So the sizes alone determine where each member
 index that skips, repeats or moves one is refused.
 
 Tars that others wrote (`foreign`; `scemae shards index` makes the manifest) may hold more: of each
-sample the index has the image's place and suffix, and there are no annotations.
+sample the index has the image's place and suffix, and there are no annotations. The option `tars`
+of a manifest names the folder or URL of tars that do not lie beside it.
 """
 
 import re
@@ -25,6 +26,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from scemae.config.locations import FROM_FILES, masked, may_open, scheme_of
 from scemae.data.storage import content
 from scemae.errors import ShardError
 from scemae.files import disk, documents
@@ -140,6 +142,11 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     foreign: bool = False
 
+    @property
+    def tars(self) -> str | None:
+        """The folder or URL of the tars; None: that of the manifest."""
+        return self.options.get("tars")
+
     def digest(self) -> str:
         """Equal if and only if the samples and their order are, however tars cut them up.
 
@@ -166,6 +173,7 @@ class _KnownOptions:
     official_samples: Count | None = None
     subset: bool | None = None
     frame: str | None = None
+    tars: str | None = None
 
 
 @dataclass
@@ -196,6 +204,11 @@ def parse_manifest(text: bytes, name: object) -> Manifest:
     documents.convert(
         manifest.options, _KnownOptions, f"{name}: options", error=ShardError, remedy=REBUILD
     )
+    if manifest.tars is not None and not may_open(manifest.tars):
+        raise ShardError(
+            f"{name}: says that its tars are at {masked(manifest.tars)}, and a file may name only "
+            f"folders and {', '.join(FROM_FILES)}; {INDEX_AGAIN}"
+        )
     files = [shard.file for shard in manifest.shards]
     if bad := next((file for file in files if not TAR.fullmatch(file)), None):
         raise ShardError(
@@ -211,12 +224,28 @@ def parse_manifest(text: bytes, name: object) -> Manifest:
     return manifest
 
 
+def url_of_tars(location: str, manifest: Manifest) -> str:
+    """Where the tars of the manifest at `location` are. Raises ShardError for a folder."""
+    if manifest.tars is None:
+        return location
+    if scheme_of(manifest.tars) is None:
+        raise ShardError(
+            f"{masked(location)}: its manifest names tars in the folder {manifest.tars}, and one "
+            "behind a URL may name only URLs; copy it to a folder, and give that"
+        )
+    return manifest.tars
+
+
 def read_index(folder: Path, shard: Shard, foreign: bool = False) -> Index | ForeignIndex:
     """Read the index of one shard and check it against the manifest. Raises ShardError."""
     path = folder / shard.index_file
+    return parse_index(read_index_bytes(path), path, shard, foreign)
+
+
+def read_index_bytes(path: Path) -> bytes:
+    """The text of an index on a disk. Raises ShardError."""
     try:
-        text = documents.read_bytes(path, error=ShardError, remedy=REBUILD)
-        return parse_index(text, path, shard, foreign)
+        return documents.read_bytes(path, error=ShardError, remedy=REBUILD)
     except FileNotFoundError as error:
         raise ShardError(
             f"{path}: missing, the manifest lists it; re-copy the folder or rebuild it "

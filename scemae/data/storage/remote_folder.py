@@ -1,4 +1,4 @@
-"""Files below a URL of an object store or a web server, read whole or by ranges, through obstore.
+"""Files below a URL of an object store or a web server, read or written through obstore.
 
 Credentials come from where the user of that store keeps them (environment variables, a machine's
 role; for s3:// also ~/.aws where boto3 is installed), never from a setting. obstore repeats what
@@ -12,29 +12,42 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 from scemae.config.locations import masked, scheme_of, without_secrets
 from scemae.errors import ShardError
 
 SCHEMES = ("s3", "gs", "az", "http", "https", "file")
+WRITABLE = ("s3", "gs", "az", "file")
 ATTEMPTS, FIRST_PAUSE = 5, 0.5  # of a read that came short; seconds, doubled each time
 PIECE = 2**20
+# A file is put in pieces of so many bytes, so many at a time: that much memory.
+PUT_PIECE, PUTS = 8 * 2**20, 4
+# What stores answer for a bucket that there is not, also where they only list.
+NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "specified bucket does not exist")
 T = TypeVar("T")
 
 
 class RemoteFolder:
     """The files below `location`. Threads may read at once; not to be used across a fork.
 
-    Every read raises ShardError in one sentence: not there, not permitted, changed, or not to be
-    read for so long.
+    Every call raises ShardError in one sentence: not there, not permitted, changed, or not to be
+    reached for so long.
     """
 
-    def __init__(self, location: str) -> None:
-        self.location = location.rstrip("/")
+    def __init__(self, location: str, *, to_write: bool = False) -> None:
+        """to_write: a folder of this machine (file:) is made, a web server is refused."""
+        self.location, self._to_write = location.rstrip("/"), to_write
         self._tags: dict[str, str | None] = {}  # the ETag that each file had when first read
         self._lock = threading.Lock()
         self._store = self._opened()
+
+    def __str__(self) -> str:
+        return masked(self.location)
+
+    def __reduce__(self) -> tuple:
+        return _again, (self.location, self._to_write)
 
     def read(self, name: str, start: int, stop: int, size: int) -> bytes:
         """Bytes start..stop-1 of a file of `size` bytes, which must stay the same file."""
@@ -50,19 +63,86 @@ class RemoteFolder:
 
     def names(self) -> list[str]:
         """The names of the files in the folder itself, sorted. Raises ShardError."""
+        return sorted(self.sizes())
+
+    def sizes(self, below: str | None = None) -> dict[str, int]:
+        """Names and bytes of the files in the folder itself, or in one below it."""
         import obstore
 
-        def listed() -> list[str]:
-            found = obstore.list_with_delimiter(self._store)["objects"]
-            return sorted(entry["path"].rpartition("/")[2] for entry in found)
+        def listed() -> dict[str, int]:
+            found = obstore.list_with_delimiter(self._store, below)["objects"]
+            return {entry["path"].rpartition("/")[2]: entry["size"] for entry in found}
 
         return self._attempt("", listed)
 
+    def load(self, name: str) -> tuple[bytes, str | None] | None:
+        """A small file and its ETag; None where it is not there."""
+
+        def whole() -> tuple[bytes, str | None] | None:
+            try:
+                found = self._get(name, {})
+            except FileNotFoundError as error:
+                if _is_no_bucket(error):
+                    raise
+                return None
+            return bytes(found.bytes()), found.meta.get("e_tag")
+
+        return self._attempt(name, whole)
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file, in place of one of that name. Raises ShardError."""
+        self._put(name, data)
+
+    def upload(self, name: str, path: Path) -> None:
+        """Write a file of this disk, piece by piece; the name appears when all are there."""
+        self._put(name, path, chunk_size=PUT_PIECE, max_concurrency=PUTS)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a small file unless there is one of that name; False if there was another."""
+        try:
+            if self._put(name, data, mode="create"):
+                return True
+        except NotImplementedError as error:  # a store without conditions, or set to use none
+            raise self._failure(name, error, "written") from error
+        # The answer to an earlier attempt of this call may have been lost.
+        return (found := self.load(name)) is not None and found[0] == data
+
+    def replace(self, name: str, data: bytes, tag: str | None) -> bool:
+        """Write a small file if it still has this ETag; False otherwise.
+
+        A folder of this machine (file:) cannot compare: there it is always written.
+        """
+        try:
+            return self._put(name, data, mode={"e_tag": tag})
+        except NotImplementedError:
+            return self._put(name, data)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
         import obstore
 
-        self._attempt(name, lambda: obstore.put(self._store, name, data))
+        def removed() -> None:
+            try:
+                obstore.delete(self._store, name)
+            except FileNotFoundError as error:
+                if _is_no_bucket(error):
+                    raise
+
+        self._attempt(name, removed, "written")
+
+    def _put(self, name: str, data: bytes | Path, **options: Any) -> bool:
+        """Write a file; False where a condition in `options` does not hold."""
+        import obstore
+        from obstore import exceptions as refused
+
+        def put() -> bool:
+            try:
+                obstore.put(self._store, name, data, **options)
+            except (refused.AlreadyExistsError, refused.PreconditionError):
+                return False
+            return True
+
+        return self._attempt(name, put, "written")
 
     def _range(self, name: str, start: int, stop: int, size: int) -> bytes:
         options: dict[str, Any] = {"range": (start, stop)}
@@ -88,42 +168,49 @@ class RemoteFolder:
 
         return obstore.get(self._store, name, options=options)
 
-    def _attempt(self, name: str, read: Callable[[], T]) -> T:
-        """What `read` returns. Raises ShardError."""
+    def _attempt(self, name: str, read: Callable[[], T], done: str = "read") -> T:
+        """What `read` returns. done: what it does to the file, for messages. Raises ShardError."""
         from obstore import exceptions as refused
 
         renewed = False
         for attempt in range(ATTEMPTS):
             try:
                 return read()
-            except ShardError:
+            except (ShardError, NotImplementedError):
                 raise
             except FileNotFoundError as error:
-                raise self._failure(name, error) from error
+                raise self._failure(name, error, done) from error
             except refused.PreconditionError as error:
                 raise self._changed(name) from error
-            except (refused.PermissionDeniedError, refused.UnauthenticatedError) as error:
-                if renewed:
-                    raise self._failure(name, error) from error
-                self._store, renewed = self._opened(), True
             except Exception as error:
-                if attempt == ATTEMPTS - 1:
-                    raise self._failure(name, error) from error
+                if _is_refusal(error) and not renewed:
+                    self._store, renewed = self._opened(), True
+                    continue
+                if _is_refusal(error) or attempt == ATTEMPTS - 1 or _is_no_bucket(error):
+                    raise self._failure(name, error, done) from error
                 time.sleep(FIRST_PAUSE * 2**attempt)
         raise AssertionError("unreachable")
 
-    def _failure(self, name: str, error: Exception) -> ShardError:
-        from obstore import exceptions as refused
-
-        if isinstance(error, FileNotFoundError):
+    def _failure(self, name: str, error: Exception, done: str = "read") -> ShardError:
+        again = "start again: the run resumes"
+        if self._to_write:
+            again = "run the same command again (finished shards are kept)"
+        if _is_no_bucket(error) or done == "written" and isinstance(error, FileNotFoundError):
+            found, do = "found no such bucket", f"make it, or check the address, and {again}"
+        elif isinstance(error, FileNotFoundError):
             found, do = "not found", "check the address, or copy the shards there again"
-        elif isinstance(error, refused.PermissionDeniedError | refused.UnauthenticatedError):
+        elif _is_refusal(error):
             found = "access was refused, also with credentials read anew"
-            do = "renew the credentials and start again: the run resumes"
+            do = f"renew the credentials and {again}"
+            if self._to_write:
+                found = f"cannot be {done}: {found}"
+                do = f"use credentials that may list, read, write and remove there, and {again}"
         else:
             why = without_secrets(" ".join(str(error).split()))[:200]
-            found = f"cannot be read ({why})"
-            do = "check the network and your access, and start again: the run resumes"
+            found, do = (
+                f"cannot be {done} ({why})",
+                f"check the network and your access, and {again}",
+            )
         return ShardError(f"{self.url(name)}: {found}; {do}")
 
     def _changed(self, name: str) -> ShardError:
@@ -139,12 +226,17 @@ class RemoteFolder:
     def _opened(self) -> Any:
         if find_spec("obstore") is None:
             raise ShardError(
-                f"{masked(self.location)}: found no obstore, which reads it; run `pip install "
-                "'scemae[remote]'`, or copy the shards to a folder"
+                f"{masked(self.location)}: found no obstore, which reads and writes it; run "
+                "`pip install 'scemae[remote]'`, or use a folder"
             )
         from obstore.store import HTTPStore, LocalStore, from_url
 
         scheme = scheme_of(self.location)
+        if self._to_write and scheme not in WRITABLE:
+            raise ShardError(
+                f"{masked(self.location)}: found {scheme}:, which cannot be written to; give a "
+                f"folder, or a URL of {', '.join(WRITABLE)}"
+            )
         if scheme in ("http", "https") and ("?" in self.location or "@" in self.location):
             raise ShardError(
                 f"{masked(self.location)}: a URL with a password or a query can only be copied "
@@ -156,7 +248,7 @@ class RemoteFolder:
         }
         try:
             if scheme == "file":
-                return LocalStore.from_url(self.location)
+                return LocalStore.from_url(self.location, mkdir=self._to_write)
             if scheme in ("http", "https"):
                 return HTTPStore.from_url(self.location, **options)
             if scheme == "s3" and "AWS_ACCESS_KEY_ID" not in os.environ:
@@ -167,6 +259,23 @@ class RemoteFolder:
             raise ShardError(
                 f"{masked(self.location)}: cannot be opened ({why}); check the address"
             ) from error
+
+
+def _again(location: str, to_write: bool) -> RemoteFolder:
+    """The folder in another process."""
+    return RemoteFolder(location, to_write=to_write)
+
+
+def _is_refusal(error: Exception) -> bool:
+    from obstore import exceptions as refused
+
+    is_named = isinstance(error, refused.PermissionDeniedError | refused.UnauthenticatedError)
+    # Listing raises no error of its own kind.
+    return is_named or any(f"status code: {code}" in str(error) for code in (401, 403))
+
+
+def _is_no_bucket(error: Exception) -> bool:
+    return any(words in str(error) for words in NO_BUCKET)
 
 
 def _boto3_credentials() -> dict[str, Any]:

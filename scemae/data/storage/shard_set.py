@@ -201,14 +201,22 @@ def open_shards(
 ) -> ShardSet:
     """Open the shards at `location`: a folder, a URL (url_program.SCHEMES) or a typed pipe:COMMAND.
 
-    Shards at a URL are copied into `cache_dir` once and read from there. may_copy: False uses only
-    an earlier copy, where `cache_dir` comes from a file of another user. note: called while bytes
-    arrive. Raises ShardError.
+    Shards at a URL, or in a folder whose manifest names one, are copied into `cache_dir` once and
+    read from there. may_copy: False uses only an earlier copy, where `cache_dir` comes from a file
+    of another user. note: called while bytes arrive. Raises ShardError.
     """
-    if scheme_of(location) is None:
+    if not is_remote(location):
         return ShardSet(Path(location))
     folder = _cache_of(location, cache_dir)
     return ShardSet(fetch(location, folder, may_copy=may_copy, note=note))
+
+
+def is_remote(location: str) -> bool:
+    """Whether tars are at a URL: that of the location, or one that the manifest there names."""
+    if scheme_of(location) is not None:
+        return True
+    tars = read_manifest(Path(location)).tars
+    return tars is not None and scheme_of(tars) is not None
 
 
 def stream_shards(

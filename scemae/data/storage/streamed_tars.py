@@ -31,6 +31,9 @@ from scemae.data.storage.manifest import (
     in_blocks,
     parse_index,
     parse_manifest,
+    read_index_bytes,
+    read_manifest,
+    url_of_tars,
 )
 from scemae.data.storage.remote_folder import SCHEMES, RemoteFolder
 from scemae.errors import ShardError
@@ -59,10 +62,12 @@ class _Part:
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of tars below a URL, and its manifest."""
+    """A folder of tars below a URL, and where its manifest and indexes are."""
 
-    remote: RemoteFolder
+    location: str
     manifest: Manifest
+    indexes: RemoteFolder | Path
+    remote: RemoteFolder
 
 
 class StreamedTars:
@@ -164,21 +169,24 @@ class StreamedTars:
 
     def _checked_index(self, shard: int) -> Index | ForeignIndex:
         found, source = self._shards[shard], self._source_of(shard)
-        url = source.remote.url(found.index_file)
-        return parse_index(self._index(shard), url, found, source.manifest.foreign)
+        name, place = found.index_file, source.indexes
+        path = str(place / name) if isinstance(place, Path) else place.url(name)
+        return parse_index(self._index(shard), path, found, source.manifest.foreign)
 
     def _source_of(self, shard: int) -> Source:
         return self._sources[self._source[shard]]
 
     def _index(self, shard: int) -> bytes:
+        indexes, file = self._source_of(shard).indexes, self._shards[shard].index_file
+        if isinstance(indexes, Path):
+            return read_index_bytes(indexes / file)
         name = f"index-{shard:07d}"
         while True:
             try:
                 path = self.cache.path(name)
                 return documents.read_bytes(path, error=ShardError, remedy="remove it")
             except FileNotFoundError:
-                remote = self._source_of(shard).remote
-                data = b"".join(remote.stream(self._shards[shard].index_file))
+                data = b"".join(indexes.stream(file))
                 self._note_arrival()
                 self.cache.ensure(
                     name,
@@ -256,7 +264,7 @@ class TarsOfOne:
         self._shard = sum(len(source.manifest.shards) for source in before)
         self._sample = sum(source.manifest.samples for source in before)
         cache_dir = str(tars.folder.parent.parent)
-        location = sources[number].remote.location
+        location = sources[number].location
         # the arguments of `stream` that open it again, by itself
         self.opened_by = ([location], cache_dir, tars.cache.limit, tars.block)
 
@@ -301,12 +309,22 @@ def stream(
 
 def _source(location: str) -> Source:
     url_program.refuse(location)
-    if scheme_of(location) not in SCHEMES:
+    if scheme_of(location) not in (None, *SCHEMES):
         raise ShardError(
             f"{masked(location)}: found a scheme that can only be copied whole, data.cache_gb "
             f"streams {', '.join(SCHEMES)}; leave data.cache_gb out"
         )
-    remote, text = RemoteFolder(location), b""
+    indexes: RemoteFolder | Path = Path(location)
+    if scheme_of(location) is None:
+        manifest = read_manifest(Path(location))
+    else:
+        indexes = RemoteFolder(location)
+        manifest = _remote_manifest(indexes)
+    return Source(location, manifest, indexes, RemoteFolder(url_of_tars(location, manifest)))
+
+
+def _remote_manifest(remote: RemoteFolder) -> Manifest:
+    text = b""
     for piece in remote.stream(MANIFEST):
         text += piece
         if len(text) > documents.MOST_JSON:
@@ -314,7 +332,7 @@ def _source(location: str) -> Source:
                 f"{remote.url(MANIFEST)}: found more than {documents.MOST_JSON:,} bytes; check the "
                 "address"
             )
-    return Source(remote, parse_manifest(text, remote.url(MANIFEST)))
+    return parse_manifest(text, remote.url(MANIFEST))
 
 
 def _name(block: int) -> str:

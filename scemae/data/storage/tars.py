@@ -1,4 +1,4 @@
-"""The tars of a folder, opened when they are read; a bounded number of them stays open."""
+"""Tars on a disk, opened when they are read; a bounded number of them stays open."""
 
 import os
 from functools import lru_cache
@@ -20,6 +20,7 @@ class LocalTars:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self._shards, self._foreign = folder, manifest.shards, manifest.foreign
+        self._tars = Path(manifest.tars or folder)
         # A file that is dropped while another thread reads it closes after that read.
         self._open = lru_cache(MOST_OPEN)(self._opened)
 
@@ -49,18 +50,18 @@ class LocalTars:
             for number in range(len(self._shards)):
                 self._open(number)
             return
-        there = {entry.name for entry in os.scandir(self.folder)}
+        there = {folder: _names(folder) for folder in (self.folder, self._tars)}
         for shard in self._shards:
-            for name in (shard.file, shard.index_file):
-                if name not in there:
+            for folder, name in ((self._tars, shard.file), (self.folder, shard.index_file)):
+                if name not in there[folder]:
                     raise ShardError(
-                        f"{self.folder / name}: missing, the manifest lists it; re-copy the "
-                        "folder, or rebuild it with `scemae shards build`"
+                        f"{folder / name}: missing, the manifest lists it; re-copy the folder, or "
+                        "rebuild it with `scemae shards build`"
                     )
 
     def path(self, shard: int) -> Path:
         """Where tar number `shard` is, for messages."""
-        return self.folder / self._shards[shard].file
+        return self._tars / self._shards[shard].file
 
     def _opened(self, shard: int) -> BinaryIO:
         path, needed = self.path(shard), self._shards[shard].bytes
@@ -81,3 +82,12 @@ class LocalTars:
                 "rebuild it with `scemae shards build`"
             )
         return file
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return {entry.name for entry in os.scandir(folder)}
+    except OSError as error:
+        raise ShardError(
+            f"{folder}: cannot be listed ({error.strerror}), and tars of the manifest lie there"
+        ) from error
