@@ -9,6 +9,8 @@
             node fetches, from the slices of the real order, against the ideal; the largest cache
   shuffle   how evenly batches take from sources that lie one after the other, against the law
             1 + (sources - 1) / (lanes x window); a full permutation and a buffer beside it
+  folder    system calls of looking into a run folder of 1,024 ranks, 300 starts, 300 checkpoints;
+            needs strace
 
 Nothing is downloaded and nothing is trained: tests/training/test_streamed_run.py does that, small,
 with a server that counts, fails and is slow, ranks that are killed, and the ledger as the judge.
@@ -26,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import machine
+from bench import machine, run_folder
 from scemae.data.lanes import Lanes
 from scemae.data.order import Order, permutation
 from scemae.data.storage.manifest import Manifest, Shard, write_manifest
@@ -35,7 +37,7 @@ from scemae.files import disk
 IMAGES, BATCH, RANKS_OF_NODE = 10**9, 65536, 8
 LANES, BLOCK, WINDOW = 1024, 256, 64
 IMAGE_BYTES = 100_000
-PARTS = ("order", "start", "traffic", "shuffle")
+PARTS = ("order", "start", "traffic", "shuffle", "folder")
 
 
 def main(argv: list[str]) -> int:
@@ -197,6 +199,11 @@ def measure_traffic() -> list[dict]:
         row("network of a node at 8,000 images/s", 8000 * IMAGE_BYTES / 1e9, "GB/s"),
         row("largest cache of a node", largest * BLOCK * IMAGE_BYTES / 1e9, "GB", span / 96),
     ]
+
+
+def measure_folder() -> list[dict]:
+    """System calls of looking into the run folder of 1,024 ranks."""
+    return run_folder.measure()
 
 
 def measure_shuffle() -> list[dict]:

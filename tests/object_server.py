@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from tests.s3_signature import Credentials, refusal
+
 # Called with the path of a GET and how many came before it: a status to answer, "cut" to send half
-# of the bytes, seconds to wait, or None.
-Fault = Callable[[str, int], int | str | float | None]
+# of the bytes, the body of a 400, seconds to wait, or None.
+Fault = Callable[[str, int], int | str | bytes | float | None]
 
 
 @dataclass
@@ -32,6 +34,8 @@ class ObjectServer:
     fault: Fault = lambda path, before: None
     gets: Counter = field(default_factory=Counter)  # by path
     bytes_sent: int = 0
+    valid: Credentials | None = None  # where given, all other requests are refused, as S3 does
+    refused: int = 0
 
 
 @contextmanager
@@ -65,9 +69,15 @@ def answer(request: BaseHTTPRequestHandler, state: ObjectServer, lock: threading
     with lock:
         before = state.gets[path]
         state.gets[path] += 1
+    if state.valid and (found_wrong := refusal(request, state.valid)):
+        with lock:
+            state.refused += 1
+        return reply(request, *found_wrong)
     fault = state.fault(path, before)
     if isinstance(fault, float):
         time.sleep(fault)
+    elif isinstance(fault, bytes):
+        return reply(request, 400, fault)
     elif isinstance(fault, int):
         return reply(request, fault, b"")
     file = state.folder / path.lstrip("/")

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ DOWNLOADS = 8  # at a time, of each rank
 LAG = 4  # steps by which a rank may train behind the slices that are taken
 
 
-@dataclass(frozen=True)
-class Stream:
+class Stream(NamedTuple):
     """Tars that are streamed, and the order of their samples, which are numbered from `first`."""
 
     tars: StreamedTars

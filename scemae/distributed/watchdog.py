@@ -8,6 +8,9 @@ exit status is 75, so the job script starts the job again.
 
 Compilation by torch.compile may take minutes and is not a hang, neither of the rank that compiles
 nor of those that wait for it. A rank that compiles keeps a file compiling-NNNN in that folder.
+
+Of a thousand ranks, each opens the folder once in CHECK_SECONDS, and lists its names only after one
+was added. A hang is judged by the first READERS ranks, if all have left their notes.
 """
 
 import faulthandler
@@ -26,10 +29,12 @@ from scemae.distributed.process_group import Place
 from scemae.errors import DataError, FileError, LaunchError, LostRankError
 from scemae.files import disk, documents
 from scemae.files.documents import Count
+from scemae.files.folder_names import FolderNames
 from scemae.process.streams import log_file
 
 CHECK_SECONDS = 8.0  # between two checks of the other ranks' files
 COMPILING_SECONDS = 60.0  # the process of an older compiling-NNNN has died
+READERS = 4  # ranks that read every rank's note: with all of them it would be their square
 PHASES = ("start", "data", "forward", "heartbeat", "save", "probe", "end")
 
 
@@ -54,6 +59,7 @@ class Watchdog:
         self._is_compiling = self._is_announced = False
         self._compiled_until = 0.0  # when this or another rank was last seen compiling
         self._compiling_file = folder / f"compiling-{rank:04d}"
+        self._names = FolderNames(folder)
         self._stop_following: Callable[[], None] | None = None
         self.log(f"process {os.getpid()} on {socket.gethostname()}, rank {rank} of {world_size}")
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -108,7 +114,8 @@ class Watchdog:
             if time.monotonic() - checked > CHECK_SECONDS:
                 checked = time.monotonic()
                 self._end_after_failure()
-                self._announce_compilation()
+                if self._is_compiling:
+                    self._announce_compilation()
 
     def _end_process(self, step: int, phase: str) -> None:
         """Report the hang and end without clean-up, which would wait for a collective for ever."""
@@ -126,7 +133,10 @@ class Watchdog:
         """
         try:
             reasons = []
-            for path in self.folder.glob("failed-*.txt"):
+            for name in self._names.read():
+                path = self.folder / name
+                if not path.match("failed-*.txt"):
+                    continue
                 if time.time() - path.stat().st_mtime > CHECK_SECONDS:
                     reasons.append(f"{path.stem}: {path.read_text(encoding='utf8')}")
         except OSError:  # a shared folder that is not reachable now: the next check reads it again
@@ -137,12 +147,13 @@ class Watchdog:
 
     def _announce_compilation(self) -> None:
         """Renew the time of compiling-NNNN while this rank compiles, and remove it afterwards."""
-        self._is_announced = self._is_compiling
+        is_compiling = self._is_compiling
         try:
-            if self._is_compiling:
+            if is_compiling:
                 disk.touch(self._compiling_file)
             else:
                 self._compiling_file.unlink(missing_ok=True)
+            self._is_announced = is_compiling
         except OSError:  # as above
             pass
 
@@ -158,12 +169,12 @@ class Watchdog:
         faulthandler.dump_traceback(self._log, all_threads=True)
         note = {"rank": self.rank, "host": socket.gethostname(), "step": step, "phase": phase}
         try:
-            disk.write_json(self.folder / f"hang-{self.rank:04d}.json", note)
+            disk.write_json(self.folder / _note_name(self.rank), note)
         except (OSError, FileError) as error:
             self.log(f"{error}; this rank leaves no note for the others")
         # The other watchdogs check the time once a second: wait for their notes.
         time.sleep(min(self.seconds / 4, 5.0) + 1.2)
-        text = find_stopped_rank(self.folder, self.world_size, self.seconds)
+        text = find_stopped_rank(self.folder, self.world_size, self.seconds, self.rank)
         self.log(text)
         print(f"scemae: rank {self.rank}: {text}", file=sys.stderr, flush=True)
 
@@ -183,20 +194,27 @@ def watch(folder: Path, place: Place, seconds: float) -> Iterator[Watchdog]:
         dog.close()
 
 
-def find_stopped_rank(folder: Path, world_size: int, seconds: float) -> str:
-    """A sentence on the rank that the others wait for, from the notes that the watchdogs left."""
-    notes = {}
-    for path in folder.glob("hang-*.json"):
-        try:
-            note = documents.read_json(path, Note)
-        except (OSError, DataError):  # half written, or not one of ours
-            continue
-        notes[note.rank] = note
-    silent = [str(rank) for rank in range(world_size) if rank not in notes]
+def find_stopped_rank(folder: Path, world_size: int, seconds: float, reader: int = 0) -> str:
+    """A sentence on the rank that the others wait for, from the notes that the watchdogs left.
+
+    reader: the rank that asks.
+    """
+    left = {path.name for path in folder.glob("hang-*.json")}
+    silent = [rank for rank in range(world_size) if _note_name(rank) not in left]
+    notes: dict[int, Note] = {}
+    if not silent and reader < READERS:
+        notes = _notes(folder, world_size)
+        silent = [rank for rank in range(world_size) if rank not in notes]
     if silent:
         return (
-            f"no progress for {seconds:.0f} s, and rank {', '.join(silent)} left no note: it died "
-            f"or is cut off; its log, if any, is in {folder}; the job ends and resumes from its "
+            f"no progress for {seconds:.0f} s, and rank {', '.join(map(str, silent))} left no "
+            f"note: it died or is cut off; its log, if any, is in {folder}; the job ends and "
+            "resumes from its last checkpoint"
+        )
+    if not notes:
+        return (
+            f"no progress for {seconds:.0f} s; every rank left a note, and rank-0000.log in "
+            f"{folder} names the rank that the others wait for; the job ends and resumes from its "
             "last checkpoint"
         )
     last = min(notes.values(), key=lambda note: (note.step, PHASES.index(note.phase)))
@@ -205,3 +223,18 @@ def find_stopped_rank(folder: Path, world_size: int, seconds: float) -> str:
         f"step {last.step}, {last.phase}, the others wait for it; stack dumps are in {folder}; "
         "the job ends and resumes from its last checkpoint"
     )
+
+
+def _note_name(rank: int) -> str:
+    return f"hang-{rank:04d}.json"
+
+
+def _notes(folder: Path, world_size: int) -> dict[int, Note]:
+    """The notes of all ranks, by rank, without those that cannot be read."""
+    found = {}
+    for rank in range(world_size):
+        try:
+            found[rank] = documents.read_json(folder / _note_name(rank), Note)
+        except (OSError, DataError):  # half written, or not one of ours
+            continue
+    return found

@@ -172,12 +172,13 @@ def write_failure(folder: Path, rank: int, text: str) -> None:
 
 def find_reason(folder: Path, rank: int, error: Exception, patience: float = 5.0) -> ScemaeError:
     """The error of a rank that lost another: why that one failed, if it wrote that down."""
-    until = time.monotonic() + patience
+    until, pause = time.monotonic() + patience, 0.2
     while time.monotonic() < until:
         for path in folder.glob("failed-*.txt"):
             text = path.read_text(encoding="utf8")
             return LaunchError(f"rank {int(path.stem[-4:])} failed: {text}")
-        time.sleep(0.2)
+        time.sleep(pause)
+        pause = min(2 * pause, 1.0)  # all ranks list the folder at once: 7 times, not 25
     what = " ".join(str(error).split())[:200]
     return LostRankError(
         f"rank {rank} lost another rank, which left no reason ({what}); the job ends and resumes "

@@ -2,6 +2,7 @@
 
     scemae verify-resume runs/mae                    all rows; 50 steps computed again from shards
     scemae verify-resume runs/mae --all              every step computed again: decodes every image
+    scemae verify-resume runs/mae --all --workers 8  with eight threads, not one for each core
     scemae verify-resume runs/mae --against OTHER    the same samples in each step as another run
 
 Four checks, for a run that was stopped, killed, moved or rolled back: the steps that count are 1,
@@ -14,7 +15,7 @@ ledger records, are listed.
 import argparse
 import itertools
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -22,18 +23,18 @@ from pathlib import Path
 import numpy as np
 
 from scemae.config.values import given_location, given_path
-from scemae.data.decode import StreamedFrames, consumed_frames, digests
+from scemae.data.decode import StreamedFrames
 from scemae.data.order import Order
 from scemae.data.storage.joined import Grown
 from scemae.data.training_set import make_order, open_set
-from scemae.errors import LedgerError, RunFolderError
+from scemae.errors import ConfigError, LedgerError, RunFolderError
 from scemae.files import documents, ownership
 from scemae.files.documents import Count, Small
 from scemae.process.progress import progress_bar
 from scemae.runs import data_parts, generations
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.generation_files import LEDGER
-from scemae.runs.ledger import LIMBS, sample_digest, to_text
+from scemae.runs.step_digests import StepDigests
 
 MOST_PIXELS = 2**35  # bytes of one step's frames
 
@@ -48,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--steps", type=int, default=50, help="steps to compute again, spread over the run (50)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that read and decode images (one for each core)",
     )
     parser.add_argument(
         "--against",
@@ -70,12 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Check a run and print the result. Raises LedgerError at the first check that fails."""
+    if options.workers is not None and options.workers < 1:
+        raise ConfigError(f"--workers: found {options.workers}, at least 1 was needed")
     rows, starts = read_rows(options.run)
     plan = read_plan(options.run, options.shards, options.cache_dir)
     epochs = check_plan(plan, len(rows))
     chosen = rows if options.all else [rows[i] for i in spread(len(rows), options.steps)]
-    for row in progress_bar(chosen, unit="step", desc="computing again"):
-        check_row(plan, row)
+    check_rows(plan, chosen, options.workers, options.run)
     if options.against:
         compare(rows, read_rows(options.against)[0])
     print(summary(rows, starts, len(chosen), epochs, options.against))
@@ -212,32 +220,28 @@ def check_plan(plan: PlannedSamples, steps: int) -> float:
     return plan.order.epochs(steps)
 
 
-def check_row(plan: PlannedSamples, row: dict) -> None:
-    """Compute a step's digest again. Raises LedgerError where it is not the ledger's."""
-    if "digest" not in row:
-        return
-    part = plan.order.slices(row["step"] - 1, 0, 1, 1)[0]
-    if plan.views is not None:
-        part = replace(part, epochs=part.epochs % plan.views)
-    samples, pixels = consumed_frames(plan.source, part, plan.order.seed, plan.noisy_jpeg)
-    shards = plan.source.shards
-    hashed = (
-        [np.frombuffer(shards.jpeg(sample), np.uint8) for sample in samples.tolist()]
-        if plan.hashes_jpeg
-        else pixels
-    )
-    limbs = sum(
-        (
-            sample_digest(row["step"], place, shards.keys[sample], digest)
-            for place, sample, digest in zip(part.places, samples, digests(hashed))
-        ),
-        np.zeros(LIMBS, dtype=np.int64),
-    )
-    if to_text(limbs) != row["digest"]:
-        raise LedgerError(
-            f"step {row['step']}: the run consumed different samples than order and shards give "
-            f"(ledger {row['digest'][:12]}, computed {to_text(limbs)[:12]})"
-        )
+def check_rows(plan: PlannedSamples, rows: list[dict], workers: int | None, run: Path) -> None:
+    """Compute steps' digests again. Raises LedgerError for the first that is not the ledger's."""
+    known = {row["step"]: row["digest"] for row in rows if "digest" in row}
+    total = len(known) * plan.order.global_batch_size
+    with (
+        StepDigests(
+            plan.order,
+            plan.source,
+            views=plan.views,
+            noisy_jpeg=plan.noisy_jpeg,
+            hashes_jpeg=plan.hashes_jpeg,
+            workers=workers,
+            owner=f"verify-resume {run.resolve()}",
+        ) as digests,
+        progress_bar(total=total, unit="image", desc="computing again") as bar,
+    ):
+        for step, digest in digests.compute([*known], bar.update):
+            if digest != known[step]:
+                raise LedgerError(
+                    f"step {step}: the run consumed different samples than order and shards give "
+                    f"(ledger {known[step][:12]}, computed {digest[:12]})"
+                )
 
 
 def compare(rows: list[dict], others: list[dict]) -> None:

@@ -21,13 +21,13 @@ from scemae.data.geometry import INPUT
 from scemae.data.pipeline import crop_pairs
 from scemae.data.storage.shard_set import ShardSet
 from scemae.distributed import engine as engines
-from scemae.distributed.process_group import agree, precision
+from scemae.distributed.process_group import precision
 from scemae.evaluation.landmarks import features
 from scemae.evaluation.landmarks.features import Trunk
 from scemae.evaluation.landmarks.probe import Probe
 from scemae.methods import registry
 from scemae.models.vit import Encoder
-from scemae.runs.checkpoints import checkpoint
+from scemae.runs.checkpoints import checkpoint, resume
 from scemae.training import run
 from scemae.training.feed import Batches, Feed, trunk_views
 from scemae.training.token_fill import Fill, slice_of
@@ -54,7 +54,7 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
     shards = run.open_data(config, start.place, start.note)
     steps = run.plan(shards, config, place)
     probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
-    network, folder = registry.load_trunk(Path(config.backbone))
+    network, folder = registry.load_trunk(resume.newest_of(Path(config.backbone), place))
     trunk, digest = features.trunk_of(network), checkpoint.weights_digest(folder)
     method = registry.find(config.method.name, 2)
     settings = registry.settings_of(method, config)
@@ -63,7 +63,8 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
     zero_stage = engines.zero_stage(config.runtime, place)
     registry.check_runtime(config.method.name, module, dtype, zero_stage)
     network.to(place.device, torch.float32 if registry.has_batch_norm(network) else dtype)
-    if registry.wants_crops(method, settings) and not _is_resumed(config):
+    is_resumed = resume.has_any(Path(config.run_dir), place)
+    if registry.wants_crops(method, settings) and not is_resumed:
         began = time.perf_counter()
         method.start(module, network, _crops(config, start, shards))
         if place.is_first:
@@ -84,11 +85,6 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
         facts,
         registry.step_flops(method, settings, network),
     )
-
-
-def _is_resumed(config: CorrespondConfig) -> bool:
-    """Whether a checkpoint will replace the initial weights. All ranks call it."""
-    return agree(bool(checkpoint.committed(Path(config.run_dir))))
 
 
 def _maps_folder(config: CorrespondConfig, backbone: Path, start: run.Start) -> Path:

@@ -44,7 +44,7 @@ def prepare(config: PretrainConfig, start: run.Start) -> run.Run:
     zero_stage = engines.zero_stage(config.runtime, place)
     registry.check_runtime(config.method.name, module, dtype, zero_stage)
     trunk = features.trunk_of(module.trunk)
-    if weights := run.weights_folder(config.init_from, Path(config.run_dir)):
+    if weights := run.weights_folder(config.init_from, Path(config.run_dir), place):
         networks.load_into(module, weights)
     views = method.views(settings, size=size, scale=tuple(config.data.scale))
     facts = {"images": len(shards), "encoder_parameters": trunk.parameters, "model": trunk.model}

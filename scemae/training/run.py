@@ -404,11 +404,11 @@ class Run:
         self.state.skips = skips
 
 
-def weights_folder(location: str | None, run_dir: Path) -> Path | None:
+def weights_folder(location: str | None, run_dir: Path, place: Place) -> Path | None:
     """The checkpoint to take weights from, unless the run has one of its own to resume from.
 
-    Raises CheckpointError.
+    All ranks call it. Raises CheckpointError.
     """
-    if location is None or agree(bool(checkpoint.committed(run_dir))):
+    if location is None or resume.has_any(run_dir, place):
         return None
-    return checkpoint.newest(Path(location))
+    return resume.newest_of(Path(location), place)

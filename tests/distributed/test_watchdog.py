@@ -9,6 +9,7 @@ import torch
 
 from scemae.distributed import watchdog
 from scemae.distributed.watchdog import Watchdog, find_stopped_rank
+from scemae.files import folder_names
 from tests.support import Forked
 
 
@@ -49,6 +50,24 @@ def test_a_rank_ends_after_another_has_failed_for_good(tmp_path):
     rank = Forked(wait_for_ever, tmp_path, out=tmp_path / "out")
     assert rank.wait(50) == 1 and time.monotonic() - began < 40
     assert "failed-0001: out of memory" in (tmp_path / "rank-0000.log").read_text()
+
+
+def wait_long_for_ever(folder):
+    """As above, after the watchdog has stopped to list a folder that does not change."""
+    folder_names.COARSE = 0.3
+    wait_for_ever(folder)
+
+
+def test_a_rank_ends_for_a_failure_that_comes_late(tmp_path):
+    rank = Forked(wait_long_for_ever, tmp_path, out=tmp_path / "out")
+    log = tmp_path / "rank-0000.log"
+    while not log.exists():
+        time.sleep(0.05)
+        assert rank.poll() is None
+    time.sleep(3)
+    (tmp_path / "failed-0001.txt").write_text("out of memory")
+    assert rank.wait(20) == 1
+    assert "failed-0001: out of memory" in log.read_text()
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def test_scemae_does_not_mention_the_scheduler():
             "data/order imports runs/ledger",
         ),
         ("scemae/runs/ledger.py", "import torch, ray", "ray"),
-        ("scemae/runs/ledger.py", "from scemae.runs import verify", "verify -> runs/ledger"),
+        ("scemae/runs/ledger.py", "from scemae.runs import verify", "step_digests -> runs/ledger"),
         ("scemae/data/storage/manifest.py", "from scemae.data import order", "imports data/order"),
     ],
 )

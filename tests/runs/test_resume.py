@@ -147,3 +147,13 @@ def test_a_stop_signal_saves_and_ends_with_status_75(shards, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 75 and "all is saved" in out.read_text()
     assert read_state(committed(run)[-1]).global_step == read_metrics(run)[-1]["step"]
+
+
+@pytest.mark.slow
+def test_two_ranks_begin_with_the_weights_of_another_run(finished, tmp_path):
+    command, run = finished
+    new = tmp_path / "new"
+    scemae(*command, f"run_dir={new}", f"init_from={run}", ranks=2)
+    assert committed(new)[0].name == "step-00000000.g0001"
+    first, last = read_weights(committed(new)[0]), read_weights(committed(run)[-1])
+    assert first.keys() == last.keys() and all(torch.equal(first[key], last[key]) for key in last)

@@ -7,6 +7,7 @@ one that was refused is tried once more with credentials read anew.
 """
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ PIECE = 2**20
 PUT_PIECE, PUTS = 8 * 2**20, 4
 # What stores answer for a bucket that there is not, also where they only list.
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "specified bucket does not exist")
+# S3 answers 400, not 403, to a session token that has expired.
+EXPIRED = re.compile(r"<Code>(Expired\w*|InvalidToken\w*|TokenRefreshRequired)</Code>")
 T = TypeVar("T")
 
 
@@ -206,11 +209,8 @@ class RemoteFolder:
                 found = f"cannot be {done}: {found}"
                 do = f"use credentials that may list, read, write and remove there, and {again}"
         else:
-            why = without_secrets(" ".join(str(error).split()))[:200]
-            found, do = (
-                f"cannot be {done} ({why})",
-                f"check the network and your access, and {again}",
-            )
+            found = f"cannot be {done} ({_why(error)})"
+            do = f"check the network and your access, and {again}"
         return ShardError(f"{self.url(name)}: {found}; {do}")
 
     def _changed(self, name: str) -> ShardError:
@@ -255,9 +255,8 @@ class RemoteFolder:
                 options |= _boto3_credentials()
             return from_url(self.location, **options)
         except Exception as error:
-            why = without_secrets(" ".join(str(error).split()))[:200]
             raise ShardError(
-                f"{masked(self.location)}: cannot be opened ({why}); check the address"
+                f"{masked(self.location)}: cannot be opened ({_why(error)}); check the address"
             ) from error
 
 
@@ -269,13 +268,22 @@ def _again(location: str, to_write: bool) -> RemoteFolder:
 def _is_refusal(error: Exception) -> bool:
     from obstore import exceptions as refused
 
-    is_named = isinstance(error, refused.PermissionDeniedError | refused.UnauthenticatedError)
+    kinds = (refused.PermissionDeniedError, refused.UnauthenticatedError)
     # Listing raises no error of its own kind.
-    return is_named or any(f"status code: {code}" in str(error) for code in (401, 403))
+    is_status = any(f"status code: {code}" in str(error) for code in (401, 403))
+    return isinstance(error, kinds) or is_status or bool(EXPIRED.search(str(error)))
 
 
 def _is_no_bucket(error: Exception) -> bool:
     return any(words in str(error) for words in NO_BUCKET)
+
+
+def _why(error: Exception) -> str:
+    """The first words of an error, without the server's answer: that of S3 repeats the token."""
+    words = " ".join(str(error).split("\n\nDebug source:")[0].split())
+    code = re.search(r"<Code>(\w+)</Code>", words)
+    words = re.sub(r":? *<.*", "", words)
+    return without_secrets(words)[:200] + (f": {code[1]}" if code else "")
 
 
 def _boto3_credentials() -> dict[str, Any]:

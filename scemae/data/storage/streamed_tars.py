@@ -320,7 +320,10 @@ def _source(location: str) -> Source:
     else:
         indexes = RemoteFolder(location)
         manifest = _remote_manifest(indexes)
-    return Source(location, manifest, indexes, RemoteFolder(url_of_tars(location, manifest)))
+    tars = url_of_tars(location, manifest)
+    if isinstance(indexes, RemoteFolder) and tars == location:
+        return Source(location, manifest, indexes, indexes)  # one set of credentials
+    return Source(location, manifest, indexes, RemoteFolder(tars))
 
 
 def _remote_manifest(remote: RemoteFolder) -> Manifest:

@@ -73,6 +73,28 @@ def _listed(run_dir: Path, place: Place) -> list[str]:
     return agree([str(path) for path in checkpoint.committed(run_dir)] if place.is_first else None)
 
 
+def has_any(run_dir: Path, place: Place) -> bool:
+    """Whether a run has a checkpoint to resume from, as rank 0 sees it. All ranks call it."""
+    return agree(place.is_first and bool(checkpoint.committed(run_dir)))
+
+
+def newest_of(location: Path, place: Place) -> Path:
+    """The newest checkpoint of another run, or `location` where it is one, as rank 0 finds it.
+
+    All ranks call it, and take the same one also while that run saves. Raises CheckpointError.
+    """
+    found = refusal = None
+    if place.is_first:
+        try:
+            found = str(checkpoint.newest(location))
+        except CheckpointError as error:
+            refusal = str(error)
+    found, refusal = agree((found, refusal))
+    if found is None:
+        raise CheckpointError(refusal)
+    return Path(found)
+
+
 def adopt_newest(
     run_dir: Path,
     place: Place,
