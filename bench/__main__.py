@@ -18,6 +18,7 @@ COMMANDS = {
     "profile": "where the time of a training step goes",
     "soak": "a long run: does speed fall or memory grow",
     "scale": "what a billion images cost: order, start, network, cache, shuffle",
+    "streams": "loaders that stream from an object store, side by side",
     "store": "training from an S3 endpoint that is slow, fails and is larger than the cache",
     "sorted": "what lanes cost where the faces come sorted by person: half an hour",
     "trend": "errors of a run against the images it has seen, with stage 2 on each checkpoint",
@@ -32,8 +33,8 @@ HELP = f"""\
 python -m bench COMMAND [OPTIONS]: speed as ratios to peers     (COMMAND --help explains each)
 
 {"".join(f"  {name:9} {line}" + chr(10) for name, line in COMMANDS.items())}\
-  all       all but sorted, store, trend, rivals, gpu, needs and job, one after the other; its
-            only option is --out
+  all       all but sorted, streams, store, trend, rivals, gpu, needs and job, one after the other;
+            its only option is --out
 
   python -m bench step --model deit_small --decoder mae --batch 64
   python -m bench step --device cuda --precision bf16 --batch 512
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
         found = [
             each
             for each in COMMANDS
-            if each not in ("sorted", "store", "trend", "rivals", "gpu", "job", "needs")
+            if each not in ("sorted", "streams", "store", "trend", "rivals", "gpu", "job", "needs")
             and find_spec(f"bench.{each}")
         ]
         return max(

@@ -177,33 +177,43 @@ CREDENTIALS = {
 def write_shards(folder: Path, samples: int) -> None:
     """`samples` members of 64 different small JPEGs."""
     folder.mkdir(parents=True)
+    pictures, shards = small_jpegs(), []
+    for first in range(0, samples, IMAGES_OF_TAR):
+        path = folder / f"train-{first // IMAGES_OF_TAR:06d}.tar"
+        shards.append(write_shard(path, range(first, first + IMAGES_OF_TAR), pictures))
+    write_manifest(folder, Manifest("small", "train", samples, shards))
+
+
+def small_jpegs() -> list[bytes]:
+    """64 different JPEGs of 96x96 pixels."""
     pictures = []
     for seed in range(64):
         noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(noise).resize((96, 96), Image.Resampling.BICUBIC).save(buffer, "JPEG")
         pictures.append(buffer.getvalue())
+    return pictures
+
+
+def write_shard(path: Path, samples: range, pictures: list[bytes]) -> Shard:
+    """A tar of samples with these numbers, and its index; `pictures` take turns."""
+    index: dict[str, list] = {"keys": [], "jpg": [], "json": [], "xxh3": []}
     hashes = [xxhash.xxh3_64_hexdigest(data) for data in pictures]
-    shards = []
-    for first in range(0, samples, IMAGES_OF_TAR):
-        name = f"train-{first // IMAGES_OF_TAR:06d}.tar"
-        index: dict[str, list] = {"keys": [], "jpg": [], "json": [], "xxh3": []}
-        with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for i in range(first, first + IMAGES_OF_TAR):
-                index["keys"].append(f"{i:09d}")
-                index["xxh3"].append(hashes[i % 64])
-                for suffix, data in (("jpg", pictures[i % 64]), ("json", b"{}")):
-                    info = tarfile.TarInfo(f"{i:09d}.{suffix}")
-                    info.size = len(data)
-                    index[suffix].append([tar.offset + 512, len(data)])
-                    tar.addfile(info, io.BytesIO(data))
-        path = folder / name
-        digest, size = disk.file_digest(path), path.stat().st_size
-        shard = Shard(name, IMAGES_OF_TAR, size, digest, "")
-        disk.write_json(folder / shard.index_file, index)
-        shard.index_sha256 = disk.file_digest(folder / shard.index_file)
-        shards.append(shard)
-    write_manifest(folder, Manifest("small", "train", samples, shards))
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for i in samples:
+            picture = i % len(pictures)
+            index["keys"].append(f"{i:09d}")
+            index["xxh3"].append(hashes[picture])
+            for suffix, data in (("jpg", pictures[picture]), ("json", b"{}")):
+                info = tarfile.TarInfo(f"{i:09d}.{suffix}")
+                info.size = len(data)
+                index[suffix].append([tar.offset + 512, len(data)])
+                tar.addfile(info, io.BytesIO(data))
+    digest, size = disk.file_digest(path), path.stat().st_size
+    shard = Shard(path.name, len(samples), size, digest, "")
+    disk.write_json(path.parent / shard.index_file, index)
+    shard.index_sha256 = disk.file_digest(path.parent / shard.index_file)
+    return shard
 
 
 class endpoint:

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 
 from scemae.config.locations import Typed
@@ -179,3 +180,16 @@ def test_a_disk_too_small_for_the_cache_is_found_at_the_start(server, tmp_path):
         with pytest.raises(ShardError, match="although data.cache_gb allows 0.01 GB; make room"):
             for i in range(90):
                 shards.jpeg(i)
+
+
+def test_an_index_makes_room_when_its_blocks_are_behind(server, tmp_path):
+    shards = opened(server, tmp_path, block=10)  # three blocks of each of three tars
+    tars = shards.streams[0]
+    tars.now, tars.next_windows = 1, lambda blocks, now: 100 + 10 * (blocks // 3) + blocks % 3
+    names = ["index-0000002", "block-000000004", "index-0000000"]
+    assert tars.next_uses(names) == [120, 111, 100]
+    tars.now = 101
+    assert tars.next_uses(names) == [120, 111, 103]  # after what is downloaded now
+    tars.only(np.arange(30, 50))  # of a subset: two blocks, of the second tar
+    uses = tars.next_uses(["index-0000000", "index-0000001", "index-0000002"])
+    assert uses[1] == 103 and min(uses[0], uses[2]) > 10**9

@@ -1,9 +1,9 @@
 """Several sets of shards as one: the samples of the first, then those of the second, ..."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from pathlib import Path
-
-import numpy as np
 
 from scemae.data.storage.manifest import Annotation, Manifest
 from scemae.data.storage.shard_set import Keys, ShardSet
@@ -15,7 +15,7 @@ class Joined(ShardSet):
 
     def __init__(self, sets: list[ShardSet]) -> None:
         self._sets = sets
-        self._first = np.cumsum([0, *map(len, sets)])
+        self._first = list(accumulate(map(len, sets), initial=0))
         self.folder = Path(" + ".join(str(one.folder) for one in sets))
         self.streams = [stream for one in sets for stream in one.streams]
         self.manifest = Manifest(
@@ -34,7 +34,7 @@ class Joined(ShardSet):
         return [len(one) for one in self._sets]
 
     def __len__(self) -> int:
-        return int(self._first[-1])
+        return self._first[-1]
 
     def __reduce__(self) -> tuple:
         return Joined, (self._sets,)
@@ -63,8 +63,8 @@ class Joined(ShardSet):
         """The set of sample `i`, and its number there."""
         if not 0 <= i < len(self):
             raise IndexError(i)
-        number = int(np.searchsorted(self._first, i, side="right")) - 1
-        return self._sets[number], i - int(self._first[number])
+        number = bisect_right(self._first, i) - 1
+        return self._sets[number], i - self._first[number]
 
 
 def _together(sets: Iterable[tuple[int, str]]) -> str:

@@ -4,9 +4,11 @@ Tars and their indexes are opened when a sample of theirs is read, and a bounded
 kept: a set of 50,000 shards starts like one of five.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +80,8 @@ class ShardSet:
         # of each set that it is made of, as those of its order are; None: files of a folder
         self.streams: list[StreamedTars | None] = [tars.streamed if tars else None]
         self._tars = tars or LocalTars(folder, self.manifest)
-        self._first = np.cumsum([0, *(shard.samples for shard in shards)])  # sample of each shard
+        # The first sample of each shard, as a list: bisect takes a tenth of searchsorted's time.
+        self._first = list(accumulate((shard.samples for shard in shards), initial=0))
         self.keys = Keys(self)
         largest = max((shard.samples for shard in shards), default=1)
         self._entries = lru_cache(max(MOST_INDEXED // largest, 8))(self._read_entries)
@@ -95,7 +98,7 @@ class ShardSet:
             )
 
     def __len__(self) -> int:
-        return int(self._first[-1])
+        return self._first[-1]
 
     def __reduce__(self) -> tuple:
         """Pickled as its folder: the other process opens the files again (Ray Tune pickles it)."""
@@ -148,8 +151,8 @@ class ShardSet:
         """The shard of sample `i`, and its place there."""
         if not 0 <= i < len(self):
             raise IndexError(i)
-        shard = int(np.searchsorted(self._first, i, side="right")) - 1
-        return shard, i - int(self._first[shard])
+        shard = bisect_right(self._first, i) - 1
+        return shard, i - self._first[shard]
 
     def _read(self, i: int, shard: int, where: np.ndarray, name: str) -> bytes:
         """The bytes of one member. They are read together with its tar header, which is checked."""

@@ -42,6 +42,7 @@ from scemae.files import disk, documents
 AHEAD = 1  # windows that are downloaded before they are read
 BLOCK_SAMPLES = 256  # samples of a block where no order says it
 GAP = 32 * 1024  # bytes that nobody needs and that are read, to save a request
+INDEX = "index-"  # the names of indexes in the cache; blocks have others
 MEASURED = 16  # blocks of a subset whose size is looked up, to know that of all
 NextWindows = Callable[[np.ndarray, int], np.ndarray]
 
@@ -107,8 +108,13 @@ class StreamedTars:
             part = next(part for part in self._parts(block) if part.has(shard, offset))
             for _ in range(100):
                 try:
-                    with open(self.cache.path(_name(block)), "rb", buffering=0) as file:
-                        return os.pread(file.fileno(), size, part.at + offset - part.start)
+                    descriptor = os.open(
+                        f"{self.folder}/{_name(block)}", os.O_RDONLY | os.O_CLOEXEC
+                    )
+                    try:
+                        return os.pread(descriptor, size, part.at + offset - part.start)
+                    finally:
+                        os.close(descriptor)
                 except FileNotFoundError:
                     self.load(block, only_before=self.now)
         raise ShardError(
@@ -180,7 +186,7 @@ class StreamedTars:
         indexes, file = self._source_of(shard).indexes, self._shards[shard].index_file
         if isinstance(indexes, Path):
             return read_index_bytes(indexes / file)
-        name = f"index-{shard:07d}"
+        name = f"{INDEX}{shard:07d}"
         while True:
             try:
                 path = self.cache.path(name)
@@ -202,9 +208,31 @@ class StreamedTars:
         if self.next_windows is None:  # the oldest first
             ages = [-self.cache.made(name) for name in names]
             return [self.now + 1 + age - min(ages) for age in ages]
-        uses = np.full(len(names), self.now + AHEAD + 1, np.int64)  # that of indexes
+        uses = np.empty(len(names), np.int64)
         uses[blocks >= 0] = self.next_windows(blocks[blocks >= 0], self.now)
+        shards = [int(name.removeprefix(INDEX)) for name in names if name.startswith(INDEX)]
+        uses[blocks < 0] = self._index_uses(np.array(shards, np.int64))
         return uses.tolist()
+
+    def _index_uses(self, shards: np.ndarray) -> np.ndarray:
+        """When indexes are needed next, as their first blocks are.
+
+        But after all blocks that are downloaded now: an index is small, and soon there again. That
+        of a shard without a sample of the subset is never needed.
+        """
+        first, last = self._first[shards], self._first[shards + 1]
+        if self._chosen is not None:
+            first, last = np.searchsorted(self._chosen, [first, last])
+        uses, read = np.full(len(shards), np.iinfo(np.int64).max), first < last
+        if not read.any():
+            return uses
+        first, last = first[read], last[read]
+        begin, count = first // self.block, 1 + (last - 1) // self.block - first // self.block
+        starts = np.cumsum(count) - count
+        blocks = np.arange(count.sum()) + np.repeat(begin - starts, count)
+        windows = cast(NextWindows, self.next_windows)(blocks, self.now)
+        uses[read] = np.maximum(np.minimum.reduceat(windows, starts), self.now + AHEAD + 1)
+        return uses
 
     def path(self, shard: int) -> str:
         """Where tar number `shard` is, for messages."""
