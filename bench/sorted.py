@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         for order in ORDERS:
             run = given.out / f"{order}-{seed}"
             words = ["experiment=demo_pretrain", f"seed={seed}", *settings[order]]
-            words += ["probe_shards=null", "loop.probe_every=0"]
+            words += ["probe_shards=null", "loop.probe_every=0", f"optim.epochs={given.epochs}"]
             runs.finished(run, shards, *words)
     frames = load_frames(open_shards(str(given.out / "shards" / "val")), find_benchmark("mafl"))
     pairs = build_pairs(frames, couples=None)
@@ -116,6 +116,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of faces, runs and results")
     parser.add_argument("--faces", type=int, default=4000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=9, help="of each run (9, as the demo)")
     parser.add_argument("--lanes", type=int, default=16)
     parser.add_argument("--block", type=int, default=10)
     parser.add_argument("--window", type=int, default=4)
