@@ -28,7 +28,7 @@ from scemae.evaluation.landmarks.probe import Probe
 from scemae.methods import registry
 from scemae.models.vit import Encoder
 from scemae.runs.checkpoints import checkpoint, resume
-from scemae.training import run
+from scemae.training import run, run_plan
 from scemae.training.feed import Batches, Feed, trunk_views
 from scemae.training.token_fill import Fill, slice_of
 from scemae.training.token_store import TokenFeed, home
@@ -51,8 +51,8 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
     Raises ConfigError, ShardError, CheckpointError.
     """
     place, probe_every = start.place, config.loop.probe_every
-    shards = run.open_data(config, start.place, start.note)
-    steps = run.plan(shards, config, place)
+    shards = run_plan.open_data(config, start.place, start.note)
+    steps = run_plan.plan(shards, config, place)
     probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
     network, folder = registry.load_trunk(resume.newest_of(Path(config.backbone), place))
     trunk, digest = features.trunk_of(network), checkpoint.weights_digest(folder)
@@ -80,7 +80,7 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
         engines.start(module, config.optim, config.runtime, place, steps.accumulation),
         _feed(config, start, shards, method, settings, trunk, (folder, digest)),
         steps,
-        run.state_of(config, "correspond", parts, place, shards),
+        run_plan.state_of(config, "correspond", parts, place, shards),
         partial(probe.errors, trunk, place.device, module.head),
         facts,
         registry.step_flops(method, settings, network),
@@ -100,7 +100,7 @@ def _crops(config: CorrespondConfig, start: run.Start, shards: ShardSet) -> Batc
     """
     views = partial(crop_pairs, size=INPUT, scale=CROP_SCALE)
     feed = Feed(config, shards, start.place, views, start.note)
-    samples = run.order_of(config, shards).first(START_IMAGES)
+    samples = run_plan.order_of(config, shards).first(START_IMAGES)
     feed.open_frames(len(samples))
     parts = np.array_split(samples, max(len(samples) // 32, 1))
     return feed.batches((slice_of(part, len(shards)) for part in parts), lambda *_: start.note())

@@ -17,7 +17,7 @@ from scemae.evaluation.landmarks import features
 from scemae.evaluation.landmarks.probe import Probe
 from scemae.methods import registry
 from scemae.runs import networks
-from scemae.training import run
+from scemae.training import run, run_plan
 from scemae.training.feed import Feed
 
 
@@ -33,8 +33,8 @@ def prepare(config: PretrainConfig, start: run.Start) -> run.Run:
     Raises ConfigError, ShardError, CheckpointError.
     """
     place, size = start.place, config.model.image_size
-    shards = run.open_data(config, start.place, start.note)
-    steps = run.plan(shards, config, place)
+    shards = run_plan.open_data(config, start.place, start.note)
+    steps = run_plan.plan(shards, config, place)
     probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
     probe.load()
     method = registry.find(config.method.name, 1)
@@ -48,7 +48,9 @@ def prepare(config: PretrainConfig, start: run.Start) -> run.Run:
         networks.load_into(module, weights)
     views = method.views(settings, size=size, scale=tuple(config.data.scale))
     facts = {"images": len(shards), "encoder_parameters": trunk.parameters, "model": trunk.model}
-    state = run.state_of(config, "pretrain", registry.described(method, settings), place, shards)
+    state = run_plan.state_of(
+        config, "pretrain", registry.described(method, settings), place, shards
+    )
     return run.Run(
         config,
         start,

@@ -14,7 +14,7 @@ from scemae.evaluation.landmarks.features import vit_trunk
 from scemae.evaluation.landmarks.probe import Probe
 from scemae.methods import mae
 from scemae.runs import run_folder
-from scemae.training import run
+from scemae.training import run_plan
 from tests.support import TINY
 
 CPU = torch.device("cpu")
@@ -83,7 +83,7 @@ def test_commands_that_measure_refuse_tf32():
 
 def test_a_run_does_not_resume_in_another_precision():
     kinds = {
-        kind: run.settings(
+        kind: run_plan.settings(
             {}, settings(kind).data, settings(kind).optim, settings(kind).runtime, Place(0, 1, CPU)
         )
         for kind in ("fp32", "tf32", "bf16")

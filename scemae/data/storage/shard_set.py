@@ -29,7 +29,8 @@ from scemae.data.storage.manifest import (
     read_manifest,
     wrong_header,
 )
-from scemae.data.storage.streamed_tars import BLOCK_SAMPLES, StreamedTars, TarsOfOne, stream
+from scemae.data.storage.streamed_sets import TarsOfOne, stream
+from scemae.data.storage.streamed_tars import BLOCK_SAMPLES, StreamedTars
 from scemae.data.storage.tars import CHECKED_AT_START, LocalTars
 from scemae.errors import ShardError
 from scemae.files import documents

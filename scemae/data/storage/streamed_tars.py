@@ -19,25 +19,19 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from scemae.config.locations import cache_name, masked, scheme_of
-from scemae.data.storage import url_program
 from scemae.data.storage.block_cache import BlockCache
 from scemae.data.storage.manifest import (
     BLOCK,
-    MANIFEST,
     ForeignIndex,
     Index,
     Manifest,
     in_blocks,
     parse_index,
-    parse_manifest,
     read_index_bytes,
-    read_manifest,
-    url_of_tars,
 )
-from scemae.data.storage.remote_folder import SCHEMES, RemoteFolder
+from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import ShardError
-from scemae.files import disk, documents
+from scemae.files import documents
 
 AHEAD = 1  # windows that are downloaded before they are read
 BLOCK_SAMPLES = 256  # samples of a block where no order says it
@@ -281,89 +275,6 @@ class StreamedTars:
                 at = last.at + last.stop - last.start if last else 0
                 parts.append(_Part(shard, start, stop, at))
         return tuple(parts)
-
-
-class TarsOfOne:
-    """The tars of one of several sources that are streamed as one set, numbered by themselves."""
-
-    def __init__(self, tars: StreamedTars, number: int, sources: list[Source]) -> None:
-        before = sources[:number]
-        self.streamed, self.folder = tars, tars.folder
-        self._shard = sum(len(source.manifest.shards) for source in before)
-        self._sample = sum(source.manifest.samples for source in before)
-        cache_dir = str(tars.folder.parent.parent)
-        location = sources[number].location
-        # the arguments of `stream` that open it again, by itself
-        self.opened_by = ([location], cache_dir, tars.cache.limit, tars.block)
-
-    def read(self, sample: int, shard: int, offset: int, size: int) -> bytes:
-        """As StreamedTars.read."""
-        return self.streamed.read(self._sample + sample, self._shard + shard, offset, size)
-
-    def index(self, shard: int) -> Index | ForeignIndex:
-        """As StreamedTars.index."""
-        return self.streamed.index(self._shard + shard)
-
-    def path(self, shard: int) -> str:
-        """As StreamedTars.path."""
-        return self.streamed.path(self._shard + shard)
-
-    def check(self) -> None:
-        """As StreamedTars.check."""
-        self.streamed.check(self._shard)
-
-
-def stream(
-    locations: list[str],
-    cache_dir: str | Path,
-    limit: int,
-    block: int,
-    note: Callable[[], None] = lambda: None,
-) -> list[tuple[Manifest, TarsOfOne]]:
-    """Manifest and tars at each of some URLs, through one cache of `limit` bytes.
-
-    Raises ShardError.
-    """
-    sources = [_source(location) for location in locations]
-    digests = [source.manifest.tars_digest() for source in sources]
-    name = digests[0] if len(digests) == 1 else disk.digest("\n".join(digests))
-    place = Path(cache_dir) / cache_name(locations[0])
-    folder = disk.make_folders(place / f"{name[:16]}-blocks-of-{block}", Path(cache_dir))
-    tars = StreamedTars(sources, BlockCache(folder, limit), block, note)
-    return [
-        (source.manifest, TarsOfOne(tars, number, sources)) for number, source in enumerate(sources)
-    ]
-
-
-def _source(location: str) -> Source:
-    url_program.refuse(location)
-    if scheme_of(location) not in (None, *SCHEMES):
-        raise ShardError(
-            f"{masked(location)}: found a scheme that can only be copied whole, data.cache_gb "
-            f"streams {', '.join(SCHEMES)}; leave data.cache_gb out"
-        )
-    indexes: RemoteFolder | Path = Path(location)
-    if scheme_of(location) is None:
-        manifest = read_manifest(Path(location))
-    else:
-        indexes = RemoteFolder(location)
-        manifest = _remote_manifest(indexes)
-    tars = url_of_tars(location, manifest)
-    if isinstance(indexes, RemoteFolder) and tars == location:
-        return Source(location, manifest, indexes, indexes)  # one set of credentials
-    return Source(location, manifest, indexes, RemoteFolder(tars))
-
-
-def _remote_manifest(remote: RemoteFolder) -> Manifest:
-    text = b""
-    for piece in remote.stream(MANIFEST):
-        text += piece
-        if len(text) > documents.MOST_JSON:
-            raise ShardError(
-                f"{remote.url(MANIFEST)}: found more than {documents.MOST_JSON:,} bytes; check the "
-                "address"
-            )
-    return parse_manifest(text, remote.url(MANIFEST))
 
 
 def _name(block: int) -> str:

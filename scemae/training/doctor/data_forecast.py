@@ -5,7 +5,7 @@ from scemae.data.read_ahead import cache_needed, streams_of
 from scemae.data.storage.shard_set import MOST_INDEXED, ShardSet
 from scemae.data.storage.tars import MOST_OPEN
 from scemae.distributed.process_group import Place, ranks_of_node
-from scemae.training.run import order_of
+from scemae.training.run_plan import order_of
 
 INDEX_BYTES = 40  # of a sample in memory
 

@@ -47,7 +47,8 @@ from scemae.training.doctor.rank_survey import RankFacts, hosts_of
 from scemae.training.doctor.rehearsal import Limits
 from scemae.training.heartbeat import peak_memory
 from scemae.training.loop import Steps
-from scemae.training.run import Run, Start, open_data, plan
+from scemae.training.run import Run, Start
+from scemae.training.run_plan import open_data, plan
 
 SAMPLES = 64  # images to decode
 SPARE = 64 << 20  # bytes to leave free on the disk
