@@ -20,6 +20,7 @@ window; 50 MB for 10^9 samples at K = 1,024, V = 256, b = 64.
 """
 
 from collections import OrderedDict
+from threading import RLock
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class Lanes(Line):
         self._deal = dealt.astype(_smallest(len(dealt)))
         self._read_in: dict[int, np.ndarray] = {}  # of two epochs, what _windows_of returns
         self._tables: OrderedDict[tuple[int, int, int], _Rows] = OrderedDict()
+        self._lock = RLock()  # of both: threads that download ask too
 
     @property
     def settings(self) -> dict[str, int]:
@@ -104,27 +106,29 @@ class Lanes(Line):
 
     def _windows_of(self, epoch: int) -> np.ndarray:
         """In which window of an epoch each block is read, (blocks of all samples,)."""
-        if epoch not in self._read_in:
-            self._read_in = dict([*self._read_in.items()][-1:])
-            found = np.full(
-                -(-self.samples // self.block), self.windows - 1, _smallest(self.windows)
-            )
-            turns = self._rows(BLOCKS, epoch, 0, self.blocks)
-            for lane in range(self.lanes):
-                dealt = self._deal[turns.row(lane).astype(np.int64) * self.lanes + lane]
-                found[dealt] = np.arange(self.blocks) // self.window
-            self._read_in[epoch] = found
-        return self._read_in[epoch]
+        with self._lock:
+            if epoch not in self._read_in:
+                self._read_in = dict([*self._read_in.items()][-1:])
+                found = np.full(
+                    -(-self.samples // self.block), self.windows - 1, _smallest(self.windows)
+                )
+                turns = self._rows(BLOCKS, epoch, 0, self.blocks)
+                for lane in range(self.lanes):
+                    dealt = self._deal[turns.row(lane).astype(np.int64) * self.lanes + lane]
+                    found[dealt] = np.arange(self.blocks) // self.window
+                self._read_in[epoch] = found
+            return self._read_in[epoch]
 
     def _rows(self, purpose: int, epoch: int, window: int, size: int) -> "_Rows":
         key = (purpose, epoch, window)
-        if key not in self._tables:
-            self._tables[key] = _Rows(self.seed, purpose, epoch, window, self.lanes, size)
-            same = [each for each in self._tables if each[0] == purpose]
-            for old in same[:-WINDOWS_KEPT]:
-                del self._tables[old]
-        self._tables.move_to_end(key)
-        return self._tables[key]
+        with self._lock:
+            if key not in self._tables:
+                self._tables[key] = _Rows(self.seed, purpose, epoch, window, self.lanes, size)
+                same = [each for each in self._tables if each[0] == purpose]
+                for old in same[:-WINDOWS_KEPT]:
+                    del self._tables[old]
+            self._tables.move_to_end(key)
+            return self._tables[key]
 
     def _tail(self, epoch: int) -> np.ndarray:
         rest = self.samples - self.blocks * self.block * self.lanes

@@ -84,10 +84,11 @@ class Whole(Line):
 
     def at(self, epoch: int, places: np.ndarray) -> np.ndarray:
         """As Line.at; keeps the permutations of two epochs."""
-        if epoch not in self._known:
-            self._known = dict([*self._known.items()][-1:])
-            self._known[epoch] = permutation(self.seed, epoch, self.samples)
-        return self._known[epoch][places]
+        found = self._known.get(epoch)
+        if found is None:  # threads that read ahead may ask at the same time
+            found = permutation(self.seed, epoch, self.samples)
+            self._known = dict([*self._known.items()][-1:]) | {epoch: found}
+        return found[places]
 
 
 class Order:

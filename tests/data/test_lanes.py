@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -149,3 +150,16 @@ def test_with_fitting_lanes_a_block_is_read_by_one_rank_in_an_epoch(batch):
                 readers.setdefault(int(sample) // 32, set()).add(rank)
     shared = sum(len(ranks) > 1 for ranks in readers.values())
     assert shared <= 3 / min(lanes, batch) * len(readers)  # of lanes that ranks share evenly: none
+
+
+def test_threads_may_ask_for_other_epochs_at_once():
+    line, places, blocks = Lanes(4_000, 1, 8, 10, 5), np.arange(4_000), np.arange(400)
+    wanted = [line.at(epoch, places).copy() for epoch in range(12)]
+    shared = Lanes(4_000, 1, 8, 10, 5)
+
+    def ask(epoch):
+        shared.next_windows(blocks, epoch * shared.windows)
+        return (shared.at(epoch, places) == wanted[epoch]).all()
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(ask, [*range(12)] * 10))
