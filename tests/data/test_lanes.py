@@ -153,13 +153,18 @@ def test_with_fitting_lanes_a_block_is_read_by_one_rank_in_an_epoch(batch):
 
 
 def test_threads_may_ask_for_other_epochs_at_once():
-    line, places, blocks = Lanes(4_000, 1, 8, 10, 5), np.arange(4_000), np.arange(400)
-    wanted = [line.at(epoch, places).copy() for epoch in range(12)]
-    shared = Lanes(4_000, 1, 8, 10, 5)
+    """Without the lock this fails: a thread removes the table that another is about to read."""
+    places, blocks = np.arange(600), np.arange(60)
+    wanted = [Lanes(600, 1, 3, 10, 2).at(epoch, places) for epoch in range(12)]
+    shared, before = Lanes(600, 1, 3, 10, 2), sys.getswitchinterval()
 
     def ask(epoch):
         shared.next_windows(blocks, epoch * shared.windows)
         return (shared.at(epoch, places) == wanted[epoch]).all()
 
-    with ThreadPoolExecutor(8) as threads:
-        assert all(threads.map(ask, [*range(12)] * 10))
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(ask, [*range(12)] * 100))
+    finally:
+        sys.setswitchinterval(before)
