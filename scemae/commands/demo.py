@@ -9,44 +9,19 @@ report. The same command resumes a demo that was interrupted.
 """
 
 import argparse
-import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-from scemae.config.values import as_argument, as_list, given_path
+from scemae.commands.arguments.demo import FEWEST
+from scemae.config.values import as_argument, as_list
 from scemae.errors import ConfigError
 from scemae.files import disk
 
-FEWEST = 400  # faces: a twentieth of their people is the validation split
 PROBED = 32  # couples of the probe in the demo's settings
 # From a layout of `scemae faces` to the source of `scemae shards build` that reads it.
 LAYOUTS = {"aflw_m": "aflw_m", "aflw_r": "aflw_r", "300w": "w300"}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument(
-        "out",
-        nargs="?",
-        type=given_path,
-        default=Path("runs/demo"),
-        help="folder of the demo (runs/demo)",
-    )
-    faces = f"how many faces to generate (6000; at least {FEWEST})"
-    parser.add_argument("--faces", type=int, default=6000, help=faces)
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count(),
-        help="processes that draw and write (all cores)",
-    )
-    parser.add_argument(
-        "--rivals",
-        action="store_true",
-        help="the rivals too, and all tables; half an hour on two cores",
-    )
 
 
 def main(options: argparse.Namespace) -> None:
