@@ -20,6 +20,11 @@ from scemae.errors import ConfigError
 from scemae.files import disk
 
 PROBED = 32  # couples of the probe in the demo's settings
+NEXT = """
+And with pictures of yours (docs/guides/your-data.md):
+
+  scemae shards build folder PICTURES data/own
+  scemae pretrain run_dir=runs/mae data.shards=data/own/train model=deit_tiny"""
 # From a layout of `scemae faces` to the source of `scemae shards build` that reads it.
 LAYOUTS = {"aflw_m": "aflw_m", "aflw_r": "aflw_r", "300w": "w300"}
 
@@ -47,6 +52,24 @@ def main(options: argparse.Namespace) -> None:
     print(f"\nThe report: {(options.out / 'evaluate' / 'report.html').resolve()}")
     if options.rivals:
         print(f"The tables: {(options.out / 'tables' / 'tables.html').resolve()}")
+    print("\nNext, with what this demo made:\n")
+    for command in next_commands(options.out):
+        print(f"  scemae {shlex.join(command)}")
+    print(NEXT)
+
+
+def next_commands(out: Path) -> list[list[str]]:
+    """What one can do with the runs of a demo: match two faces, find landmarks, export, look up."""
+    runs = [f"--backbone={out / 'pretrain'}", f"--projector={out / 'correspond'}"]
+    faces = sorted((out / "faces" / "img_align_celeba").glob("*.jpg"))
+    first, second = as_argument(faces[0]), as_argument(faces[-1])
+    regressors = out / "evaluate" / "regressors"
+    found = [["match", first, second, *runs, f"--out={out / 'match'}"]]
+    for regressor in sorted(regressors.glob("MAE_+_CARB.safetensors")):
+        use = [f"--regressor={regressor}", f"--out={out / 'landmarks'}"]
+        found.append(["detect", first, *runs, *use])
+    export = ["export", as_argument(out / "pretrain"), as_argument(out / "export"), runs[1]]
+    return [*found, export, ["goodput", as_argument(out / "pretrain")]]
 
 
 def run(command: list[str]) -> None:

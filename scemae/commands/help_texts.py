@@ -8,7 +8,7 @@ usage: scemae COMMAND [ARGUMENTS]     (`scemae help COMMAND` explains one)
 {rows}
 
 `--key value` and `key=value` mean the same in every command. `scemae COMMAND --explain KEY` says
-what a setting means.
+what a setting means. `scemae completion bash` (zsh, fish) prints a script that completes all this.
 
 Each command reads what the one before it wrote:
 

@@ -121,6 +121,11 @@ COMMANDS: dict[str, Command] = {
         "scemae.training.replay",
         is_answer=True,
     ),
+    "completion": Command(
+        "a script that completes command lines in bash, zsh or fish",
+        "scemae.commands.completion",
+        is_answer=True,
+    ),
 }
 
 

@@ -87,7 +87,7 @@ def setters(command: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(configs_dir().glob("*/*.yaml")):
         group, text = path.parent.name, path.read_text()
-        if not _belongs(group, path.stem, command):
+        if not belongs(group, path.stem, command):
             continue
         is_global = text.startswith("# @package _global_")
         keys = flatten(_tree(path), "" if is_global else f"{group}.")
@@ -101,7 +101,7 @@ def setters(command: str) -> dict[str, list[str]]:
     return found
 
 
-def _belongs(group: str, name: str, command: str) -> bool:
+def belongs(group: str, name: str, command: str) -> bool:
     """True where configs/GROUP/NAME.yaml is a choice of this command."""
     if group == "experiment":
         return name.endswith(f"_{command}")
