@@ -7,8 +7,11 @@ import traceback
 from importlib import import_module
 from typing import Any
 
+import scemae
+from scemae.commands.explain import explain
 from scemae.commands.parse import parse
 from scemae.commands.table import COMMANDS, find_command, overview
+from scemae.config.inputs import refuse_missing, refuse_missing_arguments
 from scemae.config.locations import without_secrets
 from scemae.distributed.launchers import Launch
 from scemae.errors import ScemaeError
@@ -17,7 +20,7 @@ from scemae.process.import_path import leave_out_current_folder
 from scemae.runs import faults
 
 # With one of these arguments, what any command prints is its result.
-RESULT_WORDS = {"-h", "--help", "--cfg", "--dry-run", "--status", "verify", "info"}
+RESULT_WORDS = {"-h", "--help", "--cfg", "--explain", "--dry-run", "--status", "verify", "info"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     argv = [word for word in argv if not word.startswith("--local_rank")]
     streams.guard()
     library_caches.settle()
-    argv = ["--help"] if not argv or argv[0] in ("-h", "help") else argv
+    argv = _as_command(argv)
     status = _status_of(argv) or _status_of_output(argv)
     if argv[0] in COMMANDS and COMMANDS[argv[0]].has_ranks:
         # Exit at once: threads that a process group leaves behind can abort or hang a normal exit,
@@ -41,16 +44,30 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(status)
 
 
+def _as_command(argv: list[str]) -> list[str]:
+    """The words with `scemae help X` as `scemae X --help`, and no words as `scemae --help`."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        return [*argv[1:], "--help"] if argv and argv[0] == "help" and argv[1:] else ["--help"]
+    return ["--version"] if argv[0] in ("-V", "version") else argv
+
+
 def run_command(words: list[str]) -> None:
     """Run one command. Raises what the command raises, and SystemExit after --help."""
     name = words[0]
     if name == "--help":
         print(overview())
         return
+    if name == "--version":
+        print(f"scemae {scemae.__version__}")
+        return
     command = find_command(name)
     faults.at("command")
     options = parse(name, words[1:])
-    if not command.takes_settings:
+    if getattr(options, "explain", None) is not None:
+        print(explain(options.schema, options.explain))
+    elif not command.takes_settings:
+        reads = getattr(import_module(command.arguments), "READS", ())
+        refuse_missing_arguments(options, reads)
         if name == "replay":
             # Read when deepspeed is imported: replay runs on one process without a GPU.
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -74,6 +91,7 @@ def _load(options: argparse.Namespace) -> Any:
     config = load_config(options.schema, options.settings, typed=True)
     if COMMANDS[options.schema].has_ranks:
         Launch.read()  # refuse an incomplete environment before torch is imported
+        refuse_missing(config)
     from scemae.distributed.process_group import choose_device
 
     # Read when deepspeed is imported; without it, deepspeed takes any GPU that it finds.

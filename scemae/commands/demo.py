@@ -9,44 +9,24 @@ report. The same command resumes a demo that was interrupted.
 """
 
 import argparse
-import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-from scemae.config.values import as_argument, as_list, given_path
+from scemae.commands.arguments.demo import FEWEST
+from scemae.config.values import as_argument, as_list
 from scemae.errors import ConfigError
 from scemae.files import disk
 
-FEWEST = 400  # faces: a twentieth of their people is the validation split
 PROBED = 32  # couples of the probe in the demo's settings
+NEXT = """
+And with pictures of yours (docs/guides/your-data.md):
+
+  scemae shards build folder PICTURES data/own
+  scemae pretrain run_dir=runs/mae data.shards=data/own/train model=deit_tiny"""
 # From a layout of `scemae faces` to the source of `scemae shards build` that reads it.
 LAYOUTS = {"aflw_m": "aflw_m", "aflw_r": "aflw_r", "300w": "w300"}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument(
-        "out",
-        nargs="?",
-        type=given_path,
-        default=Path("runs/demo"),
-        help="folder of the demo (runs/demo)",
-    )
-    faces = f"how many faces to generate (6000; at least {FEWEST})"
-    parser.add_argument("--faces", type=int, default=6000, help=faces)
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count(),
-        help="processes that draw and write (all cores)",
-    )
-    parser.add_argument(
-        "--rivals",
-        action="store_true",
-        help="the rivals too, and all tables; half an hour on two cores",
-    )
 
 
 def main(options: argparse.Namespace) -> None:
@@ -72,6 +52,24 @@ def main(options: argparse.Namespace) -> None:
     print(f"\nThe report: {(options.out / 'evaluate' / 'report.html').resolve()}")
     if options.rivals:
         print(f"The tables: {(options.out / 'tables' / 'tables.html').resolve()}")
+    print("\nNext, with what this demo made:\n")
+    for command in next_commands(options.out):
+        print(f"  scemae {shlex.join(command)}")
+    print(NEXT)
+
+
+def next_commands(out: Path) -> list[list[str]]:
+    """What one can do with the runs of a demo: match two faces, find landmarks, export, look up."""
+    runs = [f"--backbone={out / 'pretrain'}", f"--projector={out / 'correspond'}"]
+    faces = sorted((out / "faces" / "img_align_celeba").glob("*.jpg"))
+    first, second = as_argument(faces[0]), as_argument(faces[-1])
+    regressors = out / "evaluate" / "regressors"
+    found = [["match", first, second, *runs, f"--out={out / 'match'}"]]
+    for regressor in sorted(regressors.glob("MAE_+_CARB.safetensors")):
+        use = [f"--regressor={regressor}", f"--out={out / 'landmarks'}"]
+        found.append(["detect", first, *runs, *use])
+    export = ["export", as_argument(out / "pretrain"), as_argument(out / "export"), runs[1]]
+    return [*found, export, ["goodput", as_argument(out / "pretrain")]]
 
 
 def run(command: list[str]) -> None:

@@ -3,9 +3,12 @@
 OVERVIEW = """\
 scemae: self-supervised landmark estimation with SCE-MAE (CVPR 2024)
 
-usage: scemae COMMAND [ARGUMENTS]     (`scemae COMMAND --help` explains one)
+usage: scemae COMMAND [ARGUMENTS]     (`scemae help COMMAND` explains one)
 
 {rows}
+
+`--key value` and `key=value` mean the same in every command. `scemae COMMAND --explain KEY` says
+what a setting means. `scemae completion bash` (zsh, fish) prints a script that completes all this.
 
 Each command reads what the one before it wrote:
 
@@ -182,7 +185,7 @@ stage resumes.
   parts                jobs that build the shards side by side, as an array; when all have
                        succeeded, one more writes the manifest, and the next stage starts
   STAGE.KEY=VALUE      a setting of that stage: pretrain.model=deit_tiny
-  cluster              a named set of values in configs/cluster: default, local
+  cluster              a named set of values in configs/cluster: default, local; or your FILE.yaml
   cluster.account, partition, qos, time (minutes), nodes, ranks_per_node, gpus_per_node,
   cpus_per_task, mem
   cluster.container    what comes before the program: "apptainer exec --nv image.sif"

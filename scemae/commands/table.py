@@ -1,9 +1,9 @@
 """The table of commands: what each does, the module that runs it, how its arguments are read."""
 
-import difflib
 from dataclasses import dataclass
 
 from scemae.commands import help_texts
+from scemae.config.closest import closest
 from scemae.errors import ConfigError
 
 
@@ -13,7 +13,7 @@ class Command:
 
     A settings command takes key=value settings: its help text stands here, and `main` of its module
     gets the checked configuration (`submit` and `sweep`: the parsed options). An options command
-    has none here: its module has HELP or a docstring, `add_arguments(parser)`, `main(options)`.
+    has none here: its options are in commands/arguments, and its module has `main(options)`.
     """
 
     summary: str
@@ -21,6 +21,12 @@ class Command:
     help_text: str | None = None
     has_ranks: bool = False  # runs as the ranks of a process group
     is_answer: bool = False  # its output on stdout is its result, not only messages
+
+    @property
+    def arguments(self) -> str:
+        """The light module with the options of an options command."""
+        name = next(name for name, command in COMMANDS.items() if command is self)
+        return f"scemae.commands.arguments.{name.replace('-', '_')}"
 
     @property
     def takes_settings(self) -> bool:
@@ -115,6 +121,11 @@ COMMANDS: dict[str, Command] = {
         "scemae.training.replay",
         is_answer=True,
     ),
+    "completion": Command(
+        "a script that completes command lines in bash, zsh or fish",
+        "scemae.commands.completion",
+        is_answer=True,
+    ),
 }
 
 
@@ -122,7 +133,7 @@ def find_command(name: str) -> Command:
     """The command of this name. Raises ConfigError, which suggests the closest one."""
     if command := COMMANDS.get(name):
         return command
-    close = difflib.get_close_matches(name, COMMANDS, 1)
+    close = closest(name, COMMANDS)
     guess = f"did you mean `{close[0]}`" if close else f"there are {', '.join(COMMANDS)}"
     raise ConfigError(f"found no command `{name}`, {guess}; see `scemae --help`")
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from scemae.config.closest import hint
 from scemae.config.dotted import get_setting
 from scemae.config.schema.evaluation import EvaluateConfig, TablesConfig
 from scemae.config.schema.jobs import SubmitConfig, SweepConfig
@@ -64,7 +65,8 @@ def check(config: Any) -> None:
 def one_of(key: str, found: Any, allowed: tuple) -> None:
     """Raise ConfigError unless `found` is allowed."""
     if found not in allowed:
-        raise ConfigError(f"{key}: found {found}, one of {', '.join(map(str, allowed))} was needed")
+        needed = f"one of {', '.join(map(str, allowed))} was needed{hint(found, allowed)}"
+        raise ConfigError(f"{key}: found {found}, {needed}")
 
 
 def at_least(key: str, found: float, least: float) -> None:

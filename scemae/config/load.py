@@ -3,7 +3,6 @@
 A misspelt key, a wrong type or settings that contradict each other fail here, in one sentence.
 """
 
-import difflib
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -12,12 +11,15 @@ from typing import Any
 import scemae
 from scemae.config import locations, values
 from scemae.config.checks import check
+from scemae.config.closest import hint
 from scemae.config.dotted import flatten, set_setting, setting_names
 from scemae.config.schema import SCHEMAS
 from scemae.errors import ConfigError
 from scemae.files import documents
 
 # A job runs these as commands, so a file given by its path may not set them.
+# Groups whose value may be a FILE.yaml of the user instead of a file in configs/KEY.
+FROM_FILE = ("experiment", "space", "cluster")
 PROGRAMS = ("cluster.container", "cluster.setup", "cluster.options")
 
 
@@ -29,7 +31,8 @@ def configs_dir() -> Path:
 def load_config(name: str, overrides: list[str], *, typed: bool = False) -> Any:
     """The checked settings of a command, as the dataclass SCHEMAS[name].
 
-    configs/<name>.yaml, then the files that `experiment=` and `space=` name, then the other
+    configs/<name>.yaml, then the files that `experiment=`, `space=` and `cluster=`
+    name, then the other
     overrides. typed: the user typed `overrides` on this command line, so they may name a program
     (locations.py). Raises ConfigError.
     """
@@ -84,7 +87,7 @@ def _settings(name: str, overrides: list[str], typed: bool) -> list[tuple[str, A
     from_overrides: list[tuple[str, Any]] = []
     for override in overrides:
         key, text = values.split(override)
-        if key in ("experiment", "space") and text.endswith((".yaml", ".yml")):
+        if key in FROM_FILE and _is_group(name, key) and text.endswith((".yaml", ".yml")):
             from_files += _in_file(name, key, text)
             continue
         _check_key(name, key)
@@ -119,14 +122,14 @@ def _as_list(value: Any) -> list:
 
 
 def _in_file(name: str, group: str, path: str) -> list[tuple[str, Any]]:
-    """The settings in the FILE of experiment=FILE.yaml or space=FILE.yaml. Raises ConfigError."""
+    """The settings in the FILE of KEY=FILE.yaml, for a KEY of FROM_FILE. Raises ConfigError."""
     tree = _tree(Path(path))
     if "defaults" in tree:
         raise ConfigError(
             f"{path}: found a defaults list; a file given by its path holds key: value only"
         )
     found: list[tuple[str, Any]] = [("space", "own")] if group == "space" else []
-    for key, value in flatten(tree, "space." if group == "space" else "").items():
+    for key, value in flatten(tree, "" if group == "experiment" else f"{group}.").items():
         _check_key(name, key, path)
         if key in PROGRAMS:
             raise ConfigError(
@@ -197,8 +200,9 @@ def _choice(key: str, value: Any) -> str:
     if key == "experiment" and value in ("null", None):
         return "null"
     if value not in known:
-        own = ", or FILE.yaml of your own," if key in ("experiment", "space") else ""
-        raise ConfigError(f"{key}: found {value!r}, one of {'; '.join(known)}{own} was needed")
+        own = ", or FILE.yaml of your own," if key in FROM_FILE else ""
+        needed = f"one of {'; '.join(known)}{own} was needed{hint(value, known)}"
+        raise ConfigError(f"{key}: found {value!r}, {needed}")
     return value
 
 
@@ -206,12 +210,10 @@ def _check_key(name: str, key: str, where: str = "") -> None:
     """Raise ConfigError, with the closest name, where a command has no such setting."""
     if key == "experiment" or values.kind_of(SCHEMAS[name], key) is not None:
         return
-    close = difflib.get_close_matches(key, [*setting_names(SCHEMAS[name]), "experiment"], 1)
+    known = [*setting_names(SCHEMAS[name]), "experiment"]
     raise ConfigError(
-        (f"{where}: " if where else "")
-        + f"found no setting {key!r}"
-        + (f", did you mean {close[0]!r}" if close else "")
-        + f"; `scemae {name} --cfg` prints every one with its value"
+        (f"{where}: " if where else "") + f"found no setting {key!r}{hint(key, known)}; "
+        f"`scemae {name} --cfg` prints every one with its value"
     )
 
 

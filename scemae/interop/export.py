@@ -24,7 +24,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from scemae import __version__
-from scemae.config.values import given_path
 from scemae.data.augment import MEAN, STD, normalise
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.files import disk
@@ -36,23 +35,6 @@ from scemae.models.vit import Encoder
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.tensor_file import WrittenFile, write_tensors
 
-HELP = """\
-A trained encoder for use without scemae: safetensors that timm's VisionTransformer loads, and ONNX.
-
-  scemae export runs/mae out
-      encoder.safetensors, config.json, README.md
-  scemae export runs/mae out --projector runs/carb
-      and projector.safetensors
-  scemae export runs/mae out --projector runs/carb --onnx
-      and encoder.onnx, features.onnx (any batch size)
-
-RUN is a run folder of stage 1 or one of its checkpoints; adopted weights too. OUT is a new folder.
-The encoder takes images of 96x96 pixels, normalised as config.json says, and gives CLS and patch
-tokens; features.onnx gives the projected map, 12x12, of length one at each place. The files are
-read back and compared with the original on seeded images, to within 2e-5 (timm) and 1e-4
-(onnxruntime) of the largest value; otherwise nothing is left in OUT. --onnx needs the packages of
-`pip install 'scemae[export]'`.
-"""
 # Of the largest value. timm does the same operations, onnxruntime does them in another order.
 TOLERANCE = {"timm": 2e-5, "onnxruntime": 1e-4}
 OPSET = 18
@@ -70,24 +52,6 @@ class Features(nn.Module):
         return self.projector(
             rearrange(self.encoder(images)[:, 1:], "b (h w) d -> b d h w", h=self.encoder.grid)
         )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument(
-        "run", metavar="RUN", type=given_path, help="run folder or checkpoint of stage 1"
-    )
-    parser.add_argument("out", metavar="OUT", type=given_path, help="a new folder")
-    parser.add_argument(
-        "--projector",
-        metavar="RUN2",
-        type=given_path,
-        help="run folder or checkpoint of stage 2 on it",
-    )
-    parser.add_argument("--onnx", action="store_true", help="write ONNX too")
-    parser.add_argument(
-        "--check", metavar="N", type=int, default=8, help="images that are compared (8)"
-    )
 
 
 def main(given: argparse.Namespace) -> None:

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 
-from scemae.config.values import given_location, given_path
 from scemae.data.decode import StreamedFrames
 from scemae.data.order import Order
 from scemae.data.storage.joined import Grown
@@ -37,42 +36,6 @@ from scemae.runs.generation_files import LEDGER
 from scemae.runs.step_digests import StepDigests
 
 MOST_PIXELS = 2**35  # bytes of one step's frames
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument(
-        "run", metavar="RUN", type=given_path, help="run_dir of pretrain or correspond"
-    )
-    parser.add_argument(
-        "--all", action="store_true", help="compute every step again, not only --steps of them"
-    )
-    parser.add_argument(
-        "--steps", type=int, default=50, help="steps to compute again, spread over the run (50)"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="threads that read and decode images (one for each core)",
-    )
-    parser.add_argument(
-        "--against",
-        metavar="OTHER",
-        type=given_path,
-        help="a run that must have seen the same samples",
-    )
-    parser.add_argument(
-        "--shards",
-        type=given_location,
-        help="where the shards are now, if not where the run's config.yaml says",
-    )
-    parser.add_argument(
-        "--cache-dir",
-        type=given_path,
-        metavar="FOLDER",
-        help="where shards at a URL are copied, if not where config.yaml says",
-    )
 
 
 def main(options: argparse.Namespace) -> None:

@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from scemae.config.schema.training import Carb
-from scemae.config.values import given_path
 from scemae.data.order import Slice
 from scemae.data.pipeline import Batch, correspondence_views, pretraining_views
 from scemae.errors import FileError, RunFolderError
@@ -77,11 +76,6 @@ class Replay:
     losses: list[float]
     norm: float
     first_bad: str | None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument("dump", metavar="DUMP", type=given_path, help="RUN/capsules/step-*")
 
 
 def main(options: argparse.Namespace) -> None:

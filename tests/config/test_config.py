@@ -93,3 +93,22 @@ def test_a_required_setting_that_is_missing_is_named():
 def test_a_bad_carb_is_refused(override, sentence):
     with pytest.raises(ConfigError, match=sentence):
         load_config("correspond", ["run_dir=x", "backbone=y", override])
+
+
+def test_a_cluster_file_of_ones_own_sets_the_cluster(tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text("partition: long\ngpus_per_node: 8\n")
+    words = ["run_dir=x", f"cluster={own}", "cluster.gpus_per_node=4"]
+    for name in ("submit", "sweep"):
+        found = load_config(name, words).cluster
+        assert (found.partition, found.gpus_per_node, found.time) == ("long", 4, 1440)
+    own.write_text("setup: [module load cuda]\n")
+    with pytest.raises(ConfigError, match="mine.yaml: found cluster.setup, which jobs run; type"):
+        load_config("submit", words)
+    own.write_text("gpus: 8\n")
+    with pytest.raises(ConfigError, match="mine.yaml: found no setting 'cluster.gpus', did you"):
+        load_config("submit", words)
+    with pytest.raises(ConfigError, match="gone.yaml: cannot be read"):
+        load_config("sweep", ["run_dir=x", "cluster=gone.yaml"])
+    with pytest.raises(ConfigError, match="found no setting 'cluster'"):
+        load_config("pretrain", ["run_dir=x", f"cluster={own}"])

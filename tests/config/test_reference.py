@@ -6,20 +6,21 @@ import pytest
 
 from docs import reference
 from scemae.commands.table import COMMANDS
+from scemae.config import described
 from scemae.config.dotted import setting_names
 from scemae.config.schema import SCHEMAS
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMAS))
 def test_every_setting_has_a_description(name):
-    described = reference.descriptions()
+    known = described.descriptions()
 
     def undescribed(schema, prefix):
         for part in fields(schema):
             if is_dataclass(part.type):
-                assert described[part.type.__name__].purpose
+                assert known[part.type.__name__].purpose
                 yield from undescribed(part.type, f"{prefix}{part.name}.")
-            elif not reference.meaning(described, schema, part.name):
+            elif not described.meaning(known, schema, part.name):
                 yield prefix + part.name
 
     assert list(undescribed(SCHEMAS[name], "")) == []
@@ -28,7 +29,7 @@ def test_every_setting_has_a_description(name):
 def test_a_comment_above_a_field_and_one_behind_it_are_descriptions(tmp_path):
     source = "class A:\n    # over\n    # two lines\n    b: int\n    c: int  # behind\n    d: int\n"
     (tmp_path / "a.py").write_text(source)
-    found = reference.describe(tmp_path / "a.py")["A"].fields
+    found = described.describe(tmp_path / "a.py")["A"].fields
     assert found == {"b": "over two lines", "c": "behind", "d": ""}
 
 
@@ -44,7 +45,7 @@ def test_the_pages_name_every_command_and_setting(tmp_path):
 
 
 def test_files_of_configs_are_listed_at_the_settings_that_they_set():
-    found = reference._setters("pretrain")
+    found = described.setters("pretrain")
     assert (
         "model/deit_tiny" in found["model.width"]
         and "experiment/demo_pretrain" in found["norm_pix"]

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from scemae.cli import run_command
+from scemae.commands.arguments.adopt import IMAGENET as STATISTICS
 from scemae.config.schema.training import DecoderShape, Model
 from scemae.data.augment import MEAN, STD, normalise
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
@@ -35,7 +36,7 @@ from tests.support import scemae, write_shards
 
 SHAPE = Model("tiny", 48, 2, 3, 8, 96)
 DEMO = Model("demo", 192, 6, 3, 8, 96)
-IMAGENET = Pixels(*adopt.IMAGENET)
+IMAGENET = Pixels(*STATISTICS)
 
 
 def vit(shape: Model = SHAPE, *, size: int = 96, patch: int = 8, **options) -> VisionTransformer:
@@ -65,7 +66,7 @@ def ours(tensors: dict[str, torch.Tensor], shape: Model = SHAPE) -> Encoder:
 
 
 def as_imagenet(images: torch.Tensor) -> torch.Tensor:
-    mean, std = (torch.tensor(part).view(3, 1, 1) for part in adopt.IMAGENET)
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in STATISTICS)
     return (images - mean) / std
 
 

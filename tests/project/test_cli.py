@@ -9,6 +9,7 @@ import pytest
 
 from scemae.cli import COMMANDS, run_command
 from scemae.commands import demo
+from scemae.commands.parse import parse
 from scemae.errors import ConfigError
 from scemae.runs import run_folder
 from tests.support import TINY, scemae, write_backbone, write_shards
@@ -166,3 +167,22 @@ def test_a_demo_of_too_few_faces_is_refused_and_a_small_one_probes_fewer_couples
     words = [word for command in demo.commands(tmp_path, 400, 1) for word in command]
     assert words.count("loop.probe_pairs=8") == 2
     assert "loop.probe_pairs" not in " ".join(sum(demo.commands(tmp_path, 6000, 1), []))
+
+
+def test_the_next_commands_of_a_demo_are_valid_and_name_what_is_there(tmp_path):
+    for name in ("000001", "000002"):
+        (tmp_path / "faces" / "img_align_celeba").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "faces" / "img_align_celeba" / f"{name}.jpg").touch()
+    found = demo.next_commands(tmp_path)
+    assert [command[0] for command in found] == ["match", "export", "goodput"]
+    (tmp_path / "evaluate" / "regressors").mkdir(parents=True)
+    (tmp_path / "evaluate" / "regressors" / "MAE_+_CARB.safetensors").touch()
+    match, detect, *_ = found = demo.next_commands(tmp_path)
+    for command in found:
+        parse(command[0], command[1:])
+    assert detect[1] == str(tmp_path / "faces" / "img_align_celeba" / "000001.jpg")
+    assert parse("match", match[1:]).projector == tmp_path / "correspond"
+    for line in demo.NEXT.splitlines():
+        if line.startswith("  scemae "):
+            _, name, *words = line.split()
+            parse(name, words)

@@ -168,7 +168,7 @@ def test_a_command_of_the_documentation_is_valid(line, tmp_path, monkeypatch):
 def test_a_wrong_command_is_found():
     with pytest.raises(ConfigError):
         check(program_words("scemae pretrain run_dir=runs/mae optim.epoch=3"))
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError):
         check(program_words("scemae detect a.jpg --backbone runs/mae --out found --regresor FILE"))
     with pytest.raises(AssertionError):
         check(program_words("make everything"))

@@ -27,7 +27,7 @@ from scemae.cli import run_command
 from scemae.config.locations import Typed
 from scemae.data.storage.manifest import read_manifest
 from scemae.data.storage.shard_set import open_shards
-from scemae.errors import DataError, ShardError
+from scemae.errors import ConfigError, DataError, ShardError
 from scemae.shards.check import describe, verify
 from scemae.shards.sources import folder as folder_source
 from scemae.shards.splits import Split
@@ -374,15 +374,14 @@ def test_help_names_the_sources(words, capsys):
     assert exit_status.value.code == 0 and "celeba" in capsys.readouterr().out
 
 
-def test_wrong_usage_exits_with_2_and_a_wrong_split_is_an_error(photographs, tmp_path, capsys):
-    for words in (
-        ["build", "celeb", "x", "y"],
-        ["build", "folder", "x", "y", "--workers", "0"],
-        ["build", "folder", "x", "y", "--max-bad-fraction", "2"],
+def test_wrong_usage_and_a_wrong_split_are_named(photographs, tmp_path, capsys):
+    for words, complaint in (
+        (["build", "celeb", "x", "y"], "invalid choice: 'celeb'.* did you mean 'celeba'"),
+        (["build", "folder", "x", "y", "--workers", "0"], "--workers: found 0, needed 1 or more"),
+        (["build", "folder", "x", "y", "--max-bad-fraction", "2"], "found 2.0, needed a number"),
     ):
-        with pytest.raises(SystemExit) as exit_status:
+        with pytest.raises(ConfigError, match=complaint):
             run_shards(words)
-        assert exit_status.value.code == 2
     with pytest.raises(DataError, match="--split test: this source gives train"):
         run_shards(["build", "folder", str(photographs), str(tmp_path / "out"), "--split", "test"])
 

@@ -8,13 +8,11 @@ Writes NAME.landmarks.json and NAME.landmarks.png for each photograph.
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from scemae import __version__
-from scemae.config.values import given_path
 from scemae.distributed.process_group import choose_device
 from scemae.errors import ConfigError, DataError
 from scemae.evaluation.photographs.marked import Panel, draw
@@ -29,24 +27,6 @@ from scemae.evaluation.photographs.photograph_features import (
 )
 from scemae.files import disk
 from scemae.process.progress import progress_bar, say
-
-HELP = """\
-Detect landmarks in photographs, with the features of trained runs and a regressor that
-`scemae evaluate` trained on them.
-
-  scemae detect a.jpg b.png --backbone runs/mae --projector runs/carb \\
-                --regressor runs/eval/regressors/MAE_+_CARB.safetensors --out landmarks
-  scemae detect a.jpg --box 80,40,430,390 ...
-
-One face per photograph, in a box: the square that becomes the frame of 136 pixels. Networks see its
-middle, 0.71 of each side (dashed in the picture). The regressor expects faces there as in its
-benchmark: for CelebA and MAFL a box about 1.9 times as wide as the face, with the eyes a little
-above the middle. Without --box it is the largest centred square (of CelebA's aligned pictures of
-178x218 rows 30 to 207). With --box, give one per photograph, in order (`centre`: the default).
-A photograph that cannot be used is named and left out, and the command ends with status 1.
-DIR gets, for each photograph, NAME.landmarks.json (x, y in pixels of the photograph, upright) and
-NAME.landmarks.png.
-"""
 
 
 def main(given: argparse.Namespace) -> None:
@@ -106,20 +86,6 @@ def detect_all(
                 detector=detector,
             )
     return failed
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    add = partial(parser.add_argument, type=given_path)
-    add("images", metavar="IMAGE", nargs="+", help="photographs, one face each")
-    add("--backbone", required=True, metavar="RUN", help="run folder or checkpoint of stage 1")
-    add("--projector", metavar="RUN", help="of stage 2, where the regressor's features use one")
-    regressor = "one of the regressors/*.safetensors of an evaluation"
-    add("--regressor", required=True, metavar="FILE", help=regressor)
-    add("--out", required=True, metavar="DIR", help="where the results go")
-    parser.add_argument(
-        "--box", metavar="x0,y0,x1,y1", action="append", help="once per photograph; or centre"
-    )
 
 
 def output_names(paths: list[Path]) -> list[str]:

@@ -6,13 +6,11 @@ The matcher is that of the matching test. Writes match.json and match.png.
 """
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from scemae import __version__
-from scemae.config.values import given_path
 from scemae.distributed.process_group import choose_device
 from scemae.errors import ConfigError
 from scemae.evaluation.photographs.marked import Panel, draw
@@ -33,23 +31,6 @@ from scemae.evaluation.photographs.photograph_features import (
 )
 from scemae.files import disk
 
-HELP = """\
-Find points of one photograph in another one, with the features of trained runs.
-
-  scemae match a.jpg b.jpg --backbone runs/mae --projector runs/carb --points "310,260 420,255"
-  scemae match a.jpg b.jpg --backbone runs/mae --projector runs/carb \\
-               --regressor runs/eval/regressors/MAE_+_CARB.safetensors
-  scemae match a.jpg b.jpg --backbone runs/mae --box 80,40,430,390 --box centre --out pairs/a-b
-
-Points are x,y in pixels of the first photograph, upright. Without --points a 5x5 grid is matched,
-or with --regressor the landmarks detected in the first photograph. A box is the square that
-becomes the frame of 136 pixels; networks see its middle, 0.71 of each side (dashed in the picture),
-which a face should fill. A box that is not square is made square around its middle, and may reach
-beyond the photograph. Without --box it is the largest centred square (of CelebA's aligned pictures
-of 178x218 rows 30 to 207). For each point you get the place where it was found, the cosine of the
-two features, and `returns`: the distance between the point and the match of its match, in pixels of
-the 96-px crop (small: a match to trust). OUT gets match.json and match.png.
-"""
 ACROSS = 5  # points of the grid, each way
 
 
@@ -77,22 +58,6 @@ def main(given: argparse.Namespace) -> None:
     for line in table(first, second, found, is_default=given.box is None):
         print(line)
     print(f"{given.out / 'match.png'}, {given.out / 'match.json'}")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    add = partial(parser.add_argument, type=given_path)
-    add("first", metavar="A", help="the photograph that has the points")
-    add("second", metavar="B", help="the photograph where they are searched for")
-    runs = "run folder or checkpoint of stage "
-    add("--backbone", required=True, metavar="RUN", help=runs + "1")
-    add("--projector", metavar="RUN", help=runs + "2 on it")
-    add("--regressor", metavar="FILE", help="detects the points of A (see scemae evaluate)")
-    add("--out", metavar="DIR", default=Path("match"), help="where both files go (match)")
-    parser.add_argument("--points", metavar='"x,y ..."', help="in pixels of A")
-    parser.add_argument(
-        "--box", metavar="x0,y0,x1,y1", action="append", help="once for A and once for B; or centre"
-    )
 
 
 def choose_points(

@@ -1,0 +1,45 @@
+"""Refuse arguments that name a folder or file that is not there, before torch is imported."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from scemae.config.dotted import get_setting, setting_names
+from scemae.config.locations import scheme_of
+from scemae.errors import ConfigError
+
+# Settings that a command reads as a place on this machine, and what makes one.
+RUN = "give the run folder of `scemae {stage}`, or one of its checkpoints"
+PLACES = {
+    "backbone": RUN.format(stage="pretrain"),
+    "projector": RUN.format(stage="correspond"),
+    "data.shards": "build the shards first with `scemae shards build`",
+    "matching.shards": "build the shards first with `scemae shards build`",
+    "detection.train": "build the shards first with `scemae shards build`",
+    "detection.test": "build the shards first with `scemae shards build`",
+}
+
+
+def refuse_missing_arguments(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Raise ConfigError for a path among these options that is not there.
+
+    Of several paths in one option one must be there: a command names and leaves out the others.
+    """
+    for name in names:
+        found = getattr(options, name, None)
+        paths = found if isinstance(found, list) else [found] if found is not None else []
+        if paths and not any(path.exists() for path in paths):
+            raise ConfigError(f"{paths[0]}: no such file or folder; give one that is there")
+
+
+def refuse_missing(config: Any) -> None:
+    """Raise ConfigError for a place of PLACES that is neither there nor at a URL."""
+    known = setting_names(type(config))
+    is_mixed = "data.mix" in known and config.data.mix  # then nothing reads data.shards
+    for key, remedy in PLACES.items():
+        place = get_setting(config, key) if key in known else None
+        if place is None or scheme_of(place) or os.path.exists(place):
+            continue
+        if not (is_mixed and key == "data.shards"):
+            raise ConfigError(f"{key}: {place}: no such folder; {remedy}")
