@@ -1,6 +1,6 @@
 """`scemae detect IMAGE... --regressor FILE --out DIR`: landmarks of photographs (paper 4.2).
 
-    scemae detect *.jpg --backbone runs/mae --projector runs/carb \\
+    scemae detect *.jpg --run runs/carb \\
                   --regressor runs/eval/regressors/MAE_+_CARB.safetensors --out landmarks
 
 Writes NAME.landmarks.json and NAME.landmarks.png for each photograph.
@@ -23,6 +23,7 @@ from scemae.evaluation.photographs.photograph_features import (
     BoxedPhotograph,
     Detector,
     TrainedFeatures,
+    add_model_options,
     load_detector,
     load_features,
     open_photograph,
@@ -34,7 +35,7 @@ HELP = """\
 Detect landmarks in photographs, with the features of trained runs and a regressor that
 `scemae evaluate` trained on them.
 
-  scemae detect a.jpg b.png --backbone runs/mae --projector runs/carb \\
+  scemae detect a.jpg b.png --run runs/carb \\
                 --regressor runs/eval/regressors/MAE_+_CARB.safetensors --out landmarks
   scemae detect a.jpg --box 80,40,430,390 ...
 
@@ -60,7 +61,7 @@ def main(given: argparse.Namespace) -> None:
         raise ConfigError(f"--out: {given.out} is a file; give a folder")
     if len(given.images) == 1:
         open_photograph(given.images[0], corners[0])  # before the networks: seconds
-    trained = load_features(given.backbone, given.projector, choose_device("auto"))
+    trained = load_features(given.backbone, given.projector, choose_device("auto"), run=given.run)
     detector = load_detector(given.regressor, trained)
     if given.box is None:
         print(f"box: {DEFAULT}, of which networks see the middle, 0.71 of each side")
@@ -112,8 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = partial(parser.add_argument, type=given_path)
     add("images", metavar="IMAGE", nargs="+", help="photographs, one face each")
-    add("--backbone", required=True, metavar="RUN", help="run folder or checkpoint of stage 1")
-    add("--projector", metavar="RUN", help="of stage 2, where the regressor's features use one")
+    add_model_options(parser)
     regressor = "one of the regressors/*.safetensors of an evaluation"
     add("--regressor", required=True, metavar="FILE", help=regressor)
     add("--out", required=True, metavar="DIR", help="where the results go")

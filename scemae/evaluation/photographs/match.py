@@ -1,6 +1,6 @@
-"""`scemae match A B --backbone RUN`: points of one photograph found in another (paper 4.1).
+"""`scemae match A B --run RUN`: points of one photograph found in another (paper 4.1).
 
-    scemae match a.jpg b.jpg --backbone runs/mae --projector runs/carb --points "310,260 420,255"
+    scemae match a.jpg b.jpg --run runs/carb --points "310,260 420,255"
 
 The matcher is that of the matching test. Writes match.json and match.png.
 """
@@ -27,6 +27,7 @@ from scemae.evaluation.photographs.photograph_features import (
     BoxedPhotograph,
     PointMatches,
     TrainedFeatures,
+    add_model_options,
     load_detector,
     load_features,
     open_photograph,
@@ -36,10 +37,9 @@ from scemae.files import disk
 HELP = """\
 Find points of one photograph in another one, with the features of trained runs.
 
-  scemae match a.jpg b.jpg --backbone runs/mae --projector runs/carb --points "310,260 420,255"
-  scemae match a.jpg b.jpg --backbone runs/mae --projector runs/carb \\
-               --regressor runs/eval/regressors/MAE_+_CARB.safetensors
-  scemae match a.jpg b.jpg --backbone runs/mae --box 80,40,430,390 --box centre --out pairs/a-b
+  scemae match a.jpg b.jpg --run runs/carb --points "310,260 420,255"
+  scemae match a.jpg b.jpg --run runs/carb --regressor runs/eval/regressors/MAE_+_CARB.safetensors
+  scemae match a.jpg b.jpg --run runs/mae --box 80,40,430,390 --box centre --out pairs/a-b
 
 Points are x,y in pixels of the first photograph, upright. Without --points a 5x5 grid is matched,
 or with --regressor the landmarks detected in the first photograph. A box is the square that
@@ -70,7 +70,7 @@ def main(given: argparse.Namespace) -> None:
     )
     if points is not None:
         check_points(points, first.box, first.path)
-    trained = load_features(given.backbone, given.projector, choose_device("auto"))
+    trained = load_features(given.backbone, given.projector, choose_device("auto"), run=given.run)
     points = choose_points(trained, first, given.regressor) if points is None else points
     found = trained.match(first, second, points)
     write(given.out, first, second, trained=trained, found=found)
@@ -84,9 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, type=given_path)
     add("first", metavar="A", help="the photograph that has the points")
     add("second", metavar="B", help="the photograph where they are searched for")
-    runs = "run folder or checkpoint of stage "
-    add("--backbone", required=True, metavar="RUN", help=runs + "1")
-    add("--projector", metavar="RUN", help=runs + "2 on it")
+    add_model_options(parser)
     add("--regressor", metavar="FILE", help="detects the points of A (see scemae evaluate)")
     add("--out", metavar="DIR", default=Path("match"), help="where both files go (match)")
     parser.add_argument("--points", metavar='"x,y ..."', help="in pixels of A")

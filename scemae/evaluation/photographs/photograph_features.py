@@ -1,6 +1,8 @@
 """Features of photographs from trained runs, to match points and to detect landmarks."""
 
+import argparse
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from scemae.config.values import given_path
 from scemae.data.geometry import CROP, INPUT
 from scemae.data.picture import read_picture
 from scemae.errors import CheckpointError, ConfigError
@@ -18,8 +21,9 @@ from scemae.evaluation.landmarks.benchmarks import denormalise_landmarks, find_b
 from scemae.evaluation.landmarks.regression import LandmarkRegressor
 from scemae.evaluation.landmarks.regressor_file import Origin, check_digests, load_regressor
 from scemae.evaluation.photographs.photograph import Box, frame_of, square_box
-from scemae.evaluation.subjects import DETECTION, MATCHING, Line, Subject
-from scemae.runs.checkpoints import checkpoint
+from scemae.evaluation.subjects import DETECTION, FEW_SHOT, MATCHING, Line, Subject
+from scemae.runs import given
+from scemae.runs.given import Given
 
 STRIDE = 2  # of cover-and-stride for matching, in pixels (PROTOCOL 5.2)
 
@@ -93,7 +97,7 @@ class TrainedFeatures:
 
         Raises CheckpointError where the given runs do not have them.
         """
-        lines = self.subject.of(DETECTION)
+        lines = self.subject.of(DETECTION) + self.subject.of(FEW_SHOT)
         for line in lines:
             if line.dim == origin.width and self.subject.weights(line) == origin.digests:
                 return line
@@ -146,21 +150,33 @@ class Detector:
         }
 
 
-def load_features(backbone: Path, projector: Path | None, device: torch.device) -> TrainedFeatures:
-    """The networks of a stage-1 run and, where given, of a stage-2 run on it.
+def load_features(
+    backbone: Path | None, projector: Path | None, device: torch.device, *, run: Path | None = None
+) -> TrainedFeatures:
+    """The networks of a stage-1 run and, where given, of a stage-2 run on it; or of a RUN alone.
 
-    Raises CheckpointError.
+    Raises CheckpointError, RunFolderError or ConfigError (runs/given.py).
     """
-    trunk, folder = subjects.load_trunk(backbone)
-    places = {"backbone": folder}
-    if projector is not None:
-        places["projector"] = subjects.load_projection(projector, folder, trunk).folder
-    projectors = [place for part, place in places.items() if part == "projector"]
-    subject = subjects.from_backbone(folder, projectors)
+    return of_given(given.of_options(run, backbone, projector), device)
+
+
+def of_given(one: Given, device: torch.device) -> TrainedFeatures:
+    """The networks of the weights that were given, on a device. Raises CheckpointError."""
+    subject = subjects.of_given(one)
     subject.to(device, torch.float32)
-    return TrainedFeatures(
-        subject, {part: checkpoint.weights_digest(place) for part, place in places.items()}, device
+    return TrainedFeatures(subject, subject.weights(subject.of(MATCHING)[-1]), device)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `load_features` takes."""
+    add = partial(parser.add_argument, type=given_path, metavar="RUN")
+    add(
+        "--run",
+        help="the trained model: a run of stage 1 or 2 (its backbone is found), a checkpoint, the "
+        "folder of a chain or a demo, or an export",
     )
+    add("--backbone", help="instead: run folder or checkpoint of stage 1")
+    add("--projector", help="of stage 2; alone, its backbone is found")
 
 
 def load_detector(path: Path, trained: TrainedFeatures) -> Detector:
