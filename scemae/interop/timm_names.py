@@ -76,13 +76,14 @@ def timm_config(encoder: Encoder) -> dict:
     The architecture is one of timm's names, changed by model_args to this encoder's shape. timm's
     own transform of pictures is then that of frames: to 136 px, of which the middle 96 are seen.
     """
-    side = encoder.grid * encoder.patch_size
+    side, arguments = encoder.grid * encoder.patch_size, timm_options(encoder)
     return {
         "architecture": ARCHITECTURE,
-        "num_classes": 0,
+        # not among model_args, beside which transformers gives its own
+        "num_classes": arguments.pop("num_classes"),
         "num_features": encoder.width,
         "global_pool": "token",
-        "model_args": timm_options(encoder),
+        "model_args": arguments,
         "pretrained_cfg": {
             "num_classes": 0,
             "input_size": [3, side, side],
@@ -100,7 +101,8 @@ def timm_config(encoder: Encoder) -> dict:
 
 def create_timm(config: dict) -> VisionTransformer:
     """The network that timm builds for a `timm_config`, without weights, in eval mode."""
-    made = create_model(config["architecture"], **config["model_args"]).eval()
+    arguments = config["model_args"] | {"num_classes": config["num_classes"]}
+    made = create_model(config["architecture"], **arguments).eval()
     assert isinstance(made, VisionTransformer)
     return made
 
