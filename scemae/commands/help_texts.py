@@ -15,7 +15,7 @@ Each command reads what the one before it wrote:
   scemae faces faces && scemae shards build celeba faces data/celeba
   scemae pretrain   run_dir=runs/mae  data.shards=data/celeba/train
   scemae correspond run_dir=runs/carb backbone=runs/mae data.shards=data/celeba/train
-  scemae evaluate   run_dir=runs/eval backbone=runs/mae projector=runs/carb \\
+  scemae evaluate   run_dir=runs/eval run=runs/carb \\
                     matching.shards=data/celeba/mafl-test
   scemae report runs/eval
 """
@@ -67,7 +67,7 @@ The same command resumes at the newest checkpoint of the run folder. The setting
 EVALUATE = """\
 Landmark matching (paper 4.1) and landmark detection (paper 4.2) of one run.
 
-  scemae evaluate run_dir=runs/eval backbone=runs/mae projector=runs/carb \\
+  scemae evaluate run_dir=runs/eval run=runs/carb \\
                   matching.shards=data/celeba/mafl-test
   scemae evaluate ... detection.train=data/celeba/mafl-train detection.test=data/celeba/mafl-test
 
@@ -75,6 +75,9 @@ Compares on the same pairs: no motion, raw pixels, a random encoder, MAE feature
 (also=[RUN,...]: more projectors on the same backbone, each a row).
 Results go to run_dir/results.json, the pairs with their hash to run_dir/pairs.npz.
 
+  run                  what is evaluated: a run of stage 2 (its backbone is found) or 1, one of its
+                       checkpoints, the folder of a chain or a demo, or an export
+  backbone, projector  instead: stages 1 and 2 apart; a projector alone finds its backbone
   matching.couples     couples of images; each gives one same and one different pair (500)
   stride               of cover-and-stride in pixels: 2 (48x48 features); 4 is four times faster
   detection.benchmark  mafl, aflw_m, aflw_r, aflw_rc, 300w, or a .yaml file

@@ -188,11 +188,12 @@ def _check_evaluation(config: EvaluateConfig) -> None:
     for name in ("epochs", "batch_size", "lr", "init_std"):
         above_0(f"detection.{name}", getattr(config.detection, name))
     above_0("matching.couples", config.matching.couples)
-    if config.projector and not config.backbone:
+    if config.run and (config.backbone or config.projector):
         raise ConfigError(
-            "found a projector without a backbone; give backbone=RUN of stage 1 as well"
+            "found run and backbone or projector; give run=RUN alone, which finds the backbone, or "
+            "the two others"
         )
-    if config.also and not config.projector:
+    if config.also and not (config.projector or config.run):
         raise ConfigError("also: found no projector that they come after; give projector=RUN first")
     if bool(config.detection.train) != bool(config.detection.test):
         raise ConfigError(

@@ -82,7 +82,7 @@ def open_picture(data: bytes, *, upright: bool = True) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_pixels(*image.size)
             image.load()
-            return to_rgb(_turned(image) if upright else image)
+            return to_rgb(turned(image) if upright else image)
     except UnusablePicture:
         raise
     except UnidentifiedImageError as error:
@@ -184,7 +184,8 @@ def _grey_of_deep(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey)
 
 
-def _turned(image: Image.Image) -> Image.Image:
+def turned(image: Image.Image) -> Image.Image:
+    """An image as its EXIF says that it is upright."""
     turn = TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 

@@ -43,7 +43,7 @@ from scemae.evaluation.subjects import CONTENT, DETECTION, MATCHING, PLACES, Lin
 from scemae.files import disk
 from scemae.models.vit import Encoder
 from scemae.process.stop_signals import StopRequest
-from scemae.runs import run_folder
+from scemae.runs import given, run_folder
 
 NO_MOTION, MEAN_FACE = "no motion", "mean face"
 MAE = "MAE"  # other rows of ours: MAE + what stage 2 adds
@@ -94,20 +94,23 @@ def open_tests(config: EvaluateConfig) -> dict[str, ShardSet]:
 def choose_subjects(config: EvaluateConfig) -> tuple[list[Subject], dict]:
     """The floors, then the run, and what provenance.json holds of them. Raises CheckpointError."""
     facts: dict = {"seed": config.seed}
-    if not config.backbone:
+    places = [None if one is None else Path(one) for one in _locations(config)]
+    if not any(places):
         return subjects.floors(None, config.seed), facts
-    trunk, folder = subjects.load_trunk(Path(config.backbone))
-    facts["backbone"] = str(folder)
-    projectors = [Path(one) for one in (config.projector, *config.also) if one]
-    own = subjects.from_backbone(folder, projectors)
-    if projectors:
-        found = [subjects.load_projection(place, folder, trunk) for place in projectors]
+    chosen = given.of_options(*places, sign="")
+    facts["backbone"] = str(chosen.backbone)
+    own = subjects.of_given(chosen, [Path(one) for one in config.also])
+    if found := own.projections:
         facts["projector"] = str(found[0].folder)
         facts["also"] = [str(one.folder) for one in found[1:]]
         if found[0].carb is not None:
             facts["carb"] = asdict(found[0].carb)
     encoder = own.trunk.network if isinstance(own.trunk.network, Encoder) else None
     return [*subjects.floors(encoder, config.seed), own], facts
+
+
+def _locations(config: EvaluateConfig) -> tuple[str | None, str | None, str | None]:
+    return config.run, config.backbone, config.projector
 
 
 def plan_evaluation(

@@ -20,14 +20,16 @@ from scemae.evaluation.landmarks.features import Head, Trunk
 from scemae.evaluation.landmarks.regression import join_stages
 from scemae.files import disk
 from scemae.files.documents import Count
+from scemae.interop import exported
+from scemae.interop.exported import Exported
 from scemae.methods import carb as carb_method
 from scemae.methods import registry
 from scemae.models import hypercolumn
 from scemae.models.timm_vit import TimmVit
 from scemae.models.vit import Encoder
-from scemae.runs import networks
+from scemae.runs import given, networks
 from scemae.runs.checkpoints import checkpoint
-from scemae.runs.lineage import locate, read_run
+from scemae.runs.given import Given
 
 # The tests.
 MATCHING, DETECTION, FEW_SHOT, EMBEDDING = "matching", "detection", "few-shot", "t-SNE"
@@ -70,6 +72,7 @@ class Subject:
     run: str = ""  # name of the stage-1 run, where two subjects would have the same title
     runs: list[str] = field(default_factory=list)
     heads: list[nn.Module] = field(default_factory=list)  # the projectors' networks
+    projections: list["Projection"] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -124,7 +127,8 @@ class Projection:
     network: nn.Module
     method: str  # carb, cl, lead, ...
     carb: Carb | None  # of the method carb
-    folder: Path
+    folder: Path  # its checkpoint, or the export that it is from
+    digest: str  # of its weights
     is_trained: bool = True  # False after no step: the initial weights
     run: str = ""  # its name, where two runs have the same method and dimension
 
@@ -156,10 +160,6 @@ class Projection:
         words = f"{self.method} {self.dim} {self.variant}".strip()
         return words if self.has_repellence else f"{words}, clusters alone"
 
-    @property
-    def digest(self) -> str:
-        return checkpoint.weights_digest(self.folder)
-
 
 def load_projection(location: Path, backbone: Path, trunk: Trunk) -> Projection:
     """The projector of a stage-2 run that was trained on the checkpoint `backbone` of `trunk`.
@@ -171,26 +171,61 @@ def load_projection(location: Path, backbone: Path, trunk: Trunk) -> Projection:
     dim, module = found.settings.dim, found.module
     head = cast(Head, module.head)  # a method, which the type of a module does not know
     is_trained = checkpoint.read_state(found.folder).global_step > 0
-    return Projection(head, dim, module, found.name, carb, found.folder, is_trained)
+    digest = checkpoint.weights_digest(found.folder)
+    return Projection(head, dim, module, found.name, carb, found.folder, digest, is_trained)
 
 
 def from_runs(runs: list[Path]) -> list[Subject]:
-    """The subjects of run folders of stage 1 and 2, in the order given; a stage-2 run adds its own
+    """The subjects of runs (runs/given.py), in the order given; a stage-2 run adds its own
     backbone.
 
-    Raises ConfigError for a folder of another kind, CheckpointError for one that cannot be loaded.
+    Raises RunFolderError or CheckpointError for what is no trained model, or cannot be loaded.
     """
-    groups: dict[str, tuple[Path, list[Path]]] = {}
+    groups: dict[str, tuple[Given, list[Path]]] = {}
     for run in runs:
-        folder = checkpoint.newest(run)
-        state = checkpoint.read_state(folder)
-        backbone = folder if state.stage == "pretrain" else _backbone_of(folder, run)
-        groups.setdefault(checkpoint.weights_digest(backbone), (backbone, []))
-        if state.stage != "pretrain":
-            groups[checkpoint.weights_digest(backbone)][1].append(folder)
-    found = [from_backbone(backbone, projectors) for backbone, projectors in groups.values()]
+        one = given.find(run)
+        key = str(one.backbone) if one.is_export else checkpoint.weights_digest(one.backbone)
+        groups.setdefault(key, (one, []))
+        if one.projector is not None and not one.is_export:
+            groups[key][1].append(one.projector)
+    found = [
+        of_given(one) if one.is_export else from_backbone(one.backbone, projectors)
+        for one, projectors in groups.values()
+    ]
     tell_apart(found)
     return found
+
+
+def of_given(one: Given, also: list[Path] | None = None) -> Subject:
+    """The subject of the weights that were given, with those of more runs of stage 2 on them.
+
+    Raises CheckpointError.
+    """
+    if not one.is_export:
+        projectors = [one.projector] if one.projector else []
+        return from_backbone(one.backbone, [*projectors, *map(given.projector_of, also or [])])
+    if also:
+        raise CheckpointError(
+            f"{one.backbone}: found an export, and {also[0]} beside it; give the run folders of "
+            "stages 1 and 2 to compare projectors"
+        )
+    return of_exported(exported.read(one.backbone, with_projector=one.projector is not None))
+
+
+def of_exported(found: Exported) -> Subject:
+    """The subject of the networks of an export."""
+    trunk, projections = features.trunk_of(found.encoder), []
+    if found.carb is not None:
+        settings = carb_method.Settings(found.carb)
+        module = carb_method.build(settings, found.encoder, seed=0)
+        assert found.projector is not None
+        module.projector = found.projector
+        module = module.eval().requires_grad_(False)
+        head, digest, is_trained = cast(Head, module.head), found.digests["projector"], found.steps
+        one = (head, settings.dim, module, "carb", found.carb, found.folder, digest)
+        projections.append(Projection(*one, is_trained > 0))
+    method = registry.find("mae", 1)
+    return _subject(method, trunk, projections, found.digests["backbone"], [str(found.folder)])
 
 
 def tell_apart(found: list[Subject]) -> None:
@@ -202,15 +237,6 @@ def tell_apart(found: list[Subject]) -> None:
     ]
     for one in alike:
         one.run = Path(one.runs[0]).name
-
-
-def _backbone_of(folder: Path, run: Path) -> Path:
-    try:
-        return locate(read_run(folder.parent.parent).provenance["backbone"], folder.parent.parent)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{run}: its provenance.json names no backbone; give the run folder of stage 1 as well"
-        ) from error
 
 
 @dataclass
@@ -232,28 +258,35 @@ def from_backbone(backbone: Path, projectors: list[Path]) -> Subject:
     for one in found:
         same = [other for other in found if other.kind == one.kind]
         one.run = one.folder.parent.parent.name if len(same) > 1 else ""
-    digests = [checkpoint.weights_digest(folder), *(one.digest for one in found)]
     state = checkpoint.read_state(folder)
     trained = networks.settings_of(folder, state.settings, _Trained)
-    seen = state.global_step * trained.optim.global_batch_size if trained.optim else None
     method = registry.find(registry.method_of(folder, state.settings, 1), 1)
+    runs = [str(place.parent.parent) for place in [folder, *(one.folder for one in found)]]
+    subject = _subject(method, trunk, found, checkpoint.weights_digest(folder), runs)
+    if trained.optim:
+        subject.images_seen = state.global_step * trained.optim.global_batch_size
+    return subject
+
+
+def _subject(
+    method: Any, trunk: Trunk, found: list[Projection], digest: str, runs: list[str]
+) -> Subject:
     if isinstance(trunk.network, Encoder):
         lines = _of_tokens(trunk, found)
     elif trunk.is_resized:
         lines = _of_hypercolumn(trunk, found)
     else:
         lines = _of_descriptor(trunk)
-    runs = [str(place.parent.parent) for place in [folder, *(one.folder for one in found)]]
     return Subject(
         method.TITLE,
         method.ROLE,
         trunk,
-        disk.json_digest({"weights": digests}),
-        digests[0],
+        disk.json_digest({"weights": [digest, *(one.digest for one in found)]}),
+        digest,
         lines,
-        seen,
         runs=runs,
         heads=[one.network for one in found],
+        projections=found,
     )
 
 

@@ -1,16 +1,16 @@
 """`scemae export RUN OUT`: an encoder, and a projector, for use without this program.
 
-    OUT/encoder.safetensors     under the names of timm's VisionTransformer
-    OUT/projector.safetensors   with --projector
+    OUT/model.safetensors       the encoder, under the names of timm's VisionTransformer
+    OUT/projector.safetensors   the projector, where RUN has one
     OUT/encoder.onnx            with --onnx
-    OUT/features.onnx           with --onnx and --projector
-    OUT/config.json, README.md  how to build and feed them; how they were compared with the original
+    OUT/features.onnx           with --onnx and a projector
+    OUT/config.json             as timm, the hub and transformers read it
+    OUT/README.md               how to build and feed them; how they were compared with the original
 
 All files are read back by timm and onnxruntime and compared with the original on seeded images.
 """
 
 import argparse
-import json
 import warnings
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -27,13 +27,17 @@ from scemae import __version__
 from scemae.data.augment import MEAN, STD, normalise
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.files import disk
-from scemae.interop.timm_names import build_timm, timm_options, to_timm
+from scemae.interop.exported import PROJECTOR as PROJECTOR_FILE
+from scemae.interop.exported import Exported, WeightsSource
+from scemae.interop.model_card import card
+from scemae.interop.timm_names import create_timm, timm_config, timm_options, to_timm
 from scemae.methods import mae, registry
-from scemae.methods.registry import Trained
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
+from scemae.runs import given
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.tensor_file import WrittenFile, write_tensors
+from scemae.runs.given import EXPORTED
 
 # Of the largest value. timm does the same operations, onnxruntime does them in another order.
 TOLERANCE = {"timm": 2e-5, "onnxruntime": 1e-4}
@@ -54,32 +58,80 @@ class Features(nn.Module):
         )
 
 
-def main(given: argparse.Namespace) -> None:
+def main(options: argparse.Namespace) -> None:
     """Export. Raises CheckpointError, RunFolderError or ConfigError, and then leaves no OUT."""
-    if given.check < 1:
-        raise ConfigError(f"--check: found {given.check}, a number of images above 0 was needed")
-    if given.out.exists() or given.out.is_symlink():
-        raise RunFolderError(f"{given.out}: is there already; give OUT a new name, or remove it")
-    if given.onnx:
+    if options.check < 1:
+        raise ConfigError(f"--check: found {options.check}, a number of images above 0 was needed")
+    check_free(options.out)
+    if options.onnx:
         check_packages()
-    encoder, folder = mae.load_encoder(given.run)
-    trained = network = None
-    if given.projector:
-        trained = registry.load_stage_2(given.projector, folder, encoder)
-        network = _projector(trained)
-    with disk.building(given.out) as aside:
-        facts = write_tensors_and_config(aside, encoder, folder, trained=trained)
-        if given.onnx:
-            write_onnx(aside, encoder, network)
-        facts["parity"] = compare(aside, encoder, network, count=given.check)
-        disk.write_json(aside / "config.json", facts)
-        disk.write_text(aside / "README.md", card(facts))
+    facts = write(
+        options.out, load(options.run, options.projector), onnx=options.onnx, count=options.check
+    )
     for name, found in facts["parity"].items():
         print(
-            f"{given.out / name}: at most {found['difference']:.1e} from the original on "
-            f"{given.check} images, whose largest value is {found['largest']:.3g} (allowed: "
+            f"{options.out / name}: at most {found['difference']:.1e} from the original on "
+            f"{options.check} images, whose largest value is {found['largest']:.3g} (allowed: "
             f"{found['allowed']:.1e})"
         )
+
+
+def check_free(out: Path) -> None:
+    """Raise RunFolderError where there is something at OUT."""
+    if out.exists() or out.is_symlink():
+        raise RunFolderError(f"{out}: is there already; give OUT a new name, or remove it")
+
+
+def load(run: Path, projector: Path | None = None) -> Exported:
+    """The networks of a RUN (runs/given.py), or of a stage-1 RUN and a projector on it.
+
+    Raises CheckpointError, RunFolderError, ConfigError.
+    """
+    if projector is None:
+        chosen = given.find(run)
+    else:
+        chosen = given.of_options(None, run, projector)
+    if chosen.is_export:
+        raise CheckpointError(
+            f"{run}: found an export, which is what this command makes; copy it, or give a run"
+        )
+    encoder, folder = mae.load_encoder(chosen.backbone)
+    found = Exported(folder, encoder, source_of(folder))
+    if chosen.projector is not None:
+        trained = registry.load_stage_2(chosen.projector, folder, encoder)
+        if trained.name != "carb":
+            raise CheckpointError(
+                f"{trained.folder}: found a projector of method={trained.name}, and those of the "
+                "paper's method=carb can be exported; give another run"
+            )
+        found.projector = cast(Projector, trained.module.projector)
+        found.carb, found.projector_source = trained.settings.carb, source_of(trained.folder)
+    return found
+
+
+def source_of(folder: Path) -> WeightsSource:
+    """Where the weights of a checkpoint come from. Raises CheckpointError."""
+    state = checkpoint.read_state(folder)
+    digest, adopted = checkpoint.weights_digest(folder), state.settings.get("adopted")
+    return WeightsSource(folder.name, digest, state.global_step, adopted)
+
+
+def write(out: Path, networks: Exported, *, onnx: bool = False, count: int = 8) -> dict:
+    """Write all files of an export and compare them on `count` images; returns the facts of
+    config.json.
+
+    Raises CheckpointError where they differ, and then leaves no OUT; RunFolderError where it is
+    there.
+    """
+    check_free(out)
+    with disk.building(out) as aside:
+        facts = write_tensors_and_config(aside, networks)
+        if onnx:
+            write_onnx(aside, networks.encoder, networks.projector)
+        facts["parity"] = compare(aside, networks.encoder, networks.projector, count=count)
+        disk.write_json(aside / "config.json", timm_config(networks.encoder) | {"scemae": facts})
+        disk.write_text(aside / "README.md", card(facts))
+    return facts
 
 
 def check_packages() -> None:
@@ -94,47 +146,37 @@ def check_packages() -> None:
             ) from error
 
 
-def write_tensors_and_config(
-    out: Path, encoder: Encoder, folder: Path, *, trained: Trained | None
-) -> dict:
-    """Write encoder.safetensors, projector.safetensors; returns the first part of config.json."""
-    written = [_write(out / "encoder.safetensors", to_timm(encoder))]
-    state = checkpoint.read_state(folder)
+def write_tensors_and_config(out: Path, networks: Exported) -> dict:
+    """Write the safetensors and, without a comparison yet, config.json; returns its facts."""
+    encoder, projector = networks.encoder, networks.projector
+    written = [_write(out / EXPORTED, to_timm(encoder))]
     facts = {
-        "scemae": __version__,
+        "version": __version__,
         "encoder": timm_options(encoder),
         "layer_norm_eps": 1e-6,
         "pixels": {"range": [0, 1], "mean": list(MEAN), "std": list(STD)},
-        "source": {
-            "checkpoint": folder.name,
-            "weights_sha256": checkpoint.weights_digest(folder),
-            "global_step": state.global_step,
-            "adopted": state.settings.get("adopted"),
-        },
+        "source": asdict(networks.source),
     }
-    if trained is not None:
-        network, carb, second = _projector(trained), trained.settings.carb, trained.folder
-        written.append(_write(out / "projector.safetensors", network.state_dict()))
+    if projector is not None:
+        assert networks.carb is not None and networks.projector_source is not None
+        written.append(_write(out / PROJECTOR_FILE, projector.state_dict()))
         facts["projector"] = {
-            "kind": network.kind,
+            "kind": projector.kind,
             "width": encoder.width,
-            "out": network.out,
-            "multiplier": network.multiplier,
-            "carb": asdict(carb),
-            "checkpoint": second.name,
-            "weights_sha256": checkpoint.weights_digest(second),
+            "out": projector.out,
+            "multiplier": projector.multiplier,
+            "carb": asdict(networks.carb),
+            "source": asdict(networks.projector_source),
         }
     facts["files"] = [asdict(file) for file in written]
     return facts
 
 
-def _projector(trained: Trained) -> Projector:
-    return cast(Projector, trained.module.projector)
-
-
 def _write(path: Path, tensors: dict[str, Tensor]) -> WrittenFile:
     return write_tensors(
-        path, {key: value.contiguous().numpy() for key, value in tensors.items()}, {"format": "pt"}
+        path,
+        {key: value.detach().cpu().contiguous().numpy() for key, value in tensors.items()},
+        {"format": "pt"},
     )
 
 
@@ -173,12 +215,12 @@ def compare(
     images = normalise(torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)))
     tokens = encoder(images)
     again = _by_timm(out, encoder, images)
-    found = {"encoder.safetensors": _parity("encoder.safetensors", "timm", tokens, again)}
+    found = {EXPORTED: _parity(EXPORTED, "timm", tokens, again)}
     truths = {"encoder.onnx": tokens}
     if projector is not None:
         features = truths["features.onnx"] = Features(encoder, projector)(images)
         again = _projected(out, projector, again)
-        found["projector.safetensors"] = _parity("projector.safetensors", "timm", features, again)
+        found[PROJECTOR_FILE] = _parity(PROJECTOR_FILE, "timm", features, again)
     for name, truth in truths.items():
         if (out / name).exists():
             found[name] = _parity(name, "onnxruntime", truth, _by_onnxruntime(out / name, images))
@@ -198,14 +240,14 @@ def _parity(name: str, reader: str, truth: Tensor, found: Tensor) -> dict:
 
 
 def _by_timm(out: Path, encoder: Encoder, images: Tensor) -> Tensor:
-    model = build_timm(timm_options(encoder))
-    model.load_state_dict(load_file(out / "encoder.safetensors"))
+    model = create_timm(timm_config(encoder))
+    model.load_state_dict(load_file(out / EXPORTED))
     return model.forward_features(images)
 
 
 def _projected(out: Path, projector: Projector, tokens: Tensor) -> Tensor:
     again = Projector(projector.kind, tokens.shape[2], projector.out).eval()
-    again.load_state_dict(load_file(out / "projector.safetensors"))
+    again.load_state_dict(load_file(out / PROJECTOR_FILE))
     side = int((tokens.shape[1] - 1) ** 0.5)
     return again(rearrange(tokens[:, 1:], "b (h w) d -> b d h w", h=side))
 
@@ -219,68 +261,3 @@ def _by_onnxruntime(path: Path, images: Tensor) -> Tensor:
     return torch.from_numpy(
         np.concatenate([session.run(None, {"images": part})[0] for part in batches])
     )
-
-
-def card(facts: dict) -> str:
-    """The text of OUT/README.md: what the files are and how to use them."""
-    options, pixels, source = facts["encoder"], facts["pixels"], facts["source"]
-    rows = "\n".join(
-        f"| `{name}` | {found['reader']} | {found['difference']:.1e} | {found['largest']:.3g} |"
-        for name, found in facts["parity"].items()
-    )
-    arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
-    projector = PROJECTOR.format(**facts["projector"]) if "projector" in facts else ""
-    onnx = ONNX if "encoder.onnx" in facts["parity"] else ""
-    return CARD.format(
-        side=options["img_size"],
-        tokens=1 + (options["img_size"] // options["patch_size"]) ** 2,
-        rows=rows,
-        width=options["embed_dim"],
-        arguments=arguments,
-        projector=projector,
-        onnx=onnx,
-        **pixels,
-        **source,
-        origin=json.dumps(source["adopted"])
-        if source["adopted"]
-        else "trained by `scemae pretrain`",
-        version=facts["scemae"],
-    )
-
-
-CARD = """\
-# An encoder of SCE-MAE
-
-{width} channels, {side}x{side} pixels in, {tokens} tokens out (CLS, then the patches row by row).
-Checkpoint `{checkpoint}` (SHA-256 of its weights `{weights_sha256}`), {origin}; exported by scemae
-{version}.
-
-```python
-from functools import partial
-import torch
-from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer
-
-model = VisionTransformer({arguments},
-                          norm_layer=partial(torch.nn.LayerNorm, eps=1e-6)).eval()
-model.load_state_dict(load_file("encoder.safetensors"))
-mean, std = (torch.tensor(part).view(3, 1, 1) for part in ({mean}, {std}))
-tokens = model.forward_features((images - mean) / std)  # images (b, 3, {side}, {side}) in [0, 1]
-```
-{projector}{onnx}
-Faces are framed as CelebA's aligned ones: a square box resized to 136x136, of which the middle
-{side}x{side} is the image.
-
-| file | read back by | largest difference | largest value |
-|---|---|---|---|
-{rows}
-"""
-PROJECTOR = """
-`projector.safetensors` maps the patch tokens as a map (b, {width}, h, w) to {out} channels, of
-length one at each place (kind {kind}: `scemae/models/projector.py`; of `linear`: one 1x1
-convolution, then L2 normalisation).
-"""
-ONNX = """
-`encoder.onnx`: input `images` (b, 3, h, w) normalised as above, output `tokens`; `features.onnx`,
-if present, gives `features`, the projected map. Any batch size; opset 18.
-"""

@@ -6,6 +6,7 @@ resampled by FlexiViT's rule; learned positions of another grid are resampled bi
 fixed ones are computed for ours.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +17,17 @@ import torch
 from einops import rearrange
 from timm.layers.patch_embed import resample_patch_embed
 from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models import create_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from scemae.config.schema.training import Model
 from scemae.data.augment import MEAN, STD
+from scemae.data.geometry import CROP
 from scemae.errors import CheckpointError
 from scemae.models.vit import Encoder, sincos_positions
 
+ARCHITECTURE = "vit_base_patch8_224"  # of timm: any plain ViT, as its arguments are all replaced
 # MAE's decoder, and classifiers.
 LEFT_OUT = re.compile(r"mask_token|decoder_.*|head\..*|head_drop.*|pre_logits\..*")
 SCALE = re.compile(r"(blocks\.\d+\.)ls([12])\.gamma")
@@ -64,6 +68,43 @@ def timm_options(encoder: Encoder) -> dict:
         "global_pool": "token",
         "num_classes": 0,
     }
+
+
+def timm_config(encoder: Encoder) -> dict:
+    """config.json for an encoder, as timm's `local-dir:` and `hf-hub:` and transformers read it.
+
+    The architecture is one of timm's names, changed by model_args to this encoder's shape. timm's
+    own transform of pictures is then that of frames: to 136 px, of which the middle 96 are seen.
+    """
+    side, arguments = encoder.grid * encoder.patch_size, timm_options(encoder)
+    return {
+        "architecture": ARCHITECTURE,
+        # not among model_args, beside which transformers gives its own
+        "num_classes": arguments.pop("num_classes"),
+        "num_features": encoder.width,
+        "global_pool": "token",
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "num_classes": 0,
+            "input_size": [3, side, side],
+            "fixed_input_size": True,
+            "interpolation": "bilinear",
+            "crop_pct": math.floor(1e4 * side / (side + 2 * CROP)) / 1e4,
+            "crop_mode": "center",
+            "mean": list(MEAN),
+            "std": list(STD),
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+
+
+def create_timm(config: dict) -> VisionTransformer:
+    """The network that timm builds for a `timm_config`, without weights, in eval mode."""
+    arguments = config["model_args"] | {"num_classes": config["num_classes"]}
+    made = create_model(config["architecture"], **arguments).eval()
+    assert isinstance(made, VisionTransformer)
+    return made
 
 
 def build_timm(options: dict) -> VisionTransformer:

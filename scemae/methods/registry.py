@@ -229,7 +229,7 @@ def load_stage_2(location: Path, backbone: Path, trunk: nn.Module) -> Trained:
     backbone: the checkpoint that the frozen `trunk` is of. Raises CheckpointError where the run was
     trained on another one: its features would mean nothing.
     """
-    folder = checkpoint.newest(location)
+    folder = checkpoint.newest(checkpoint.within(location, "correspond"))
     state = checkpoint.read_state(folder)
     if state.stage != "correspond":
         raise CheckpointError(

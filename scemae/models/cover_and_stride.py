@@ -17,7 +17,6 @@ from torch import Tensor
 SHIFTS = {8: (0,), 4: (-2, 2), 2: (-3, -1, 1, 3), 1: (-4, -3, -2, -1, 0, 1, 2, 3)}
 
 
-@torch.no_grad()
 def expand(
     encode: Callable[[Tensor], Tensor], frames: Tensor, stride: int, crop: int = 96
 ) -> Tensor:

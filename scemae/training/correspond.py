@@ -54,7 +54,9 @@ def prepare(config: CorrespondConfig, start: run.Start) -> run.Run:
     shards = run_plan.open_data(config, start.place, start.note)
     steps = run_plan.plan(shards, config, place)
     probe = Probe(config.probe_shards, config.loop.probe_pairs, config.data.cache_dir)
-    network, folder = registry.load_trunk(resume.newest_of(Path(config.backbone), place))
+    network, folder = registry.load_trunk(
+        resume.newest_of(checkpoint.within(Path(config.backbone), "pretrain"), place)
+    )
     trunk, digest = features.trunk_of(network), checkpoint.weights_digest(folder)
     method = registry.find(config.method.name, 2)
     settings = registry.settings_of(method, config)

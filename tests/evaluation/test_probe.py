@@ -48,11 +48,11 @@ def trunk(calls=None):
     """A small frozen ViT that adds the number of its frames to `calls`."""
     torch.manual_seed(0)
     found = vit_trunk(Encoder(48, 4, 3).eval().requires_grad_(False))
-    maps = found.maps
+    encode = found.encode
     if calls is None:
         return found
     return replace(
-        found, maps=lambda frames, stride: calls.append(len(frames)) or maps(frames, stride)
+        found, encode=lambda frames, stride: calls.append(len(frames)) or encode(frames, stride)
     )
 
 

@@ -26,19 +26,18 @@ def encoder():
     return Encoder(24, 4, 2).eval().requires_grad_(False)
 
 
-def projection(network, method, dim, monkeypatch):
-    monkeypatch.setattr(Projection, "digest", property(lambda one: "digest"))
+def projection(network, method, dim):
     head = network if method != "carb" else lambda maps, side: network.project(maps[0])
-    return Projection(head, dim, network, method, None, Path("run/checkpoints/step"))
+    return Projection(head, dim, network, method, None, Path("run/checkpoints/step"), "digest")
 
 
 def lines_by(lines):
     return {(line.test, line.table): line for line in lines if line.name != "raw"}
 
 
-def test_sce_mae_matches_projected_and_detects_with_both_stages_joined(encoder, monkeypatch):
+def test_sce_mae_matches_projected_and_detects_with_both_stages_joined(encoder):
     trunk, network = features.vit_trunk(encoder), Projector("linear", 24, 8).eval()
-    found = lines_by(subjects._of_tokens(trunk, [projection(network, "carb", 8, monkeypatch)]))
+    found = lines_by(subjects._of_tokens(trunk, [projection(network, "carb", 8)]))
     maps = trunk.maps(FRAMES, 4)
     raw = maps[0]
     assert raw.shape == (2, 24, 24, 24)
@@ -56,14 +55,12 @@ def test_sce_mae_matches_projected_and_detects_with_both_stages_joined(encoder, 
 
 
 @pytest.mark.parametrize(("method", "embedded"), [("cl", "cl 8"), ("lead", "hypercolumn")])
-def test_cl_and_lead_detect_with_the_raw_hypercolumn_and_match_projected(
-    method, embedded, monkeypatch
-):
+def test_cl_and_lead_detect_with_the_raw_hypercolumn_and_match_projected(method, embedded):
     torch.manual_seed(0)
     network = ResNetTrunk("resnet10t").eval()
     trunk = features.trunk_of(network)
     projector = HypercolumnProjector(network.widths, 8, "linear")
-    found = subjects._of_hypercolumn(trunk, [projection(projector, method, 8, monkeypatch)])
+    found = subjects._of_hypercolumn(trunk, [projection(projector, method, 8)])
     maps = trunk.maps(FRAMES, 2)
     stages = network(normalise(FRAMES)[..., 20:116, 20:116])
     assert all(torch.allclose(mine, stage) for mine, stage in zip(maps, stages))
@@ -90,14 +87,14 @@ def test_cl_and_lead_detect_with_the_raw_hypercolumn_and_match_projected(
     [((1, 1, 1), [(MATCHING, 4, True, False)]), ((5, 5, 2), [(MATCHING, 1, True, True)])],
 )
 def test_a_projector_without_repellence_is_the_ablation_with_clusters_alone(
-    encoder, monkeypatch, coefficients, rows
+    encoder, coefficients, rows
 ):
     values = [
         f"carb.r_{name}={value}"
         for name, value in zip(("att_att", "att_inatt", "inatt_inatt"), coefficients, strict=True)
     ]
     settings = load_config("correspond", ["run_dir=-", "backbone=-", *values]).carb
-    one = projection(Projector("linear", 24, 64), "carb", 64, monkeypatch)
+    one = projection(Projector("linear", 24, 64), "carb", 64)
     one.carb = settings
     found = subjects._of_tokens(features.vit_trunk(encoder), [one])
     matched = [line for line in found if line.test == MATCHING and line.name != "raw"]
@@ -135,9 +132,9 @@ def test_two_runs_of_one_size_are_told_apart_by_their_folders(encoder):
     ],
 )
 def test_rows_say_what_stage_2_adds_and_that_the_lda_is_ours(
-    encoder, monkeypatch, init, is_trained, variant, added
+    encoder, init, is_trained, variant, added
 ):
-    one = projection(Projector("linear", 24, 64), "carb", 64, monkeypatch)
+    one = projection(Projector("linear", 24, 64), "carb", 64)
     one.carb = load_config("correspond", ["run_dir=-", "backbone=-", f"carb.init={init}"]).carb
     one.is_trained = is_trained
     found = subjects._of_tokens(features.vit_trunk(encoder), [one])[2:]

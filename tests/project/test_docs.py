@@ -195,7 +195,7 @@ def test_the_tutorial_runs_and_other_pages_work_on_what_it_made(tmp_path, monkey
     for words in (program_words(line.text) for line in LINES if line not in TUTORIAL):
         if words[0] == "scemae" and words[1] in RUN_TOO and "--status" not in words:
             scemae(*(word for word in words[1:] if word != "--onnx"))  # test_export.py has it
-    assert Path("exported/encoder.safetensors").is_file() and Path("match/match.png").is_file()
+    assert Path("exported/model.safetensors").is_file() and Path("match/match.png").is_file()
     assert Path("found/a.landmarks.json").is_file()
 
 

@@ -3,13 +3,14 @@
 import argparse
 from functools import partial
 
+from scemae.commands.arguments.trained_model import MODEL, add_model_options
 from scemae.config.values import given_path
 
 HELP = """\
 Detect landmarks in photographs, with the features of trained runs and a regressor that
 `scemae evaluate` trained on them.
 
-  scemae detect a.jpg b.png --backbone runs/mae --projector runs/carb \\
+  scemae detect a.jpg b.png --run runs/carb \\
                 --regressor runs/eval/regressors/MAE_+_CARB.safetensors --out landmarks
   scemae detect a.jpg --box 80,40,430,390 ...
 
@@ -22,15 +23,14 @@ A photograph that cannot be used is named and left out, and the command ends wit
 DIR gets, for each photograph, NAME.landmarks.json (x, y in pixels of the photograph, upright) and
 NAME.landmarks.png.
 """
-READS = ("images", "backbone", "projector", "regressor")
+READS = ("images", *MODEL, "regressor")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = partial(parser.add_argument, type=given_path)
     add("images", metavar="IMAGE", nargs="+", help="photographs, one face each")
-    add("--backbone", required=True, metavar="RUN", help="run folder or checkpoint of stage 1")
-    add("--projector", metavar="RUN", help="of stage 2, where the regressor's features use one")
+    add_model_options(parser)
     regressor = "one of the regressors/*.safetensors of an evaluation"
     add("--regressor", required=True, metavar="FILE", help=regressor)
     add("--out", required=True, metavar="DIR", help="where the results go")

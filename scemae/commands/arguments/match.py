@@ -4,15 +4,15 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from scemae.commands.arguments.trained_model import MODEL, add_model_options
 from scemae.config.values import given_path
 
 HELP = """\
 Find points of one photograph in another one, with the features of trained runs.
 
-  scemae match a.jpg b.jpg --backbone runs/mae --projector runs/carb --points "310,260 420,255"
-  scemae match a.jpg b.jpg --backbone runs/mae --projector runs/carb \\
-               --regressor runs/eval/regressors/MAE_+_CARB.safetensors
-  scemae match a.jpg b.jpg --backbone runs/mae --box 80,40,430,390 --box centre --out pairs/a-b
+  scemae match a.jpg b.jpg --run runs/carb --points "310,260 420,255"
+  scemae match a.jpg b.jpg --run runs/carb --regressor runs/eval/regressors/MAE_+_CARB.safetensors
+  scemae match a.jpg b.jpg --run runs/mae --box 80,40,430,390 --box centre --out pairs/a-b
 
 Points are x,y in pixels of the first photograph, upright. Without --points a 5x5 grid is matched,
 or with --regressor the landmarks detected in the first photograph. A box is the square that
@@ -23,7 +23,7 @@ of 178x218 rows 30 to 207). For each point you get the place where it was found,
 two features, and `returns`: the distance between the point and the match of its match, in pixels of
 the 96-px crop (small: a match to trust). OUT gets match.json and match.png.
 """
-READS = ("first", "second", "backbone", "projector", "regressor")
+READS = ("first", "second", *MODEL, "regressor")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, type=given_path)
     add("first", metavar="A", help="the photograph that has the points")
     add("second", metavar="B", help="the photograph where they are searched for")
-    runs = "run folder or checkpoint of stage "
-    add("--backbone", required=True, metavar="RUN", help=runs + "1")
-    add("--projector", metavar="RUN", help=runs + "2 on it")
+    add_model_options(parser)
     add("--regressor", metavar="FILE", help="detects the points of A (see scemae evaluate)")
     add(
         "--out",

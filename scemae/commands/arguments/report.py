@@ -26,7 +26,7 @@ READS = ("run",)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    run = "run_dir of evaluate, pretrain or correspond"
+    run = "run_dir of evaluate, pretrain or correspond, or the folder of a chain or a demo"
     parser.add_argument("run", metavar="RUN", type=given_path, help=run)
     out = "where both files go (default: RUN, where it is yours, else report-RUN)"
     parser.add_argument("--out", metavar="FOLDER", type=given_path, help=out)

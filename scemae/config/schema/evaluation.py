@@ -68,8 +68,11 @@ class EvaluateConfig:
     """`scemae evaluate`: matching and detection for the features of each stage."""
 
     run_dir: str  # folder of the results
-    backbone: str | None  # run folder or checkpoint of stage 1
-    projector: str | None  # run folder or checkpoint of stage 2
+    # what is evaluated: a run of stage 1 or 2 (its backbone is found), a checkpoint, the folder of
+    # a chain or a demo, or an export
+    run: str | None
+    backbone: str | None  # instead: run folder or checkpoint of stage 1
+    projector: str | None  # run folder or checkpoint of stage 2; alone, its backbone is found
     also: list[str]  # more of them on the same backbone, each a row of its own
     seed: int  # of the random encoder and the regressor
     stride: int  # of cover-and-stride, in pixels, for matching

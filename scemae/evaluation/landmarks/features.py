@@ -7,6 +7,7 @@ cover-and-stride, go through the projector (paper 3.3).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -35,11 +36,17 @@ class Trunk:
     parameters: int  # of the trunk alone, as the paper counts (PROTOCOL 1.3)
     width: int  # channels of its joined features
     network: nn.Module
-    # frames (b, 3, 136, 136) in [0, 1] and stride in px -> [(b, d_i, h_i, w_i), ...]
-    maps: Callable[[Tensor, int], list[Tensor]]
+    # frames (b, 3, 136, 136) in [0, 1] and stride in px -> [(b, d_i, h_i, w_i), ...]; with a graph
+    # where weights or frames want gradients, which `maps` leaves out
+    encode: Callable[[Tensor, int], list[Tensor]]
     join: Callable[[list[Tensor], int], Tensor]  # maps, side -> (b, width, side, side), raw
     # a hypercolumn: its maps are resized to any side, and to the image's side for matching
     is_resized: bool = False
+
+    @torch.no_grad()
+    def maps(self, frames: Tensor, stride: int) -> list[Tensor]:
+        """The network's maps of frames, without a graph."""
+        return self.encode(frames, stride)
 
     def side(self, stride: int, *, matching: bool = False) -> int:
         """Side of the features at `stride`; hypercolumns match at the image's side (PROTOCOL 4.2,
@@ -48,20 +55,22 @@ class Trunk:
         return INPUT if matching and self.is_resized else INPUT // stride
 
 
-def backbone(encoder: Encoder, stride: int) -> Extract:
+def patch_tokens(encoder: Encoder, frames: Tensor, stride: int) -> Tensor:
     """Stage-1 features: patch tokens after the last block, one vector every `stride` pixels.
 
-    (b, d, 96/stride, 96/stride). The encoder computes in its own precision; the result is fp32.
+    frames (b, 3, 136, 136) in [0, 1]; (b, d, 96/stride, 96/stride). The encoder computes in its own
+    precision; the result is fp32.
     """
 
     def encode(crops: Tensor) -> Tensor:
         return rearrange(encoder(crops)[:, 1:], "b (h w) d -> b d h w", h=encoder.grid)
 
-    @torch.no_grad()
-    def extract(frames: Tensor) -> Tensor:
-        return expand(encode, normalise(frames), stride, encoder.grid * encoder.patch_size).float()
+    return expand(encode, normalise(frames), stride, encoder.grid * encoder.patch_size).float()
 
-    return extract
+
+def backbone(encoder: Encoder, stride: int) -> Extract:
+    """`patch_tokens` of an encoder at a stride, without a graph."""
+    return torch.no_grad()(partial(patch_tokens, encoder, stride=stride))
 
 
 def vit_trunk(encoder: Encoder) -> Trunk:
@@ -72,7 +81,7 @@ def vit_trunk(encoder: Encoder) -> Trunk:
         encoder.count_parameters(),
         encoder.width,
         encoder,
-        lambda frames, stride: [backbone(encoder, stride)(frames)],
+        lambda frames, stride: [patch_tokens(encoder, frames, stride)],
         lambda maps, side: maps[0],
     )
 
@@ -82,13 +91,12 @@ def resnet_trunk(network: hypercolumn.ResNetTrunk) -> Trunk:
     effect.
     """
 
-    @torch.no_grad()
-    def maps(frames: Tensor, stride: int) -> list[Tensor]:
+    def encode(frames: Tensor, stride: int) -> list[Tensor]:
         return [stage.float() for stage in network(centre_crop(normalise(frames), INPUT))]
 
     title = network.name.replace("resnet", "ResNet-")
     return Trunk(
-        title, network.count_parameters(), network.width, network, maps, hypercolumn.join, True
+        title, network.count_parameters(), network.width, network, encode, hypercolumn.join, True
     )
 
 
@@ -97,8 +105,7 @@ def descriptor_trunk(network: nn.Module) -> Trunk:
     2).
     """
 
-    @torch.no_grad()
-    def maps(frames: Tensor, stride: int) -> list[Tensor]:
+    def encode(frames: Tensor, stride: int) -> list[Tensor]:
         crops = centre_crop(normalise(frames), INPUT)
         return [network(crops.to(next(network.parameters()).dtype)).float()]
 
@@ -107,7 +114,7 @@ def descriptor_trunk(network: nn.Module) -> Trunk:
         sum(p.numel() for p in network.parameters()),
         cast(int, network.out),
         network,
-        maps,
+        encode,
         hypercolumn.join,
     )
 
@@ -124,8 +131,7 @@ def trunk_of(network: nn.Module) -> Trunk:
 def timm_trunk(network: TimmVit, name: str) -> Trunk:
     """A ViT of timm, expanded by cover-and-stride."""
 
-    @torch.no_grad()
-    def maps(frames: Tensor, stride: int) -> list[Tensor]:
+    def encode(frames: Tensor, stride: int) -> list[Tensor]:
         return [expand(network, frames, stride, INPUT)]
 
     return Trunk(
@@ -133,6 +139,6 @@ def timm_trunk(network: TimmVit, name: str) -> Trunk:
         sum(p.numel() for p in network.parameters()),
         network.width,
         network,
-        maps,
+        encode,
         lambda maps, side: maps[0],
     )

@@ -6,7 +6,7 @@ stack; they share no parameter, so each gets the weights that it would get alone
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -33,6 +33,7 @@ from scemae.evaluation.landmarks.few_shot_views import (
 )
 from scemae.evaluation.landmarks.regression import (
     LandmarkRegressor,
+    RegressionConfig,
     iod_errors,
     learning_rate,
     soft_argmax,
@@ -92,6 +93,13 @@ class RegressorStack(nn.Module):
         )
         return torch.einsum("cblp,clpq->cblq", points, self.readout)
 
+    def alone(self, place: int, settings: RegressionConfig) -> LandmarkRegressor:
+        """The regressor at a place of the stack, frozen."""
+        heatmaps, readout = self.heatmaps[place].detach(), self.readout[place].detach()
+        found = LandmarkRegressor(heatmaps.shape[1], len(readout), settings).to(heatmaps.device)
+        found.heatmaps.weight.data, found.readout.data = heatmaps.clone(), readout.clone()
+        return found.eval().requires_grad_(False)
+
 
 Trained = tuple[Sequence[FewShotCell], RegressorStack]
 
@@ -139,6 +147,38 @@ def few_shot_errors(
         kind: FewShotErrors(_test(trained[kind], features, truth, eyes, config, device), chosen)
         for kind, features in test_features.items()
     }
+
+
+def fit_one(
+    extract: Callable[[Tensor], Tensor],
+    train: Frames,
+    config: FewShotConfig,
+    *,
+    device: str | torch.device = "cpu",
+    progress: Progress = lambda task, count: None,
+) -> LandmarkRegressor:
+    """The regressor of one cell, trained on all of `train`: config has one seed, and their count.
+
+    extract: frames (b, 3, 136, 136) in [0, 1] to features (b, d, h, w). Raises ConfigError for
+    settings that are wrong or need too much memory, CheckpointError for features that are not
+    finite.
+    """
+    device, (seed,), kind = torch.device(device), config.seeds, "features"
+    _check(config)
+    with torch.no_grad():
+        shapes = {kind: extract(train.images[:1].to(device).float() / 255).shape[1:]}
+    _seeds_at_once(config, shapes, device)
+    views = warp_seeds(
+        lambda frames: {kind: extract(frames)},
+        train,
+        {seed: choose_images(len(train), config.counts, seed)[max(config.counts)]},
+        config,
+        shapes=shapes,
+        device=device,
+        progress=progress,
+    )[kind]
+    (cells,) = _cells_at_once([seed], views, config)
+    return _train(cells, views, config, progress).alone(0, config.alone(seed))
 
 
 def _check_test_images(

@@ -1,6 +1,6 @@
 """`scemae detect IMAGE... --regressor FILE --out DIR`: landmarks of photographs (paper 4.2).
 
-    scemae detect *.jpg --backbone runs/mae --projector runs/carb \\
+    scemae detect *.jpg --run runs/carb \\
                   --regressor runs/eval/regressors/MAE_+_CARB.safetensors --out landmarks
 
 Writes NAME.landmarks.json and NAME.landmarks.png for each photograph.
@@ -40,7 +40,7 @@ def main(given: argparse.Namespace) -> None:
         raise ConfigError(f"--out: {given.out} is a file; give a folder")
     if len(given.images) == 1:
         open_photograph(given.images[0], corners[0])  # before the networks: seconds
-    trained = load_features(given.backbone, given.projector, choose_device("auto"))
+    trained = load_features(given.backbone, given.projector, choose_device("auto"), run=given.run)
     detector = load_detector(given.regressor, trained)
     if given.box is None:
         print(f"box: {DEFAULT}, of which networks see the middle, 0.71 of each side")

@@ -31,7 +31,15 @@ class Panel:
 
 
 def draw(panels: list[Panel], path: Path) -> None:
-    """Write panels side by side; a point has one colour in all. Raises OSError."""
+    """Write `figure_of` panels. Raises OSError."""
+    figure = figure_of(panels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk.replacing(path) as file:
+        figure.savefig(file, format="png")
+
+
+def figure_of(panels: list[Panel]) -> Figure:
+    """Panels side by side; a point has one colour in all."""
     width, height = len(panels) * (SIDE + GAP) - GAP, SIDE + TOP
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
     for i, panel in enumerate(panels):
@@ -40,9 +48,7 @@ def draw(panels: list[Panel], path: Path) -> None:
         figure.text(
             (i * (SIDE + GAP) + 2) / width, 1 - 20 / height, panel.title, fontsize=10, color=INK
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with disk.replacing(path) as file:
-        figure.savefig(file, format="png")
+    return figure
 
 
 def point_colours(count: int) -> list:

@@ -1,6 +1,6 @@
-"""`scemae match A B --backbone RUN`: points of one photograph found in another (paper 4.1).
+"""`scemae match A B --run RUN`: points of one photograph found in another (paper 4.1).
 
-    scemae match a.jpg b.jpg --backbone runs/mae --projector runs/carb --points "310,260 420,255"
+    scemae match a.jpg b.jpg --run runs/carb --points "310,260 420,255"
 
 The matcher is that of the matching test. Writes match.json and match.png.
 """
@@ -51,7 +51,7 @@ def main(given: argparse.Namespace) -> None:
     )
     if points is not None:
         check_points(points, first.box, first.path)
-    trained = load_features(given.backbone, given.projector, choose_device("auto"))
+    trained = load_features(given.backbone, given.projector, choose_device("auto"), run=given.run)
     points = choose_points(trained, first, given.regressor) if points is None else points
     found = trained.match(first, second, points)
     write(given.out, first, second, trained=trained, found=found)

@@ -84,12 +84,14 @@ def parse_boxes(texts: list[str] | None, photographs: list[Path]) -> list[list[f
     ]
 
 
-def square_box(image: Image.Image, corners: list[float] | None, path: Path) -> Box:
+def square_box(
+    image: Image.Image, corners: list[float] | None, path: Path, *, option: str = "--box"
+) -> Box:
     """The square around a box [x0, y0, x1, y1], as wide as its longer side.
 
     Without a box: the largest centred square, or the frame of an aligned CelebA picture of 178x218,
-    its rows 30 to 207 (PROTOCOL 3.2). Raises ConfigError for a box that shows almost nothing of the
-    photograph.
+    its rows 30 to 207 (PROTOCOL 3.2). `option` is named in errors. Raises ConfigError for a box
+    that shows almost nothing of the photograph.
     """
     width, height = image.size
     if corners is None:
@@ -98,14 +100,15 @@ def square_box(image: Image.Image, corners: list[float] | None, path: Path) -> B
     x0, y0, x1, y1 = corners
     if min(x1, width) - max(x0, 0) < SMALLEST or min(y1, height) - max(y0, 0) < SMALLEST:
         raise ConfigError(
-            f"{path}: --box: found {','.join(f'{value:g}' for value in corners)}, x0,y0,x1,y1 "
+            f"{path}: {option}: found {','.join(f'{value:g}' for value in corners)}, x0,y0,x1,y1 "
             f"with at least {SMALLEST} pixels each way of this photograph of {width}x{height} "
             "were needed"
         )
     side = round(max(x1 - x0, y1 - y0))
     if side * side > LARGEST:
         raise ConfigError(
-            f"{path}: --box: found a side of {side} pixels; give a box about as large as the face"
+            f"{path}: {option}: found a side of {side} pixels; give a box about as large as the "
+            "face"
         )
     return Box(round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2), side)
 
@@ -127,15 +130,15 @@ def parse_points(text: str) -> np.ndarray:
     return np.array([read_numbers("--points", part, 2) for part in text.split()])
 
 
-def check_points(points: np.ndarray, box: Box, path: Path) -> None:
+def check_points(points: np.ndarray, box: Box, path: Path, *, option: str = "--points") -> None:
     """Raise ConfigError for the first of the points (l, 2) outside the part that networks see."""
     inside = _are_inside(box.to_crop(points))
     if not inside.all():
         x, y = points[~inside][0]
         raise ConfigError(
-            f"{path}: --points: found {x:g},{y:g}, the network sees x and y of "
+            f"{path}: {option}: found {x:g},{y:g}, the network sees x and y of "
             f"{','.join(map(str, box.seen))} (x0,y0,x1,y1), the middle of the box; move the "
-            "point, or give a larger --box"
+            f"point, or give a larger {option.replace('points', 'box')}"
         )
 
 

@@ -18,8 +18,9 @@ from scemae.evaluation.landmarks.benchmarks import denormalise_landmarks, find_b
 from scemae.evaluation.landmarks.regression import LandmarkRegressor
 from scemae.evaluation.landmarks.regressor_file import Origin, check_digests, load_regressor
 from scemae.evaluation.photographs.photograph import Box, frame_of, square_box
-from scemae.evaluation.subjects import DETECTION, MATCHING, Line, Subject
-from scemae.runs.checkpoints import checkpoint
+from scemae.evaluation.subjects import DETECTION, FEW_SHOT, MATCHING, Line, Subject
+from scemae.runs import given
+from scemae.runs.given import Given
 
 STRIDE = 2  # of cover-and-stride for matching, in pixels (PROTOCOL 5.2)
 
@@ -93,7 +94,7 @@ class TrainedFeatures:
 
         Raises CheckpointError where the given runs do not have them.
         """
-        lines = self.subject.of(DETECTION)
+        lines = self.subject.of(DETECTION) + self.subject.of(FEW_SHOT)
         for line in lines:
             if line.dim == origin.width and self.subject.weights(line) == origin.digests:
                 return line
@@ -146,21 +147,21 @@ class Detector:
         }
 
 
-def load_features(backbone: Path, projector: Path | None, device: torch.device) -> TrainedFeatures:
-    """The networks of a stage-1 run and, where given, of a stage-2 run on it.
+def load_features(
+    backbone: Path | None, projector: Path | None, device: torch.device, *, run: Path | None = None
+) -> TrainedFeatures:
+    """The networks of a stage-1 run and, where given, of a stage-2 run on it; or of a RUN alone.
 
-    Raises CheckpointError.
+    Raises CheckpointError, RunFolderError or ConfigError (runs/given.py).
     """
-    trunk, folder = subjects.load_trunk(backbone)
-    places = {"backbone": folder}
-    if projector is not None:
-        places["projector"] = subjects.load_projection(projector, folder, trunk).folder
-    projectors = [place for part, place in places.items() if part == "projector"]
-    subject = subjects.from_backbone(folder, projectors)
+    return of_given(given.of_options(run, backbone, projector), device)
+
+
+def of_given(one: Given, device: torch.device) -> TrainedFeatures:
+    """The networks of the weights that were given, on a device. Raises CheckpointError."""
+    subject = subjects.of_given(one)
     subject.to(device, torch.float32)
-    return TrainedFeatures(
-        subject, {part: checkpoint.weights_digest(place) for part, place in places.items()}, device
-    )
+    return TrainedFeatures(subject, subject.weights(subject.of(MATCHING)[-1]), device)
 
 
 def load_detector(path: Path, trained: TrainedFeatures) -> Detector:

@@ -21,6 +21,7 @@ from scemae.evaluation.report.source import Source
 from scemae.files import disk, ownership
 from scemae.runs import goodput
 from scemae.runs.checkpoints import checkpoint
+from scemae.runs.given import evaluated
 from scemae.runs.lineage import RecordedRun, data_of, locate, read_results, read_run, related
 from scemae.runs.metrics_log import read_metrics
 
@@ -48,8 +49,9 @@ class Shown:
 
 def main(given: argparse.Namespace) -> None:
     """Write report.html and report.json. Raises RunFolderError where RUN is no run folder."""
-    out = given.out or choose_folder(given.run)
-    report, images = gather(given.run, with_pictures=not given.no_pictures)
+    run_dir = evaluated(given.run)
+    out = given.out or choose_folder(run_dir)
+    report, images = gather(run_dir, with_pictures=not given.no_pictures)
     # Private by default, as it may show faces.
     out.mkdir(0o777 if given.out else 0o700, parents=True, exist_ok=True)
     disk.write_text(out / "report.html", render(report, images))

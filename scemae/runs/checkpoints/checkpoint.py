@@ -121,16 +121,39 @@ def newest(location: Path) -> Path:
 
     Raises CheckpointError where there is none.
     """
-    if (location / MANIFEST).exists() and NAME.fullmatch(location.name):
+    if is_checkpoint(location):
         return location
     refuse_old_format(location)
-    found = [path for path in committed(location) if place_of(path)[0] or _is_result(path)]
+    found = _results(location)
     if not found:
         raise CheckpointError(
             f"{location}: found no finished checkpoint in it; give a run folder or one of its "
             f"{CHECKPOINTS}/step-* folders"
         )
     return found[-1]
+
+
+def is_checkpoint(location: Path) -> bool:
+    """Whether a place is one checkpoint, and not a run folder."""
+    return (location / MANIFEST).exists() and bool(NAME.fullmatch(location.name))
+
+
+def within(location: Path, stage: str) -> Path:
+    """`location`, or the run of a stage ("pretrain", "correspond") in the folder of a chain or a
+    demo.
+    """
+    inside = location / stage
+    is_chain = not (location / CHECKPOINTS).is_dir() and (inside / CHECKPOINTS).is_dir()
+    return inside if is_chain else location
+
+
+def has_result(location: Path) -> bool:
+    """Whether `newest` finds a checkpoint at a place."""
+    return is_checkpoint(location) or bool(_results(location))
+
+
+def _results(run_dir: Path) -> list[Path]:
+    return [path for path in committed(run_dir) if place_of(path)[0] or _is_result(path)]
 
 
 def _is_result(folder: Path) -> bool:
@@ -204,9 +227,9 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
 def stage_1(location: Path) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint of a stage-1 run, of any method, and its settings.
 
-    Raises CheckpointError.
+    `location` may be the folder of a chain or a demo. Raises CheckpointError.
     """
-    folder = newest(location)
+    folder = newest(within(location, "pretrain"))
     state = read_state(folder)
     if state.stage != "pretrain":
         raise CheckpointError(

@@ -1,0 +1,180 @@
+"""Landmarks of one's own from a few annotated pictures: `fit_landmarks`, and detectors on disk.
+
+The regressor and its training are those of the few-shot test (paper 4.2, PROTOCOL 3.7): each
+picture is warped many times, and 50 heat maps per landmark are trained on the frozen features.
+"""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from scemae.api.model import Model
+from scemae.api.pictures import Corners, Picture, boxes_of, photograph_of, split
+from scemae.data.geometry import CROP
+from scemae.errors import ConfigError, DataError
+from scemae.evaluation.landmarks import few_shot, few_shot_views
+from scemae.evaluation.landmarks.benchmarks import Frames
+from scemae.evaluation.landmarks.few_shot_views import FewShotConfig
+from scemae.evaluation.landmarks.regressor_file import Origin, save_regressor
+from scemae.evaluation.photographs import marked, photograph_features
+from scemae.evaluation.photographs.marked import Panel
+from scemae.evaluation.photographs.photograph import check_points, frame_of
+from scemae.evaluation.photographs.photograph_features import BoxedPhotograph
+from scemae.evaluation.subjects import DETECTION, FEW_SHOT, Line
+from scemae.models.cover_and_stride import SHIFTS
+from scemae.process.progress import progress_bar
+
+OWN = "own"  # in place of a benchmark's name
+SETTINGS = sorted({one.name for one in fields(FewShotConfig)} - {"counts", "seeds"})
+
+
+@dataclass
+class Landmarks:
+    """The landmarks of one picture."""
+
+    points: np.ndarray  # (l, 2), x and y in pixels of the picture
+    names: list[str]  # of the landmarks, or none
+    photograph: BoxedPhotograph
+
+    def plot(self) -> Figure:
+        """The picture with its landmarks."""
+        labels = self.names if len(self.points) <= 10 else []
+        one = self.photograph
+        return marked.figure_of(
+            [Panel(one.image, one.box, self.points, one.path.name, True, labels)]
+        )
+
+
+class Detector:
+    """A landmark regressor on the features of a model."""
+
+    def __init__(self, model: Model, found: photograph_features.Detector) -> None:
+        """`fit_landmarks` and `load_detector` make one."""
+        self.model, self._found = model, found
+
+    @property
+    def landmarks(self) -> int:
+        """How many points it finds."""
+        return self._found.origin.landmarks
+
+    def predict(self, picture: Picture, box: Corners = None) -> Landmarks:
+        """The landmarks of a picture, framed as by `Model.match`. The numbers are those of
+        `scemae detect`.
+
+        Raises DataError for what is no picture, ConfigError for a box beside it.
+        """
+        photograph = photograph_of(picture, box)
+        points = self.model.trained().detect(photograph, self._found)
+        return Landmarks(points, self._found.names, photograph)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as one safetensors file, which `load_detector` and `scemae detect` read.
+
+        It can be used with the same model only: the file names the weights. Raises OSError.
+        """
+        origin = self._found.origin
+        save_regressor(
+            Path(path),
+            self._found.regressor,
+            origin.benchmark,
+            origin.settings,
+            origin.digests,
+            stride=origin.stride,
+        )
+
+
+def load_detector(path: str | Path, model: Model) -> Detector:
+    """A detector that `save` or `scemae evaluate` wrote.
+
+    Raises CheckpointError where it was trained on the features of another model.
+    """
+    model.digests()
+    return Detector(model, photograph_features.load_detector(Path(path), model.trained()))
+
+
+def fit_landmarks(
+    model: Model,
+    images: Any,
+    points: Any,
+    *,
+    boxes: Any = None,
+    stride: int = 2,
+    seed: int = 0,
+    **settings: Any,
+) -> Detector:
+    """Train a landmark detector on a few annotated pictures.
+
+    images: n pictures, as the model takes them; points (n, l, 2), x and y in pixels of each, any
+    number l. boxes: one for all, or a list with a box or None for each. stride: of the features, in
+    pixels; 4 and 8 are 4 and 16 times faster, and coarser. settings: those of the few-shot test
+    (epochs=50, views=50 warps of each picture, images_per_epoch=1000, lr, ...). Raises DataError
+    and ConfigError, in a sentence that names the picture, before anything is trained.
+    """
+    if stride not in SHIFTS:
+        raise ConfigError(f"stride: found {stride!r}, one of 1, 2, 4 or 8 was needed")
+    train, digests = _frames(images, points, boxes), model.digests()
+    line = (model.trained().subject.of(FEW_SHOT) or model.trained().subject.of(DETECTION))[-1]
+    config = _config(len(train), seed, settings)
+    regressor = _fit(model, line, train, config, stride)
+    width, landmarks = line.dim, train.landmarks.shape[1]
+    used = {part: digests[part] for part in model.trained().subject.weights(line)}
+    origin = Origin(OWN, config.alone(seed), used, stride, width, landmarks)
+    found = photograph_features.Detector(Path(OWN), regressor, origin, line, [])
+    return Detector(model, found)
+
+
+def _fit(model: Model, line: Line, train: Frames, config: FewShotConfig, stride: int) -> Any:
+    """The regressor on the features of a line; a bar on a terminal shows views and epochs."""
+    trunk, device = model.trained().subject.trunk, model.device
+    side = trunk.side(stride)
+
+    def extract(frames: Tensor) -> Tensor:
+        with torch.no_grad():
+            return line.head(trunk.maps(frames, stride), side).float()
+
+    views = int(few_shot_views.count_views(config).sum())
+    with progress_bar(total=views + config.epochs, unit="view or epoch") as bar:
+        return few_shot.fit_one(
+            extract, train, config, device=device, progress=lambda task, count: bar.update(count)
+        )
+
+
+def _config(images: int, seed: int, settings: dict[str, Any]) -> FewShotConfig:
+    """The settings of the one regressor. Raises ConfigError for one of another name."""
+    if unknown := sorted(set(settings) - set(SETTINGS)):
+        raise ConfigError(f"{unknown[0]}: found no such setting; there are {', '.join(SETTINGS)}")
+    largest = max(FewShotConfig.images_per_epoch, images)
+    config = FewShotConfig(counts=(images,), seeds=(seed,), images_per_epoch=largest)
+    return replace(config, **settings)
+
+
+def _frames(images: Any, points: Any, boxes: Any) -> Frames:
+    """Frames of the pictures with their landmarks. Raises DataError or ConfigError."""
+    pictures = split(images)
+    try:
+        asked = np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"points: found lists of different lengths, or no numbers ({error}); every picture "
+            "needs the same l points, (n, l, 2)"
+        ) from error
+    needed = f"({len(pictures)}, l, 2), of {len(pictures)} pictures"
+    if asked.ndim != 3 or len(asked) != len(pictures) or asked.shape[2] != 2 or not asked.size:
+        raise DataError(f"points: found the shape {asked.shape}, {needed}, was needed")
+    if not np.isfinite(asked).all():
+        row = int((~np.isfinite(asked)).any(axis=(1, 2)).argmax())
+        raise DataError(f"points: of picture {row}: found a number that is not finite; correct it")
+    frames, landmarks = [], []
+    for i, (picture, box) in enumerate(zip(pictures, boxes_of(boxes, len(pictures)))):
+        one = photograph_of(picture, box, i)
+        check_points(asked[i], one.box, one.path, option="points")
+        frames.append(frame_of(one.image, one.box))
+        landmarks.append(torch.from_numpy(one.box.to_crop(asked[i]) + CROP).float())
+    keys = [str(i) for i in range(len(pictures))]
+    unknown = torch.full((len(pictures),), -1)
+    return Frames(torch.stack(frames), torch.stack(landmarks), keys, unknown)
