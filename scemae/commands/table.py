@@ -84,6 +84,10 @@ COMMANDS: dict[str, Command] = {
         "find landmarks in photographs, by a trained regressor",
         "scemae.evaluation.photographs.detect",
     ),
+    "explore": Command(
+        "one page that matches points of photographs in the browser, with trained features",
+        "scemae.evaluation.explore.explore",
+    ),
     "export": Command(
         "write encoder and projector for timm, as safetensors and ONNX, and check them",
         "scemae.interop.export",

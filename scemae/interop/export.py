@@ -134,15 +134,15 @@ def write(out: Path, networks: Exported, *, onnx: bool = False, count: int = 8) 
     return facts
 
 
-def check_packages() -> None:
-    """Raise ConfigError for the first package of --onnx that is not installed."""
+def check_packages(what: str = "--onnx") -> None:
+    """Raise ConfigError for the first package that `what` needs and that is not installed."""
     for name in NEEDED:
         try:
             version(name)
         except PackageNotFoundError as error:
             raise ConfigError(
-                f"--onnx: found no package {name}; `pip install 'scemae[export]'`, or leave out "
-                "--onnx"
+                f"{what}: found no package {name}; `pip install 'scemae[export]'`"
+                f"{', or leave out --onnx' if what == '--onnx' else ''}"
             ) from error
 
 

@@ -34,7 +34,7 @@ LAYERS = [
 # Inside these packages, lowest first; a folder of theirs stands for its files.
 PARTS = {
     "data": ["storage", ""],
-    "evaluation": ["landmarks", "", "tables", "photographs", "report"],
+    "evaluation": ["landmarks", "", "tables", "photographs", "report", "explore"],
     "training": ["", "doctor"],
 }
 OWNERS = {
@@ -60,7 +60,7 @@ OWNERS = {
     "scipy": {"shards", "faces/layouts", "sweep/ranking"},
     "sklearn": {"evaluation/landmarks/embedding", "evaluation/landmarks/tsne"},
     "lightly": {"methods/moco", "methods/byol"},
-    "onnxruntime": {"interop/export"},
+    "onnxruntime": {"interop/export", "interop/onnx_networks"},
     "safetensors": {"files", "runs", "interop", "training", "evaluation/landmarks/regressor_file"},
 }
 FOLDERS = {"scemae": "", "shards": "shards/", "cluster": "cluster/"}

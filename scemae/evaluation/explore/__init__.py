@@ -1,0 +1,1 @@
+"""`scemae explore`: trained features in the browser, as one page that needs no server."""

@@ -1,0 +1,138 @@
+"""What a page of the explorer holds of trained runs: networks as ONNX, and what they are."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scemae.config.load import load_config
+from scemae.config.schema.training import Carb
+from scemae.errors import ConfigError, RunFolderError, ScemaeError
+from scemae.evaluation import subjects
+from scemae.evaluation.evaluate import name_of
+from scemae.evaluation.subjects import MATCHING, Subject
+from scemae.interop import onnx_networks
+from scemae.methods import registry
+from scemae.models.carb import count_attentive
+from scemae.models.vit import FIRST_BLOCKS, Encoder
+from scemae.runs.checkpoints import checkpoint
+from scemae.runs.lineage import RecordedRun, locate, read_run
+
+BASE_WIDTH = 768  # of DeiT-B, whose eta is larger (paper 4)
+
+
+@dataclass
+class Held:
+    """Networks as ONNX, and what the page says of them."""
+
+    encoder: bytes
+    heads: list[bytes | None]  # one for each of `features`; None: the encoder's map itself
+    features: list[dict[str, Any]]  # name, channels
+    attentive: int  # of the patches, by Eq. 1
+    title: str
+    facts: list[dict[str, Any]] = field(default_factory=list)  # of each run
+
+
+def hold(runs: list[Path]) -> Held:
+    """The networks of runs that share one backbone. Raises ConfigError or CheckpointError."""
+    places = training_runs(runs)
+    found = subjects.from_runs(places)
+    if len(found) > 1:
+        raise ConfigError(
+            f"explore: found runs of {len(found)} backbones, one was needed; make a page for each"
+        )
+    subject = found[0]
+    encoder = subject.trunk.network
+    if not isinstance(encoder, Encoder):
+        raise ConfigError(
+            f"{subject.runs[0]}: found a {subject.trunk.model}, a ViT was needed; give a run of "
+            "`scemae pretrain` with method=mae, or a stage 2 on it"
+        )
+    if len(encoder.blocks) <= FIRST_BLOCKS:
+        raise ConfigError(
+            f"{subject.runs[0]}: found an encoder of {len(encoder.blocks)} blocks, more than "
+            f"{FIRST_BLOCKS} were needed for Eq. 1; give a run of a deeper one"
+        )
+    carb = carb_of(subject, encoder)
+    lines = subject.of(MATCHING)
+    networks = [None, *subject.heads]
+    return Held(
+        onnx_networks.encoder_bytes(encoder, carb.layer, carb.heads),
+        [
+            network
+            if network is None
+            else onnx_networks.head_bytes(network, line.head, encoder.width, encoder.grid)
+            for network, line in zip(networks, lines, strict=True)
+        ],
+        [{"name": name_of(subject, line), "channels": line.dim} for line in lines],
+        count_attentive(carb.eta, encoder.grid**2),
+        subject.title,
+        [facts_of(folder) for folder in checkpoints_of(subject)],
+    )
+
+
+def checkpoints_of(subject: Subject) -> list[Path]:
+    """The checkpoints of a subject: the backbone's, then those of its projectors."""
+    digests = [subject.backbone, *(line.projector for line in subject.of(MATCHING)[1:])]
+    return [
+        next(
+            folder
+            for folder in reversed(checkpoint.committed(Path(run)))
+            if checkpoint.weights_digest(folder) == digest
+        )
+        for run, digest in zip(subject.runs, digests, strict=True)
+    ]
+
+
+def training_runs(runs: list[Path]) -> list[Path]:
+    """The runs of training behind `runs`: an evaluation stands for all that it measured."""
+    found: list[Path] = []
+    for run in runs:
+        recorded = _evaluation(run)
+        if recorded is None:
+            found.append(run)
+            continue
+        used = [recorded.provenance.get(key) for key in ("backbone", "projector")]
+        used += recorded.provenance.get("also", [])
+        found += [locate(place, run) for place in used if place]
+    return list(dict.fromkeys(found))
+
+
+def _evaluation(run: Path) -> RecordedRun | None:
+    try:
+        recorded = read_run(run)
+    except RunFolderError:  # a checkpoint, for which its own reader has the better words
+        return None
+    return recorded if recorded.stage == "evaluate" else None
+
+
+def carb_of(subject: Subject, encoder: Encoder) -> Carb:
+    """The settings of Eq. 1: those of the first CARB run, or the paper's."""
+    backbone, *projectors = checkpoints_of(subject)
+    for folder in projectors:
+        settings = registry.load_stage_2(folder, backbone, encoder).settings
+        if (carb := getattr(settings, "carb", None)) is not None:
+            return carb
+    eta = 0.25 if encoder.width == BASE_WIDTH else 0.1
+    return load_config("correspond", ["run_dir=-", "backbone=-", f"carb.eta={eta}"]).carb
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """What the page says of a checkpoint: its run, images seen, commit, digest of the weights."""
+    state, run = checkpoint.read_state(folder), folder.parent.parent
+    try:
+        recorded = read_run(run)
+        provenance, batch = recorded.provenance, recorded.config.get("optim.global_batch_size")
+    except ScemaeError:  # a checkpoint without its run's other files
+        provenance, batch = {}, None
+    found = {
+        "run": run.name,
+        "stage": {"pretrain": "1, pretraining", "correspond": "2, correspondence"}[state.stage],
+        "checkpoint": folder.name,
+        "images seen": state.global_step * batch if batch else None,
+        "adopted": state.settings.get("adopted"),
+        "data digest": provenance.get("data_digest"),
+        "commit": provenance.get("commit"),
+        "command": provenance.get("command"),
+        "SHA-256 of the weights": checkpoint.weights_digest(folder),
+    }
+    return {name: value for name, value in found.items() if value is not None}
