@@ -12,15 +12,18 @@ from scemae.config.values import given_location, given_path
 from scemae.data.storage.manifest import Manifest
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import ConfigError, DataError, printable
+from scemae.files import disk
 from scemae.shards import check, index
 from scemae.shards.claim import Part
 from scemae.shards.finished import Place
 from scemae.shards.image import QUALITY
 from scemae.shards.listing import Listing
-from scemae.shards.sources import aflw, celeba, folder, w300
+from scemae.shards.sources import aflw, annotated, celeba, folder, w300
 from scemae.shards.splits import Split
 from scemae.shards.write import write_split
 
+# The options of a folder with points, beside --landmarks.
+OWN = ("category", "test", "scale_points", "pair", "margin")
 EXAMPLES = """examples:
   scemae shards build celeba /datasets/CelebA /data/shards/celeba --workers 16
   scemae shards build celeba /datasets/CelebA /data/celeba136 --resize 136 --split train --split val
@@ -29,6 +32,7 @@ EXAMPLES = """examples:
   scemae shards build w300 /data/300w /data/shards/300w --boxes landmarks
   scemae shards build folder /data/photographs /data/shards/own
   scemae shards build folder /data/photographs s3://bucket/own --part 3/8
+  scemae shards build folder /data/cats /data/shards/cats --landmarks points.json --test 0.2
   scemae shards index '/data/laion/{00000..00099}.tar'
   scemae shards index s3://theirs/laion --out data/laion
   scemae shards verify /data/shards/celeba --decode
@@ -52,7 +56,10 @@ SOURCES = {
         "AFLW in lmdis-rep's crops: aflwr-train, aflwr-test; with --corrected aflwrc-test",
     ),
     "w300": (w300, "300-W with 68 points: w300-train, w300-test"),
-    "folder": (folder, "any folder of images, without annotations: train"),
+    "folder": (
+        folder,
+        "any folder of images: train; with --landmarks annotated-train and annotated-test too",
+    ),
 }
 
 
@@ -141,7 +148,42 @@ def _splits(arguments: argparse.Namespace) -> list[Split]:
         case "w300":
             return w300.splits(root, boxes=arguments.boxes)
         case _:
+            if arguments.landmarks:
+                return _annotated(arguments)
+            if given := [name for name in OWN if getattr(arguments, name) is not None]:
+                raise ConfigError(
+                    f"--{given[0].replace('_', '-')}: found no --landmarks, which it belongs to; "
+                    "give the annotation file, or leave it out"
+                )
             return folder.splits(root)
+
+
+def _annotated(arguments: argparse.Namespace) -> list[Split]:
+    """The splits of a folder with points; writes OUT/benchmark.yaml and prints what is worth
+    knowing.
+    """
+    if scheme_of(arguments.out) is not None:
+        raise ConfigError(
+            f"{arguments.out}: shards with --landmarks come with a benchmark.yaml in a folder; "
+            "give a folder, and copy it to the bucket"
+        )
+    wishes = annotated.Wishes(
+        arguments.landmarks,
+        arguments.category,
+        arguments.test or "0",
+        tuple(arguments.scale_points) if arguments.scale_points else None,
+        [(first, second) for first, second in arguments.pair] if arguments.pair else None,
+        arguments.margin,
+        Path(arguments.out).resolve().name,
+    )
+    found = annotated.splits(arguments.root, wishes)
+    target = Path(arguments.out) / "benchmark.yaml"
+    disk.make_folders(target.parent, target.parent)
+    disk.write_text(target, found.benchmark)
+    for note in found.notes:
+        print(printable(f"note: {note}"))
+    print(f"{target}: the points, their pairs and the scale of errors")
+    return found.splits
 
 
 def _chosen(splits: list[Split], names: list[str] | None) -> list[Split]:
@@ -246,6 +288,8 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
     )
     if name == "celeba":
         _add_celeba(parser)
+    if name == "folder":
+        _add_landmarks(parser)
     if name == "aflw_r":
         parser.add_argument(
             "--corrected",
@@ -260,6 +304,54 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
             default="official",
             help="face boxes: 300-W's bounding_boxes_*.mat, or the extent of the 68 points",
         )
+
+
+def _add_landmarks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--landmarks",
+        type=given_path,
+        action="append",
+        metavar="FILE",
+        help="points of some of the pictures: COCO, CSV, DeepLabCut, Label Studio, CVAT, or our "
+        "JSON (may be repeated)",
+    )
+    parser.add_argument(
+        "--category", metavar="NAME", help="of a COCO file with several that have key points"
+    )
+    parser.add_argument(
+        "--test",
+        metavar="SHARE|FILE",
+        help="annotated pictures to test on: a share of them, or a file with a name on each line "
+        "(default 0: all are trained on, and `scemae fit` leaves each out in turn)",
+    )
+    parser.add_argument(
+        "--scale-points",
+        nargs=2,
+        metavar=("A", "B"),
+        help="errors are in %% of the distance of these points (default: the two farthest)",
+    )
+    parser.add_argument(
+        "--pair",
+        nargs=2,
+        action="append",
+        metavar=("A", "B"),
+        help="points that change places in a mirrored picture (default: by left and right in "
+        "their names; may be repeated)",
+    )
+    parser.add_argument(
+        "--margin",
+        type=_margin,
+        metavar="F",
+        help="how many times as wide as its box an object's frame is (default 1.5; 1 where the "
+        "files have no boxes and the whole picture is the box)",
+    )
+
+
+def _margin(text: str) -> float:
+    number = float(text)
+    if not 0.1 <= number <= 10:
+        raise argparse.ArgumentTypeError(f"found {number:g}, needed 0.1 to 10")
+    return number
 
 
 def _add_workers(parser: argparse.ArgumentParser, what: str) -> None:

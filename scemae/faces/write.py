@@ -12,7 +12,7 @@ import numpy as np
 
 from scemae.config.values import given_path
 from scemae.errors import ConfigError, DataError
-from scemae.faces import layouts
+from scemae.faces import butterflies, layouts
 from scemae.faces.draw import draw_face
 from scemae.faces.geometry import Face, pose_face
 from scemae.faces.layouts import FIVE, Crop
@@ -32,6 +32,8 @@ aflw_m   MTFL's crops of 150x150 pixels, training people 80 %, test people 20 %
 aflw_r   lmdis-rep's tighter crops of many sizes; some labels are wrong, as the paper finds AFLW_R's
          to be (AFLW_RO), and corrected.csv has the exact ones of the test set (AFLW_RC)
 300w     whole pictures of many sizes in 300-W's folders, 68 points and a box around each face
+butterflies   no faces: a folder of pictures, with ten points of each in JSON files, to try
+         `scemae shards build folder --landmarks` with
 
   scemae faces faces/ --count 4000 --identities 400 --seed 0 --workers 8
   scemae faces aflw/ --layout aflw_r --count 2000 --identities 400
@@ -106,27 +108,26 @@ def write_faces(
 ) -> None:
     """Draw `count` pictures of `identities` people into `out`.
 
-    layout: celeba, aflw_m, aflw_r or 300w. Picture i depends on `seed`, `layout`, i and
-    `identities` alone, never on `count` or `workers`. The lists are written last: a folder without
-    them is not complete. Raises ConfigError for impossible numbers and DataError where `out` is not
-    an empty folder.
+    layout: celeba, aflw_m, aflw_r, 300w, or butterflies, which have no identities. Picture i
+    depends on `seed`, `layout`, i and `identities` alone, never on `count` or `workers`. The lists
+    are written last: a folder without them is not complete. Raises ConfigError for impossible
+    numbers and DataError where `out` is not an empty folder.
     """
-    check_numbers(count, identities, seed, workers)
+    is_faces = layout != "butterflies"
+    check_numbers(count, identities if is_faces else min(count, 10), seed, workers)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(
             f"{out} exists and is not an empty folder; name a new one or empty it first"
         )
+    draw = partial(draw_all, workers=workers, progress=progress)
+    if not is_faces:
+        butterflies.write_butterflies(out, count, seed, draw)
+        return
     world = seed + layouts.WORLDS.get(layout, 0)
     owners = assign_identities(count, identities, world)
     partition = split_identities(identities, world)[owners]
     write = _write_celeba if layout == "celeba" else partial(_write_layout, layout=layout)
-    write(
-        out,
-        owners,
-        partition,
-        seed=world,
-        draw=partial(draw_all, workers=workers, progress=progress),
-    )
+    write(out, owners, partition, seed=world, draw=draw)
 
 
 def _write_celeba(
@@ -257,7 +258,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=given_path, metavar="OUT", help="folder to write; new or empty")
     parser.add_argument(
         "--layout",
-        choices=("celeba", *layouts.WORLDS),
+        choices=("celeba", *layouts.WORLDS, "butterflies"),
         default="celeba",
         help="the data set whose files to write (default: %(default)s)",
     )

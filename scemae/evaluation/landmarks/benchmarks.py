@@ -33,6 +33,7 @@ RAISED = 2  # 300W: the window's centre lies 2 px above the centre of the box
 LARGEST = 2**13  # 300W: allowed side of an image whose box has been scaled
 
 SPLITS = {"train", "test"}  # of each benchmark
+BENCHMARK = "benchmark.yaml"  # in a folder of shards with points of its own
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,9 @@ def to_frame(
     """One stored RGB image to its 136x136 frame, and its raw landmarks (l, 2) to pixels of that
     frame.
 
-    box [x0, y0, x1, y1] is 300W's, counted from 1, or that of an object in a photograph. cropped: `image` is already CelebA's 178x178
-    frame, resized, with the landmarks in it. Raises ValueError if the image or the box cannot be
-    used.
+    box [x0, y0, x1, y1] is 300W's, counted from 1, or an object's in a photograph. cropped: `image`
+    is already CelebA's 178x178 frame, resized, with the landmarks in it. Raises ValueError if the
+    image or the box cannot be used.
     """
     extra = {"celeba": cropped, "box": box, "photograph": (box, benchmark.margin)}.get(
         benchmark.frame
@@ -257,7 +258,10 @@ def _box_frame(
 
 
 def _photograph_frame(
-    image: Image.Image, landmarks: np.ndarray, offset: float, extra: tuple[list[float] | None, float]
+    image: Image.Image,
+    landmarks: np.ndarray,
+    offset: float,
+    extra: tuple[list[float] | None, float],
 ) -> Framed:
     """The square around an object's box, or of the whole picture (data/framing.py)."""
     corners, margin = extra

@@ -7,7 +7,7 @@ stack; they share no parameter, so each gets the weights that it would get alone
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -98,6 +98,12 @@ class RegressorStack(nn.Module):
     def alone(self, which: int, settings: RegressionConfig) -> LandmarkRegressor:
         """The regressor number `which`, on the CPU."""
         weights, readout = self.heatmaps[which].detach().cpu(), self.readout[which].detach().cpu()
+        settings = replace(
+            settings,
+            intermediate=readout.shape[1] // 2,
+            kernel=weights.shape[-1],
+            temperature=self.temperature,
+        )
         found = LandmarkRegressor(weights.shape[1], len(readout), settings)
         found.load_state_dict({"heatmaps.weight": weights, "readout": readout})
         return found.eval().requires_grad_(False)

@@ -134,7 +134,7 @@ def train_regressor(
 
 
 def fill_missing(truth: Tensor, predicted: Tensor) -> Tensor:
-    """Landmarks of any shape with those that are missing (NaN) as predicted: no loss, no gradient."""
+    """Landmarks with those that are missing (NaN) as predicted: without loss or gradient."""
     return torch.where(truth.isnan(), predicted.detach(), truth)
 
 

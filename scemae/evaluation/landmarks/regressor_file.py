@@ -58,8 +58,8 @@ def save_regressor(
 ) -> None:
     """Write a regressor, whole or not at all.
 
-    points, margin: as in `Origin`. digests: {"backbone": SHA-256 of its weights} for features of stage 1; with "projector" too
-    where stage 2 is used (checkpoint.weights_digest). Raises OSError.
+    points, margin: as in `Origin`. digests: {"backbone": SHA-256 of its weights} for features of
+    stage 1; with "projector" too where stage 2 is used (checkpoint.weights_digest). Raises OSError.
     """
     width, landmarks = regressor.heatmaps.in_channels, regressor.landmarks
     origin = Origin(
