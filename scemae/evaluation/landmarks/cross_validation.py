@@ -127,8 +127,8 @@ def fit_and_hold_out(
         whole = _train([np.arange(len(train))], views, config, progress)
         if not predicted.isfinite().all():
             raise CheckpointError(
-                f"{kind}: what the regressor predicts is not finite; the features are of a run that "
-                "diverged, take an earlier checkpoint"
+                f"{kind}: what the regressor predicts is not finite; its features are of a run "
+                "that diverged, take an earlier checkpoint"
             )
         found[kind] = Held(predicted, whole)
         del views
