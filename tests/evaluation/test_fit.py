@@ -212,3 +212,17 @@ def test_real_faces_are_a_folder_and_a_csv(tmp_path):
     assert result["objects"] == 12 and len(result["points"]) == 68
     assert 3 < result["held_out"]["methods"]["mean shape"]["mean"] < 25
     assert find_benchmark(str(tmp_path / "shards" / "benchmark.yaml")).eyes == (36, 45)
+
+
+def test_tables_have_a_column_for_own_points(tmp_path):
+    shards, backbone = build(tmp_path, 8), write_backbone(tmp_path / "mae")
+    words = [backbone, f"run_dir={tmp_path / 'tables'}", f"shards=[{shards}]", "pictures=false"]
+    words += ["detection.epochs=1", "detection.stride=8", "runtime.device=cpu", "floors=true"]
+    run_command(["tables", *map(str, words)])
+    tables = json.loads((tmp_path / "tables" / "tables.json").read_text())
+    name = str(shards / "benchmark.yaml")
+    assert tables["benchmarks"][name]["title"] == "shards"
+    assert (tables["benchmarks"][name]["train"], tables["benchmarks"][name]["test"]) == (6, 2)
+    rows = [row for row in tables["rows"] if row["table"] == 2]
+    assert rows and all(row["cells"][name]["mean"] > 0 for row in rows)
+    assert "| shards |" in (tmp_path / "tables" / "tables.md").read_text()
