@@ -10,14 +10,18 @@ from scemae.config.locations import below, scheme_of
 from scemae.data.storage.manifest import Manifest
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import ConfigError, DataError, printable
+from scemae.files import disk
 from scemae.shards import check, index
 from scemae.shards.claim import Part
 from scemae.shards.finished import Place
 from scemae.shards.image import QUALITY
 from scemae.shards.listing import Listing
-from scemae.shards.sources import aflw, celeba, folder, w300
+from scemae.shards.sources import aflw, annotated, celeba, folder, w300
 from scemae.shards.splits import Split
 from scemae.shards.write import write_split
+
+# The options of a folder with points, beside --landmarks.
+OWN = ("category", "test", "scale_points", "pair", "margin")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -106,7 +110,42 @@ def _splits(arguments: argparse.Namespace) -> list[Split]:
         case "w300":
             return w300.splits(root, boxes=arguments.boxes)
         case _:
+            if arguments.landmarks:
+                return _annotated(arguments)
+            if given := [name for name in OWN if getattr(arguments, name) is not None]:
+                raise ConfigError(
+                    f"--{given[0].replace('_', '-')}: found no --landmarks, which it belongs to; "
+                    "give the annotation file, or leave it out"
+                )
             return folder.splits(root)
+
+
+def _annotated(arguments: argparse.Namespace) -> list[Split]:
+    """The splits of a folder with points; writes OUT/benchmark.yaml and prints what is worth
+    knowing.
+    """
+    if scheme_of(arguments.out) is not None:
+        raise ConfigError(
+            f"{arguments.out}: shards with --landmarks come with a benchmark.yaml in a folder; "
+            "give a folder, and copy it to the bucket"
+        )
+    wishes = annotated.Wishes(
+        arguments.landmarks,
+        arguments.category,
+        arguments.test or "0",
+        tuple(arguments.scale_points) if arguments.scale_points else None,
+        [(first, second) for first, second in arguments.pair] if arguments.pair else None,
+        arguments.margin,
+        Path(arguments.out).resolve().name,
+    )
+    found = annotated.splits(arguments.root, wishes)
+    target = Path(arguments.out) / "benchmark.yaml"
+    disk.make_folders(target.parent, target.parent)
+    disk.write_text(target, found.benchmark)
+    for note in found.notes:
+        print(printable(f"note: {note}"))
+    print(f"{target}: the points, their pairs and the scale of errors")
+    return found.splits
 
 
 def _chosen(splits: list[Split], names: list[str] | None) -> list[Split]:

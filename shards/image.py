@@ -89,7 +89,8 @@ def check_annotation(annotation: dict, size: tuple[int, int]) -> None:
         ("landmark", annotation.get("landmarks") or []),
         ("corner of the box", [box[:2], box[2:]] if box else []),
     ):
-        for number, (x, y) in enumerate(points, start=1):
+        for number, point in enumerate(points, start=1):
+            x, y = point or (0, 0)  # None: a missing point
             if not (-size[0] <= x <= 2 * size[0] and -size[1] <= y <= 2 * size[1]):
                 raise UnusablePicture(
                     f"{what} {number} lies at ({x:g}, {y:g}), far outside of its "

@@ -76,6 +76,10 @@ COMMANDS: dict[str, Command] = {
         "scemae.sweep.command",
         help_texts.SWEEP,
     ),
+    "fit": Command(
+        "train a landmark regressor on a few annotated pictures of your own, and measure it",
+        "scemae.evaluation.photographs.fit",
+    ),
     "match": Command(
         "find points of one photograph in another, by trained features",
         "scemae.evaluation.photographs.match",

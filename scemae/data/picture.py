@@ -139,6 +139,20 @@ def is_turned(data: bytes) -> bool:
         return False
 
 
+def upright_size(data: bytes) -> tuple[tuple[int, int], bool]:
+    """(width, height) of a picture as it is shown, by its header; whether its EXIF turns it.
+
+    Raises UnusablePicture.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            turn, size = _orientation(image), image.size
+    except Exception as error:  # as in open_picture
+        raise UnusablePicture("not an image that can be read") from error
+    check_pixels(*size)
+    return (size[::-1] if turn in (5, 6, 7, 8) else size), turn in TURNS
+
+
 def check_pixels(width: int, height: int) -> None:
     """Raises UnusablePicture for a picture that is too large to decode."""
     if width * height > LARGEST:

@@ -103,7 +103,7 @@ def warp_landmarks(landmarks: Tensor, grid: Tensor) -> Tensor:
 
     The forward position is the pixel whose grid position is nearest, as in DVE (which uses a
     KD-tree; here all distances are compared). A point outside of the warped frame gets the nearest
-    pixel of its border.
+    pixel of its border; one that is not known (NaN) stays so.
     """
     pixels = ((grid + 1) / 2 * (FRAME - 1)).flatten(1, 2)  # b (h w) 2
     size = max(1, (1 << 24) // (landmarks.shape[1] * FRAME * FRAME))  # 128 MB of distances at once
@@ -113,7 +113,8 @@ def warp_landmarks(landmarks: Tensor, grid: Tensor) -> Tensor:
             for points, some in zip(landmarks.split(size), pixels.split(size))
         ]
     )  # b l
-    return torch.stack([nearest % FRAME, nearest // FRAME], dim=2).float()
+    found = torch.stack([nearest % FRAME, nearest // FRAME], dim=2).float()
+    return torch.where(landmarks.isnan(), landmarks.to(found.dtype), found)
 
 
 def _distances(points: Tensor, pixels: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from scemae.errors import ConfigError, DataError
-from scemae.faces import layouts
+from scemae.faces import butterflies, layouts
 from scemae.faces.draw import draw_face
 from scemae.faces.geometry import Face, pose_face
 from scemae.faces.layouts import FIVE, Crop
@@ -87,27 +87,26 @@ def write_faces(
 ) -> None:
     """Draw `count` pictures of `identities` people into `out`.
 
-    layout: celeba, aflw_m, aflw_r or 300w. Picture i depends on `seed`, `layout`, i and
-    `identities` alone, never on `count` or `workers`. The lists are written last: a folder without
-    them is not complete. Raises ConfigError for impossible numbers and DataError where `out` is not
-    an empty folder.
+    layout: celeba, aflw_m, aflw_r, 300w, or butterflies, which have no identities. Picture i
+    depends on `seed`, `layout`, i and `identities` alone, never on `count` or `workers`. The lists
+    are written last: a folder without them is not complete. Raises ConfigError for impossible
+    numbers and DataError where `out` is not an empty folder.
     """
-    check_numbers(count, identities, seed, workers)
+    is_faces = layout != "butterflies"
+    check_numbers(count, identities if is_faces else min(count, 10), seed, workers)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(
             f"{out} exists and is not an empty folder; name a new one or empty it first"
         )
+    draw = partial(draw_all, workers=workers, progress=progress)
+    if not is_faces:
+        butterflies.write_butterflies(out, count, seed, draw)
+        return
     world = seed + layouts.WORLDS.get(layout, 0)
     owners = assign_identities(count, identities, world)
     partition = split_identities(identities, world)[owners]
     write = _write_celeba if layout == "celeba" else partial(_write_layout, layout=layout)
-    write(
-        out,
-        owners,
-        partition,
-        seed=world,
-        draw=partial(draw_all, workers=workers, progress=progress),
-    )
+    write(out, owners, partition, seed=world, draw=draw)
 
 
 def _write_celeba(

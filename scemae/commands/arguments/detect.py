@@ -8,7 +8,7 @@ from scemae.config.values import given_path
 
 HELP = """\
 Detect landmarks in photographs, with the features of trained runs and a regressor that
-`scemae evaluate` trained on them.
+`scemae evaluate` or `scemae fit` trained on them.
 
   scemae detect a.jpg b.png --run runs/carb \\
                 --regressor runs/eval/regressors/MAE_+_CARB.safetensors --out landmarks
@@ -19,6 +19,8 @@ middle, 0.71 of each side (dashed in the picture). The regressor expects faces t
 benchmark: for CelebA and MAFL a box about 1.9 times as wide as the face, with the eyes a little
 above the middle. Without --box it is the largest centred square (of CelebA's aligned pictures of
 178x218 rows 30 to 207). With --box, give one per photograph, in order (`centre`: the default).
+A regressor of `scemae fit` enlarges each box by the margin of its shards, so that a box is one
+around the object as in its annotations.
 A photograph that cannot be used is named and left out, and the command ends with status 1.
 DIR gets, for each photograph, NAME.landmarks.json (x, y in pixels of the photograph, upright) and
 NAME.landmarks.png.

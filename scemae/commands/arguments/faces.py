@@ -5,7 +5,7 @@ import os
 
 from scemae.config.values import given_path
 
-LAYOUTS = ("celeba", "aflw_m", "aflw_r", "300w")
+LAYOUTS = ("celeba", "aflw_m", "aflw_r", "300w", "butterflies")
 HELP = """Draw faces with exact landmarks, in the layout of CelebA or of another benchmark.
 
 Every picture follows from the seed, the layout and its number, so the same command gives the same
@@ -17,6 +17,8 @@ aflw_m   MTFL's crops of 150x150 pixels, training people 80 %, test people 20 %
 aflw_r   lmdis-rep's tighter crops of many sizes; some labels are wrong, as the paper finds AFLW_R's
          to be (AFLW_RO), and corrected.csv has the exact ones of the test set (AFLW_RC)
 300w     whole pictures of many sizes in 300-W's folders, 68 points and a box around each face
+butterflies   no faces: a folder of pictures, with ten points of each in JSON files, to try
+         `scemae shards build folder --landmarks` with
 
   scemae faces faces/ --count 4000 --identities 400 --seed 0 --workers 8
   scemae faces aflw/ --layout aflw_r --count 2000 --identities 400

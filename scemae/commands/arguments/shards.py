@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   scemae shards build w300 /data/300w /data/shards/300w --boxes landmarks
   scemae shards build folder /data/photographs /data/shards/own
   scemae shards build folder /data/photographs s3://bucket/own --part 3/8
+  scemae shards build folder /data/cats /data/shards/cats --landmarks points.json --test 0.2
   scemae shards index '/data/laion/{00000..00099}.tar'
   scemae shards index s3://theirs/laion --out data/laion
   scemae shards verify /data/shards/celeba --decode
@@ -39,7 +40,10 @@ SOURCES = {
         "AFLW in lmdis-rep's crops: aflwr-train, aflwr-test; with --corrected aflwrc-test",
     ),
     "w300": ("w300", "300-W with 68 points: w300-train, w300-test"),
-    "folder": ("folder", "any folder of images, without annotations: train"),
+    "folder": (
+        "folder",
+        "any folder of images: train; with --landmarks annotated-train and annotated-test too",
+    ),
 }
 READS = ("root",)
 
@@ -136,6 +140,8 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
     )
     if name == "celeba":
         _add_celeba(parser)
+    if name == "folder":
+        _add_landmarks(parser)
     if name == "aflw_r":
         parser.add_argument(
             "--corrected",
@@ -150,6 +156,54 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
             default="official",
             help="face boxes: 300-W's bounding_boxes_*.mat, or the extent of the 68 points",
         )
+
+
+def _add_landmarks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--landmarks",
+        type=given_path,
+        action="append",
+        metavar="FILE",
+        help="points of some of the pictures: COCO, CSV, DeepLabCut, Label Studio, CVAT, or our "
+        "JSON (may be repeated)",
+    )
+    parser.add_argument(
+        "--category", metavar="NAME", help="of a COCO file with several that have key points"
+    )
+    parser.add_argument(
+        "--test",
+        metavar="SHARE|FILE",
+        help="annotated pictures to test on: a share of them, or a file with a name on each line "
+        "(default 0: all are trained on, and `scemae fit` leaves each out in turn)",
+    )
+    parser.add_argument(
+        "--scale-points",
+        nargs=2,
+        metavar=("A", "B"),
+        help="errors are in %% of the distance of these points (default: the two farthest)",
+    )
+    parser.add_argument(
+        "--pair",
+        nargs=2,
+        action="append",
+        metavar=("A", "B"),
+        help="points that change places in a mirrored picture (default: by left and right in "
+        "their names; may be repeated)",
+    )
+    parser.add_argument(
+        "--margin",
+        type=_margin,
+        metavar="F",
+        help="how many times as wide as its box an object's frame is (default 1.5; 1 where the "
+        "files have no boxes and the whole picture is the box)",
+    )
+
+
+def _margin(text: str) -> float:
+    number = float(text)
+    if not 0.1 <= number <= 10:
+        raise argparse.ArgumentTypeError(f"found {number:g}, needed 0.1 to 10")
+    return number
 
 
 def _add_workers(parser: argparse.ArgumentParser, what: str) -> None:

@@ -113,11 +113,11 @@ class LeftOut(TypedDict):
 class Annotation(TypedDict, total=False):
     """KEY.json of a sample: what its source says of it.
 
-    landmarks: x, y of each, in pixels of the stored image.
+    landmarks: x, y of each, in pixels of the stored image; None where one is missing.
     """
 
     file: str
-    landmarks: list[Point] | None
+    landmarks: list[Point | None] | None
     identity: Whole | None
     box: list[Finite] | None
     size: list[Count] | None

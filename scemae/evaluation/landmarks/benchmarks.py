@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from scemae.config.load import configs_dir
+from scemae.data.framing import frame_of, square_box
 from scemae.data.geometry import CELEBA_SIZE, CELEBA_TOP, CROP, FRAME, INPUT, celeba_box
 from scemae.data.picture import open_picture
 from scemae.data.storage.manifest import Annotation, Manifest
@@ -32,6 +33,7 @@ RAISED = 2  # 300W: the window's centre lies 2 px above the centre of the box
 LARGEST = 2**13  # 300W: allowed side of an image whose box has been scaled
 
 SPLITS = {"train", "test"}  # of each benchmark
+BENCHMARK = "benchmark.yaml"  # in a folder of shards with points of its own
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class Benchmark:
     splits: dict[str, str]  # the folders of shards of "train" and "test"
     offset: float = 0.0  # added to raw landmarks: -1 where the files count pixels from 1 (Matlab)
     points: tuple[str, ...] = ()  # names of the landmarks, in their order
+    pairs: tuple[tuple[int, int], ...] = ()  # points that change places in a mirrored picture
+    margin: float = 1.0  # photograph: a box is enlarged so many times before it becomes the frame
+    missing: bool = False  # whether a picture may lack some of the points
     # the paper's detection error, %IOD, by DeiT size
     targets: dict[str, float] = field(default_factory=dict)
     column: int | None = None  # of the paper's Table 2, from 1
@@ -70,7 +75,9 @@ class Frames:
     """Evaluation frames of one split, in the order of its shards."""
 
     images: Tensor  # (n, 3, 136, 136) uint8 RGB
-    landmarks: Tensor  # (n, l, 2) float32, x then y in pixels of the 136 frame, centres at integers
+    # (n, l, 2) float32, x then y in pixels of the 136 frame, centres at integers; NaN where a
+    # benchmark with `missing` lacks a point
+    landmarks: Tensor
     keys: list[str]  # of the n samples
     identities: Tensor  # (n,) int64, -1 where unknown
 
@@ -183,11 +190,13 @@ def to_frame(
     """One stored RGB image to its 136x136 frame, and its raw landmarks (l, 2) to pixels of that
     frame.
 
-    box [x0, y0, x1, y1], counted from 1, is 300W's. cropped: `image` is already CelebA's 178x178
-    frame, resized, with the landmarks in it. Raises ValueError if the image or the box cannot be
-    used.
+    box [x0, y0, x1, y1] is 300W's, counted from 1, or an object's in a photograph. cropped: `image`
+    is already CelebA's 178x178 frame, resized, with the landmarks in it. Raises ValueError if the
+    image or the box cannot be used.
     """
-    extra = {"celeba": cropped, "box": box}.get(benchmark.frame)
+    extra = {"celeba": cropped, "box": box, "photograph": (box, benchmark.margin)}.get(
+        benchmark.frame
+    )
     return RULES[benchmark.frame](image, landmarks, benchmark.offset, extra)
 
 
@@ -248,13 +257,33 @@ def _box_frame(
     return _resized(window), (landmarks * scale - (left, top) + offset) * (FRAME / WINDOW)
 
 
+def _photograph_frame(
+    image: Image.Image,
+    landmarks: np.ndarray,
+    offset: float,
+    extra: tuple[list[float] | None, float],
+) -> Framed:
+    """The square around an object's box, or of the whole picture (data/framing.py)."""
+    corners, margin = extra
+    try:
+        square = square_box(image, corners, Path("box"), margin=margin)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    frame = Image.fromarray(frame_of(image, square).permute(1, 2, 0).numpy())
+    return frame, square.to_frame(landmarks + offset)
+
+
 def _resized(image: Image.Image) -> Image.Image:
     return image.resize((FRAME, FRAME), Image.Resampling.BILINEAR)
 
 
 def _landmarks(annotation: Annotation, benchmark: Benchmark) -> np.ndarray:
-    found = np.array(annotation.get("landmarks") or [], dtype=np.float64)
-    if found.shape != (benchmark.landmarks, 2) or not np.isfinite(found).all():
+    points = annotation.get("landmarks") or []
+    if benchmark.missing:
+        points = [[np.nan, np.nan] if point is None else point for point in points]
+    found = np.array(points, dtype=np.float64)
+    is_whole = benchmark.missing or np.isfinite(found).all()
+    if found.shape != (benchmark.landmarks, 2) or not is_whole:
         raise ValueError(
             f"found landmarks of shape {found.shape}, needed {(benchmark.landmarks, 2)}, all finite"
         )
@@ -273,7 +302,12 @@ def _stored_cropped(manifest: Manifest, benchmark: Benchmark) -> bool:
     return stored == "celeba-178"
 
 
-RULES: dict[str, Callable] = {"celeba": _celeba_frame, "stretch": _stretched, "box": _box_frame}
+RULES: dict[str, Callable] = {
+    "celeba": _celeba_frame,
+    "stretch": _stretched,
+    "box": _box_frame,
+    "photograph": _photograph_frame,
+}
 
 
 def _folder() -> Path:
@@ -291,7 +325,9 @@ def _read_benchmark(path: Path, name: str) -> Benchmark:
     for key, (is_right, needed) in CHECKS.items():
         if key in raw and not is_right(raw[key], raw):
             raise ConfigError(f"{path}: {key}: found {raw[key]!r}, {needed} was needed")
-    tuples = {key: tuple(raw[key]) for key in ("eyes", "points") if key in raw}
+    tuples: dict = {key: tuple(raw[key]) for key in ("eyes", "points") if key in raw}
+    if "pairs" in raw:
+        tuples["pairs"] = tuple(map(tuple, raw["pairs"]))
     return Benchmark(name, **raw | tuples)
 
 
@@ -352,7 +388,7 @@ CHECKS: dict[str, tuple[Callable[[Any, dict], bool], str]] = {
         f"one of {', '.join(RULES)}",
     ),
     "official": (
-        lambda value, raw: _has_parts(value, _is_count),
+        lambda value, raw: _has_parts(value, lambda one: one == 0 or _is_count(one)),
         "a number of images each for train and test",
     ),
     "splits": (lambda value, raw: _has_parts(value, _is_text), "a folder each for train and test"),
@@ -363,6 +399,14 @@ CHECKS: dict[str, tuple[Callable[[Any, dict], bool], str]] = {
         ),
         "a list of one name for each landmark",
     ),
+    "pairs": (
+        lambda value, raw: (
+            isinstance(value, list) and all(_are_eyes(pair, raw["landmarks"]) for pair in value)
+        ),
+        "a list of pairs of points, counted from 0,",
+    ),
+    "margin": (lambda value, raw: _is_number(value) and 0.1 <= value <= 10, "0.1 to 10"),
+    "missing": (lambda value, raw: isinstance(value, bool), "true or false"),
     "targets": (
         lambda value, raw: isinstance(value, dict) and all(map(_is_number, value.values())),
         "numbers by DeiT size",

@@ -7,7 +7,7 @@ stack; they share no parameter, so each gets the weights that it would get alone
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -34,6 +34,8 @@ from scemae.evaluation.landmarks.few_shot_views import (
 from scemae.evaluation.landmarks.regression import (
     LandmarkRegressor,
     RegressionConfig,
+    fill_missing,
+    image_means,
     iod_errors,
     learning_rate,
     soft_argmax,
@@ -93,11 +95,17 @@ class RegressorStack(nn.Module):
         )
         return torch.einsum("cblp,clpq->cblq", points, self.readout)
 
-    def alone(self, place: int, settings: RegressionConfig) -> LandmarkRegressor:
-        """The regressor at a place of the stack, frozen."""
-        heatmaps, readout = self.heatmaps[place].detach(), self.readout[place].detach()
-        found = LandmarkRegressor(heatmaps.shape[1], len(readout), settings).to(heatmaps.device)
-        found.heatmaps.weight.data, found.readout.data = heatmaps.clone(), readout.clone()
+    def alone(self, which: int, settings: RegressionConfig) -> LandmarkRegressor:
+        """The regressor number `which`, on the CPU."""
+        weights, readout = self.heatmaps[which].detach().cpu(), self.readout[which].detach().cpu()
+        settings = replace(
+            settings,
+            intermediate=readout.shape[1] // 2,
+            kernel=weights.shape[-1],
+            temperature=self.temperature,
+        )
+        found = LandmarkRegressor(weights.shape[1], len(readout), settings)
+        found.load_state_dict({"heatmaps.weight": weights, "readout": readout})
         return found.eval().requires_grad_(False)
 
 
@@ -205,7 +213,7 @@ def _test(
     errors = np.empty((len(config.counts), len(config.seeds), len(truth)))
     for cell, predicted in _predict(trained, features, config, device):
         place = config.counts.index(cell.count), config.seeds.index(cell.seed)
-        errors[place] = iod_errors(predicted, truth, eyes).mean(axis=1)
+        errors[place] = image_means(iod_errors(predicted, truth, eyes))
     return errors
 
 
@@ -213,32 +221,52 @@ def _train(
     cells: Sequence[FewShotCell], views: Views, config: FewShotConfig, progress: Progress
 ) -> RegressorStack:
     """Fit one regressor per cell, all in one stack. All cells have epochs of the same length."""
+
+    def order(epoch: int) -> np.ndarray:
+        rows = [order_views(cell, epoch, views.first[cell.seed], config) for cell in cells]
+        return np.stack(rows)
+
+    seeds = [cell.seed for cell in cells]
+    return train_stack(views, seeds, order, config, advance=lambda n: progress("epochs", n))
+
+
+def train_stack(
+    views: Views,
+    seeds: Sequence[int],
+    order: Callable[[int], np.ndarray],
+    config: FewShotConfig,
+    *,
+    advance: Callable[[int], object] = lambda regressors: None,
+) -> RegressorStack:
+    """One regressor for each of c seeds of initial weights, all in one stack, on the views' device.
+
+    order: gives the rows (c, samples) of the views that each sees in an epoch. `advance(c)` is
+    called after each epoch.
+    """
     device, shape = views.features.device, (views.features.shape[-1], views.landmarks.shape[1])
-    stack = RegressorStack(
-        [LandmarkRegressor(*shape, config.alone(cell.seed)) for cell in cells]
-    ).to(device)
+    stack = RegressorStack([LandmarkRegressor(*shape, config.alone(seed)) for seed in seeds])
+    stack = stack.to(device)
     optimizer = torch.optim.Adam(
         stack.parameters(), betas=config.betas, weight_decay=config.weight_decay
     )
     for epoch in range(config.epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(epoch, config.alone(0))
-        orders = [order_views(cell, epoch, views.first[cell.seed], config) for cell in cells]
-        rows = torch.from_numpy(np.stack(orders)).to(device)  # c samples
+        rows = torch.from_numpy(order(epoch)).to(device)  # c samples
         batch = min(config.batch, rows.shape[1])
         used = rows.shape[1] // batch * batch  # the rest of an epoch is dropped, as in DVE
         for chosen in rows[:, :used].split(batch, dim=1):
             predicted = stack(views.features[chosen].float())  # c b l 2
             losses = F.smooth_l1_loss(
                 predicted * config.coordinate_scale,
-                views.landmarks[chosen] * config.coordinate_scale,
+                fill_missing(views.landmarks[chosen], predicted) * config.coordinate_scale,
                 reduction="none",
             )
             optimizer.zero_grad()
             # Summed over cells, so that the gradient of each is that of its own mean loss.
             losses.mean(dim=(1, 2, 3)).sum().backward()
             optimizer.step()
-        progress("epochs", len(cells))
+        advance(len(seeds))
     return stack.requires_grad_(False)
 
 

@@ -122,6 +122,7 @@ def train_regressor(
         marks = truths[order.to(device)].split(batch)
         for chosen, truth in zip(order.split(batch), marks, strict=True):
             predicted = regressor(features[chosen].to(device).float())
+            truth = fill_missing(truth, predicted)
             loss = F.smooth_l1_loss(predicted * cfg.coordinate_scale, truth * cfg.coordinate_scale)
             optimizer.zero_grad()
             loss.backward()
@@ -130,6 +131,24 @@ def train_regressor(
         if progress is not None:
             progress(epoch, float(torch.stack(losses).mean()))
     return regressor.eval()
+
+
+def fill_missing(truth: Tensor, predicted: Tensor) -> Tensor:
+    """Landmarks with those that are missing (NaN) as predicted: without loss or gradient."""
+    return torch.where(truth.isnan(), predicted.detach(), truth)
+
+
+def image_means(errors: np.ndarray) -> np.ndarray:
+    """Mean (...,) over the last axis of errors (..., l), of the landmarks that an image has.
+
+    NaN for an image without any.
+    """
+    is_known = ~np.isnan(errors)
+    if is_known.all():
+        return errors.mean(axis=-1)
+    counts = is_known.sum(axis=-1)
+    sums = np.where(is_known, errors, 0).sum(axis=-1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
 def learning_rate(epoch: int, cfg: RegressionConfig) -> float:
@@ -157,13 +176,14 @@ def iod_errors(predicted: Tensor, landmarks: Tensor, eyes: tuple[int, int]) -> n
     """Errors (n, l) of predicted landmarks (n, l, 2) in per cent of each image's inter-ocular
     distance.
 
-    The coordinates may be in any unit that is the same for x and y. Raises DataError if the two
-    eyes of an image are one point.
+    The coordinates may be in any unit that is the same for x and y. A landmark that is missing
+    (NaN) has no error (NaN), and an image without an eye has none at all. Raises DataError if the
+    two eyes of an image are one point.
     """
     distance = (landmarks[:, eyes[0]] - landmarks[:, eyes[1]]).double().norm(dim=1)
-    if not (distance > 0).all():
+    if (distance <= 0).any():
         raise DataError(
-            f"detection: in image {int((~(distance > 0)).nonzero()[0])} both eyes are one point, "
+            f"detection: in image {int((distance <= 0).nonzero()[0])} both eyes are one point, "
             "so there is no inter-ocular distance; correct or leave out its landmarks"
         )
     return (100 * (predicted - landmarks).double().norm(dim=2) / distance[:, None]).numpy()
@@ -180,15 +200,22 @@ def detection_errors(
 ) -> np.ndarray:
     """Mean error (n,) of each image in per cent of the IOD; landmarks (n, l, 2) normalised."""
     predicted = predict(regressor, features, batch=batch, device=device)
-    return iod_errors(predicted, landmarks, eyes).mean(axis=1)
+    return image_means(iod_errors(predicted, landmarks, eyes))
 
 
 def mean_face_errors(train: Tensor, test: Tensor, eyes: tuple[int, int]) -> np.ndarray:
     """Errors (n,) in %IOD of predicting the mean training face (m, l, 2) for all of test (n, l, 2):
     a floor.
     """
-    mean = normalise_landmarks(train).mean(dim=0, keepdim=True)
-    return iod_errors(mean.expand(len(test), -1, -1), normalise_landmarks(test), eyes).mean(axis=1)
+    mean = mean_shape(normalise_landmarks(train)).expand(len(test), -1, -1)
+    return image_means(iod_errors(mean, normalise_landmarks(test), eyes))
+
+
+def mean_shape(landmarks: Tensor) -> Tensor:
+    """The mean (1, l, 2) of landmarks (n, l, 2), each over the images that have it."""
+    if landmarks.isnan().any():
+        return landmarks.nanmean(dim=0, keepdim=True)
+    return landmarks.mean(dim=0, keepdim=True)
 
 
 def _check_config(cfg: RegressionConfig, images: int) -> None:

@@ -5,7 +5,8 @@ metadata    "scemae": JSON of `Origin`
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from torch import Tensor
 from scemae.errors import CheckpointError
 from scemae.evaluation.landmarks.regression import LandmarkRegressor, RegressionConfig
 from scemae.files import disk, documents
-from scemae.files.documents import Small
+from scemae.files.documents import Finite, Small
 from scemae.runs.checkpoints.tensor_file import fill
 
 FORMAT_VERSION = 1
-REMEDY = "give a regressors/*.safetensors that `scemae evaluate` wrote"
+REMEDY = "give a regressors/*.safetensors that `scemae evaluate` wrote, or that of `scemae fit`"
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Origin:
     width: Small  # channels of the features
     landmarks: Small
     format_version: int = FORMAT_VERSION
+    points: list[str] = field(default_factory=list)  # names of the landmarks, where they have some
+    margin: Finite = 1.0  # how many times a box is enlarged before it becomes the frame
 
 
 @dataclass
@@ -50,14 +53,25 @@ def save_regressor(
     digests: dict[str, str],
     *,
     stride: int,
+    points: Sequence[str] = (),
+    margin: float = 1.0,
 ) -> None:
     """Write a regressor, whole or not at all.
 
-    digests: {"backbone": SHA-256 of its weights} for features of stage 1; with "projector" too
-    where stage 2 is used (checkpoint.weights_digest). Raises OSError.
+    points, margin: as in `Origin`. digests: {"backbone": SHA-256 of its weights} for features of
+    stage 1; with "projector" too where stage 2 is used (checkpoint.weights_digest). Raises OSError.
     """
     width, landmarks = regressor.heatmaps.in_channels, regressor.landmarks
-    origin = Origin(benchmark, settings, dict(digests), stride, width, landmarks)
+    origin = Origin(
+        benchmark,
+        settings,
+        dict(digests),
+        stride,
+        width,
+        landmarks,
+        points=[*points],
+        margin=margin,
+    )
     arrays = {
         name: value.detach().float().cpu().numpy() for name, value in regressor.state_dict().items()
     }

@@ -16,6 +16,7 @@ from scemae.distributed.process_group import Place, precision
 from scemae.evaluation.landmarks.matching import MatchingErrors
 from scemae.evaluation.landmarks.pairs import KINDS, Pairs
 from scemae.evaluation.landmarks.position import PARTS
+from scemae.evaluation.landmarks.regression import image_means
 from scemae.evaluation.measuring.content import content_units
 from scemae.evaluation.measuring.measure import Measure, NameRegressor
 from scemae.evaluation.measuring.testsets import TestSet
@@ -119,7 +120,7 @@ def _read_benchmarks(plan: MeasuringPlan, units: list[Unit], line: Line) -> tupl
         found = _of_line(read_unit(unit), line)
         arrays |= found
         if unit.test == DETECTION:
-            values[unit.benchmark] = found["errors"].mean(axis=1)
+            values[unit.benchmark] = image_means(found["errors"])
         elif unit.test == FEW_SHOT:
             counts = map(str, plan.config.few_shot.counts)
             values = dict(zip(counts, found["errors"], strict=True))

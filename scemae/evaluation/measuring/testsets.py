@@ -17,6 +17,7 @@ from scemae.data.storage.manifest import MANIFEST
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.errors import ConfigError
 from scemae.evaluation.landmarks.benchmarks import (
+    BENCHMARK,
     Benchmark,
     Frames,
     benchmark_names,
@@ -78,7 +79,7 @@ def find_testsets(
     hold_out: dict[str, int],
 ) -> tuple[dict[str, TestSet], dict[str, str]]:
     """Every benchmark whose splits lie in `folders`, as FOLDER/SPLIT, and why the others cannot be
-    measured.
+    measured. A folder's own FOLDER/benchmark.yaml is one of them.
 
     train_on: a benchmark without training shards learns from another one's, with the same points.
     hold_out: of a benchmark with a single split every n-th image is tested on, and the others are
@@ -86,10 +87,10 @@ def find_testsets(
     """
     places = list(folders)
     found, missing = {}, {}
-    for name in benchmark_names():
+    for name, here in {**dict.fromkeys(benchmark_names(), places), **_own(places)}.items():
         benchmark = find_benchmark(name)
-        train = _open(places, benchmark.splits["train"], cache_dir)
-        test = _open(places, benchmark.splits["test"], cache_dir)
+        train = _open(here, benchmark.splits["train"], cache_dir)
+        test = _open(here, benchmark.splits["test"], cache_dir)
         if train is None and test is not None and name in hold_out:
             found[name] = _held_out(benchmark, "test", test, hold_out[name])
         elif test is None and train is not None and name in hold_out:
@@ -108,6 +109,16 @@ def find_testsets(
         if name in found and found[name].train is None:
             _lend(found, name, other)
     return found, missing
+
+
+def _own(places: list[str]) -> dict[str, list[str]]:
+    """The benchmark files beside shards with points of their own, each with its folder."""
+    folders = [folder for folder in places if not scheme_of(folder)]
+    return {
+        str(Path(folder) / BENCHMARK): [folder]
+        for folder in folders
+        if (Path(folder) / BENCHMARK).is_file()
+    }
 
 
 def note(one: TestSet, split: str, shards: ShardSet) -> None:

@@ -72,7 +72,7 @@ def detect_all(
     bar = progress_bar(paths, show=len(paths) > 1, unit="photograph")
     for path, box, name in zip(bar, corners, output_names(paths)):
         try:
-            photograph = open_photograph(path, box)
+            photograph = open_photograph(path, box, margin=detector.origin.margin)
         except (DataError, ConfigError) as error:
             say(f"left out: {error}", sys.stderr)
             failed.append(path)

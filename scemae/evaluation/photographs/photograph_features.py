@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from scemae.data.framing import Box, frame_of, square_box
 from scemae.data.geometry import CROP, INPUT
 from scemae.data.picture import read_picture
 from scemae.errors import CheckpointError, ConfigError
@@ -17,7 +18,6 @@ from scemae.evaluation.landmarks import matching, regression
 from scemae.evaluation.landmarks.benchmarks import denormalise_landmarks, find_benchmark
 from scemae.evaluation.landmarks.regression import LandmarkRegressor
 from scemae.evaluation.landmarks.regressor_file import Origin, check_digests, load_regressor
-from scemae.evaluation.photographs.photograph import Box, frame_of, square_box
 from scemae.evaluation.subjects import DETECTION, FEW_SHOT, MATCHING, Line, Subject
 from scemae.runs import given
 from scemae.runs.given import Given
@@ -172,16 +172,18 @@ def load_detector(path: Path, trained: TrainedFeatures) -> Detector:
     regressor, origin = load_regressor(path)
     line = trained.detection_line(path, origin)
     try:
-        names = list(find_benchmark(origin.benchmark).points)
+        names = origin.points or list(find_benchmark(origin.benchmark).points)
     except ConfigError:  # a benchmark of another machine: its points have no names here
         names = []
     return Detector(path, regressor, origin, line, names)
 
 
-def open_photograph(path: Path, corners: list[float] | None) -> BoxedPhotograph:
-    """A photograph and its box. Raises DataError or ConfigError."""
+def open_photograph(
+    path: Path, corners: list[float] | None, *, margin: float = 1.0
+) -> BoxedPhotograph:
+    """A photograph and its box, enlarged by `margin`. Raises DataError or ConfigError."""
     image = read_picture(path)
-    return BoxedPhotograph(path, image, square_box(image, corners, path))
+    return BoxedPhotograph(path, image, square_box(image, corners, path, margin=margin))
 
 
 def _at(features: Tensor, points: Tensor) -> Tensor:

@@ -120,9 +120,15 @@ def columns(plan: MeasuringPlan, table: int) -> list[str]:
         1: list(KINDS),
         4: list(KINDS),
         5: ["different", *PARTS, "share"],
-        2: benchmark_names(),
+        2: _detected(plan),
         3: list(map(str, plan.config.few_shot.counts)),
     }[table]
+
+
+def _detected(plan: MeasuringPlan) -> list[str]:
+    """The paper's benchmarks, then those of own points."""
+    known = benchmark_names()
+    return [*known, *(name for name in {**plan.data, **plan.missing} if name not in known)]
 
 
 def _why(plan: MeasuringPlan, table: int, column: str) -> str:
@@ -150,7 +156,7 @@ def _floor_rows(plan: MeasuringPlan) -> Iterator[Row]:
         cells = {kind: _cell(getattr(still, kind).mean(axis=1), seed) for kind in KINDS}
         yield Row(1, "no motion", "", FLOOR, None, None, cells)
     cells = {}
-    for name in benchmark_names():
+    for name in _detected(plan):
         data = plan.data.get(name)
         if data is None or data.train is None or not plan.measure.is_requested(name):
             cells[name] = Cell(missing=_why(plan, 2, name))
@@ -215,7 +221,7 @@ def departures(plan: MeasuringPlan) -> list[str]:
 
 def _benchmarks(plan: MeasuringPlan) -> dict[str, dict]:
     found = {}
-    for name in benchmark_names():
+    for name in _detected(plan):
         benchmark, data = find_benchmark(name), plan.data.get(name)
         found[name] = {
             "title": benchmark.title,

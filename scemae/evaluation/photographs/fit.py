@@ -1,0 +1,326 @@
+"""`scemae fit SHARDS --backbone RUN --out DIR`: landmarks of one's own category from few annotated
+pictures (paper 4.2, Table 3).
+
+    scemae fit data/cats --backbone runs/mae --out runs/cats
+
+Writes DIR/regressor.safetensors, which `scemae detect` uses, and DIR/fit.json.
+"""
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scemae import __version__
+from scemae.data.storage.shard_set import ShardSet, open_shards
+from scemae.distributed.process_group import choose_device, flush_denormals
+from scemae.errors import ConfigError, DataError
+from scemae.evaluation import scores, subjects
+from scemae.evaluation.landmarks import regression
+from scemae.evaluation.landmarks.benchmarks import (
+    BENCHMARK,
+    Benchmark,
+    Frames,
+    find_benchmark,
+    load_frames,
+    normalise_landmarks,
+)
+from scemae.evaluation.landmarks.cross_validation import (
+    Held,
+    fit_and_hold_out,
+    make_folds,
+    mean_shape_errors,
+    mirrored,
+)
+from scemae.evaluation.landmarks.feature_cache import cache_maps
+from scemae.evaluation.landmarks.few_shot_views import FewShotConfig
+from scemae.evaluation.landmarks.regression import LandmarkRegressor, image_means, iod_errors
+from scemae.evaluation.landmarks.regressor_file import save_regressor
+from scemae.evaluation.photographs.photograph_features import TrainedFeatures, load_features
+from scemae.evaluation.subjects import DETECTION, FEW_SHOT, Line, Subject
+from scemae.files import disk
+from scemae.models.vit import Encoder
+from scemae.process.progress import progress_bar
+
+MEAN, RANDOM, TRAINED = "mean shape", "random encoder", "trained"
+SINGLY = 30  # up to so many pictures each is left out alone, of more a tenth at a time
+BATCH = 16  # views of a step
+
+
+@dataclass
+class Data:
+    """The annotated pictures of one category."""
+
+    folder: Path
+    benchmark: Benchmark
+    frames: Frames
+    files: list[str]  # the picture of each sample
+    test: Frames | None
+
+
+@dataclass
+class Kind:
+    """One kind of features that a regressor is trained on."""
+
+    name: str
+    subject: Subject
+    line: Line
+
+
+def main(given: argparse.Namespace) -> None:
+    """Fit, measure and write. Raises ConfigError, DataError, CheckpointError."""
+    flush_denormals()
+    if given.out.exists() and not given.out.is_dir():
+        raise ConfigError(f"--out: {given.out} is a file; give a folder")
+    data = open_data(given.shards)
+    fold = make_folds(data.files, given.folds or default_folds(data.files), given.seed)
+    settings = settings_of(given)
+    trained = load_features(given.backbone, given.projector, choose_device("auto"), run=given.run)
+    result, regressor, line = fit(data, trained, fold, settings, given.stride, given.seed)
+    disk.make_folders(given.out, given.out)
+    save_regressor(
+        given.out / "regressor.safetensors",
+        regressor,
+        data.benchmark.name,
+        settings.alone(given.seed),
+        trained.subject.weights(line),
+        stride=given.stride,
+        points=data.benchmark.points,
+        margin=data.benchmark.margin,
+    )
+    disk.write_json(given.out / "fit.json", {**result, "model": trained.model_facts()})
+    print(table(result))
+    print(f"{given.out / 'regressor.safetensors'}: for `scemae detect --regressor`")
+
+
+def open_data(folder: Path) -> Data:
+    """The annotated shards in a folder of `shards build folder --landmarks`.
+
+    Raises ConfigError, ShardError, and DataError for a point that too few pictures show.
+    """
+    path = folder / BENCHMARK
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder}: found no {BENCHMARK}; give the folder that `scemae shards build folder "
+            "--landmarks` wrote"
+        )
+    benchmark = find_benchmark(str(path))
+    shards = open_shards(str(folder / benchmark.splits["train"]))
+    frames = load_frames(shards, benchmark)
+    test = None
+    if (folder / benchmark.splits["test"]).is_dir():
+        test = load_frames(open_shards(str(folder / benchmark.splits["test"])), benchmark)
+    data = Data(folder, benchmark, frames, _files(shards), test)
+    _check_points(data)
+    return data
+
+
+def _files(shards: ShardSet) -> list[str]:
+    return [shards.annotation(i)["file"] for i in range(len(shards))]
+
+
+def _check_points(data: Data) -> None:
+    """Raise DataError for a point that is in fewer than two pictures, or has no scale."""
+    is_known = ~data.frames.landmarks.isnan().any(dim=2)
+    names = data.benchmark.points or tuple(map(str, range(data.benchmark.landmarks)))
+    for i, name in enumerate(names):
+        shown = {file for file, known in zip(data.files, is_known[:, i]) if known}
+        if len(shown) < 2 <= len(set(data.files)):
+            raise DataError(
+                f"{data.folder}: found the point {name!r} in {len(shown)} of "
+                f"{len(set(data.files))} pictures, at least 2 are needed; annotate it in more, or "
+                "take it out"
+            )
+    first, second = data.benchmark.eyes
+    if len(set(data.files)) > 1 and int((is_known[:, first] & is_known[:, second]).sum()) < 2:
+        raise DataError(
+            f"{data.folder}: found fewer than 2 pictures that show both {names[first]!r} and "
+            f"{names[second]!r}, whose distance scales errors; build the shards with other "
+            "--scale-points"
+        )
+
+
+def default_folds(files: list[str]) -> int:
+    """Leave one out of up to SINGLY pictures, a tenth of more."""
+    pictures = len(set(files))
+    return pictures if pictures <= SINGLY else 10
+
+
+def settings_of(given: argparse.Namespace) -> FewShotConfig:
+    """The regressor's settings: smaller than the paper's, for minutes on two cores."""
+    return FewShotConfig(
+        images_per_epoch=given.images_per_epoch,
+        epochs=given.epochs,
+        batch=BATCH,
+        init_std=given.init_std,
+        lr=given.lr,
+        views=given.views,
+        intermediate=given.heat_maps,
+    )
+
+
+def fit(
+    data: Data,
+    trained: TrainedFeatures,
+    fold: np.ndarray,
+    settings: FewShotConfig,
+    stride: int,
+    seed: int,
+) -> tuple[dict, LandmarkRegressor, Line]:
+    """What fit.json holds, the regressor of all pictures, and the features that it reads."""
+    kinds = _kinds(trained, seed)
+    benchmark, frames = data.benchmark, data.frames
+    train = mirrored(frames, benchmark.pairs) if benchmark.pairs else frames
+    truth, eyes = normalise_landmarks(frames.landmarks), benchmark.eyes
+    errors = {MEAN: mean_shape_errors(frames.landmarks, fold, eyes)}
+    tested = _mean_shape_tested(data)
+    points = {}
+    for kind in kinds:
+        found = _hold_out(kind, train, frames, fold, settings, stride, trained.device)
+        each = iod_errors(found.predicted, truth, eyes)
+        errors[kind.name], points[kind.name] = image_means(each), _point_means(each)
+        regressor = found.whole.alone(0, settings.alone(seed))
+        if data.test is not None:
+            features = _features(kind, data.test.images, stride, trained.device)
+            predicted = regression.predict(regressor, features, device=trained.device)
+            marks = normalise_landmarks(data.test.landmarks)
+            tested[kind.name] = image_means(iod_errors(predicted, marks, eyes))
+    names = benchmark.points or tuple(map(str, range(benchmark.landmarks)))
+    result = {
+        "shards": str(data.folder),
+        "title": benchmark.title,
+        "pictures": len(set(data.files)),
+        "objects": len(frames),
+        "folds": int(fold.max()) + 1,
+        "features": kinds[-1].line.name,
+        "stride": stride,
+        "is_mirrored": bool(benchmark.pairs),
+        "scale_points": [names[i] for i in eyes],
+        "settings": asdict(settings),
+        "held_out": _scores(errors),
+        "test": _scores(tested),
+        "points": {
+            name: {kind: each[i] for kind, each in points.items()} for i, name in enumerate(names)
+        },
+        "errors": {
+            file: {kind: _number(values[i]) for kind, values in errors.items()}
+            for i, file in enumerate(frames.keys)
+        },
+        "scemae": __version__,
+    }
+    return result, regressor, kinds[-1].line
+
+
+def _kinds(trained: TrainedFeatures, seed: int) -> list[Kind]:
+    """The random encoder, where the trunk is a ViT, then the trained features: the projected ones
+    where there is a projector (paper 4.2).
+    """
+    subject = trained.subject
+    line = (subject.of(FEW_SHOT) or subject.of(DETECTION))[-1]
+    kinds = [Kind(TRAINED, subject, line)]
+    if isinstance(subject.trunk.network, Encoder):
+        random = subjects.floors(subject.trunk.network, seed)[-1]
+        kinds.insert(0, Kind(RANDOM, random, random.of(FEW_SHOT)[-1]))
+    return kinds
+
+
+def _hold_out(
+    kind: Kind,
+    train: Frames,
+    frames: Frames,
+    fold: np.ndarray,
+    settings: FewShotConfig,
+    stride: int,
+    device: torch.device,
+) -> Held:
+    trunk, line = kind.subject.trunk, kind.line
+    kind.subject.to(device, torch.float32)
+    side = trunk.side(stride)
+
+    def extract(images: Tensor) -> dict[str, Tensor]:
+        return {kind.name: line.head(trunk.maps(images, stride), side)}
+
+    views, rounds = len(train) * settings.views, (int(fold.max()) + 2) * settings.epochs
+    with progress_bar(total=views + rounds, desc=kind.name, unit="step", leave=False) as bar:
+        found = fit_and_hold_out(
+            extract,
+            train,
+            {kind.name: _features(kind, frames.images, stride, device)},
+            fold,
+            settings,
+            device=device,
+            progress=lambda _, count: bar.update(count),
+        )
+    return found[kind.name]
+
+
+def _features(kind: Kind, images: Tensor, stride: int, device: torch.device) -> Tensor:
+    """Features (n, d, h, w) on the CPU of frames as they are."""
+    trunk = kind.subject.trunk
+    maps = cache_maps(trunk, images, stride, batch=24, device=device)
+    with torch.no_grad():
+        return kind.line.head([part.float() for part in maps], trunk.side(stride)).cpu()
+
+
+def _mean_shape_tested(data: Data) -> dict[str, np.ndarray]:
+    if data.test is None:
+        return {}
+    floor = regression.mean_face_errors(
+        data.frames.landmarks, data.test.landmarks, data.benchmark.eyes
+    )
+    return {MEAN: floor}
+
+
+def _scores(errors: dict[str, np.ndarray]) -> dict:
+    """Means with intervals, and the trained features against each floor, on the same pictures."""
+    if not errors:
+        return {}
+    known = {name: values[np.isfinite(values)] for name, values in errors.items()}
+    mine = known[TRAINED]
+    return {
+        "methods": {name: asdict(scores.bootstrap(values)) for name, values in known.items()},
+        "comparisons": {
+            name: {**asdict(found := scores.compare(mine, values)), "is_decided": found.is_decided}
+            for name, values in known.items()
+            if name != TRAINED
+        },
+    }
+
+
+def _point_means(errors: np.ndarray) -> list[float | None]:
+    """The mean error of each point, over errors (n, l)."""
+    return [_number(value) for value in image_means(errors.T)]
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def table(result: dict) -> str:
+    """The results as text: a line for each method."""
+    first, second = result["scale_points"]
+    lines = [
+        f"{result['title']}: {result['objects']} objects in {result['pictures']} pictures; mean "
+        f"error in % of the distance {first} - {second} [95% interval]"
+    ]
+    singly = result["folds"] == result["pictures"]
+    how = "each picture left out in turn" if singly else f"{result['folds']} folds"
+    for title, part in ((how, result["held_out"]), ("test pictures", result["test"])):
+        if not part:
+            continue
+        lines.append(f"{title}:")
+        for name, found in part["methods"].items():
+            line = f"  {name:16} {_interval(found):>22}  n={found['n']}"
+            if name in part["comparisons"]:
+                gap = part["comparisons"][name]
+                word = "" if gap["is_decided"] else ", not decided"
+                line += f"   trained - {name}: {_interval(gap['difference'])}{word}"
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def _interval(estimate: dict) -> str:
+    return f"{estimate['mean']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"

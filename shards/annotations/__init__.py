@@ -1,0 +1,1 @@
+"""Points that people set in pictures of their own, in the file formats of labelling programs."""
