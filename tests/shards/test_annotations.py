@@ -188,7 +188,7 @@ def changed(make, old, new):
         (lambda: "file,name,x,y,likelihood\na.jpg,nose,1,2,1", "columns likelihood, needed file"),
         (lambda: "picture,nose_x,nose_y\na.jpg,1,2", "found the columns picture"),
         (lambda: "file,name,x,y\na.jpg,Left_Ear,1,2\nb.jpg,left ear,1,2", "two names for one"),
-        (lambda: "file,name,x,y\na.jpg,nose,1,2\na.jpg,nose,1,3", "two places for the point 'nose'"),
+        (lambda: "file,name,x,y\na.jpg,nose,1,2\na.jpg,nose,1,3", "two places for the point"),
         (lambda: "file,nose_x,nose_y,nose_x\na.jpg,1,2,3", "column 'nose_x' twice"),
         (lambda: "file,name,x,y\na.jpg,nose,1", "row 2: found 3 cells, the header has 4"),
         (lambda: "file,name,x,y\na.jpg,nose,one,2", "row 2: found 'one,2'"),
