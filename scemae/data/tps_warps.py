@@ -35,6 +35,8 @@ SCALES = {
     "evaluation": WarpScales(every=0.0005, half=0.005, shift=0.05, zoom=0.05, degrees=2.5),
     # DVE's WarperSingle.
     "few-shot": WarpScales(every=0.0005, half=0.0, shift=0.02, zoom=0.02, degrees=2.0),
+    # Ours, for pictures of one's own: objects in them are turned and placed more freely than faces.
+    "own": WarpScales(every=0.0005, half=0.005, shift=0.1, zoom=0.12, degrees=12.0),
     # DVE's training: the warp of both views, at half strength except for its affine part, and the
     # warp that is applied to view 1 after it.
     "dve-both": WarpScales(every=0.0005, half=0.005, shift=0.1, zoom=0.1, degrees=5.0),

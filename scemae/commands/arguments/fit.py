@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     number("--epochs", default=20, help="of each regressor (20)")
     number("--images-per-epoch", default=160, help="pictures are repeated up to so many (160)")
     number("--heat-maps", default=10, help="of each point (10; the paper's 50 are slower)")
-    number("--views", default=20, help="warps of each picture (20)")
+    number("--views", default=12, help="warps of each picture (12)")
     parser.add_argument("--lr", type=float, default=1e-2, help="learning rate (0.01)")
     parser.add_argument(
         "--init-std", type=float, default=0.05, help="deviation of the initial weights (0.05)"

@@ -51,6 +51,7 @@ class FewShotConfig:
     # ours: use k of an image sees its warp k % views; with as many as uses it is CL's live
     # augmentation
     views: int = 50
+    warp: str = "few-shot"  # of tps_warps.SCALES
 
     def alone(self, seed: int) -> RegressionConfig:
         """The settings of one cell's regressor."""
@@ -151,7 +152,7 @@ def warp_seeds(
     for seed, chosen in images.items():
         for image, count in zip(chosen, counts, strict=True):
             for frames, points in _warp(
-                train, image, seed, int(count), batch=config.batch, device=device
+                train, image, seed, int(count), config=config, device=device
             ):
                 part = slice(start, start + len(frames))
                 landmarks[part] = normalise_landmarks(points)
@@ -164,15 +165,15 @@ def warp_seeds(
 
 
 def _warp(
-    train: Frames, image: int, seed: int, count: int, *, batch: int, device: torch.device
+    train: Frames, image: int, seed: int, count: int, *, config: FewShotConfig, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first `count` warps of an image with a seed, `batch` at a time: frames in [0, 1], and
+    """The first `count` warps of an image with a seed, a batch at a time: frames in [0, 1], and
     landmarks.
     """
     generator = np.random.default_rng([WARP, seed, int(image)])
-    for start in range(0, count, batch):
-        size = min(batch, count - start)
-        warps = make_warps(generator.standard_normal((size, NORMALS)), SCALES["few-shot"])
+    for start in range(0, count, config.batch):
+        size = min(config.batch, count - start)
+        warps = make_warps(generator.standard_normal((size, NORMALS)), SCALES[config.warp])
         grid = warp_grid(warps.to(device))
         frame, points = (
             part[image].to(device).expand(size, *part.shape[1:])

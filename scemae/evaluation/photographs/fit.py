@@ -159,6 +159,7 @@ def settings_of(given: argparse.Namespace) -> FewShotConfig:
         lr=given.lr,
         views=given.views,
         intermediate=given.heat_maps,
+        warp="own",
     )
 
 
