@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import Any
 
 import scemae
-from scemae.commands.explain import explain
 from scemae.commands.parse import parse
 from scemae.commands.table import COMMANDS, find_command, overview
 from scemae.config.inputs import refuse_missing, refuse_missing_arguments
@@ -64,6 +63,7 @@ def run_command(words: list[str]) -> None:
     faults.at("command")
     options = parse(name, words[1:])
     if getattr(options, "explain", None) is not None:
+        explain = import_module("scemae.commands.explain").explain  # reads YAML: 50 ms
         print(explain(options.schema, options.explain))
     elif not command.takes_settings:
         reads = getattr(import_module(command.arguments), "READS", ())
@@ -76,12 +76,12 @@ def run_command(words: list[str]) -> None:
         import_module("scemae.cluster.array").main(options)  # sweep/ cannot import cluster/
     elif name in ("submit", "sweep"):
         import_module(command.module).main(options)
-    elif (config := _load(options)) is not None:
+    elif (config := _load(name, options)) is not None:
         arguments = (config, options) if name == "doctor" else (config,)
         import_module(command.module).main(*arguments)
 
 
-def _load(options: argparse.Namespace) -> Any:
+def _load(name: str, options: argparse.Namespace) -> Any:
     """The checked configuration of a command; None after --cfg, which prints it."""
     from scemae.config.load import compose_yaml, load_config
 
@@ -91,7 +91,8 @@ def _load(options: argparse.Namespace) -> Any:
     config = load_config(options.schema, options.settings, typed=True)
     if COMMANDS[options.schema].has_ranks:
         Launch.read()  # refuse an incomplete environment before torch is imported
-        refuse_missing(config)
+        if name != "doctor":  # which names all that it refuses, each on a line
+            refuse_missing(config)
     from scemae.distributed.process_group import choose_device
 
     # Read when deepspeed is imported; without it, deepspeed takes any GPU that it finds.

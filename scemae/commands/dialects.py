@@ -110,6 +110,11 @@ def _spelt(parser: Parser, word: str) -> list[str]:
     flag = "--" + key.replace("_", "-")
     action = parser.option(flag)
     if action is None:
+        if any(one.dest == key and not one.option_strings for one in parser.declared):
+            raise ConfigError(
+                f"found {key}=, which is given by its place: {value} alone; see "
+                f"`{parser.prog} --help` (a file of that name is ./{word})"
+            )
         if guess := hint(flag, parser.flags()).replace("'--", "'"):
             raise ConfigError(
                 f"found {key}=, which is no option{guess}; see `{parser.prog} --help` (a file of "

@@ -74,6 +74,11 @@ def test_a_setting_without_a_value_is_refused():
         parse("export", ["a", "b", "onnx=maybe"])
 
 
+def test_an_argument_that_is_given_by_its_place_is_not_taken_by_its_name():
+    with pytest.raises(ConfigError, match="found out=, which is given by its place: faces alone"):
+        parse("faces", ["out=faces"])
+
+
 def test_files_and_values_that_look_like_settings_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("out=1.jpg").touch()

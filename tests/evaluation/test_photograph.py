@@ -341,7 +341,7 @@ def test_many_points_get_colours_of_their_own():
 
 
 def test_a_missing_checkpoint_is_named_before_anything_is_written(photo, tmp_path):
-    with pytest.raises(CheckpointError, match="no finished checkpoint"):
+    with pytest.raises(ConfigError, match="gone: no such file or folder"):
         run_command(
             [
                 "match",
