@@ -207,8 +207,9 @@ def load(run: str | Path, *, device: str = "auto") -> Model:
     """The trained model of a RUN, in eval mode.
 
     run: a run folder of stage 1 or 2 (its backbone is found), one of its checkpoints, the folder of
-    a chain or a demo, or a folder that `scemae export` or `save_pretrained` wrote. device: auto,
-    cpu or cuda. Raises CheckpointError, RunFolderError, LaunchError.
+    a chain or a demo, or a folder that `scemae export` or `save_pretrained` wrote, also on the hub
+    of Hugging Face (hf-hub:OWNER/NAME). device: auto, cpu or cuda. Raises CheckpointError,
+    RunFolderError, LaunchError.
     """
     origin = given.find(Path(run))
     return Model(origin, photograph_features.of_given(origin, choose_device(device)))

@@ -3,7 +3,7 @@
 RUN is one of
     a run folder of stage 1 or 2, or one of its checkpoints
     the folder of a chain or a demo, with pretrain/ and correspond/ in it
-    a folder that `scemae export` wrote
+    a folder that `scemae export` wrote, or hf-hub:OWNER/NAME, such a folder on the hub
 Where it holds a stage 2, the backbone is the one that this was trained on: its provenance names it.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
+from scemae.files import hub
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.lineage import locate, read_run
 
@@ -32,6 +33,8 @@ class Given:
 
 def find(location: Path) -> Given:
     """The checkpoints that a RUN stands for. Raises CheckpointError, RunFolderError."""
+    if hub.is_on_hub(location):
+        location = hub.download(location)
     if is_export(location):
         return Given(location, location, True)
     if not location.is_dir():

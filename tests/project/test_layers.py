@@ -54,6 +54,7 @@ OWNERS = {
     "cv2": {"faces"},
     "msgspec": {"files/documents"},
     "tqdm": {"process/progress"},
+    "huggingface_hub": {"files/hub", "data/storage/url_program"},
     "jinja2": {"evaluation/page"},
     "matplotlib": {"evaluation", "sweep/page", "api"},
     "simplejpeg": {"data/picture", "faces", "shards"},

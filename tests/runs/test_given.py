@@ -1,9 +1,12 @@
 """One rule for what may be given where a trained model is needed, in every command."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 from scemae.cli import run_command
 from scemae.config.load import load_config
@@ -151,3 +154,21 @@ def test_an_export_whose_config_does_not_fit_is_one_sentence(chain, tmp_path, ch
     with pytest.raises(CheckpointError, match=words) as caught:
         subjects.of_given(given.find(export))
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_the_hub_is_the_export_that_was_put_there(chain, tmp_path, monkeypatch):
+    """The hub's own cache on this disk, without a network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    place = tmp_path / "models--own--face"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("a" * 40)
+    shutil.copytree(chain.parent / "export", place / "snapshots" / ("a" * 40))
+    found = given.find(Path("hf-hub:own/face"))
+    assert found.is_export
+    digest = subjects.of_given(found).digest
+    assert digest == subjects.of_given(given.find(chain.parent / "export")).digest
+    for name, words in {"own/other": "cannot be fetched", "own": "found no OWNER/NAME"}.items():
+        with pytest.raises(CheckpointError, match=words) as caught:
+            given.find(Path(f"hf-hub:{name}"))
+        assert "\n" not in str(caught.value)
