@@ -65,8 +65,7 @@ def encoder_bytes(encoder: Encoder, layer: str, heads: str) -> bytes:
 def head_bytes(network: nn.Module, head: Callable[..., Tensor], width: int, grid: int) -> bytes:
     """An ONNX file: `map` (1, width, h, h) of any h to `projected`. Raises CheckpointError."""
     given = torch.randn(1, width, 2 * grid, 2 * grid, generator=_seeded())
-    side = torch.export.Dim("side", min=2, max=1024)
-    shapes = {2: side, 3: side}
+    shapes = {2: torch.export.Dim("h", min=2, max=1024), 3: torch.export.Dim("w", min=2, max=1024)}
     return _checked(ProjectedMap(network, head).eval(), given, "map", ["projected"], shapes)
 
 

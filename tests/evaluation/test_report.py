@@ -20,6 +20,7 @@ from scemae.evaluation.landmarks import features
 from scemae.evaluation.landmarks.matching import match
 from scemae.evaluation.landmarks.pairs import DIFFERENT, SOURCE, load_pairs
 from scemae.evaluation.report import pictures, report
+from scemae.evaluation.report.clickable import agree, quantised, reduced
 from scemae.evaluation.report.source import chosen_couples
 from scemae.files import disk
 from scemae.methods import carb as carb_method
@@ -33,7 +34,15 @@ from scemae.runs.checkpoints.tensor_file import write_tensors
 from scemae.runs.metrics_log import METRICS
 from tests.support import TINY, scemae, write_shards
 
-FACES = ["reconstructions", "attention", "position", "similarity", "matches", "detections"]
+FACES = [
+    "reconstructions",
+    "attention",
+    "position",
+    "similarity",
+    "clickable",
+    "matches",
+    "detections",
+]
 
 
 def save_run(folder, settings, stage, module, state, **facts):
@@ -168,12 +177,16 @@ def test_more_projectors_without_a_first_are_refused(folder):
 
 def test_the_page_fetches_nothing(page):
     assert not re.search(r"""(?:src|href|data|action)\s*=\s*["'](?!data:|#)""", page[0])
-    assert not re.search(r"<(?:script|link|iframe|object)|@import|url\((?!#)", page[0])
+    assert not re.search(
+        r"<(?:link|iframe|object)|@import|fetch\(|XMLHttp|import\(|url\((?!#)", page[0]
+    )
 
 
 def test_every_picture_is_on_the_page(page):
     assert (
-        page[0].count('<img src="data:image/png;base64,') == len(FACES) and not page[1]["missing"]
+        page[0].count('<img src="data:image/png;base64,') == len(FACES) - 1
+        and 'id="data-clickable"' in page[0]
+        and not page[1]["missing"]
     )
     assert page[0].count('<figure class="curves">') == 2
 
@@ -231,8 +244,8 @@ def test_no_pictures_leaves_out_every_face(folder, tmp_path):
 def test_a_training_run_names_what_an_evaluation_would_add(folder, tmp_path):
     run_command(["report", str(folder / "mae"), "--out", str(tmp_path)])
     missing = json.loads((tmp_path / "report.json").read_text())["missing"]
-    tests, pictures = {"matching", "content", "detection"}, {"position", "similarity", "matches"}
-    assert set(missing) == tests | pictures | {"detections"}
+    tests = {"matching", "content", "detection"}
+    assert set(missing) == tests | set(FACES) - {"reconstructions", "attention"}
     assert f"scemae evaluate run_dir=EVAL backbone={folder / 'mae'}" in missing["matching"]
     assert (tmp_path / "report.html").read_text().count("<img") == 2
 
@@ -352,3 +365,46 @@ def test_standardised_patches_are_given_back_their_mean(folder):
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     wanted = (truth * std + mean).clamp(0, 1).expand_as(found)
     assert hidden.sum(1).ge(108).all() and torch.allclose(found[hidden], wanted[hidden], atol=1e-4)
+
+
+def test_reduced_maps_keep_the_cosines_of_features_that_few_directions_hold():
+    torch.manual_seed(0)
+    maps = torch.einsum("bchw,cd->bdhw", torch.randn(2, 5, 6, 6), torch.randn(5, 40))
+    small = reduced(maps, 8)
+    assert small.shape == (2, 8, 6, 6)
+    first, second = (one.flatten(2)[0].T @ one.flatten(2)[1] for one in (maps, small))
+    assert torch.allclose(first, second, atol=1e-3)
+    assert agree(maps, small) == 1.0
+
+
+def test_quantised_maps_are_within_half_a_step():
+    maps = torch.randn(3, 4, 5, 5)
+    values, steps = quantised(maps)
+    restored = values * steps[:, None, None, None]
+    assert values.dtype == np.int8
+    assert np.all(np.abs(restored - maps.numpy()) <= steps[:, None, None, None] * 0.501)
+
+
+@pytest.mark.slow
+def test_a_point_of_a_face_in_the_page_is_found_in_the_others(folder, tmp_path):
+    playwright, chromium = pytest.importorskip("playwright.sync_api"), shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("found no chromium")
+    run_command(["report", str(folder / "eval"), "--out", str(tmp_path)])
+    facts = json.loads((tmp_path / "report.json").read_text())["pictures"]["clickable"]
+    with playwright.sync_playwright() as program:
+        browser = program.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page, errors = browser.new_page(), []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((tmp_path / "report.html").as_uri())
+        canvases, notes = page.locator("#clickable-faces canvas"), "#clickable-faces small"
+        canvases.first.wait_for()
+        side = canvases.first.bounding_box()["width"]
+        canvases.nth(1).click(position={"x": side / 2, "y": side / 4})
+        canvases.nth(1).press("Shift+ArrowRight")
+        texts = page.locator(notes).all_inner_texts()
+        browser.close()
+    assert errors == [] and len(texts) == facts["faces"]
+    x, y = (int(value) for value in texts[1].removeprefix("the point, ").split(", "))
+    assert abs(x - 53) <= 1 and abs(y - 24) <= 1
+    assert all(text.startswith("found at ") for i, text in enumerate(texts) if i != 1)

@@ -5,8 +5,8 @@ import argparse
 from scemae.config.values import given_path
 
 HELP = """\
-Write one HTML page (pictures inside it, nothing fetched, no JavaScript) and one JSON file with all
-that a run has to show.
+Write one HTML page (pictures inside it, nothing fetched) and one JSON file with all that a run has
+to show.
 
   scemae report runs/eval                  of `scemae evaluate`: all of the list below
   scemae report runs/mae                   of `scemae pretrain`: curves, reconstructions, ...
@@ -16,10 +16,11 @@ that a run has to show.
 
 Shows: errors of landmark matching and detection with 95 % intervals beside the paper's; which
 differences between methods are decided; how the run differs from the paper's recipe; curves of both
-stages; reconstructions; attentive tokens and clusters (Eq. 1 to 3); similarity maps; matched pairs;
-detected landmarks; where the time of each training run went; command, commit, settings, data and
-machine of each run. Shards and training runs are searched for where the run's provenance.json says,
-and training runs also beside RUN. The page names what was not found, with the command for it.
+stages; reconstructions; attentive tokens and clusters (Eq. 1 to 3); similarity maps; faces to click
+(the only part that needs JavaScript); matched pairs; detected landmarks; where the time of each
+training run went; command, commit, settings, data and machine of each run. Shards and training runs
+are searched for where the run's provenance.json says, and training runs also beside RUN. The page
+names what was not found, with the command for it.
 """
 READS = ("run",)
 

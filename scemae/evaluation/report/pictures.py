@@ -30,6 +30,7 @@ from scemae.evaluation.landmarks.pairs import DIFFERENT, SOURCE, Pairs
 from scemae.evaluation.landmarks.position import PARTS, split_features
 from scemae.evaluation.landmarks.regression import iod_errors
 from scemae.evaluation.report import face_figures
+from scemae.evaluation.report.clickable import clickable
 from scemae.evaluation.report.face_figures import AttentionMaps, Reconstruction
 from scemae.evaluation.report.source import (
     OTHER_SAMPLES,
@@ -176,6 +177,7 @@ PICTURES: dict[str, Callable[[Source], tuple[str, dict]]] = {
     "attention": _attention,
     "position": _position,
     "similarity": _similarity,
+    "clickable": clickable,
     "matches": _matches,
     "detections": _detections,
 }
