@@ -8,6 +8,7 @@ from typing import Any
 from scemae.config.dotted import get_setting, setting_names
 from scemae.config.locations import scheme_of
 from scemae.errors import ConfigError
+from scemae.files.hub import is_on_hub
 
 # Settings that a command reads as a place on this machine, and what makes one.
 RUN = "give the run folder of `scemae {stage}`, or one of its checkpoints"
@@ -29,7 +30,7 @@ def refuse_missing_arguments(options: argparse.Namespace, names: Sequence[str]) 
     for name in names:
         found = getattr(options, name, None)
         paths = found if isinstance(found, list) else [found] if found is not None else []
-        if paths and not any(path.exists() for path in paths):
+        if paths and not any(path.exists() or is_on_hub(path) for path in paths):
             raise ConfigError(f"{paths[0]}: no such file or folder; give one that is there")
 
 
@@ -39,7 +40,7 @@ def refuse_missing(config: Any) -> None:
     is_mixed = "data.mix" in known and config.data.mix  # then nothing reads data.shards
     for key, remedy in PLACES.items():
         place = get_setting(config, key) if key in known else None
-        if place is None or scheme_of(place) or os.path.exists(place):
+        if place is None or scheme_of(place) or is_on_hub(place) or os.path.exists(place):
             continue
         if not (is_mixed and key == "data.shards"):
             raise ConfigError(f"{key}: {place}: no such folder; {remedy}")

@@ -13,7 +13,7 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}")
 FILES = ["config.json", "*.safetensors"]  # of an export; nothing else is downloaded
 
 
-def is_on_hub(location: Path) -> bool:
+def is_on_hub(location: Path | str) -> bool:
     """Whether a location is `hf-hub:OWNER/NAME`."""
     return str(location).startswith(SIGN)
 

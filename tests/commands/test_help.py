@@ -55,7 +55,7 @@ def test_version(word):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["match", "a.jpg", "b.jpg"], "found no --backbone, which the command needs"),
+        (["detect", "a.jpg", "--out", "o"], "found no --regressor, which the command needs"),
         (["match", "a", "b", "--backbone", "c"], "a: no such file or folder"),
         (["detect", "a", "--backbone=b", "--regressor=c", "--out=d"], "a: no such file or folder"),
         (["export", "runs/none", "out"], "runs/none: no such file or folder"),

@@ -92,7 +92,7 @@ def test_the_example_faces_are_drawn_and_always_the_same():
 
 
 def test_a_folder_that_is_no_run_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(CheckpointError, match="none: found no finished checkpoint in it; give"):
+    with pytest.raises(CheckpointError, match="none: no such folder; give a run folder"):
         hold([tmp_path / "none"])
 
 
