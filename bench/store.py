@@ -33,8 +33,12 @@ import xxhash
 from PIL import Image
 
 from bench import machine, runs
+from scemae.data.lanes import Lanes
+from scemae.data.order import Order
 from scemae.data.storage.manifest import MANIFEST, Manifest, Shard, write_manifest
 from scemae.files import disk
+from scemae.runs import generations
+from scemae.runs.generation_files import LEDGER, rows_of
 
 IMAGES_OF_TAR, BATCH, LANES, WINDOW = 250, 256, 8, 1
 STAGES = ((4, 0.3), (3, 0.65), (2, 1.0))  # ranks, and the share of the steps after which they die
@@ -96,17 +100,45 @@ def measure(scratch: Path, samples: int, images: int) -> list[dict]:
         capture_output=True,
         text=True,
     )
-    read = -(-steps * BATCH // window) * window * whole / samples
+    tar = whole * IMAGES_OF_TAR / samples
+    of_nodes, of_all = blocks_read(run, samples, steps)
     return [
         {"what": "ledger equal to that of an undisturbed run", "value": str(not done.returncode)},
         {"what": "what verify-resume says", "value": " ".join(done.stdout.split()) or done.stderr},
         {"what": "images trained on, of how many", "value": f"{steps * BATCH:,} of {samples:,}"},
         {"what": "answers delayed, refused or cut", "value": f"{faults:,}"},
-        {"what": "bytes that came by those of the windows read", "value": f"{fetched / read:.3f}"},
+        {
+            "what": "bytes that came by those of the blocks that each node read",
+            "value": f"{fetched / (of_nodes * tar):.3f}",
+        },
+        {
+            "what": "... by those of all blocks read, once for both nodes",
+            "value": f"{fetched / (of_all * tar):.3f}",
+        },
         {"what": "largest cache of a node by its limit", "value": f"{peak / limit:.3f}"},
         {"what": "limit by all shards", "value": f"{limit / whole:.3f}"},
         {"what": "memory of a rank, from half of the last start to its end, MB", "value": memory},
     ]
+
+
+def blocks_read(run: Path, samples: int, steps: int) -> tuple[int, int]:
+    """How many blocks the starts of a run read: counted for each node, and for both together.
+
+    Where the ranks of two nodes share a lane, as three ranks do, both read its blocks. A start has
+    read six steps more than its last row says: they were on their way.
+    """
+    order = Order(samples, 0, BATCH, Lanes(samples, 0, LANES, IMAGES_OF_TAR, WINDOW))
+    of_nodes: set[tuple[int, int]] = set()
+    starts = sorted(generations.base_steps(run).items())
+    for (number, first), (ranks, _) in zip(starts, STAGES, strict=True):
+        rows = rows_of(generations.path_of(run, number) / LEDGER)
+        last = max((row["step"] for row in rows), default=first)
+        for step in range(first, min(last + 6, steps)):
+            for rank in range(ranks):
+                for part in order.slices(step, rank, ranks, 1):
+                    blocks = np.unique(part.samples // IMAGES_OF_TAR).tolist()
+                    of_nodes |= {(rank // -(-ranks // 2), block) for block in blocks}
+    return len(of_nodes), len({block for _, block in of_nodes})
 
 
 def train_disturbed(
