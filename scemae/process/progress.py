@@ -13,7 +13,7 @@ EVERY = 60.0  # seconds between two lines
 class LoggedProgress:
     """The calls of tqdm's bar that this program uses, as lines `NAME: DONE of TOTAL, RATE, LEFT`.
 
-    What ends within the first minute prints nothing.
+    What ends within the first minute prints nothing. It holds no stream: Ray pickles what has one.
     """
 
     def __init__(
@@ -21,7 +21,6 @@ class LoggedProgress:
         items: Iterable | None,
         total: float | None,
         *,
-        file: TextIO,
         clock: Callable[[], float],
         initial: float = 0,
         desc: str | None = None,
@@ -30,7 +29,7 @@ class LoggedProgress:
         **_: Any,
     ) -> None:
         self._items, self.total, self.n = items, total, initial
-        self._file, self._clock, self._initial = file, clock, initial
+        self._clock, self._initial = clock, initial
         self._name, self._unit, self._is_scaled = desc, unit.strip(), unit_scale
         self._postfix, self._is_said, self._is_closed = "", False, False
         self._began = self._last = clock()
@@ -52,7 +51,7 @@ class LoggedProgress:
         self.n += count
         if (now := self._clock()) - self._last >= EVERY:
             self._last, self._is_said = now, True
-            say(self._line(now - self._began), self._file)
+            say(self._line(now - self._began), sys.stderr)
 
     def set_postfix(self, **values: Any) -> None:
         """Name values that the next lines show, such as the loss."""
@@ -66,7 +65,7 @@ class LoggedProgress:
         """Write the last line, where there was one before."""
         if self._is_said and not self._is_closed:
             took = tqdm.format_interval(self._clock() - self._began)
-            say(f"{self._head()}, ended after {took}", self._file)
+            say(f"{self._head()}, ended after {took}", sys.stderr)
         self._is_closed = True
 
     def _line(self, seconds: float) -> str:
@@ -114,7 +113,7 @@ def progress_bar(
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
     if show and stream is not None and not stream.isatty():
-        return LoggedProgress(items, total, file=stream, clock=clock, **settings)
+        return LoggedProgress(items, total, clock=clock, **settings)
     disable = not show or stream is None
     return tqdm(items, total=total, dynamic_ncols=True, disable=disable, **settings)
 

@@ -143,7 +143,7 @@ def test_doctor_explains_the_settings_of_its_stage(capsys):
 
 
 def test_choices_and_defaults_in_the_help_are_those_of_the_commands():
-    assert faces.LAYOUTS == ("celeba", *WORLDS)
+    assert faces.LAYOUTS == ("celeba", *WORLDS, "butterflies")
     assert shards.QUALITY == QUALITY
     from scemae.runs import verify
 

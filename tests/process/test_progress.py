@@ -1,6 +1,7 @@
 """Progress: a bar for somebody who watches, and lines that a log can carry."""
 
 import io
+import pickle
 import sys
 
 import pytest
@@ -106,3 +107,11 @@ def test_progress_inside_of_progress_says_each_in_its_own_lines(monkeypatch):
         "features",
         "measured",
     ]
+
+
+def test_what_stands_for_a_bar_can_be_pickled(monkeypatch):
+    """Ray pickles a sweep with its bar."""
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    bar = pickle.loads(pickle.dumps(progress_bar(total=3)))
+    bar.update(2)
+    assert bar.n == 2
