@@ -27,7 +27,7 @@ WHOLE = "claim-whole.json"
 
 
 class Lease:
-    """The claim `name` in the folder `below`, once `take` has returned."""
+    """A claim in a bucket: the file `name` in the folder `below`. It is held after `take`."""
 
     def __init__(self, remote: RemoteFolder, below: str, name: str) -> None:
         self._remote, self._below, self.name = remote, below, name
@@ -36,7 +36,10 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def take(self) -> None:
-        """Raises ShardError where its holder is at work; waits to see that it is not."""
+        """Take the claim. If it exists, wait STALE seconds to see whether its holder renews it.
+
+        Raises ShardError if it does.
+        """
         while not self._remote.create(self._path(self.name), self._content()):
             left = self._left_by_the_dead(self.name)
             if left is not None and self._remote.replace(
@@ -46,7 +49,7 @@ class Lease:
         self._thread.start()
 
     def wait_for_others(self, is_whole: bool) -> None:
-        """The build of the whole excludes those of parts. Raises ShardError, as `take`."""
+        """A build of all parts must be alone. Raises ShardError while another builder is alive."""
         for name in self._remote.sizes(self._below):
             is_other = name.startswith("claim-") and name != self.name
             if is_other and (is_whole or name == WHOLE):
@@ -94,7 +97,7 @@ class Lease:
                     return
                 self._remote.write(self._path(self.name), self._content())
             except ShardError:
-                continue  # the next time; what the build itself puts will say what is wrong
+                continue  # try again later; if the bucket is gone, the build's own writes fail
 
     def _is_ours(self) -> bool:
         found = self._remote.load(self._path(self.name))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scemae.api.model import Model
 from scemae.api.pictures import Corners, Picture, boxes_of, photograph_of, split
+from scemae.data.framing import frame_of
 from scemae.data.geometry import CROP
 from scemae.errors import ConfigError, DataError
 from scemae.evaluation.landmarks import few_shot, few_shot_views
@@ -23,7 +24,7 @@ from scemae.evaluation.landmarks.few_shot_views import FewShotConfig
 from scemae.evaluation.landmarks.regressor_file import Origin, save_regressor
 from scemae.evaluation.photographs import marked, photograph_features
 from scemae.evaluation.photographs.marked import Panel
-from scemae.evaluation.photographs.photograph import check_points, frame_of
+from scemae.evaluation.photographs.photograph import check_points
 from scemae.evaluation.photographs.photograph_features import BoxedPhotograph
 from scemae.evaluation.subjects import DETECTION, FEW_SHOT, Line
 from scemae.models.cover_and_stride import SHIFTS

@@ -60,8 +60,8 @@ class Matches:
 class Model(nn.Module):
     """Trained features: of stage 2 projected, of stage 1 as they are.
 
-    In eval mode, as loaded, no graph is kept. After `train()` gradients reach all weights (freeze
-    parts with `requires_grad_` after it); dropout and the like there is none.
+    In eval mode, as loaded, no graph is kept. After `train()` gradients reach all weights; freeze
+    parts with `requires_grad_` afterwards. There is no dropout, so the features stay the same.
     """
 
     def __init__(self, origin: Given, trained: TrainedFeatures) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from scemae.data.framing import Box, frame_of, square_box
 from scemae.data.geometry import FRAME
 from scemae.data.picture import (
     UnusablePicture,
@@ -20,7 +21,6 @@ from scemae.data.picture import (
     turned,
 )
 from scemae.errors import DataError
-from scemae.evaluation.photographs.photograph import Box, frame_of, square_box
 from scemae.evaluation.photographs.photograph_features import BoxedPhotograph
 
 # One picture: a path, an image of PIL, an array (h, w, 3) or a tensor (3, h, w).

@@ -2,7 +2,7 @@
 
 import argparse
 
-from scemae.config.values import given_path
+from scemae.config.values import given_count, given_path
 
 # What a command takes beside settings.
 FIRST = {"tables": "RUN or KEY=VALUE", "doctor": "STAGE or KEY=VALUE"}
@@ -34,23 +34,24 @@ def add_settings(parser: argparse.ArgumentParser, name: str) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--time-limit", metavar="MINUTES", type=_above_0, help="of one job: how many jobs it takes"
+        "--time-limit",
+        metavar="MINUTES",
+        type=given_count,
+        help="of one job: how many jobs it takes",
     )
     parser.add_argument(
         "--signal-seconds",
         metavar="N",
-        type=_above_0,
+        type=given_count,
         help="between the signal and the end of a job: is it enough to save?",
     )
     parser.add_argument(
-        "--steps", metavar="N", type=_above_0, default=5, help="of the dry run, after one more (5)"
+        "--steps",
+        metavar="N",
+        type=given_count,
+        default=5,
+        help="of the dry run, after one more (5)",
     )
-
-
-def _above_0(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"found {text!r}, a whole number above 0 was needed")
-    return int(text)
 
 
 def _add_submit_options(parser: argparse.ArgumentParser) -> None:

@@ -102,7 +102,7 @@ def setters(command: str) -> dict[str, list[str]]:
 
 
 def belongs(group: str, name: str, command: str) -> bool:
-    """True where configs/GROUP/NAME.yaml is a choice of this command."""
+    """Whether GROUP=NAME, the file configs/GROUP/NAME.yaml, can be chosen with this command."""
     if group == "experiment":
         return name.endswith(f"_{command}")
     if group == "method":

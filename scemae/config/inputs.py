@@ -35,7 +35,7 @@ def refuse_missing_arguments(options: argparse.Namespace, names: Sequence[str]) 
 
 
 def refuse_missing(config: Any) -> None:
-    """Raise ConfigError for a place of PLACES that is neither there nor at a URL."""
+    """Raise ConfigError if a setting of PLACES names a path that does not exist and is no URL."""
     known = setting_names(type(config))
     is_mixed = "data.mix" in known and config.data.mix  # then nothing reads data.shards
     for key, remedy in PLACES.items():

@@ -6,6 +6,7 @@ comma, a bracket or a quote must be quoted. Hydra's grammar reads numbers, true 
 and dicts of them.
 """
 
+import argparse
 import json
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -157,6 +158,13 @@ def as_override(schema: Any, key: str, value: Any) -> str:
     if is_text_list(kind) and isinstance(value, list):
         return f"{key}={as_list(value)}"
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
+
+
+def given_count(text: str) -> int:
+    """A whole number above 0 as typed, for argparse. Raises ArgumentTypeError."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, a whole number above 0 was needed")
+    return int(text)
 
 
 def given_path(text: str) -> Path:

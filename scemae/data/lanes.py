@@ -26,7 +26,9 @@ import numpy as np
 
 from scemae.data.line import Line
 
-WINDOWS_KEPT = 3  # of phi: a batch touches one, two where a window ends
+# Of phi: a batch touches one window, two where one ends; so does the batch that is read ahead.
+WINDOWS_KEPT = 4
+EPOCHS_KEPT = 3  # tables of which window reads a block: of now, of what is read ahead, and the next
 WITHIN, BLOCKS, DEAL, TAIL = range(4)  # the permutations phi, psi, sigma, and that of the tail
 
 
@@ -43,7 +45,7 @@ class Lanes(Line):
         self.window = min(window, self.blocks)
         dealt = _philox(seed, 0, DEAL, 0, 0).permutation(self.blocks * self.lanes)
         self._deal = dealt.astype(_smallest(len(dealt)))
-        self._read_in: dict[int, np.ndarray] = {}  # of two epochs, what _windows_of returns
+        self._read_in: dict[int, np.ndarray] = {}  # of some epochs, what _windows_of returns
         self._tables: OrderedDict[tuple[int, int, int], _Rows] = OrderedDict()
         self._lock = RLock()  # of both: threads that download ask too
 
@@ -108,7 +110,7 @@ class Lanes(Line):
         """In which window of an epoch each block is read, (blocks of all samples,)."""
         with self._lock:
             if epoch not in self._read_in:
-                self._read_in = dict([*self._read_in.items()][-1:])
+                self._read_in = dict([*self._read_in.items()][1 - EPOCHS_KEPT :])
                 found = np.full(
                     -(-self.samples // self.block), self.windows - 1, _smallest(self.windows)
                 )

@@ -1,7 +1,8 @@
 """Blocks of streamed shards, downloaded by threads before training reads them.
 
-Ahead are the blocks of the window that is trained on and of AHEAD more. What was trained on makes
-room for them, the block first that the order needs last.
+Ahead are the blocks of the window that is trained on and of the next one, or of more where windows
+are shorter than LAG steps (`Stream.ahead`). What was trained on makes room for them, the block
+first that the order needs last.
 """
 
 import threading
@@ -18,7 +19,7 @@ from scemae.data.lanes import Lanes
 from scemae.data.line import Line
 from scemae.data.order import Order
 from scemae.data.storage.shard_set import ShardSet
-from scemae.data.storage.streamed_tars import AHEAD, StreamedTars
+from scemae.data.storage.streamed_tars import StreamedTars
 from scemae.errors import ConfigError, ShardError
 
 DOWNLOADS = 8  # at a time, of each rank
@@ -32,6 +33,12 @@ class Stream(NamedTuple):
     order: Order
     first: int
 
+    @property
+    def ahead(self) -> int:
+        """Windows that are downloaded before they are read: at least as many as LAG steps span."""
+        spans = [line.span for line in self.order.line.lines if isinstance(line, Lanes)]
+        return max(-(-LAG * self.order.global_batch_size // span) for span in spans or [2**62])
+
 
 def streams_of(shards: ShardSet, order: Order) -> list[Stream]:
     """What is streamed of a set, part by part of its order."""
@@ -43,23 +50,26 @@ def streams_of(shards: ShardSet, order: Order) -> list[Stream]:
 def cache_needed(stream: Stream, ranks: int, local: int) -> int:
     """Bytes that the cache of a node needs, with `local` of the `ranks` on each node.
 
-    Order version 1 needs all tars. Version 2 needs two windows of every lane that the ranks of the
-    node read; where the lanes are no multiple of the nodes, two nodes read some of them.
+    Order version 1 needs all tars. Version 2 needs one window and those ahead, of every lane that
+    the ranks of the node read; where the lanes are no multiple of the nodes, two nodes read some.
     """
     order, total = stream.order, stream.tars.total_bytes
-    return max(_needed_of(line, order, total, ranks, local) for line in order.line.lines)
+    images = [_images_of(line, stream, ranks, local) for line in order.line.lines]
+    return min(max(images) * total // order.samples, total)
 
 
-def _needed_of(line: Line, order: Order, total: int, ranks: int, local: int) -> int:
+def _images_of(line: Line, stream: Stream, ranks: int, local: int) -> int:
+    """Images that a node keeps while it trains in this line."""
     if not isinstance(line, Lanes):
-        return total * line.samples // order.samples
-    together = min(line.lanes, order.global_batch_size)  # lanes that a batch takes images from
+        return line.samples
+    together = min(
+        line.lanes, stream.order.global_batch_size
+    )  # lanes that a batch takes images from
     most = max(
         -(-min(first + local, ranks) * together // ranks) - first * together // ranks
         for first in range(0, ranks, local)
     )
-    images = 2 * line.span * most // together
-    return min(images * total // order.samples, total)
+    return (1 + stream.ahead) * line.span * most // together
 
 
 def check_cache(streams: list[Stream], ranks: int, local: int) -> None:
@@ -69,24 +79,24 @@ def check_cache(streams: list[Stream], ranks: int, local: int) -> None:
     """
     needs = [cache_needed(stream, ranks, local) for stream in streams]
     needed, cache = sum(needs), streams[0].tars.cache
-    limit = cache.limit
+    limit, windows = cache.limit, 1 + max(stream.ahead for stream in streams)
     whole = any(not isinstance(line, Lanes) for one in streams for line in one.order.line.lines)
     if needed > limit and whole:
         raise ConfigError(
             f"data.cache_gb={limit / 1e9:g}: an epoch in whole order needs all "
-            f"{needed / 1e9:.3g} GB of the shards; give data.order=lanes, which needs two windows, "
-            "or more cache"
+            f"{needed / 1e9:.3g} GB of the shards; give data.order=lanes, which needs a few "
+            "windows, or more cache"
         )
     if needed > limit:
         raise ConfigError(
-            f"data.cache_gb={limit / 1e9:g}: two windows of the order need {needed / 1e9:.3g} GB "
-            f"on a node of {local} of {ranks} ranks; give more, or a smaller data.window or "
-            "data.lanes"
+            f"data.cache_gb={limit / 1e9:g}: {windows} windows of the order need "
+            f"{needed / 1e9:.3g} GB on a node of {local} of {ranks} ranks; give more, or a "
+            "smaller data.window or data.lanes"
         )
     if (room := min(stream.tars.cache.room() for stream in streams)) < needed:
         raise ConfigError(
-            f"{cache.folder}: found room for {room / 1e9:.3g} GB on this disk, two windows of "
-            f"the order need {needed / 1e9:.3g} GB; make room, or give another data.cache_dir"
+            f"{cache.folder}: found room for {room / 1e9:.3g} GB on this disk, {windows} windows "
+            f"of the order need {needed / 1e9:.3g} GB; make room, or give another data.cache_dir"
         )
     for stream, need in zip(streams, needs):
         stream.tars.cache.limit = limit * need // needed
@@ -120,7 +130,7 @@ class ReadAhead:
         with ThreadPoolExecutor(DOWNLOADS, "download") as threads:
             for step, samples in self._samples:
                 for block, window in self._reads(step, samples):
-                    while window > self._tars.now + AHEAD and not self._stop.wait(0.05):
+                    while window > self._tars.now + self._tars.ahead and not self._stop.wait(0.05):
                         pass
                     if self._stop.is_set():
                         return
@@ -175,6 +185,7 @@ def read_ahead(
         for stream in streams:
             stack.enter_context(stream.tars.cache.claim(owner))
             stream.tars.next_windows = stream.order.line.next_windows
+            stream.tars.ahead = stream.ahead
             found.append(ReadAhead(stream, samples()))
             found[-1].at(step)
             found[-1].start()

@@ -65,6 +65,14 @@ def cls_similarity(block: Any, tokens: Tensor, heads: str = "mean") -> Tensor:
     return logits.softmax(-1).mean(1)
 
 
+def paper_eta(width: int) -> float:
+    """The share of attentive tokens that the paper takes (4): 0.25 for DeiT-B, 0.1 for T and S.
+
+    width: channels of a token.
+    """
+    return 0.25 if width == 768 else 0.1
+
+
 def count_attentive(eta: float, n: int) -> int:
     """How many of n patch tokens are attentive: round(eta n) (paper 3.2; PROTOCOL 1.3 [D])."""
     return round(eta * n)

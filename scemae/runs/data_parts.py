@@ -53,6 +53,8 @@ def joins(run_dir: Path, shards: ShardSet, order: Order) -> list[int]:
                 "settings give now; give them as before, new parts at the end"
             )
     places = [part.joins for part in known] or [0]
+    if len(places) == len(given):
+        return places
     trained = max((row["step"] for row, _ in generations.all_rows(run_dir, LEDGER)), default=0)
     sizes = [len(one) for one, _ in given]
     while len(places) < len(given):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,9 @@ class Run:
         """The run folder."""
         return Path(self.config.run_dir)
 
-    @property
+    @cached_property
     def order(self) -> Order:
-        """The order of the samples."""
+        """The order of the samples; one, whose tables training and reading ahead share."""
         return run_plan.order_of(self.config, self.feed.shards)
 
     def go(self) -> None:

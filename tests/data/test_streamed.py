@@ -165,16 +165,19 @@ def test_a_cache_needs_two_windows_of_the_lanes_of_the_largest_node(
     server, tmp_path, ranks, near, share
 ):
     tars = opened(server, tmp_path).streams[0]
-    order = Order(90, 0, 16, Lanes(90, 0, lanes=8, block=1, window=2))
+    order = Order(90, 0, 8, Lanes(90, 0, lanes=8, block=1, window=4))
     needed = cache_needed(Stream(tars, order, 0), ranks, near)
-    assert needed == pytest.approx(2 * 16 * share * tars.total_bytes / 90, abs=1)
+    assert needed == pytest.approx(2 * 32 * share * tars.total_bytes / 90, abs=1)
+    shorter = Order(90, 0, 8, Lanes(90, 0, lanes=8, block=1, window=1))  # four steps: 4 windows
+    needed = cache_needed(Stream(tars, shorter, 0), ranks, near)
+    assert needed == pytest.approx(5 * 8 * share * tars.total_bytes / 90, abs=1)
 
 
 def test_a_disk_too_small_for_the_cache_is_found_at_the_start(server, tmp_path):
     with small_disk(tmp_path / "disk", "200k") as disk:
         tars = opened(server, disk).streams[0]
         order = Order(90, 0, 16, Lanes(90, 0, lanes=8, block=4, window=1))
-        with pytest.raises(ConfigError, match="found room for .* on this disk, two windows"):
+        with pytest.raises(ConfigError, match="found room for .* on this disk, 3 windows"):
             check_cache([Stream(tars, order, 0)], 1, 1)
         shards = opened(server, disk)
         with pytest.raises(ShardError, match="although data.cache_gb allows 0.01 GB; make room"):

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from scemae.cli import run_command
+from scemae.data.framing import Box, frame_of
 from scemae.errors import CheckpointError, ConfigError
 from scemae.evaluation.explore import runtime
 from scemae.evaluation.explore.examples import examples
 from scemae.evaluation.explore.held import hold
-from scemae.evaluation.photographs.photograph import Box, frame_of
 from scemae.runs.checkpoints import checkpoint
 from tests.support import picture, write_backbone
 

@@ -14,8 +14,8 @@ from scemae.cli import run_command
 from scemae.config.load import load_config, to_yaml
 from scemae.config.schema.training import Model
 from scemae.data.augment import MEAN, STD, centre_crop, normalise
+from scemae.data.framing import Box, frame_of
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
-from scemae.evaluation.photographs.photograph import Box, frame_of
 from scemae.files import disk
 from scemae.interop import adopt, export
 from scemae.interop.timm_names import create_timm

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from scemae.cluster import chain
+from scemae.data.framing import Box
 from scemae.data.storage.manifest import Manifest, write_manifest
 from scemae.distributed import watchdog
 from scemae.distributed.process_group import Place
@@ -19,7 +20,6 @@ from scemae.evaluation.landmarks.regression import LandmarkRegressor, Regression
 from scemae.evaluation.landmarks.regressor_file import save_regressor
 from scemae.evaluation.measuring import units
 from scemae.evaluation.photographs import marked
-from scemae.evaluation.photographs.photograph import Box
 from scemae.faces.write import write_jpeg
 from scemae.files import disk, mapped_arrays
 from scemae.files.json_lines import Rows

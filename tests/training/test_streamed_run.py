@@ -132,7 +132,7 @@ def test_a_cache_too_small_for_two_windows_is_refused_at_the_start(root, tmp_pat
         words = ["pretrain", *SETTINGS, f"run_dir={tmp_path / 'run'}"]
         words += [f"data.shards={server.url}/bucket/train", f"data.cache_dir={tmp_path / 'cache'}"]
         small = scemae(*words, "data.cache_gb=0.0002", check=False)
-        assert "two windows of the order need" in small.stderr
+        assert "2 windows of the order need" in small.stderr
         whole = scemae(*words, "data.cache_gb=0.0002", "data.order=whole", check=False)
         assert "needs all" in whole.stderr and "give data.order=lanes" in whole.stderr
 

@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 
 from scemae.commands.arguments.trained_model import MODEL, add_model_options
-from scemae.config.values import given_path
+from scemae.config.values import given_count, given_path
 
 HELP = """\
 Train a landmark regressor on a few annotated pictures, with the features of a trained run, and
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("shards", metavar="SHARDS", help="folder of `shards build folder --landmarks`")
     add_model_options(parser)
     add("--out", required=True, metavar="DIR", help="where regressor and results go")
-    number = partial(parser.add_argument, type=_above_0, metavar="N")
+    number = partial(parser.add_argument, type=given_count, metavar="N")
     number("--folds", help="leave out so many parts in turn (each of up to 30 pictures, else 10)")
     number("--stride", default=8, help="of cover-and-stride in pixels; less is slower (8)")
     number("--epochs", default=20, help="of each regressor (20)")
@@ -45,9 +45,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--init-std", type=float, default=0.05, help="deviation of the initial weights (0.05)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of folds and weights (0)")
-
-
-def _above_0(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"found {text!r}, a whole number above 0 was needed")
-    return int(text)

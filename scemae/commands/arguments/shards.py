@@ -4,7 +4,7 @@ import argparse
 import os
 
 from scemae.commands.docstrings import docstring_of
-from scemae.config.values import given_location, given_path
+from scemae.config.values import given_count, given_location, given_path
 
 EXAMPLES = """examples:
   scemae shards build celeba /datasets/CelebA /data/shards/celeba --workers 16
@@ -111,7 +111,7 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
     )
     parser.add_argument(
         "--samples-per-shard",
-        type=_positive,
+        type=given_count,
         default=1000,
         metavar="N",
         help="images of the source per tar (default 1000)",
@@ -209,7 +209,7 @@ def _margin(text: str) -> float:
 def _add_workers(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--workers",
-        type=_positive,
+        type=given_count,
         default=os.cpu_count(),
         metavar="N",
         help=f"{what} (default: all cores, here %(default)s)",
@@ -224,7 +224,7 @@ def _add_celeba(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--resize",
-        type=_positive,
+        type=given_count,
         metavar="N",
         help="store the 178x178 frame scaled to NxN instead of the original bytes (lossy)",
     )
@@ -234,13 +234,6 @@ def _add_celeba(parser: argparse.ArgumentParser) -> None:
         metavar="Q",
         help=f"JPEG quality of what --resize stores, 1 to 100 (default {QUALITY})",
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"found {number}, needed 1 or more")
-    return number
 
 
 def _seed(text: str) -> int:
@@ -258,7 +251,7 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _quality(text: str) -> int:
-    number = _positive(text)
+    number = given_count(text)
     if number > 100:
         raise argparse.ArgumentTypeError(f"found {number}, needed 1 to 100")
     return number

@@ -33,7 +33,6 @@ from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import ShardError
 from scemae.files import documents
 
-AHEAD = 1  # windows that are downloaded before they are read
 BLOCK_SAMPLES = 256  # samples of a block where no order says it
 GAP = 32 * 1024  # bytes that nobody needs and that are read, to save a request
 INDEX = "index-"  # the names of indexes in the cache; blocks have others
@@ -86,6 +85,7 @@ class StreamedTars:
         # The window that is trained on, and when blocks are needed next (Line.next_windows);
         # None: in no known order.
         self.now, self.next_windows = 0, cast(NextWindows | None, None)
+        self.ahead = 1  # windows that are downloaded before they are read
         self._waiting: set[int] = set()  # threads that read, perhaps waiting for a download
         self._parts = lru_cache(4096)(self._parts_of)
 
@@ -225,7 +225,7 @@ class StreamedTars:
         starts = np.cumsum(count) - count
         blocks = np.arange(count.sum()) + np.repeat(begin - starts, count)
         windows = cast(NextWindows, self.next_windows)(blocks, self.now)
-        uses[read] = np.maximum(np.minimum.reduceat(windows, starts), self.now + AHEAD + 1)
+        uses[read] = np.maximum(np.minimum.reduceat(windows, starts), self.now + self.ahead + 1)
         return uses
 
     def path(self, shard: int) -> str:

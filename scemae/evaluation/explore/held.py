@@ -12,12 +12,10 @@ from scemae.evaluation.evaluate import name_of
 from scemae.evaluation.subjects import MATCHING, Subject
 from scemae.interop import onnx_networks
 from scemae.methods import registry
-from scemae.models.carb import count_attentive
+from scemae.models.carb import count_attentive, paper_eta
 from scemae.models.vit import FIRST_BLOCKS, Encoder
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.lineage import RecordedRun, locate, read_run
-
-BASE_WIDTH = 768  # of DeiT-B, whose eta is larger (paper 4)
 
 
 @dataclass
@@ -100,7 +98,7 @@ def training_runs(runs: list[Path]) -> list[Path]:
 def _evaluation(run: Path) -> RecordedRun | None:
     try:
         recorded = read_run(run)
-    except RunFolderError:  # a checkpoint, for which its own reader has the better words
+    except RunFolderError:  # not a run folder: perhaps a checkpoint, which is read later
         return None
     return recorded if recorded.stage == "evaluate" else None
 
@@ -112,8 +110,8 @@ def carb_of(subject: Subject, encoder: Encoder) -> Carb:
         settings = registry.load_stage_2(folder, backbone, encoder).settings
         if (carb := getattr(settings, "carb", None)) is not None:
             return carb
-    eta = 0.25 if encoder.width == BASE_WIDTH else 0.1
-    return load_config("correspond", ["run_dir=-", "backbone=-", f"carb.eta={eta}"]).carb
+    settings = ["run_dir=-", "backbone=-", f"carb.eta={paper_eta(encoder.width)}"]
+    return load_config("correspond", settings).carb
 
 
 def facts_of(folder: Path) -> dict[str, Any]:

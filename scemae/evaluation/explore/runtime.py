@@ -46,7 +46,7 @@ def load(folder: Path | None) -> Runtime:
     """
     if folder is not None:
         places = (folder, folder / "dist", folder / "package" / "dist")
-        place = next((one for one in places if _is(one)), None)
+        place = next((one for one in places if _has_files(one)), None)
         if place is None:
             raise ConfigError(
                 f"--runtime: found no {SCRIPT} and {BINARY} in {folder}; give the folder `dist` of "
@@ -54,7 +54,7 @@ def load(folder: Path | None) -> Runtime:
             )
         return _read(place, f"of {folder}")
     place = cache_folder()
-    if not _is(place):
+    if not _has_files(place):
         _unpack(_fetch(), place)
     return _read(place, VERSION)
 
@@ -82,7 +82,7 @@ def cache_folder() -> Path:
     return base / "scemae" / f"onnxruntime-web-{VERSION}"
 
 
-def _is(folder: Path) -> bool:
+def _has_files(folder: Path) -> bool:
     return (folder / SCRIPT).is_file() and (folder / BINARY).is_file()
 
 

@@ -53,7 +53,7 @@ class Benchmark:
     offset: float = 0.0  # added to raw landmarks: -1 where the files count pixels from 1 (Matlab)
     points: tuple[str, ...] = ()  # names of the landmarks, in their order
     pairs: tuple[tuple[int, int], ...] = ()  # points that change places in a mirrored picture
-    margin: float = 1.0  # photograph: a box is enlarged so many times before it becomes the frame
+    margin: float = 1.0  # only for frame: photograph. The side of the frame, in sides of the box
     missing: bool = False  # whether a picture may lack some of the points
     # the paper's detection error, %IOD, by DeiT size
     targets: dict[str, float] = field(default_factory=dict)

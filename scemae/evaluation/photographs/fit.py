@@ -1,7 +1,7 @@
-"""`scemae fit SHARDS --backbone RUN --out DIR`: landmarks of one's own category from few annotated
+"""`scemae fit SHARDS --run RUN --out DIR`: landmarks of one's own category from few annotated
 pictures (paper 4.2, Table 3).
 
-    scemae fit data/cats --backbone runs/mae --out runs/cats
+    scemae fit data/cats --run runs/mae --out runs/cats
 
 Writes DIR/regressor.safetensors, which `scemae detect` uses, and DIR/fit.json.
 """

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from scemae.data.framing import Box
 from scemae.evaluation.drawing import FIVE, INK, POINTS
-from scemae.evaluation.photographs.photograph import Box
 from scemae.files import disk
 
 SIDE, TOP, GAP = 620, 30, 12  # pixels: side of a panel, height of its title, between panels

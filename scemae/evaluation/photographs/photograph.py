@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from scemae.data.framing import Box, frame_of, square_box
+from scemae.data.framing import Box
 from scemae.data.geometry import INPUT
 from scemae.errors import ConfigError
-
-__all__ = ["Box", "frame_of", "square_box"]  # framing.py has them: shards and benchmarks too
 
 CENTRE = "centre"  # in place of a box: that of `square_box` without one
 DEFAULT = "the largest centred square (of CelebA's aligned pictures rows 30 to 207)"

@@ -25,6 +25,7 @@ from scemae.evaluation.landmarks.pairs import Pairs, warp_views
 from scemae.evaluation.subjects import MATCHING
 from scemae.files import arrays, documents
 from scemae.methods.mae import load_autoencoder
+from scemae.models.carb import paper_eta
 from scemae.models.mae import MaskedAutoencoder
 
 FACES = 6  # in the pictures of reconstructions and attention
@@ -76,7 +77,7 @@ class Source:
             return documents.convert(
                 self.carb, Carb, f"{self.run_dir}: the settings of carb", error=RunFolderError
             )
-        eta = 0.25 if self.autoencoder.encoder.width == 768 else 0.1  # paper 4: B, and T and S
+        eta = paper_eta(self.autoencoder.encoder.width)
         return load_config("correspond", ["run_dir=-", "backbone=-", f"carb.eta={eta}"]).carb
 
     @cached_property
