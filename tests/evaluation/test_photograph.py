@@ -9,6 +9,7 @@ from PIL import Image
 from torch.nn.functional import interpolate, normalize
 
 from scemae.cli import run_command
+from scemae.data.framing import Box, frame_of, square_box
 from scemae.data.picture import read_picture
 from scemae.errors import CheckpointError, ConfigError, DataError
 from scemae.evaluation.landmarks import matching
@@ -17,13 +18,10 @@ from scemae.evaluation.landmarks.regression import LandmarkRegressor, Regression
 from scemae.evaluation.landmarks.regressor_file import load_regressor, save_regressor
 from scemae.evaluation.photographs import marked, photograph_features
 from scemae.evaluation.photographs.photograph import (
-    Box,
     check_points,
-    frame_of,
     grid_points,
     parse_boxes,
     parse_points,
-    square_box,
 )
 from scemae.methods import mae, registry
 from scemae.runs.checkpoints import checkpoint

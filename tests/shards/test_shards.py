@@ -377,7 +377,7 @@ def test_help_names_the_sources(words, capsys):
 def test_wrong_usage_and_a_wrong_split_are_named(photographs, tmp_path, capsys):
     for words, complaint in (
         (["build", "celeb", "x", "y"], "invalid choice: 'celeb'.* did you mean 'celeba'"),
-        (["build", "folder", "x", "y", "--workers", "0"], "--workers: found 0, needed 1 or more"),
+        (["build", "folder", "x", "y", "--workers", "0"], "--workers: found '0', a whole number"),
         (["build", "folder", "x", "y", "--max-bad-fraction", "2"], "found 2.0, needed a number"),
     ):
         with pytest.raises(ConfigError, match=complaint):
