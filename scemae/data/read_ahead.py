@@ -1,14 +1,14 @@
 """Blocks of streamed shards, downloaded by threads before training reads them.
 
 Ahead are the blocks of the window that is trained on and of the next one, or of more where windows
-are shorter than LAG steps (`Stream.ahead`). What was trained on makes room for them, the block
-first that the order needs last.
+are shorter than LAG steps (`Stream.ahead`); these wait until the former are there. What was trained
+on makes room for them, the block first that the order needs last.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from operator import itemgetter
 from typing import NamedTuple
@@ -127,16 +127,22 @@ class ReadAhead:
 
     def _run(self) -> None:
         asked: dict[int, int] = {}  # the window that a block was last asked for in
+        here: list[Future] = []  # downloads of the window that is trained on
         with ThreadPoolExecutor(DOWNLOADS, "download") as threads:
             for step, samples in self._samples:
                 for block, window in self._reads(step, samples):
                     while window > self._tars.now + self._tars.ahead and not self._stop.wait(0.05):
                         pass
+                    if window > self._tars.now:
+                        wait(here)
+                        here.clear()
                     if self._stop.is_set():
                         return
                     if asked.get(block) != window:
                         asked[block] = window
-                        threads.submit(self._load, block, window)
+                        loading = threads.submit(self._load, block, window)
+                        if window <= self._tars.now:
+                            here.append(loading)
                 if len(asked) > 2**16:
                     asked = {b: w for b, w in asked.items() if w >= self._tars.now}
 

@@ -56,3 +56,29 @@ def test_a_block_makes_room_as_its_own_window_demands(server, tmp_path, first, w
     assert len({block for block, _ in loads}) == len(reads)
     for block, window in loads:  # what is needed sooner than the block makes no room for it
         assert window in reads[block]
+
+
+def test_the_next_window_waits_until_the_first_is_there(server, tmp_path):
+    order = Order(SAMPLES, 3, 8, Lanes(SAMPLES, 3, lanes=4, block=BLOCK, window=1))
+    urls = [f"{server.url}/bucket/train"]
+    (shards,) = stream_shards(urls, str(tmp_path / "cache"), 1, BLOCK)
+    stream = Stream(tars := shards.streams[0], order, 0)
+    steps = [(step, order.global_batch(step)[0]) for step in range(6)]
+    loads, ensure = [], tars.cache.ensure
+
+    def noted(name, *rest, only_before):
+        is_ahead = threading.current_thread().name.startswith("download") and "block" in name
+        if is_ahead:
+            loads.append(("begin", only_before))
+            time.sleep(0.05)  # as from far away
+        found = ensure(name, *rest, only_before=only_before)
+        if is_ahead:
+            loads.append(("end", only_before))
+        return found
+
+    tars.cache.ensure = noted
+    with read_ahead([stream], lambda: steps, 0, "a run"):
+        while sum(word == "end" for word, _ in loads) < 8:
+            time.sleep(0.01)
+    begun = loads.index(("begin", 1))
+    assert loads[:begun].count(("end", 0)) == loads.count(("begin", 0)) == 4
