@@ -1,10 +1,9 @@
 """Landmarks of one's own from a few annotated pictures: `fit_landmarks`, and detectors on disk.
 
-The regressor and its training are those of the few-shot test (paper 4.2, PROTOCOL 3.7): each
-picture is warped many times, and 50 heat maps per landmark are trained on the frozen features.
+The detector is that of `scemae fit`, a constrained local model on the frozen features.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from scemae.api.pictures import Corners, Picture, boxes_of, photograph_of, split
 from scemae.data.framing import frame_of
 from scemae.data.geometry import CROP
 from scemae.errors import ConfigError, DataError
-from scemae.evaluation.landmarks import few_shot, few_shot_views
+from scemae.evaluation.landmarks import local_model
 from scemae.evaluation.landmarks.benchmarks import Frames
-from scemae.evaluation.landmarks.few_shot_views import FewShotConfig
+from scemae.evaluation.landmarks.local_model import LocalModel
 from scemae.evaluation.landmarks.regressor_file import Origin, save_regressor
 from scemae.evaluation.photographs import marked, photograph_features
 from scemae.evaluation.photographs.marked import Panel
@@ -31,7 +30,6 @@ from scemae.models.cover_and_stride import SHIFTS
 from scemae.process.progress import progress_bar
 
 OWN = "own"  # in place of a benchmark's name
-SETTINGS = sorted({one.name for one in fields(FewShotConfig)} - {"counts", "seeds"})
 
 
 @dataclass
@@ -104,54 +102,44 @@ def fit_landmarks(
     points: Any,
     *,
     boxes: Any = None,
-    stride: int = 2,
+    stride: int = 4,
+    views: int = 12,
     seed: int = 0,
-    **settings: Any,
 ) -> Detector:
-    """Train a landmark detector on a few annotated pictures.
+    """Fit a landmark detector to a few annotated pictures, as `scemae fit` does.
 
     images: n pictures, as the model takes them; points (n, l, 2), x and y in pixels of each, any
-    number l. boxes: one for all, or a list with a box or None for each. stride: of the features, in
-    pixels; 4 and 8 are 4 and 16 times faster, and coarser. settings: those of the few-shot test
-    (epochs=50, views=50 warps of each picture, images_per_epoch=1000, lr, ...). Raises DataError
-    and ConfigError, in a sentence that names the picture, before anything is trained.
+    number l, NaN for a point that is not seen. boxes: one for all, or a list with a box or None for
+    each. stride: of the features, in pixels; 8 is faster, 2 finer. views: warps of each picture.
+    Raises DataError and ConfigError, in a sentence that names the picture, before anything is
+    computed.
     """
     if stride not in SHIFTS:
         raise ConfigError(f"stride: found {stride!r}, one of 1, 2, 4 or 8 was needed")
     train, digests = _frames(images, points, boxes), model.digests()
     line = (model.trained().subject.of(FEW_SHOT) or model.trained().subject.of(DETECTION))[-1]
-    config = _config(len(train), seed, settings)
-    regressor = _fit(model, line, train, config, stride)
-    width, landmarks = line.dim, train.landmarks.shape[1]
+    fitted = _fit(model, line, train, stride, views, seed)
     used = {part: digests[part] for part in model.trained().subject.weights(line)}
-    origin = Origin(OWN, config.alone(seed), used, stride, width, landmarks)
-    found = photograph_features.Detector(Path(OWN), regressor, origin, line, [])
-    return Detector(model, found)
+    origin = Origin(OWN, None, used, stride, line.dim, fitted.landmarks)
+    return Detector(model, photograph_features.Detector(Path(OWN), fitted, origin, line, []))
 
 
-def _fit(model: Model, line: Line, train: Frames, config: FewShotConfig, stride: int) -> Any:
-    """The regressor on the features of a line; a bar on a terminal shows views and epochs."""
-    trunk, device = model.trained().subject.trunk, model.device
+def _fit(model: Model, line: Line, train: Frames, stride: int, views: int, seed: int) -> LocalModel:
+    """The model of all pictures; a bar on a terminal shows them."""
+    trunk, rows = model.trained().subject.trunk, np.arange(len(train))
     side = trunk.side(stride)
-
-    def extract(frames: Tensor) -> Tensor:
-        with torch.no_grad():
-            return line.head(trunk.maps(frames, stride), side).float()
-
-    views = int(few_shot_views.count_views(config).sum())
-    with progress_bar(total=views + config.epochs, unit="view or epoch") as bar:
-        return few_shot.fit_one(
-            extract, train, config, device=device, progress=lambda task, count: bar.update(count)
+    with progress_bar(total=len(train), unit="picture") as bar:
+        evidence = local_model.collect(
+            lambda frames: line.head(trunk.maps(frames, stride), side),
+            train,
+            rows,
+            rows,
+            views,
+            seed=seed,
+            device=model.device,
+            advance=bar.update,
         )
-
-
-def _config(images: int, seed: int, settings: dict[str, Any]) -> FewShotConfig:
-    """The settings of the one regressor. Raises ConfigError for one of another name."""
-    if unknown := sorted(set(settings) - set(SETTINGS)):
-        raise ConfigError(f"{unknown[0]}: found no such setting; there are {', '.join(SETTINGS)}")
-    largest = max(FewShotConfig.images_per_epoch, images)
-    config = FewShotConfig(counts=(images,), seeds=(seed,), images_per_epoch=largest)
-    return replace(config, **settings)
+    return local_model.fit(evidence)
 
 
 def _frames(images: Any, points: Any, boxes: Any) -> Frames:
@@ -167,13 +155,16 @@ def _frames(images: Any, points: Any, boxes: Any) -> Frames:
     needed = f"({len(pictures)}, l, 2), of {len(pictures)} pictures"
     if asked.ndim != 3 or len(asked) != len(pictures) or asked.shape[2] != 2 or not asked.size:
         raise DataError(f"points: found the shape {asked.shape}, {needed}, was needed")
-    if not np.isfinite(asked).all():
-        row = int((~np.isfinite(asked)).any(axis=(1, 2)).argmax())
+    if np.isinf(asked).any():
+        row = int(np.isinf(asked).any(axis=(1, 2)).argmax())
         raise DataError(f"points: of picture {row}: found a number that is not finite; correct it")
+    if np.isnan(asked).any(axis=2).all(axis=0).any():
+        point = int(np.isnan(asked).any(axis=2).all(axis=0).argmax())
+        raise DataError(f"points: found point {point} in no picture; annotate it, or leave it out")
     frames, landmarks = [], []
     for i, (picture, box) in enumerate(zip(pictures, boxes_of(boxes, len(pictures)))):
         one = photograph_of(picture, box, i)
-        check_points(asked[i], one.box, one.path, option="points")
+        check_points(asked[i][~np.isnan(asked[i]).any(axis=1)], one.box, one.path, option="points")
         frames.append(frame_of(one.image, one.box))
         landmarks.append(torch.from_numpy(one.box.to_crop(asked[i]) + CROP).float())
     keys = [str(i) for i in range(len(pictures))]

@@ -171,15 +171,6 @@ def test_all_cells_at_once_equal_each_by_itself(settings):
             assert np.allclose(found[i, j], slow, rtol=1e-4), (count, seed)
 
 
-def test_one_regressor_on_all_images_is_that_of_its_cell():
-    train, test = faces(5), faces(9, seed=1)
-    config = replace(TINY, counts=(5,), seeds=(3,))
-    found = few_shot.fit_one(shrink, train, config)
-    alone, features = train_alone(train, 5, 3, config), shrink(test.images.float() / 255)
-    assert torch.allclose(found(features), alone(features), atol=1e-4)
-    assert not found.training and not found.readout.requires_grad
-
-
 def test_a_stack_computes_what_its_regressors_do():
     for kernel in (1, 3):
         alone = [

@@ -9,74 +9,16 @@ import pytest
 import torch
 
 from scemae.cli import run_command
-from scemae.data.geometry import FRAME
 from scemae.errors import ConfigError, DataError
 from scemae.evaluation.landmarks.benchmarks import Frames, find_benchmark
-from scemae.evaluation.landmarks.cross_validation import (
-    fit_and_hold_out,
-    make_folds,
-    mean_shape_errors,
-    mirrored,
-)
-from scemae.evaluation.landmarks.few_shot_views import FewShotConfig
-from scemae.evaluation.landmarks.regression import image_means, iod_errors, normalise_landmarks
+from scemae.evaluation.landmarks.cross_validation import make_folds, mean_shape_errors, mirrored
+from scemae.evaluation.landmarks.local_model import LocalModel
 from scemae.evaluation.landmarks.regressor_file import load_regressor
+from tests.evaluation.test_local_model import squares
 from tests.interop.test_export import tiny_runs
 from tests.support import FACES, needs_faces, picture, write_backbone
 
-QUICK = ["--epochs", "2", "--images-per-epoch", "8", "--views", "2", "--stride", "8"]
-CONFIG = FewShotConfig(
-    images_per_epoch=64, epochs=25, batch=8, init_std=0.05, intermediate=4, views=4
-)
-
-
-def squares(n, seed=0):
-    """Frames with a red square at the first of two landmarks and a green one at the second."""
-    random = np.random.default_rng(seed)
-    landmarks = random.uniform((45, 45), (60, 90), (n, 2, 2)) + np.array([[0, 0], [30, 0]])
-    images = torch.from_numpy(random.integers(0, 40, (n, 3, FRAME, FRAME), dtype=np.uint8))
-    for i, points in enumerate(landmarks.round().astype(int)):
-        for colour, (x, y) in enumerate(points):
-            images[i, colour, y - 5 : y + 6, x - 5 : x + 6] = 255
-    keys = [f"{i:03d}" for i in range(n)]
-    return Frames(images, torch.from_numpy(landmarks).float(), keys, torch.full((n,), -1))
-
-
-def colours(frames):
-    """The colours of places, a feature that finds the squares: (b, 3, 24, 24) of the crop."""
-    return {"colour": torch.nn.functional.avg_pool2d(frames[:, :, 20:-20, 20:-20].float(), 4)}
-
-
-def held_out(frames, fold):
-    features = colours(frames.images.float() / 255)
-    found = fit_and_hold_out(colours, frames, features, fold, CONFIG, device=torch.device("cpu"))
-    return found["colour"]
-
-
-def test_held_out_images_are_predicted_better_than_by_the_mean_shape():
-    frames, fold = squares(8), np.arange(8)
-    found = held_out(frames, fold)
-    truth = normalise_landmarks(frames.landmarks)
-    errors = image_means(iod_errors(found.predicted, truth, (0, 1)))
-    assert errors.mean() < 0.7 * mean_shape_errors(frames.landmarks, fold, (0, 1)).mean()
-
-
-def test_a_held_out_image_s_own_landmarks_do_not_change_its_prediction():
-    frames, fold = squares(4), np.array([0, 1, 0, 1])
-    changed = squares(4)
-    changed.landmarks[0] += 20
-    before, after = (held_out(one, fold).predicted for one in (frames, changed))
-    assert torch.equal(before[[0, 2]], after[[0, 2]])  # of the fold that was left out
-    assert not torch.equal(before[[1, 3]], after[[1, 3]])
-
-
-def test_missing_points_are_neither_learnt_nor_scored():
-    frames = squares(6)
-    frames.landmarks[::2, 1] = torch.nan
-    found = held_out(frames, np.arange(6))
-    errors = iod_errors(found.predicted, normalise_landmarks(frames.landmarks), (0, 1))
-    assert torch.isfinite(found.predicted).all()
-    assert np.isnan(errors[::2]).all() and np.isfinite(errors[1::2]).all()
+QUICK = ["--views", "2", "--stride", "8"]
 
 
 def test_the_mean_shape_of_a_fold_is_that_of_the_other_folds():
@@ -139,7 +81,8 @@ def test_fit_writes_errors_floors_and_a_regressor_that_detect_uses(tmp_path, cap
         assert {one["n"] for one in methods.values()} == {n}
     assert set(result["held_out"]["comparisons"]) == {"mean shape", "random encoder"}
     assert "each picture left out in turn" in capsys.readouterr().out
-    _, origin = load_regressor(tmp_path / "fit" / "regressor.safetensors")
+    model, origin = load_regressor(tmp_path / "fit" / "regressor.safetensors")
+    assert isinstance(model, LocalModel)
     assert origin.points == ["nose", "left ear", "right ear"] and origin.margin == 1.2
     words = ["detect", tmp_path / "cats" / "0.jpg", "--backbone", backbone, "--out", tmp_path / "f"]
     words += ["--regressor", tmp_path / "fit" / "regressor.safetensors", "--box", "30,20,90,80"]

@@ -157,38 +157,6 @@ def few_shot_errors(
     }
 
 
-def fit_one(
-    extract: Callable[[Tensor], Tensor],
-    train: Frames,
-    config: FewShotConfig,
-    *,
-    device: str | torch.device = "cpu",
-    progress: Progress = lambda task, count: None,
-) -> LandmarkRegressor:
-    """The regressor of one cell, trained on all of `train`: config has one seed, and their count.
-
-    extract: frames (b, 3, 136, 136) in [0, 1] to features (b, d, h, w). Raises ConfigError for
-    settings that are wrong or need too much memory, CheckpointError for features that are not
-    finite.
-    """
-    device, (seed,), kind = torch.device(device), config.seeds, "features"
-    _check(config)
-    with torch.no_grad():
-        shapes = {kind: extract(train.images[:1].to(device).float() / 255).shape[1:]}
-    _seeds_at_once(config, shapes, device)
-    views = warp_seeds(
-        lambda frames: {kind: extract(frames)},
-        train,
-        {seed: choose_images(len(train), config.counts, seed)[max(config.counts)]},
-        config,
-        shapes=shapes,
-        device=device,
-        progress=progress,
-    )[kind]
-    (cells,) = _cells_at_once([seed], views, config)
-    return _train(cells, views, config, progress).alone(0, config.alone(seed))
-
-
 def _check_test_images(
     features: Mapping[str, Features], truth: Tensor, eyes: tuple[int, int]
 ) -> None:

@@ -51,7 +51,6 @@ class FewShotConfig:
     # ours: use k of an image sees its warp k % views; with as many as uses it is CL's live
     # augmentation
     views: int = 50
-    warp: str = "few-shot"  # of tps_warps.SCALES
 
     def alone(self, seed: int) -> RegressionConfig:
         """The settings of one cell's regressor."""
@@ -173,7 +172,7 @@ def _warp(
     generator = np.random.default_rng([WARP, seed, int(image)])
     for start in range(0, count, config.batch):
         size = min(config.batch, count - start)
-        warps = make_warps(generator.standard_normal((size, NORMALS)), SCALES[config.warp])
+        warps = make_warps(generator.standard_normal((size, NORMALS)), SCALES["few-shot"])
         grid = warp_grid(warps.to(device))
         frame, points = (
             part[image].to(device).expand(size, *part.shape[1:])

@@ -53,7 +53,7 @@ class LandmarkRegressor(nn.Module):
     def __init__(self, width: int, landmarks: int, cfg: RegressionConfig) -> None:
         """width: d, the channels of the features. Initial weights depend only on `cfg.seed`."""
         super().__init__()
-        self.landmarks, self.temperature = landmarks, cfg.temperature
+        self.width, self.landmarks, self.temperature = width, landmarks, cfg.temperature
         points = cfg.intermediate
         self.heatmaps = nn.Conv2d(
             width, landmarks * points, cfg.kernel, padding=cfg.kernel // 2, bias=False
@@ -161,11 +161,7 @@ def learning_rate(epoch: int, cfg: RegressionConfig) -> float:
 
 @torch.no_grad()
 def predict(
-    regressor: LandmarkRegressor,
-    features: Features,
-    *,
-    batch: int = 64,
-    device: str | torch.device = "cpu",
+    regressor: nn.Module, features: Features, *, batch: int = 64, device: str | torch.device = "cpu"
 ) -> Tensor:
     """Landmarks (n, l, 2), normalised, on the CPU, of features (n, d, h, w)."""
     regressor = regressor.to(device)

@@ -1,6 +1,6 @@
 """A trained landmark regressor as one safetensors file, with a record of what it was trained on.
 
-tensors     those of `LandmarkRegressor`, in fp32
+tensors     those of `LandmarkRegressor` or of `LocalModel`, in fp32
 metadata    "scemae": JSON of `Origin`
 """
 
@@ -14,12 +14,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from scemae.errors import CheckpointError
+from scemae.evaluation.landmarks import local_model
+from scemae.evaluation.landmarks.local_model import LocalModel
 from scemae.evaluation.landmarks.regression import LandmarkRegressor, RegressionConfig
 from scemae.files import disk, documents
 from scemae.files.documents import Finite, Small
 from scemae.runs.checkpoints.tensor_file import fill
 
 FORMAT_VERSION = 1
+Regressor = LandmarkRegressor | LocalModel
 REMEDY = "give a regressors/*.safetensors that `scemae evaluate` wrote, or that of `scemae fit`"
 
 
@@ -28,7 +31,7 @@ class Origin:
     """What a regressor was trained on; it can be used with the same features only."""
 
     benchmark: str  # whose landmarks it predicts, an argument of `find_benchmark`
-    settings: RegressionConfig
+    settings: RegressionConfig | None  # None: a LocalModel
     digests: dict[
         str, str
     ]  # SHA-256 of "backbone" and "projector", as far as its features use them
@@ -47,9 +50,9 @@ class _RegressorFormat:
 
 def save_regressor(
     path: Path,
-    regressor: LandmarkRegressor,
+    regressor: Regressor,
     benchmark: str,
-    settings: RegressionConfig,
+    settings: RegressionConfig | None,
     digests: dict[str, str],
     *,
     stride: int,
@@ -58,17 +61,16 @@ def save_regressor(
 ) -> None:
     """Write a regressor, whole or not at all.
 
-    points, margin: as in `Origin`. digests: {"backbone": SHA-256 of its weights} for features of
+    settings, points, margin: as in `Origin`. digests: {"backbone": SHA-256 of its weights} for features of
     stage 1; with "projector" too where stage 2 is used (checkpoint.weights_digest). Raises OSError.
     """
-    width, landmarks = regressor.heatmaps.in_channels, regressor.landmarks
     origin = Origin(
         benchmark,
         settings,
         dict(digests),
         stride,
-        width,
-        landmarks,
+        regressor.width,
+        regressor.landmarks,
         points=[*points],
         margin=margin,
     )
@@ -81,7 +83,7 @@ def save_regressor(
     disk.sync_folder(path.parent)
 
 
-def load_regressor(path: Path) -> tuple[LandmarkRegressor, Origin]:
+def load_regressor(path: Path) -> tuple[Regressor, Origin]:
     """The regressor of a file, on the CPU, and what it was trained on. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; {REMEDY}")
@@ -98,7 +100,7 @@ def load_regressor(path: Path) -> tuple[LandmarkRegressor, Origin]:
     try:
         origin = documents.parse_json(text, Origin, path, error=CheckpointError, remedy=REMEDY)
         _check_shapes(origin, tensors)
-        regressor = LandmarkRegressor(origin.width, origin.landmarks, origin.settings)
+        regressor = _empty(origin)
         regressor.load_state_dict(tensors)
     except (CheckpointError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         raise _no_regressor(path, error) from error
@@ -124,13 +126,22 @@ def _check_shapes(origin: Origin, tensors: dict[str, Tensor]) -> None:
 
     This comes before the regressor is made, since a damaged record could ask for one of any size.
     """
-    points, kernel = origin.settings.intermediate, origin.settings.kernel
-    needed = {
-        "heatmaps.weight": (origin.landmarks * points, origin.width, kernel, kernel),
-        "readout": (origin.landmarks, 2 * points, 2),
-    }
+    if origin.settings is None:
+        needed = local_model.shapes(origin.width, origin.landmarks)
+    else:
+        points, kernel = origin.settings.intermediate, origin.settings.kernel
+        needed = {
+            "heatmaps.weight": (origin.landmarks * points, origin.width, kernel, kernel),
+            "readout": (origin.landmarks, 2 * points, 2),
+        }
     if needed != {name: tuple(value.shape) for name, value in tensors.items()}:
         raise ValueError("its tensors have other names or shapes than it says")
+
+
+def _empty(origin: Origin) -> Regressor:
+    if origin.settings is None:
+        return LocalModel(origin.width, origin.landmarks)
+    return LandmarkRegressor(origin.width, origin.landmarks, origin.settings)
 
 
 def _no_regressor(path: Path, error: Exception) -> CheckpointError:

@@ -1,5 +1,5 @@
 """`scemae fit SHARDS --run RUN --out DIR`: landmarks of one's own category from few annotated
-pictures (paper 4.2, Table 3).
+pictures.
 
     scemae fit data/cats --run runs/mae --out runs/cats
 
@@ -19,7 +19,7 @@ from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed.process_group import choose_device, flush_denormals
 from scemae.errors import ConfigError, DataError
 from scemae.evaluation import scores, subjects
-from scemae.evaluation.landmarks import regression
+from scemae.evaluation.landmarks import local_model, regression
 from scemae.evaluation.landmarks.benchmarks import (
     BENCHMARK,
     Benchmark,
@@ -28,16 +28,10 @@ from scemae.evaluation.landmarks.benchmarks import (
     load_frames,
     normalise_landmarks,
 )
-from scemae.evaluation.landmarks.cross_validation import (
-    Held,
-    fit_and_hold_out,
-    make_folds,
-    mean_shape_errors,
-    mirrored,
-)
+from scemae.evaluation.landmarks.cross_validation import make_folds, mean_shape_errors, mirrored
 from scemae.evaluation.landmarks.feature_cache import cache_maps
-from scemae.evaluation.landmarks.few_shot_views import FewShotConfig
-from scemae.evaluation.landmarks.regression import LandmarkRegressor, image_means, iod_errors
+from scemae.evaluation.landmarks.local_model import Evidence, LocalModel
+from scemae.evaluation.landmarks.regression import image_means, iod_errors
 from scemae.evaluation.landmarks.regressor_file import save_regressor
 from scemae.evaluation.photographs.photograph_features import TrainedFeatures, load_features
 from scemae.evaluation.subjects import DETECTION, FEW_SHOT, Line, Subject
@@ -47,7 +41,6 @@ from scemae.process.progress import progress_bar
 
 MEAN, RANDOM, TRAINED = "mean shape", "random encoder", "trained"
 SINGLY = 30  # up to so many pictures each is left out alone, of more a tenth at a time
-BATCH = 16  # views of a step
 
 
 @dataclass
@@ -62,8 +55,17 @@ class Data:
 
 
 @dataclass
+class Settings:
+    """How a model is fitted."""
+
+    stride: int  # of cover-and-stride, in pixels
+    views: int  # warps of each picture, beside itself
+    seed: int
+
+
+@dataclass
 class Kind:
-    """One kind of features that a regressor is trained on."""
+    """One kind of features that a model is fitted to."""
 
     name: str
     subject: Subject
@@ -77,15 +79,15 @@ def main(given: argparse.Namespace) -> None:
         raise ConfigError(f"--out: {given.out} is a file; give a folder")
     data = open_data(given.shards)
     fold = make_folds(data.files, given.folds or default_folds(data.files), given.seed)
-    settings = settings_of(given)
     trained = load_features(given.backbone, given.projector, choose_device("auto"), run=given.run)
-    result, regressor, line = fit(data, trained, fold, settings, given.stride, given.seed)
+    settings = Settings(given.stride, given.views, given.seed)
+    result, model, line = fit(data, trained, fold, settings)
     disk.make_folders(given.out, given.out)
     save_regressor(
         given.out / "regressor.safetensors",
-        regressor,
+        model,
         data.benchmark.name,
-        settings.alone(given.seed),
+        None,
         trained.subject.weights(line),
         stride=given.stride,
         points=data.benchmark.points,
@@ -149,44 +151,24 @@ def default_folds(files: list[str]) -> int:
     return pictures if pictures <= SINGLY else 10
 
 
-def settings_of(given: argparse.Namespace) -> FewShotConfig:
-    """The regressor's settings: smaller than the paper's, for minutes on two cores."""
-    return FewShotConfig(
-        images_per_epoch=given.images_per_epoch,
-        epochs=given.epochs,
-        batch=BATCH,
-        init_std=given.init_std,
-        lr=given.lr,
-        views=given.views,
-        intermediate=given.heat_maps,
-        warp="own",
-    )
-
-
 def fit(
-    data: Data,
-    trained: TrainedFeatures,
-    fold: np.ndarray,
-    settings: FewShotConfig,
-    stride: int,
-    seed: int,
-) -> tuple[dict, LandmarkRegressor, Line]:
-    """What fit.json holds, the regressor of all pictures, and the features that it reads."""
-    kinds = _kinds(trained, seed)
+    data: Data, trained: TrainedFeatures, fold: np.ndarray, settings: Settings
+) -> tuple[dict, LocalModel, Line]:
+    """What fit.json holds, the model of all pictures, and the features that it reads."""
+    kinds = _kinds(trained, settings.seed)
     benchmark, frames = data.benchmark, data.frames
-    train = mirrored(frames, benchmark.pairs) if benchmark.pairs else frames
     truth, eyes = normalise_landmarks(frames.landmarks), benchmark.eyes
     errors = {MEAN: mean_shape_errors(frames.landmarks, fold, eyes)}
     tested = _mean_shape_tested(data)
     points = {}
     for kind in kinds:
-        found = _hold_out(kind, train, frames, fold, settings, stride, trained.device)
-        each = iod_errors(found.predicted, truth, eyes)
+        evidence = _collect(kind, data, fold, settings, trained.device)
+        each = iod_errors(local_model.hold_out(evidence)[: len(frames)].cpu(), truth, eyes)
         errors[kind.name], points[kind.name] = image_means(each), _point_means(each)
-        regressor = found.whole.alone(0, settings.alone(seed))
+        model = local_model.fit(evidence)
         if data.test is not None:
-            features = _features(kind, data.test.images, stride, trained.device)
-            predicted = regression.predict(regressor, features, device=trained.device)
+            features = _features(kind, data.test.images, settings.stride, trained.device)
+            predicted = regression.predict(model, features, device=trained.device)
             marks = normalise_landmarks(data.test.landmarks)
             tested[kind.name] = image_means(iod_errors(predicted, marks, eyes))
     names = benchmark.points or tuple(map(str, range(benchmark.landmarks)))
@@ -197,10 +179,9 @@ def fit(
         "objects": len(frames),
         "folds": int(fold.max()) + 1,
         "features": kinds[-1].line.name,
-        "stride": stride,
+        **asdict(settings),
         "is_mirrored": bool(benchmark.pairs),
         "scale_points": [names[i] for i in eyes],
-        "settings": asdict(settings),
         "held_out": _scores(errors),
         "test": _scores(tested),
         "points": {
@@ -212,7 +193,7 @@ def fit(
         },
         "scemae": __version__,
     }
-    return result, regressor, kinds[-1].line
+    return result, model, kinds[-1].line
 
 
 def _kinds(trained: TrainedFeatures, seed: int) -> list[Kind]:
@@ -228,34 +209,27 @@ def _kinds(trained: TrainedFeatures, seed: int) -> list[Kind]:
     return kinds
 
 
-def _hold_out(
-    kind: Kind,
-    train: Frames,
-    frames: Frames,
-    fold: np.ndarray,
-    settings: FewShotConfig,
-    stride: int,
-    device: torch.device,
-) -> Held:
-    trunk, line = kind.subject.trunk, kind.line
+def _collect(
+    kind: Kind, data: Data, fold: np.ndarray, settings: Settings, device: torch.device
+) -> Evidence:
+    """The evidence of all pictures, and of them mirrored where points have partners."""
+    frames, pairs = data.frames, data.benchmark.pairs
+    train = mirrored(frames, pairs) if pairs else frames
+    copies, numbers = len(train) // len(frames), {name: i for i, name in enumerate(data.files)}
+    picture = np.array([numbers[name] for name in data.files])
+    trunk, line, stride = kind.subject.trunk, kind.line, settings.stride
     kind.subject.to(device, torch.float32)
-    side = trunk.side(stride)
-
-    def extract(images: Tensor) -> dict[str, Tensor]:
-        return {kind.name: line.head(trunk.maps(images, stride), side)}
-
-    views, rounds = len(train) * settings.views, (int(fold.max()) + 2) * settings.epochs
-    with progress_bar(total=views + rounds, desc=kind.name, unit="step", leave=False) as bar:
-        found = fit_and_hold_out(
-            extract,
+    with progress_bar(total=len(train), desc=kind.name, unit="picture", leave=False) as bar:
+        return local_model.collect(
+            lambda images: line.head(trunk.maps(images, stride), trunk.side(stride)),
             train,
-            {kind.name: _features(kind, frames.images, stride, device)},
-            fold,
-            settings,
+            np.tile(fold, copies),
+            np.tile(picture, copies),
+            settings.views,
+            seed=settings.seed,
             device=device,
-            progress=lambda _, count: bar.update(count),
+            advance=bar.update,
         )
-    return found[kind.name]
 
 
 def _features(kind: Kind, images: Tensor, stride: int, device: torch.device) -> Tensor:

@@ -16,8 +16,12 @@ from scemae.errors import CheckpointError, ConfigError
 from scemae.evaluation import subjects
 from scemae.evaluation.landmarks import matching, regression
 from scemae.evaluation.landmarks.benchmarks import denormalise_landmarks, find_benchmark
-from scemae.evaluation.landmarks.regression import LandmarkRegressor
-from scemae.evaluation.landmarks.regressor_file import Origin, check_digests, load_regressor
+from scemae.evaluation.landmarks.regressor_file import (
+    Origin,
+    Regressor,
+    check_digests,
+    load_regressor,
+)
 from scemae.evaluation.subjects import DETECTION, FEW_SHOT, MATCHING, Line, Subject
 from scemae.runs import given
 from scemae.runs.given import Given
@@ -133,7 +137,7 @@ class Detector:
     """A trained regressor with where it comes from."""
 
     path: Path
-    regressor: LandmarkRegressor
+    regressor: Regressor
     origin: Origin
     line: Line  # the features that it reads
     names: list[str]  # of the landmarks, or none
