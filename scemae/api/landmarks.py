@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from scemae.api.model import Model
 from scemae.api.pictures import Corners, Picture, boxes_of, photograph_of, split
