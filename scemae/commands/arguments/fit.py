@@ -21,9 +21,9 @@ Beside them stand two floors, on the same pictures: the mean shape of the other 
 same detector on an encoder of the same architecture with random weights. A difference below zero
 means that the trained features are better; where its interval excludes zero, that is decided.
 Pictures that lack a scale point count, and have no error.
-Where points have left and right partners, mirrored pictures count too. SHARDS/annotated-test,
-where there is one, is measured with the final detector. It is a constrained local model, in closed form:
-seconds after the features. The paper's few-shot regressor is measured by `scemae evaluate`.
+Where points have left and right partners, mirrored pictures count too. SHARDS/annotated-test, where
+there is one, is measured with the final detector. It is a constrained local model, in closed form,
+and not the paper's few-shot regressor, which `scemae evaluate` trains and measures.
 """
 READS = ("shards", *MODEL)
 

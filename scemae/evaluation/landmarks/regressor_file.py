@@ -61,8 +61,9 @@ def save_regressor(
 ) -> None:
     """Write a regressor, whole or not at all.
 
-    settings, points, margin: as in `Origin`. digests: {"backbone": SHA-256 of its weights} for features of
-    stage 1; with "projector" too where stage 2 is used (checkpoint.weights_digest). Raises OSError.
+    settings, points, margin: as in `Origin`. digests: {"backbone": SHA-256 of its weights} for
+    features of stage 1; with "projector" too where stage 2 is used (checkpoint.weights_digest).
+    Raises OSError.
     """
     origin = Origin(
         benchmark,
