@@ -1,3 +1,5 @@
-"""Before any test imports torch: scemae says how its threads wait (scemae/__init__.py)."""
+"""Before any test imports torch or timm: scemae says how torch's threads wait (scemae/__init__.py),
+and makes torchvision importable beside a CPU build of torch.
+"""
 
-import scemae  # noqa: F401
+import scemae.models.torchvision_cpu  # noqa: F401

@@ -43,6 +43,6 @@ def test_the_code_of_the_python_guide_runs(tmp_path, monkeypatch):
     scope = {}
     quick = "stride=8, epochs=1, views=1, images_per_epoch=2)"
     for block in blocks[:-1]:  # the last trains for hours: test_training.py has a small one
-        exec(block.replace("stride=4)", quick), scope)
+        exec(block.replace("points)", f"points, {quick}"), scope)
     assert scope["features"].shape == (1, 16, 48, 48) and scope["found"].shape == (3, 2)
     assert (tmp_path / "match.png").stat().st_size > 10_000 and (tmp_path / "out").is_dir()
