@@ -31,7 +31,7 @@ from scemae.data.tps_warps import (
 from scemae.errors import CheckpointError
 from scemae.evaluation.landmarks.benchmarks import Frames, normalise_landmarks
 
-ROUNDS = 3  # of fitting
+ROUNDS = 5  # of fitting
 SHRINKAGE = 0.03  # of the features' covariance, times the identity, in units of its mean eigenvalue
 # The covariance of shapes counts as if so many more images had shown the mean shape moved, turned
 # and scaled: of one image nothing else is known.
