@@ -29,6 +29,8 @@ from scemae.evaluation.photographs.photograph_features import BoxedPhotograph
 from scemae.evaluation.subjects import DETECTION, FEW_SHOT, Line
 from scemae.models.cover_and_stride import SHIFTS
 from scemae.process.progress import progress_bar
+from scemae.runs import usual_frames
+from scemae.runs.usual_frames import Framing
 
 OWN = "own"  # in place of a benchmark's name
 SETTINGS = sorted({one.name for one in fields(FewShotConfig)} - {"counts", "seeds"})
@@ -42,12 +44,17 @@ class Landmarks:
     names: list[str]  # of the landmarks, or none
     photograph: BoxedPhotograph
 
+    @property
+    def framing(self) -> Framing | None:
+        """How usual the frame of the picture is; None where that was not checked."""
+        return self.photograph.framing
+
     def plot(self) -> Figure:
         """The picture with its landmarks."""
         labels = self.names if len(self.points) <= 10 else []
         one = self.photograph
         return marked.figure_of(
-            [Panel(one.image, one.box, self.points, one.path.name, True, labels)]
+            [Panel(one.image, one.box, self.points, one.path.name, True, labels, one.is_unusual)]
         )
 
 
@@ -65,12 +72,14 @@ class Detector:
 
     def predict(self, picture: Picture, box: Corners = None) -> Landmarks:
         """The landmarks of a picture, framed as by `Model.match`. The numbers are those of
-        `scemae detect`.
+        `scemae detect`. A FramingWarning says where the frame is unlike the pictures that it was
+        fitted on, or the model's training pictures.
 
         Raises DataError for what is no picture, ConfigError for a box beside it.
         """
         photograph = photograph_of(picture, box)
         points = self.model.trained().detect(photograph, self._found)
+        self.model.check_framing([photograph], self._found)
         return Landmarks(points, self._found.names, photograph)
 
     def save(self, path: str | Path) -> None:
@@ -86,6 +95,7 @@ class Detector:
             origin.settings,
             origin.digests,
             stride=origin.stride,
+            usual=self._found.usual,
         )
 
 
@@ -111,10 +121,11 @@ def fit_landmarks(
     """Train a landmark detector on a few annotated pictures.
 
     images: n pictures, as the model takes them; points (n, l, 2), x and y in pixels of each, any
-    number l. boxes: one for all, or a list with a box or None for each. stride: of the features, in
-    pixels; 4 and 8 are 4 and 16 times faster, and coarser. settings: those of the few-shot test
-    (epochs=50, views=50 warps of each picture, images_per_epoch=1000, lr, ...). Raises DataError
-    and ConfigError, in a sentence that names the picture, before anything is trained.
+    number l. boxes: one for all, a function that finds it, or a list with one of these or None for
+    each. stride: of the features, in pixels; 4 and 8 are 4 and 16 times faster, and coarser.
+    settings: those of the few-shot test (epochs=50, views=50 warps of each picture,
+    images_per_epoch=1000, lr, ...). Raises DataError and ConfigError, in a sentence that names the
+    picture, before anything is trained.
     """
     if stride not in SHIFTS:
         raise ConfigError(f"stride: found {stride!r}, one of 1, 2, 4 or 8 was needed")
@@ -125,7 +136,8 @@ def fit_landmarks(
     width, landmarks = line.dim, train.landmarks.shape[1]
     used = {part: digests[part] for part in model.trained().subject.weights(line)}
     origin = Origin(OWN, config.alone(seed), used, stride, width, landmarks)
-    found = photograph_features.Detector(Path(OWN), regressor, origin, line, [])
+    usual = usual_frames.of_few(train.images, model.trained().tokens)
+    found = photograph_features.Detector(Path(OWN), regressor, origin, line, [], usual)
     return Detector(model, found)
 
 
