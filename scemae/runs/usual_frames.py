@@ -166,8 +166,10 @@ def of_few(frames: Tensor, describe: Describe) -> UsualFrames | None:
 
 def measure(framed: Tensor, wrong: Tensor, owners: Tensor) -> UsualFrames:
     """The record of sketches (m, 16d) of pictures, and (c, p, 16d) of those pictures `owners` (p,)
-    that were moved in c ways.
+    that were moved in c ways. Raises DataError where they are not finite.
     """
+    if not (framed.isfinite().all() and wrong.isfinite().all()):
+        raise DataError("the features of its training pictures are not finite")
     m = len(framed)
     folds = torch.arange(m) % (m if m <= SINGLY else FOLDS)
     held = torch.empty(m, 2)
@@ -211,7 +213,8 @@ def _discriminants(framed: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
     basis = torch.linalg.qr(torch.cat([gaps, strongest]).T).Q  # 16d q
     inside, across = rest @ basis, gaps @ basis
     covariance = (inside.T @ inside).double() / len(rest)
-    noise = 1e-6 * covariance.trace() / len(covariance) * torch.eye(len(covariance)).double()
+    level = 1e-6 * float(covariance.trace()) / len(covariance) + 1e-12
+    noise = level * torch.eye(len(covariance)).double()
     weights = torch.linalg.solve(covariance + noise, across.T.double()).T.float()  # c q
     return weights @ basis.T, -(weights * across).sum(1) / 2
 

@@ -86,6 +86,14 @@ def test_the_measures_are_those_of_the_slow_formulas():
         assert np.allclose(found(one[None])[0], truth, rtol=1e-2, atol=1e-2)
 
 
+def test_equal_pictures_make_a_record_and_features_that_are_not_finite_none():
+    same = faces(1, 0).expand(12, -1, -1, -1)
+    assert warned(usual_frames.of_few(same, pixels), faces(3, 1)) == 1
+    with pytest.raises(DataError, match="not finite"):
+        usual_frames.of_few(same, lambda frames: pixels(frames) / 0)
+    assert usual_frames.of_few(same[:9], pixels) is None
+
+
 def test_frames_are_moved_without_inventing_pixels():
     frames = faces(2, 0)
     right, below = usual_frames.moved(frames)[:2]
