@@ -22,6 +22,7 @@ COMMANDS = {
     "store": "training from an S3 endpoint that is slow, fails and is larger than the cache",
     "sorted": "what lanes cost where the faces come sorted by person: half an hour",
     "trend": "errors of a run against the images it has seen, with stage 2 on each checkpoint",
+    "framing": "how often match and detect warn of a bad frame, and how often they are wrong",
     "rivals": "every method under the same wall time, then the tables: needs an hour or more",
     "resume": "seconds from a kill to the next step",
     "busy": "how OpenMP threads should wait: steps per second, machine idle or busy",
@@ -29,12 +30,13 @@ COMMANDS = {
     "needs": "which packages a checkout lacks on this machine",
     "job": "long work on a borrowed machine: start it in the background, poll it, continue it",
 }
+NOT_IN_ALL = ("framing", "sorted", "streams", "store", "trend", "rivals", "gpu", "job", "needs")
 HELP = f"""\
 python -m bench COMMAND [OPTIONS]: speed as ratios to peers     (COMMAND --help explains each)
 
 {"".join(f"  {name:9} {line}" + chr(10) for name, line in COMMANDS.items())}\
-  all       all but sorted, streams, store, trend, rivals, gpu, needs and job, one after the other;
-            its only option is --out
+  all       all but {", ".join(NOT_IN_ALL)},
+            one after the other; its only option is --out
 
   python -m bench step --model deit_small --decoder mae --batch 64
   python -m bench step --device cuda --precision bf16 --batch 512
@@ -56,12 +58,7 @@ def main(argv: list[str]) -> int:
         return 0
     name, options = argv[0], argv[1:]
     if name == "all":
-        found = [
-            each
-            for each in COMMANDS
-            if each not in ("sorted", "streams", "store", "trend", "rivals", "gpu", "job", "needs")
-            and find_spec(f"bench.{each}")
-        ]
+        found = [each for each in COMMANDS if each not in NOT_IN_ALL and find_spec(f"bench.{each}")]
         return max(
             subprocess.run([sys.executable, "-m", "bench", each, *options]).returncode
             for each in found

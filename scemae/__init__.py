@@ -6,6 +6,7 @@ import os
 TYPE_CHECKING = False  # typing's own would be an import
 if TYPE_CHECKING:
     from scemae.api import Detector as Detector
+    from scemae.api import FramingWarning as FramingWarning
     from scemae.api import Landmarks as Landmarks
     from scemae.api import Matches as Matches
     from scemae.api import Model as Model
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 # Imported from scemae/api/ when first used, since that imports torch.
 OFFERED = (
     "Detector",
+    "FramingWarning",
     "Landmarks",
     "Matches",
     "Model",

@@ -45,6 +45,10 @@ class ScemaeError(Exception):
         super().__init__(printable(str(message)))
 
 
+class FramingWarning(UserWarning):
+    """A picture's frame is unlike training pictures, or that could not be checked."""
+
+
 class ConfigError(ScemaeError):
     """A setting that is unknown, of a wrong type, or that cannot work with others."""
 

@@ -6,9 +6,11 @@
 from scemae.api.landmarks import Detector, Landmarks, fit_landmarks, load_detector
 from scemae.api.model import Matches, Model, load
 from scemae.api.training import pretrain
+from scemae.errors import FramingWarning
 
 __all__ = [
     "Detector",
+    "FramingWarning",
     "Landmarks",
     "Matches",
     "Model",

@@ -27,6 +27,8 @@ from scemae.evaluation.photographs.photograph_features import BoxedPhotograph
 from scemae.evaluation.subjects import DETECTION, FEW_SHOT, Line
 from scemae.models.cover_and_stride import SHIFTS
 from scemae.process.progress import progress_bar
+from scemae.runs import usual_frames
+from scemae.runs.usual_frames import Framing
 
 OWN = "own"  # in place of a benchmark's name
 
@@ -39,12 +41,17 @@ class Landmarks:
     names: list[str]  # of the landmarks, or none
     photograph: BoxedPhotograph
 
+    @property
+    def framing(self) -> Framing | None:
+        """How usual the frame of the picture is; None where that was not checked."""
+        return self.photograph.framing
+
     def plot(self) -> Figure:
         """The picture with its landmarks."""
         labels = self.names if len(self.points) <= 10 else []
         one = self.photograph
         return marked.figure_of(
-            [Panel(one.image, one.box, self.points, one.path.name, True, labels)]
+            [Panel(one.image, one.box, self.points, one.path.name, True, labels, one.is_unusual)]
         )
 
 
@@ -62,12 +69,14 @@ class Detector:
 
     def predict(self, picture: Picture, box: Corners = None) -> Landmarks:
         """The landmarks of a picture, framed as by `Model.match`. The numbers are those of
-        `scemae detect`.
+        `scemae detect`. A FramingWarning says where the frame is unlike the pictures that it was
+        fitted on, or the model's training pictures.
 
         Raises DataError for what is no picture, ConfigError for a box beside it.
         """
         photograph = photograph_of(picture, box)
         points = self.model.trained().detect(photograph, self._found)
+        self.model.check_framing([photograph], self._found)
         return Landmarks(points, self._found.names, photograph)
 
     def save(self, path: str | Path) -> None:
@@ -83,6 +92,7 @@ class Detector:
             origin.settings,
             origin.digests,
             stride=origin.stride,
+            usual=self._found.usual,
         )
 
 
@@ -108,10 +118,10 @@ def fit_landmarks(
     """Fit a landmark detector to a few annotated pictures, as `scemae fit` does.
 
     images: n pictures, as the model takes them; points (n, l, 2), x and y in pixels of each, any
-    number l, NaN for a point that is not seen. boxes: one for all, or a list with a box or None for
-    each. stride: of the features, in pixels; 8 is faster, 2 finer. views: warps of each picture.
-    Raises DataError and ConfigError, in a sentence that names the picture, before anything is
-    computed.
+    number l, NaN for a point that is not seen. boxes: one for all, a function that finds it, or a
+    list with one of these or None for each. stride: of the features, in pixels; 8 is faster, 2
+    finer. views: warps of each picture. Raises DataError and ConfigError, in a sentence that names
+    the picture, before anything is computed.
     """
     if stride not in SHIFTS:
         raise ConfigError(f"stride: found {stride!r}, one of 1, 2, 4 or 8 was needed")
@@ -120,7 +130,9 @@ def fit_landmarks(
     fitted = _fit(model, line, train, stride, views, seed)
     used = {part: digests[part] for part in model.trained().subject.weights(line)}
     origin = Origin(OWN, None, used, stride, line.dim, fitted.landmarks)
-    return Detector(model, photograph_features.Detector(Path(OWN), fitted, origin, line, []))
+    usual = usual_frames.of_few(train.images, model.trained().tokens)
+    found = photograph_features.Detector(Path(OWN), fitted, origin, line, [], usual)
+    return Detector(model, found)
 
 
 def _fit(model: Model, line: Line, train: Frames, stride: int, views: int, seed: int) -> LocalModel:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 
 from scemae.api.pictures import Picture, boxes_of, frames_of, photograph_of
 from scemae.distributed.process_group import choose_device
-from scemae.errors import ConfigError, DataError
+from scemae.errors import ConfigError, DataError, FramingWarning
 from scemae.evaluation.landmarks.features import Trunk
-from scemae.evaluation.photographs import marked, photograph_features
+from scemae.evaluation.photographs import framing_check, marked, photograph_features
 from scemae.evaluation.photographs.marked import Panel
 from scemae.evaluation.photographs.photograph import check_points
 from scemae.evaluation.photographs.photograph_features import BoxedPhotograph, TrainedFeatures
+from scemae.evaluation.photographs.photograph_features import Detector as FoundDetector
 from scemae.evaluation.subjects import MATCHING, Line
 from scemae.interop import export, exported
 from scemae.interop.exported import Exported, WeightsSource
@@ -27,6 +29,7 @@ from scemae.models.cover_and_stride import SHIFTS
 from scemae.models.vit import Encoder
 from scemae.runs import given
 from scemae.runs.given import Given
+from scemae.runs.usual_frames import Framing
 
 FURTHER = ", trained further"
 AT_ONCE = 8  # pictures encoded together where no graph is kept, times the shifts of the stride
@@ -44,6 +47,11 @@ class Matches:
     second: BoxedPhotograph
     title: str  # of the model
 
+    @property
+    def framing(self) -> tuple[Framing | None, Framing | None]:
+        """How usual the frames of both pictures are; None where that was not checked."""
+        return self.first.framing, self.second.framing
+
     def plot(self) -> Figure:
         """Both pictures side by side, a point in one colour in both."""
         labels = [str(i + 1) for i in range(len(self.points))]
@@ -51,8 +59,16 @@ class Matches:
         one, two = self.first, self.second
         return marked.figure_of(
             [
-                Panel(one.image, one.box, self.points, asked, False, labels),
-                Panel(two.image, two.box, self.matches, answer + self.title, True, labels),
+                Panel(one.image, one.box, self.points, asked, False, labels, one.is_unusual),
+                Panel(
+                    two.image,
+                    two.box,
+                    self.matches,
+                    answer + self.title,
+                    True,
+                    labels,
+                    two.is_unusual,
+                ),
             ]
         )
 
@@ -67,6 +83,7 @@ class Model(nn.Module):
     def __init__(self, origin: Given, trained: TrainedFeatures) -> None:
         """`load` makes one."""
         super().__init__()
+        self._was_trained = False
         self._origin, self._trained = origin, trained
         self.trunk = trained.subject.trunk.network
         self.projectors = nn.ModuleList(trained.subject.heads)
@@ -99,6 +116,7 @@ class Model(nn.Module):
     def train(self, mode: bool = True) -> "Model":
         """Keep graphs and let gradients reach all weights; or, with False, neither."""
         super().train(mode)
+        self._was_trained |= mode
         self.requires_grad_(mode)
         return self
 
@@ -108,10 +126,10 @@ class Model(nn.Module):
 
         images: a path, an image of PIL, an array (h, w, 3) or a tensor (3, h, w), of uint8 or of
         floats in [0, 1]; a list of them, an array (b, h, w, 3) or a tensor (b, 3, h, w). Each is
-        framed as `scemae match` does: `box` (x0, y0, x1, y1), of which the middle 0.71 is seen, or
-        the largest centred square; a float tensor of 136x136 is a frame already. stride: 1, 2, 4 or
-        8 pixels of the 96 that are seen. A trunk that is no ViT matches at 96x96 whatever the
-        stride. Raises DataError, ConfigError.
+        framed as `scemae match` does: `box` (x0, y0, x1, y1) or a function that finds it, of which
+        the middle 0.71 is seen, or the largest centred square; a float tensor of 136x136 is a frame
+        already. stride: 1, 2, 4 or 8 pixels of the 96 that are seen. A trunk that is no ViT matches
+        at 96x96 whatever the stride. Raises DataError, ConfigError.
         """
         if stride not in SHIFTS:
             raise ConfigError(f"stride: found {stride!r}, one of 1, 2, 4 or 8 was needed")
@@ -128,18 +146,32 @@ class Model(nn.Module):
     def match(self, first: Picture, second: Picture, points: Any, *, box: Any = None) -> Matches:
         """Find points (l, 2), x and y in pixels of the first picture, in the second.
 
-        The numbers are those of `scemae match`. box: one for both pictures, or a pair with a box or
-        None for each. Raises DataError for what is no picture or no points, ConfigError for a point
-        outside the part that the model sees.
+        The numbers are those of `scemae match`. box: one for both pictures, a function that finds
+        it in a picture, or a pair with one of these or None for each. A FramingWarning says where
+        a frame is unlike training pictures. Raises DataError for what is no picture or no points,
+        ConfigError for a point outside the part that the model sees.
         """
         asked = points_of(points)
         corners = boxes_of(box, 2)
         one, two = (photograph_of(*each) for each in zip((first, second), corners, (1, 2)))
         check_points(asked, one.box, one.path, option="points")
         found = self.trained().match(one, two, asked)
+        self.check_framing([one, two])
         return Matches(
             found.points, found.matches, found.cosines, found.returns, one, two, self.title
         )
+
+    def check_framing(
+        self, photographs: list[BoxedPhotograph], detector: FoundDetector | None = None
+    ) -> None:
+        """Set `framing` of photographs, with a FramingWarning for each that is unusual."""
+        if self._was_trained and self._contents()["backbone"] != self._loaded["backbone"]:
+            text = "framing is not checked: the model was trained further"
+            warnings.warn(text, FramingWarning, stacklevel=3)
+            return
+        trained = self.trained()
+        record = framing_check.find_record(trained, _warn, detector)
+        framing_check.check(trained, photographs, record, _warn, remedy="give box=")
 
     def trained(self) -> TrainedFeatures:
         """What `scemae match` and `scemae detect` compute with, on this model's device."""
@@ -237,6 +269,11 @@ def points_of(points: Any) -> np.ndarray:
             "was needed"
         )
     return found
+
+
+def _warn(text: str) -> None:
+    # 5: the line that called `match` or `predict`, over framing_check and `check_framing`
+    warnings.warn(text, FramingWarning, stacklevel=5)
 
 
 def _on_cpu(network: nn.Module) -> Any:

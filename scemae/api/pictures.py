@@ -21,12 +21,18 @@ from scemae.data.picture import (
     turned,
 )
 from scemae.errors import DataError
+from scemae.evaluation.photographs.boxes import BoxFunction, corners_of
 from scemae.evaluation.photographs.photograph_features import BoxedPhotograph
 
 # One picture: a path, an image of PIL, an array (h, w, 3) or a tensor (3, h, w).
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
-# (x0, y0, x1, y1) in pixels of the picture; None: the largest centred square.
-Corners: TypeAlias = Sequence[float] | None
+# (x0, y0, x1, y1) in pixels of the picture; a function of the picture (PIL, upright) that returns
+# its boxes, of which the largest is used; None: the largest centred square.
+Corners: TypeAlias = Sequence[float] | BoxFunction | None
+BOXES = (
+    "give one (x0, y0, x1, y1) for all, a function that finds it in a picture, or a list with one "
+    "of these or None for each"
+)
 KINDS = (
     "a path, an image of PIL, an array (h, w, 3) or a tensor (3, h, w), of uint8 or of floats in "
     "[0, 1], or many of them"
@@ -48,7 +54,8 @@ def split(pictures: Any) -> list[Picture]:
 def frames_of(pictures: Any, boxes: Any = None) -> Tensor:
     """The frames (b, 3, 136, 136), floats in [0, 1], of pictures and a box for each.
 
-    boxes: None, one box for all pictures, or a list with a box or None for each. Gradients pass
+    boxes: None, one box for all pictures, a function that finds them, or a list with one of these
+    for each. Gradients pass
     through floats of tensors. Raises DataError or ConfigError.
     """
     found = split(pictures)
@@ -58,15 +65,16 @@ def frames_of(pictures: Any, boxes: Any = None) -> Tensor:
 
 
 def boxes_of(boxes: Any, count: int) -> list[Corners]:
-    """A box or None for each of `count` pictures. Raises DataError."""
-    if boxes is None or (len(boxes) == 4 and all(isinstance(one, (int, float)) for one in boxes)):
+    """A box, a function or None for each of `count` pictures. Raises DataError."""
+    if boxes is None or callable(boxes):
         return [boxes] * count
+    if not isinstance(boxes, (Sequence, np.ndarray)):
+        raise DataError(f"box: found {str(boxes)[:60]!r}; {BOXES}")
+    if len(boxes) == 4 and all(isinstance(one, (int, float)) for one in boxes):
+        return [_numbers(boxes)] * count
     if len(boxes) != count:
-        raise DataError(
-            f"box: found {len(boxes)} boxes for {count} pictures; give one (x0, y0, x1, y1) for "
-            "all, or a list with a box or None for each"
-        )
-    return [None if one is None else _numbers(one) for one in boxes]
+        raise DataError(f"box: found {len(boxes)} boxes for {count} pictures; {BOXES}")
+    return [one if one is None or callable(one) else _numbers(one) for one in boxes]
 
 
 def photograph_of(picture: Picture, corners: Corners, number: int = 0) -> BoxedPhotograph:
@@ -76,16 +84,23 @@ def photograph_of(picture: Picture, corners: Corners, number: int = 0) -> BoxedP
     """
     name = _name(picture, number)
     image = _image(picture, name)
-    box = square_box(image, _numbers(corners), name, option="box")
+    box = square_box(image, _found(corners, image, name), name, option="box")
     return BoxedPhotograph(name, image, box)
 
 
-def _numbers(corners: Corners) -> list[float] | None:
-    if corners is None:
-        return None
-    found = [float(one) for one in corners]
+def _found(corners: Corners, image: Image.Image, name: Path) -> list[float] | None:
+    """The box of a picture, by asking a function where one is given. Raises DataError."""
+    is_given = corners is None or callable(corners)
+    return corners_of(corners if is_given else _numbers(corners), image, name)
+
+
+def _numbers(corners: Any) -> list[float]:
+    try:
+        found = [float(one) for one in corners]
+    except (TypeError, ValueError):
+        found = []
     if len(found) != 4 or not np.isfinite(found).all():
-        raise DataError(f"box: found {found}, four numbers x0, y0, x1, y1 were needed")
+        raise DataError(f"box: found {str(corners)[:60]}, four numbers x0, y0, x1, y1 were needed")
     return found
 
 
@@ -97,7 +112,7 @@ def _name(picture: Picture, number: int) -> Path:
 def _frame(picture: Picture, corners: Corners, name: Path) -> Tensor:
     if not isinstance(picture, Tensor) or not picture.is_floating_point():
         image = _image(picture, name)
-        box = square_box(image, _numbers(corners), name, option="box")
+        box = square_box(image, _found(corners, image, name), name, option="box")
         return frame_of(image, box).float() / 255
     _check(picture, name)
     try:
@@ -106,8 +121,11 @@ def _frame(picture: Picture, corners: Corners, name: Path) -> Tensor:
         raise DataError(f"{name}: {error}; give another picture") from error
     if corners is None and picture.shape[1:] == (FRAME, FRAME):
         return picture.float()
-    blank = Image.new("1", (picture.shape[2], picture.shape[1]))  # its size is all that is used
-    return _resized(picture.float(), square_box(blank, _numbers(corners), name, option="box"))
+    # only a function looks at the pixels
+    size = (picture.shape[2], picture.shape[1])
+    image = _image(picture, name) if callable(corners) else Image.new("1", size)
+    found = _found(corners, image, name)
+    return _resized(picture.float(), square_box(image, found, name, option="box"))
 
 
 def _resized(picture: Tensor, box: Box) -> Tensor:

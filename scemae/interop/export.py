@@ -2,6 +2,7 @@
 
     OUT/model.safetensors       the encoder, under the names of timm's VisionTransformer
     OUT/projector.safetensors   the projector, where RUN has one
+    OUT/framing.safetensors     what its training pictures look like, to tell a bad frame
     OUT/encoder.onnx            with --onnx
     OUT/features.onnx           with --onnx and a projector
     OUT/config.json             as timm, the hub and transformers read it
@@ -11,6 +12,7 @@ All files are read back by timm and onnxruntime and compared with the original o
 """
 
 import argparse
+import sys
 import warnings
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -24,8 +26,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from scemae import __version__
-from scemae.data.augment import MEAN, STD, normalise
-from scemae.errors import CheckpointError, ConfigError, RunFolderError
+from scemae.data.augment import MEAN, STD, centre_crop, normalise
+from scemae.errors import CheckpointError, ConfigError, RunFolderError, ScemaeError
 from scemae.files import disk
 from scemae.interop.exported import PROJECTOR as PROJECTOR_FILE
 from scemae.interop.exported import Exported, WeightsSource
@@ -34,10 +36,12 @@ from scemae.interop.timm_names import create_timm, timm_config, timm_options, to
 from scemae.methods import mae, registry
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
-from scemae.runs import given
+from scemae.process.progress import say
+from scemae.runs import given, usual_frames
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.tensor_file import WrittenFile, write_tensors
 from scemae.runs.given import EXPORTED
+from scemae.runs.usual_frames import UsualFrames
 
 # Of the largest value. timm does the same operations, onnxruntime does them in another order.
 TOLERANCE = {"timm": 2e-5, "onnxruntime": 1e-4}
@@ -96,7 +100,7 @@ def load(run: Path, projector: Path | None = None) -> Exported:
             f"{run}: found an export, which is what this command makes; copy it, or give a run"
         )
     encoder, folder = mae.load_encoder(chosen.backbone)
-    found = Exported(folder, encoder, source_of(folder))
+    found = Exported(folder, encoder, source_of(folder), usual=_usual_frames(folder, encoder))
     if chosen.projector is not None:
         trained = registry.load_stage_2(chosen.projector, folder, encoder)
         if trained.name != "carb":
@@ -107,6 +111,21 @@ def load(run: Path, projector: Path | None = None) -> Exported:
         found.projector = cast(Projector, trained.module.projector)
         found.carb, found.projector_source = trained.settings.carb, source_of(trained.folder)
     return found
+
+
+def _usual_frames(folder: Path, encoder: Encoder) -> UsualFrames | None:
+    """The record of the training pictures; None, after saying why, where there is none."""
+
+    @torch.no_grad()
+    def describe(frames: Tensor) -> Tensor:
+        side = encoder.grid * encoder.patch_size
+        return encoder(centre_crop(normalise(frames.float() / 255), side))[:, 1:]
+
+    try:
+        return usual_frames.of_checkpoint(folder, describe)
+    except ScemaeError as error:
+        say(f"without {usual_frames.EXPORTED}, so framing cannot be checked: {error}", sys.stderr)
+        return None
 
 
 def source_of(folder: Path) -> WeightsSource:
@@ -168,6 +187,9 @@ def write_tensors_and_config(out: Path, networks: Exported) -> dict:
             "carb": asdict(networks.carb),
             "source": asdict(networks.projector_source),
         }
+    if networks.usual is not None:
+        path, digest = out / usual_frames.EXPORTED, networks.source.weights_sha256
+        written.append(usual_frames.save(path, networks.usual, digest))
     facts["files"] = [asdict(file) for file in written]
     return facts
 

@@ -22,6 +22,7 @@ from scemae.interop.timm_names import Pixels, translate
 from scemae.models.projector import Projector
 from scemae.models.vit import Encoder
 from scemae.runs.given import EXPORTED
+from scemae.runs.usual_frames import UsualFrames
 
 PROJECTOR = "projector.safetensors"
 REMEDY = "give a folder that `scemae export` of this version wrote, or export it again"
@@ -47,6 +48,7 @@ class Exported:
     projector: Projector | None = None
     carb: Carb | None = None  # settings of stage 2, with a projector
     projector_source: WeightsSource | None = None
+    usual: UsualFrames | None = None  # what its training pictures look like
 
     @property
     def digests(self) -> dict[str, str]:

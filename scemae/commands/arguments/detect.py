@@ -3,10 +3,11 @@
 import argparse
 from functools import partial
 
+from scemae.commands.arguments import boxes
 from scemae.commands.arguments.trained_model import MODEL, add_model_options
 from scemae.config.values import given_path
 
-HELP = """\
+HELP = f"""\
 Detect landmarks in photographs, with the features of trained runs and a regressor that
 `scemae evaluate` or `scemae fit` trained on them.
 
@@ -21,11 +22,12 @@ above the middle. Without --box it is the largest centred square (of CelebA's al
 178x218 rows 30 to 207). With --box, give one per photograph, in order (`centre`: the default).
 A regressor of `scemae fit` enlarges each box by the margin of its shards, so that a box is one
 around the object as in its annotations.
+{boxes.HELP}
 A photograph that cannot be used is named and left out, and the command ends with status 1.
 DIR gets, for each photograph, NAME.landmarks.json (x, y in pixels of the photograph, upright) and
 NAME.landmarks.png.
 """
-READS = ("images", *MODEL, "regressor")
+READS = ("images", *MODEL, "regressor", *boxes.BOXES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +38,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     regressor = "one of the regressors/*.safetensors of an evaluation"
     add("--regressor", required=True, metavar="FILE", help=regressor)
     add("--out", required=True, metavar="DIR", help="where the results go")
-    parser.add_argument(
-        "--box", metavar="x0,y0,x1,y1", action="append", help="once per photograph; or centre"
-    )
+    boxes.add_box_options(parser, "once per photograph; or centre")

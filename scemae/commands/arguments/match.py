@@ -4,10 +4,11 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from scemae.commands.arguments import boxes
 from scemae.commands.arguments.trained_model import MODEL, add_model_options
 from scemae.config.values import given_path
 
-HELP = """\
+HELP = f"""\
 Find points of one photograph in another one, with the features of trained runs.
 
   scemae match a.jpg b.jpg --run runs/carb --points "310,260 420,255"
@@ -19,11 +20,13 @@ or with --regressor the landmarks detected in the first photograph. A box is the
 becomes the frame of 136 pixels; networks see its middle, 0.71 of each side (dashed in the picture),
 which a face should fill. A box that is not square is made square around its middle, and may reach
 beyond the photograph. Without --box it is the largest centred square (of CelebA's aligned pictures
-of 178x218 rows 30 to 207). For each point you get the place where it was found, the cosine of the
+of 178x218 rows 30 to 207).
+{boxes.HELP}
+For each point you get the place where it was found, the cosine of the
 two features, and `returns`: the distance between the point and the match of its match, in pixels of
 the 96-px crop (small: a match to trust). OUT gets match.json and match.png.
 """
-READS = ("first", "second", *MODEL, "regressor")
+READS = ("first", "second", *MODEL, "regressor", *boxes.BOXES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +44,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where both files go (match)",
     )
     parser.add_argument("--points", metavar='"x,y ..."', help="in pixels of A")
-    parser.add_argument(
-        "--box", metavar="x0,y0,x1,y1", action="append", help="once for A and once for B; or centre"
-    )
+    boxes.add_box_options(parser, "once for A and once for B; or centre")

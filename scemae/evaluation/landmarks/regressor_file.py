@@ -1,6 +1,7 @@
 """A trained landmark regressor as one safetensors file, with a record of what it was trained on.
 
-tensors     those of `LandmarkRegressor` or of `LocalModel`, in fp32
+tensors     those of `LandmarkRegressor` or of `LocalModel`, in fp32; of `scemae fit` also those of
+            `UsualFrames`
 metadata    "scemae": JSON of `Origin`
 """
 
@@ -19,7 +20,9 @@ from scemae.evaluation.landmarks.local_model import LocalModel
 from scemae.evaluation.landmarks.regression import LandmarkRegressor, RegressionConfig
 from scemae.files import disk, documents
 from scemae.files.documents import Finite, Small
+from scemae.runs import usual_frames
 from scemae.runs.checkpoints.tensor_file import fill
+from scemae.runs.usual_frames import UsualFrames
 
 FORMAT_VERSION = 1
 Regressor = LandmarkRegressor | LocalModel
@@ -58,12 +61,13 @@ def save_regressor(
     stride: int,
     points: Sequence[str] = (),
     margin: float = 1.0,
+    usual: UsualFrames | None = None,
 ) -> None:
     """Write a regressor, whole or not at all.
 
-    settings, points, margin: as in `Origin`. digests: {"backbone": SHA-256 of its weights} for
-    features of stage 1; with "projector" too where stage 2 is used (checkpoint.weights_digest).
-    Raises OSError.
+    settings, points, margin: as in `Origin`. usual: the record of the pictures it was fitted on.
+    digests: {"backbone": SHA-256 of its weights} for features of stage 1; with "projector" too
+    where stage 2 is used (checkpoint.weights_digest). Raises OSError.
     """
     origin = Origin(
         benchmark,
@@ -78,6 +82,7 @@ def save_regressor(
     arrays = {
         name: value.detach().float().cpu().numpy() for name, value in regressor.state_dict().items()
     }
+    arrays |= usual.tensors() if usual else {}
     disk.make_folders(path.parent, path.parent.parent)  # regressors/ of a run folder
     with disk.replacing(path) as file:
         fill(file, arrays, {"scemae": json.dumps(asdict(origin))})
@@ -91,7 +96,8 @@ def load_regressor(path: Path) -> tuple[Regressor, Origin]:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("scemae", "null")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = [name for name in file.keys() if not name.startswith(usual_frames.PREFIX)]
+            tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"{path}: cannot be read as safetensors ({error}); copy it again from where "

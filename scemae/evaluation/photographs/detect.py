@@ -8,6 +8,7 @@ Writes NAME.landmarks.json and NAME.landmarks.png for each photograph.
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ import numpy as np
 from scemae import __version__
 from scemae.distributed.process_group import choose_device
 from scemae.errors import ConfigError, DataError
+from scemae.evaluation.photographs import boxes, framing_check
+from scemae.evaluation.photographs.boxes import Where
 from scemae.evaluation.photographs.marked import Panel, draw
-from scemae.evaluation.photographs.photograph import DEFAULT, parse_boxes
+from scemae.evaluation.photographs.photograph import DEFAULT
 from scemae.evaluation.photographs.photograph_features import (
     BoxedPhotograph,
     Detector,
@@ -35,16 +38,18 @@ def main(given: argparse.Namespace) -> None:
     Raises CheckpointError or ConfigError before any work, DataError at the end where photographs
     were left out.
     """
-    corners = parse_boxes(given.box, given.images)
+    places, option = boxes.chosen(given, given.images), boxes.option_of(given)
     if given.out.exists() and not given.out.is_dir():
         raise ConfigError(f"--out: {given.out} is a file; give a folder")
     if len(given.images) == 1:
-        open_photograph(given.images[0], corners[0])  # before the networks: seconds
+        open_photograph(given.images[0], places[0], option=option)  # before the networks: seconds
     trained = load_features(given.backbone, given.projector, choose_device("auto"), run=given.run)
     detector = load_detector(given.regressor, trained)
-    if given.box is None:
+    if not any(place is not None for place in places):
         print(f"box: {DEFAULT}, of which networks see the middle, 0.71 of each side")
-    failed = detect_all(given.images, corners, given.out, trained=trained, detector=detector)
+    failed = detect_all(
+        given.images, places, given.out, trained=trained, detector=detector, option=option
+    )
     print(
         f"{given.out}: {len(given.images) - len(failed)} of {len(given.images)} photographs, "
         f"{detector.origin.landmarks} landmarks each"
@@ -58,25 +63,30 @@ def main(given: argparse.Namespace) -> None:
 
 def detect_all(
     paths: list[Path],
-    corners: list[list[float] | None],
+    places: list[Where],
     out: Path,
     *,
     trained: TrainedFeatures,
     detector: Detector,
+    option: str = "--box",
 ) -> list[Path]:
-    """Write the results of each photograph into `out`; boxes of None are the centre.
+    """Write the results of each photograph into `out`; places are boxes, or None for the centre.
 
-    Returns the photographs that cannot be used; each is named on stderr.
+    Returns the photographs that cannot be used; each is named on stderr, and so is each whose frame
+    is unusual. `option` is named in errors of boxes.
     """
     failed = []
+    tell = partial(say, file=sys.stderr)
+    record = framing_check.find_record(trained, tell, detector)
     bar = progress_bar(paths, show=len(paths) > 1, unit="photograph")
-    for path, box, name in zip(bar, corners, output_names(paths)):
+    for path, place, name in zip(bar, places, output_names(paths)):
         try:
-            photograph = open_photograph(path, box, margin=detector.origin.margin)
+            photograph = open_photograph(path, place, margin=detector.origin.margin, option=option)
         except (DataError, ConfigError) as error:
             say(f"left out: {error}", sys.stderr)
             failed.append(path)
         else:
+            framing_check.check(trained, [photograph], record, tell)
             write(
                 out,
                 name,
@@ -115,6 +125,7 @@ def write(
         f"{photograph.path.name}: {detector.origin.benchmark}",
         True,
         labels,
+        photograph.is_unusual,
     )
     draw([panel], out / f"{name}.landmarks.png")
     disk.write_json(

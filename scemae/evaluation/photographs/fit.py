@@ -38,6 +38,7 @@ from scemae.evaluation.subjects import DETECTION, FEW_SHOT, Line, Subject
 from scemae.files import disk
 from scemae.models.vit import Encoder
 from scemae.process.progress import progress_bar
+from scemae.runs import usual_frames
 
 MEAN, RANDOM, TRAINED = "mean shape", "random encoder", "trained"
 SINGLY = 30  # up to so many pictures each is left out alone, of more a tenth at a time
@@ -92,6 +93,7 @@ def main(given: argparse.Namespace) -> None:
         stride=given.stride,
         points=data.benchmark.points,
         margin=data.benchmark.margin,
+        usual=usual_frames.of_few(data.frames.images, trained.tokens),
     )
     disk.write_json(given.out / "fit.json", {**result, "model": trained.model_facts()})
     print(table(result))

@@ -15,6 +15,7 @@ from scemae.evaluation.drawing import FIVE, INK, POINTS
 from scemae.files import disk
 
 SIDE, TOP, GAP = 620, 30, 12  # pixels: side of a panel, height of its title, between panels
+UNUSUAL = "#c0392b"
 MARGIN = 0.05  # shown around the box, as a share of its side
 
 
@@ -28,6 +29,7 @@ class Panel:
     title: str
     is_found: bool  # dots, else rings
     labels: list[str]  # beside each point; none where empty
+    is_unusual: bool = False  # its frame is unlike training pictures: red, and named in the title
 
 
 def draw(panels: list[Panel], path: Path) -> None:
@@ -45,8 +47,11 @@ def figure_of(panels: list[Panel]) -> Figure:
     for i, panel in enumerate(panels):
         axes = figure.add_axes((i * (SIDE + GAP) / width, 0, SIDE / width, SIDE / height))
         _draw_panel(axes, panel)
+        title, colour = panel.title, INK
+        if panel.is_unusual:
+            title, colour = f"{title} (unusual frame)", UNUSUAL
         figure.text(
-            (i * (SIDE + GAP) + 2) / width, 1 - 20 / height, panel.title, fontsize=10, color=INK
+            (i * (SIDE + GAP) + 2) / width, 1 - 20 / height, title, fontsize=10, color=colour
         )
     return figure
 
@@ -79,7 +84,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set(xlim=(left - 0.5, right - 0.5), ylim=(bottom - 0.5, top - 0.5))
     axes.axis("off")
     x0, y0, x1, y1 = panel.box.seen
-    for colour, width in (("black", 2.4), ("white", 1.0)):
+    ink = "black", UNUSUAL if panel.is_unusual else "white"
+    for colour, width in zip(ink, (2.4, 1.0)):
         axes.add_patch(
             Rectangle(
                 (x0, y0),

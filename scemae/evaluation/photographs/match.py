@@ -6,6 +6,8 @@ The matcher is that of the matching test. Writes match.json and match.png.
 """
 
 import argparse
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,12 @@ import numpy as np
 from scemae import __version__
 from scemae.distributed.process_group import choose_device
 from scemae.errors import ConfigError
+from scemae.evaluation.photographs import boxes, framing_check
 from scemae.evaluation.photographs.marked import Panel, draw
 from scemae.evaluation.photographs.photograph import (
     DEFAULT,
     check_points,
     grid_points,
-    parse_boxes,
     parse_points,
 )
 from scemae.evaluation.photographs.photograph_features import (
@@ -30,6 +32,7 @@ from scemae.evaluation.photographs.photograph_features import (
     open_photograph,
 )
 from scemae.files import disk
+from scemae.process.progress import say
 
 ACROSS = 5  # points of the grid, each way
 
@@ -39,23 +42,27 @@ def main(given: argparse.Namespace) -> None:
 
     Raises ConfigError, DataError or CheckpointError before anything is written.
     """
-    corners = parse_boxes(given.box, [given.first, given.second])
+    places = boxes.chosen(given, [given.first, given.second])
     points = parse_points(given.points) if given.points is not None else None
     if points is not None and given.regressor:
         raise ConfigError(
             "--points, --regressor: found both; give the points, or the regressor that finds them"
         )
+    option = boxes.option_of(given)
     first, second = (
-        open_photograph(given.first, corners[0]),
-        open_photograph(given.second, corners[1]),
+        open_photograph(path, place, option=option)
+        for path, place in zip((given.first, given.second), places)
     )
     if points is not None:
         check_points(points, first.box, first.path)
     trained = load_features(given.backbone, given.projector, choose_device("auto"), run=given.run)
     points = choose_points(trained, first, given.regressor) if points is None else points
     found = trained.match(first, second, points)
+    tell = partial(say, file=sys.stderr)
+    record = framing_check.find_record(trained, tell)
+    framing_check.check(trained, [first, second], record, tell)
     write(given.out, first, second, trained=trained, found=found)
-    for line in table(first, second, found, is_default=given.box is None):
+    for line in table(first, second, found, is_default=places == [None, None]):
         print(line)
     print(f"{given.out / 'match.png'}, {given.out / 'match.json'}")
 
@@ -92,8 +99,8 @@ def write(
     asked, answer = f"{first.path.name}: points", f"{second.path.name}: found, "
     answer += trained.subject.title
     panels = [
-        Panel(first.image, first.box, found.points, asked, False, labels),
-        Panel(second.image, second.box, found.matches, answer, True, labels),
+        Panel(first.image, first.box, found.points, asked, False, labels, first.is_unusual),
+        Panel(second.image, second.box, found.matches, answer, True, labels, second.is_unusual),
     ]
     draw(panels, out / "match.png")
     disk.write_json(

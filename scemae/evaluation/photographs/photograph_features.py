@@ -1,6 +1,7 @@
 """Features of photographs from trained runs, to match points and to detect landmarks."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn import functional
 from scemae.data.framing import Box, frame_of, square_box
 from scemae.data.geometry import CROP, INPUT
 from scemae.data.picture import read_picture
-from scemae.errors import CheckpointError, ConfigError
+from scemae.errors import CheckpointError, ConfigError, DataError, ScemaeError
 from scemae.evaluation import subjects
 from scemae.evaluation.landmarks import matching, regression
 from scemae.evaluation.landmarks.benchmarks import denormalise_landmarks, find_benchmark
@@ -22,9 +23,11 @@ from scemae.evaluation.landmarks.regressor_file import (
     check_digests,
     load_regressor,
 )
+from scemae.evaluation.photographs.boxes import Where, corners_of
 from scemae.evaluation.subjects import DETECTION, FEW_SHOT, MATCHING, Line, Subject
-from scemae.runs import given
+from scemae.runs import given, usual_frames
 from scemae.runs.given import Given
+from scemae.runs.usual_frames import Framing, UsualFrames
 
 STRIDE = 2  # of cover-and-stride for matching, in pixels (PROTOCOL 5.2)
 
@@ -36,6 +39,12 @@ class BoxedPhotograph:
     path: Path
     image: Image.Image
     box: Box
+    framing: Framing | None = None  # where it was checked (framing_check.py)
+
+    @property
+    def is_unusual(self) -> bool:
+        """Whether its frame was found to be unlike training pictures."""
+        return self.framing is not None and self.framing.is_unusual
 
     def facts(self) -> dict:
         """The part of the JSON results that describes it."""
@@ -44,6 +53,7 @@ class BoxedPhotograph:
             "size": list(self.image.size),
             "box": self.box.corners,
             "seen": self.box.seen,
+            "framing": None if self.framing is None else asdict(self.framing),
         }
 
 
@@ -64,6 +74,8 @@ class TrainedFeatures:
     subject: Subject
     digests: dict[str, str]  # SHA-256 of the weights, as "backbone" and "projector"
     device: torch.device
+    origin: Given | None = None
+    _usual: UsualFrames | ScemaeError | None = field(default=None, repr=False)
 
     def match(
         self, first: BoxedPhotograph, second: BoxedPhotograph, points: np.ndarray
@@ -92,6 +104,44 @@ class TrainedFeatures:
         )
         predicted = regression.predict(detector.regressor, features, device=self.device)[0]
         return photograph.box.from_crop((denormalise_landmarks(predicted) - CROP).double().numpy())
+
+    def framings(self, photographs: Sequence[BoxedPhotograph], usual: UsualFrames) -> list[Framing]:
+        """How usual the frames of photographs are among the pictures of a record."""
+        frames = torch.stack([frame_of(one.image, one.box) for one in photographs])
+        return usual.rate(self.tokens(frames))
+
+    def usual_frames(self) -> UsualFrames:
+        """The record of the training pictures (runs/usual_frames.py), which are looked at once.
+
+        Raises ScemaeError with the reason where there is none.
+        """
+        if self._usual is None:
+            try:
+                self._usual = self._find_usual_frames()
+            except ScemaeError as error:
+                self._usual = error
+        if isinstance(self._usual, ScemaeError):
+            raise self._usual
+        return self._usual
+
+    def _find_usual_frames(self) -> UsualFrames:
+        if self.origin is None:
+            raise DataError("the model has no record of its training pictures")
+        place = self.origin.backbone
+        if not self.origin.is_export:
+            return usual_frames.of_checkpoint(place, self.tokens)
+        path = place / usual_frames.EXPORTED
+        found = usual_frames.load(path, self.subject.backbone) if path.is_file() else None
+        if found is None:
+            raise DataError(f"{place}: the export has no {path.name} of its weights")
+        return found
+
+    @torch.no_grad()
+    def tokens(self, frames: Tensor) -> Tensor:
+        """What the trunk makes of frames (b, 3, 136, 136) uint8: (b, n, d), on the CPU."""
+        trunk, stride = self.subject.trunk, usual_frames.STRIDE
+        maps = trunk.maps(frames.to(self.device).float() / 255, stride)
+        return trunk.join(maps, trunk.side(stride)).flatten(2).transpose(1, 2).float().cpu()
 
     def detection_line(self, path: Path, origin: Origin) -> Line:
         """The features that the regressor in `path` reads.
@@ -141,6 +191,7 @@ class Detector:
     origin: Origin
     line: Line  # the features that it reads
     names: list[str]  # of the landmarks, or none
+    usual: UsualFrames | None = None  # of the pictures that it was fitted on, where it has them
 
     def facts(self) -> dict:
         """The part of the JSON results that describes it."""
@@ -165,7 +216,7 @@ def of_given(one: Given, device: torch.device) -> TrainedFeatures:
     """The networks of the weights that were given, on a device. Raises CheckpointError."""
     subject = subjects.of_given(one)
     subject.to(device, torch.float32)
-    return TrainedFeatures(subject, subject.weights(subject.of(MATCHING)[-1]), device)
+    return TrainedFeatures(subject, subject.weights(subject.of(MATCHING)[-1]), device, one)
 
 
 def load_detector(path: Path, trained: TrainedFeatures) -> Detector:
@@ -179,15 +230,20 @@ def load_detector(path: Path, trained: TrainedFeatures) -> Detector:
         names = origin.points or list(find_benchmark(origin.benchmark).points)
     except ConfigError:  # a benchmark of another machine: its points have no names here
         names = []
-    return Detector(path, regressor, origin, line, names)
+    return Detector(path, regressor, origin, line, names, usual_frames.load(path))
 
 
 def open_photograph(
-    path: Path, corners: list[float] | None, *, margin: float = 1.0
+    path: Path, where: Where, *, margin: float = 1.0, option: str = "--box"
 ) -> BoxedPhotograph:
-    """A photograph and its box, enlarged by `margin`. Raises DataError or ConfigError."""
+    """A photograph and its box, enlarged by `margin`; `option` is named in errors. Raises DataError
+    or ConfigError.
+    """
     image = read_picture(path)
-    return BoxedPhotograph(path, image, square_box(image, corners, path, margin=margin))
+    corners = corners_of(where, image, path)
+    return BoxedPhotograph(
+        path, image, square_box(image, corners, path, margin=margin, option=option)
+    )
 
 
 def _at(features: Tensor, points: Tensor) -> Tensor:
