@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from scemae.config.dotted import get_setting, setting_names
@@ -22,6 +23,17 @@ PLACES = {
     "detection.test": "build the shards first with `scemae shards build`",
 }
 
+NO_TRACKER, TRACKERS = "none", ("wandb", "mlflow", "trackio")  # packages of those names
+
+
+def refuse_missing_tracker(name: str) -> None:
+    """Raise ConfigError where the package of a tracker is not installed."""
+    if name != NO_TRACKER and find_spec(name) is None:
+        raise ConfigError(
+            f"runtime.tracker: found {name}, whose package is not installed; run `pip install "
+            f"'scemae[{name}]'`, or give runtime.tracker=none"
+        )
+
 
 def refuse_missing_arguments(options: argparse.Namespace, names: Sequence[str]) -> None:
     """Raise ConfigError for a path among these options that is not there.
@@ -36,10 +48,12 @@ def refuse_missing_arguments(options: argparse.Namespace, names: Sequence[str]) 
 
 
 def refuse_missing(config: Any) -> None:
-    """Raise ConfigError if a setting of PLACES names what is no folder and no URL, or run_dir a
-    file.
+    """Raise ConfigError if a setting of PLACES names what is no folder and no URL, run_dir a file,
+    or runtime.tracker a package that is not there.
     """
     known = setting_names(type(config))
+    if "runtime.tracker" in known:
+        refuse_missing_tracker(config.runtime.tracker)
     if os.path.exists(config.run_dir) and not os.path.isdir(config.run_dir):
         raise ConfigError(
             f"run_dir: {config.run_dir}: is a file; give a new folder, or that of the run to go on "
