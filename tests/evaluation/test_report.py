@@ -32,6 +32,7 @@ from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.checkpoint import TrainState
 from scemae.runs.checkpoints.tensor_file import write_tensors
 from scemae.runs.metrics_log import METRICS
+from tests import axe
 from tests.support import TINY, scemae, write_shards
 
 FACES = [
@@ -408,3 +409,7 @@ def test_a_point_of_a_face_in_the_page_is_found_in_the_others(folder, tmp_path):
     x, y = (int(value) for value in texts[1].removeprefix("the point, ").split(", "))
     assert abs(x - 53) <= 1 and abs(y - 24) <= 1
     assert all(text.startswith("found at ") for i, text in enumerate(texts) if i != 1)
+
+
+def test_axe_finds_nothing_serious_on_the_report(page, folder):
+    axe.check_file(folder / "page" / "report.html")
