@@ -103,7 +103,7 @@ def _load(name: str, options: argparse.Namespace) -> Any:
 
 
 def _refuse_untrained(name: str, found: Any) -> None:
-    if name in ("match", "detect", "fit", "export", "report", "evaluate", "tables"):
+    if name in ("match", "detect", "fit", "export", "report", "correspond", "evaluate", "tables"):
         trained_models = import_module("scemae.commands.trained_models")  # numpy: 0.5 s
         trained_models.refuse_untrained(name, found)
 

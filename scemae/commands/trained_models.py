@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from scemae.errors import CheckpointError
 from scemae.files.hub import is_on_hub
 from scemae.runs import given
 from scemae.runs.lineage import read_run
@@ -21,6 +22,12 @@ def refuse_untrained(name: str, found: Any) -> None:
         for run in found.runs:
             if not is_on_hub(run):
                 given.find(Path(run))
+    elif name == "correspond":
+        if given.is_export(Path(found.backbone)):
+            raise CheckpointError(
+                f"backbone: {found.backbone}: found an export, the run of stage 1 that it was made "
+                "of was needed; give that run folder"
+            )
     else:
         _refuse_parts(name, {part: getattr(found, part, None) for part in PARTS})
 
