@@ -61,8 +61,8 @@ class Writer:
             )
             self._events = None
 
-    def close(self) -> None:
-        """Close the rows, the events and the tracker."""
+    def close(self, *, soon: bool = False) -> None:
+        """Close the rows, the events and the tracker; soon: the process was told to stop."""
         if self._lines is not None:
             self._lines.close()
         if self._events is not None:
@@ -71,7 +71,7 @@ class Writer:
             except Exception as error:
                 print(f"scemae: TensorBoard's last events are lost ({error})", file=sys.stderr)
         if self._tracking is not None:
-            self._tracking.close()
+            self._tracking.close(soon=soon)
 
 
 def read_metrics(run_dir: Path) -> list[dict]:

@@ -27,6 +27,7 @@ from scemae.files import disk, documents
 FILE = "tracker.json"
 PROJECT = "scemae"  # where the tracker's environment names none
 CLOSE_SECONDS = 60.0  # that the end of a run waits for the last rows
+SOON_SECONDS = 5.0  # the same, where the job was told to stop: its time is counted
 MOST_ROWS = 10_000  # that wait for a slow tracker
 MOST_LETTERS = 500  # of a setting in MLflow
 
@@ -173,14 +174,18 @@ class Tracking:
         except queue.Full:
             self._fail(f"it is {MOST_ROWS:,} rows behind at step {global_step}")
 
-    def close(self) -> None:
-        """Wait for the last rows, CLOSE_SECONDS at most."""
+    def close(self, *, soon: bool = False) -> None:
+        """Wait for the last rows, CLOSE_SECONDS at most, or where it is to be soon SOON_SECONDS."""
         if self._has_failed:
             return
-        self._rows.put(None)
-        self._thread.join(CLOSE_SECONDS)
+        seconds = SOON_SECONDS if soon else CLOSE_SECONDS
+        try:
+            self._rows.put_nowait(None)
+        except queue.Full:
+            seconds = 0
+        self._thread.join(seconds)
         if self._thread.is_alive():
-            self._fail(f"it has not answered for {CLOSE_SECONDS:g} s; its last rows are missing")
+            self._fail(f"it has not answered for {seconds:g} s; its last rows are missing")
 
     def _work(self) -> None:
         try:

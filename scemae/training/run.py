@@ -211,7 +211,7 @@ class Run:
             finally:
                 batches.close()
                 observers.ledger.close()
-                observers.writer.close()
+                observers.writer.close(soon=self.start.stop.requested)
 
     @contextmanager
     def _read_ahead(self) -> Iterator[Callable[[int], None]]:

@@ -111,6 +111,16 @@ def test_a_tracker_that_fails_costs_one_sentence(tracker, why, tmp_path, monkeyp
     assert told.count("runtime.tracker=wandb") == 1 and why in told and "WORD" not in told
 
 
+def test_a_run_that_was_told_to_stop_does_not_wait_for_its_tracker(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trackers, "SOON_SECONDS", 0.2)
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", Silent)
+    tracking = trackers.start(tmp_path, settings(tmp_path, "wandb"))
+    tracking.write(1, {"loss": 1.0})
+    began = time.perf_counter()
+    tracking.close(soon=True)
+    assert time.perf_counter() - began < 20 and "for 0.2 s" in capsys.readouterr().err
+
+
 def test_a_tracker_that_is_far_behind_is_given_up(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trackers, "MOST_ROWS", 5)
     monkeypatch.setitem(trackers.TRACKERS, "wandb", Silent)
