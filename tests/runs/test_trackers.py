@@ -37,7 +37,8 @@ def package(tmp_path, monkeypatch):
     (folder / "trackio.py").write_text(PACKAGE)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "trackio", raising=False)
-    return lambda: list(map(json.loads, (folder / "calls.jsonl").read_text().splitlines()))
+    yield lambda: list(map(json.loads, (folder / "calls.jsonl").read_text().splitlines()))
+    sys.modules.pop("trackio", None)
 
 
 def settings(run_dir, tracker):
