@@ -189,7 +189,7 @@ def test_every_picture_is_on_the_page(page):
         and 'id="data-clickable"' in page[0]
         and not page[1]["missing"]
     )
-    assert page[0].count('<figure class="curves">') == 2
+    assert page[0].count('<figure class="curves"') == 2
 
 
 def test_the_numbers_are_those_of_the_results(folder, page):
@@ -247,7 +247,7 @@ def test_a_training_run_names_what_an_evaluation_would_add(folder, tmp_path):
     missing = json.loads((tmp_path / "report.json").read_text())["missing"]
     tests = {"matching", "content", "detection"}
     assert set(missing) == tests | set(FACES) - {"reconstructions", "attention"}
-    assert f"scemae evaluate run_dir=EVAL backbone={folder / 'mae'}" in missing["matching"]
+    assert f"scemae evaluate run_dir=EVAL run={folder / 'mae'}" in missing["matching"]
     assert (tmp_path / "report.html").read_text().count("<img") == 2
 
 
