@@ -17,7 +17,9 @@ def refuse_untrained(name: str, found: Any) -> None:
     What is on the hub is left to the command. Raises CheckpointError, RunFolderError, ConfigError.
     """
     if name == "report":
-        read_run(given.evaluated(found.run))
+        run = given.evaluated(found.run)
+        if not (run / "config.yaml").exists():
+            read_run(run)  # raises
     elif name == "tables":
         for run in found.runs:
             if not is_on_hub(run):
