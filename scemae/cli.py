@@ -68,6 +68,7 @@ def run_command(words: list[str]) -> None:
     elif not command.takes_settings:
         reads = getattr(import_module(command.arguments), "READS", ())
         refuse_missing_arguments(options, reads)
+        _refuse_untrained(name, options)
         if name == "replay":
             # Read when deepspeed is imported: replay runs on one process without a GPU.
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -93,11 +94,18 @@ def _load(name: str, options: argparse.Namespace) -> Any:
         Launch.read()  # refuse an incomplete environment before torch is imported
         if name != "doctor":  # which names all that it refuses, each on a line
             refuse_missing(config)
+            _refuse_untrained(name, config)
     from scemae.distributed.process_group import choose_device
 
     # Read when deepspeed is imported; without it, deepspeed takes any GPU that it finds.
     os.environ["DS_ACCELERATOR"] = choose_device(config.runtime.device).type
     return config
+
+
+def _refuse_untrained(name: str, found: Any) -> None:
+    if name in ("match", "detect", "fit", "export", "report", "correspond", "evaluate", "tables"):
+        trained_models = import_module("scemae.commands.trained_models")  # numpy: 0.5 s
+        trained_models.refuse_untrained(name, found)
 
 
 def _status_of(words: list[str]) -> int:

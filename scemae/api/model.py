@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import tempfile
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from scemae.evaluation.photographs.photograph import check_points
 from scemae.evaluation.photographs.photograph_features import BoxedPhotograph, TrainedFeatures
 from scemae.evaluation.photographs.photograph_features import Detector as FoundDetector
 from scemae.evaluation.subjects import MATCHING, Line
+from scemae.files import hub
 from scemae.interop import export, exported
 from scemae.interop.exported import Exported, WeightsSource
 from scemae.models.carb import CARB
@@ -208,6 +210,25 @@ class Model(nn.Module):
         if onnx:
             export.check_packages()
         export.write(Path(out), self._networks(), onnx=onnx)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, device: str = "auto") -> "Model":
+        """`load` by the name that Hugging Face's classes give it.
+
+        name: a folder of `save_pretrained`, or OWNER/NAME on the hub. Raises CheckpointError.
+        """
+        is_here = Path(name).exists() or hub.is_on_hub(name)
+        is_name = isinstance(name, str) and hub.NAME.fullmatch(name) is not None
+        return load(f"{hub.SIGN}{name}" if is_name and not is_here else name, device=device)
+
+    def push_to_hub(self, name: str, *, private: bool = False) -> str:
+        """Put what `save_pretrained` writes on the hub as OWNER/NAME; returns its address.
+
+        Needs a login (`hf auth login`). Raises CheckpointError where the hub refuses.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            self.save_pretrained(Path(scratch) / "model")
+            return hub.upload(Path(scratch) / "model", name, private=private)
 
     def _networks(self) -> Exported:
         encoder, found = self.trunk, self._trained.subject.projections

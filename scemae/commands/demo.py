@@ -60,16 +60,17 @@ def main(options: argparse.Namespace) -> None:
 
 def next_commands(out: Path) -> list[list[str]]:
     """What one can do with the runs of a demo: match two faces, find landmarks, export, look up."""
-    runs = [f"--backbone={out / 'pretrain'}", f"--projector={out / 'correspond'}"]
+    trained = f"--run={out}"
     faces = sorted((out / "faces" / "img_align_celeba").glob("*.jpg"))
     first, second = as_argument(faces[0]), as_argument(faces[-1])
     regressors = out / "evaluate" / "regressors"
-    found = [["match", first, second, *runs, f"--out={out / 'match'}"]]
+    found = [["match", first, second, trained, f"--out={out / 'match'}"]]
     for regressor in sorted(regressors.glob("MAE_+_CARB.safetensors")):
         use = [f"--regressor={regressor}", f"--out={out / 'landmarks'}"]
-        found.append(["detect", first, *runs, *use])
-    export = ["export", as_argument(out / "pretrain"), as_argument(out / "export"), runs[1]]
-    return [*found, export, ["goodput", as_argument(out / "pretrain")]]
+        found.append(["detect", first, trained, *use])
+    page = ["explore", as_argument(out / "evaluate"), f"--out={out / 'explore.html'}"]
+    export = ["export", as_argument(out), as_argument(out / "export")]
+    return [*found, page, export, ["goodput", as_argument(out / "pretrain")]]
 
 
 def run(command: list[str]) -> None:
@@ -102,7 +103,7 @@ def commands(out: Path, faces: int, workers: int) -> list[list[str]]:
         f"detection.train={shards}/mafl-train",
         f"detection.test={shards}/mafl-test",
     ]
-    own = [f"backbone={mae}", f"projector={carb}", f"also={as_list([str(lda)])}"]
+    own = [f"run={carb}", f"also={as_list([str(lda)])}"]
     return [
         *draw(out / "faces", f"--count={faces}", people, f"--workers={workers}"),
         build("celeba", out / "faces", shards, workers),

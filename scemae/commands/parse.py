@@ -18,6 +18,7 @@ from scemae.config.dotted import setting_names
 from scemae.config.schema import SCHEMAS
 from scemae.config.values import given_path
 from scemae.errors import ConfigError
+from scemae.files.hub import is_on_hub
 
 STAGES = ("pretrain", "correspond")
 
@@ -79,11 +80,13 @@ def with_runs(words: list[str]) -> list[str]:
     """Join the arguments that are no settings into runs=[...]. Raises ConfigError for no folder."""
     known = setting_names(SCHEMAS["tables"])
     runs = [word for word in words if not _is_setting(known, word)]
-    if missing := [run for run in runs if not os.path.isdir(given_path(run))]:
-        raise ConfigError(
-            f"{missing[0]}: no such folder; give run folders of `scemae pretrain` or "
-            "`scemae correspond`"
-        )
+    for run in runs:
+        if not is_on_hub(run) and not os.path.isdir(given_path(run)):
+            found = "is a file" if os.path.exists(given_path(run)) else "no such folder"
+            raise ConfigError(
+                f"{run}: {found}; give run folders of `scemae pretrain` or `scemae correspond`, or "
+                "exports of them"
+            )
     settings = [word for word in words if word not in runs]
     return [*settings, f"runs={values.as_list(runs)}"] if runs else settings
 

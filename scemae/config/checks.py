@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from scemae.config import inputs
 from scemae.config.closest import hint
 from scemae.config.dotted import get_setting
 from scemae.config.schema.evaluation import EvaluateConfig, TablesConfig
@@ -99,6 +100,7 @@ def _check_training(config: PretrainConfig | CorrespondConfig) -> None:
             f"runtime.workers: found {runtime.workers}, auto or a number above 0 was needed"
         )
     one_of("runtime.compile", runtime.compile, ("auto", True, False))
+    one_of("runtime.tracker", runtime.tracker, (inputs.NO_TRACKER, *inputs.TRACKERS))
     if runtime.offload and runtime.zero_stage == 0:
         raise ConfigError(
             "runtime: found offload=true with zero_stage=0, which does not partition the "

@@ -1,7 +1,7 @@
 """`scemae evaluate`: landmark matching (paper 4.1) and detection (paper 4.2) of one run, from no
 features to both stages.
 
-    scemae evaluate run_dir=runs/eval backbone=runs/mae projector=runs/carb \\
+    scemae evaluate run_dir=runs/eval run=runs/carb \\
                     matching.shards=data/celeba/mafl-test
 
 It is `scemae tables` for one subject: the same plan and units (evaluation/measuring). Methods in

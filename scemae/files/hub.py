@@ -1,4 +1,4 @@
-"""A model on the hub of Hugging Face, `hf-hub:OWNER/NAME`, as a folder of this machine.
+"""A model on the hub of Hugging Face, `hf-hub:OWNER/NAME`: to a folder of this machine, and back.
 
 timm names such models in the same way. Nothing is asked of the hub unless a user names it.
 """
@@ -37,4 +37,25 @@ def download(location: Path) -> Path:
         raise CheckpointError(
             f"{location}: cannot be fetched ({why}); give the name of an export on the hub, or a "
             "folder of this machine"
+        ) from error
+
+
+def upload(folder: Path, name: str, *, private: bool = False) -> str:
+    """Put the files of an export on the hub as OWNER/NAME, by the login of `hf auth login`.
+
+    Returns the address. Raises CheckpointError where the name is no name, or the hub refuses.
+    """
+    if not NAME.fullmatch(name):
+        raise CheckpointError(f"{name}: found no OWNER/NAME; give OWNER/NAME, such as me/faces")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        HfApi().create_repo(name, private=private, exist_ok=True)
+        return str(HfApi().upload_folder(repo_id=name, folder_path=folder))
+    except (OSError, HFValidationError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{name}: cannot be written ({why}); log in with `hf auth login`, or copy what "
+            "save_pretrained writes"
         ) from error

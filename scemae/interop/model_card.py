@@ -1,4 +1,5 @@
-"""The README.md of an export: what the files are, and how timm, transformers and scemae read it.
+"""The README.md of an export: what the files are, and how timm, transformers, the hub's mixin and
+scemae read it.
 
 Its Python is run by a test. The head of the page is what the hub of Hugging Face reads.
 """
@@ -62,6 +63,22 @@ from transformers import AutoModel
 
 model = AutoModel.from_pretrained(folder).eval()
 tokens = model((images - mean) / std).last_hidden_state
+```
+
+With huggingface_hub's mixin, as a class of your own:
+
+```python
+from huggingface_hub import PyTorchModelHubMixin
+from timm.models import VisionTransformer
+
+
+class Encoder(VisionTransformer, PyTorchModelHubMixin):
+    def __init__(self, model_args: dict):
+        super().__init__(**model_args, num_classes=0)
+
+
+model = Encoder.from_pretrained(folder).eval()
+tokens = model.forward_features((images - mean) / std)
 ```
 
 With scemae, from a picture of any size to its {what}:

@@ -80,7 +80,18 @@ def of_options(
                 f"{names[0]}"
             )
         return Given(backbone, second, True)
+    _refuse_stage_2(backbone)
     return Given(checkpoint.stage_1(backbone)[0], second)
+
+
+def _refuse_stage_2(backbone: Path) -> None:
+    """Raise CheckpointError for a run of stage 2 in the place of its backbone."""
+    folder = checkpoint.newest(checkpoint.within(backbone, "pretrain"))
+    if checkpoint.read_state(folder).stage == "correspond":
+        raise CheckpointError(
+            f"{folder}: found a checkpoint of `scemae correspond` as the backbone; give that run "
+            "alone, as RUN, and its backbone is found"
+        )
 
 
 def projector_of(location: Path) -> Path:

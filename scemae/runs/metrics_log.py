@@ -1,4 +1,5 @@
-"""metrics.jsonl, one line per heartbeat, save or probe; TensorBoard events of the same values."""
+"""metrics.jsonl, one line per heartbeat, save or probe; the same values as TensorBoard events and
+to a tracker."""
 
 import sys
 import time
@@ -11,15 +12,24 @@ from scemae.files.json_lines import Rows
 from scemae.runs import generations
 from scemae.runs.generation_files import METRICS
 from scemae.runs.generations import Generation
+from scemae.runs.trackers import Tracking
 
 
 class Writer:
     """Writes metrics.jsonl of this generation and TensorBoard events of the run; rank 0 only."""
 
     def __init__(
-        self, run_dir: Path, generation: Generation, place: Place, start_step: int
+        self,
+        run_dir: Path,
+        generation: Generation,
+        place: Place,
+        start_step: int,
+        *,
+        tracking: Tracking | None = None,
     ) -> None:
+        """tracking: gets the rows too, and is closed with them."""
         self._events = self._lines = None
+        self._tracking = tracking
         if place.is_first:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -38,6 +48,8 @@ class Writer:
         if self._lines is None:
             return
         self._lines.write({"step": global_step, "time": round(time.time(), 3), **values})
+        if self._tracking is not None:
+            self._tracking.write(global_step, values)
         try:
             if self._events is not None:
                 for name, value in values.items():
@@ -49,8 +61,8 @@ class Writer:
             )
             self._events = None
 
-    def close(self) -> None:
-        """Close the rows and the events."""
+    def close(self, *, soon: bool = False) -> None:
+        """Close the rows, the events and the tracker; soon: the process was told to stop."""
         if self._lines is not None:
             self._lines.close()
         if self._events is not None:
@@ -58,6 +70,8 @@ class Writer:
                 self._events.close()
             except Exception as error:
                 print(f"scemae: TensorBoard's last events are lost ({error})", file=sys.stderr)
+        if self._tracking is not None:
+            self._tracking.close(soon=soon)
 
 
 def read_metrics(run_dir: Path) -> list[dict]:

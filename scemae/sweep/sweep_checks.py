@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from scemae.config.inputs import refuse_missing_tracker
 from scemae.errors import ConfigError
 from scemae.evaluation.landmarks.probe import Probe
 from scemae.methods import registry
@@ -16,6 +17,7 @@ def check(sweep: Sweep) -> None:
             f"found no {sweep.stage}.probe_shards, by which trials are judged; give faces with "
             f"landmarks of people to train on: {sweep.stage}.probe_shards=data/celeba/val"
         )
+    refuse_missing_tracker(config.runtime.tracker)
     if share.ranks > 1 and 0 < share.gpus < share.ranks:
         raise ConfigError(
             f"trial.gpus: found {share.gpus} with trial.ranks={share.ranks}; a rank needs a GPU of "

@@ -22,7 +22,7 @@ from scemae.distributed.process_group import Place, agree, precision, process_gr
 from scemae.distributed.watchdog import Watchdog, watch
 from scemae.errors import BadStepError, RunFolderError
 from scemae.process.stop_signals import StopRequest
-from scemae.runs import data_parts, generations, run_folder
+from scemae.runs import data_parts, generations, run_folder, trackers
 from scemae.runs.checkpoints import checkpoint, resume
 from scemae.runs.checkpoints.checkpoint import TrainState
 from scemae.runs.checkpoints.save import Saver, save_now
@@ -180,7 +180,7 @@ class Run:
             return
         if place.is_first:
             self.start.generation.record_base(step)
-        writer = Writer(self.run_dir, self.start.generation, place, step)
+        writer = self._writer(step)
         began = time.perf_counter()
         try:
             errors = self.probe()
@@ -211,7 +211,7 @@ class Run:
             finally:
                 batches.close()
                 observers.ledger.close()
-                observers.writer.close()
+                observers.writer.close(soon=self.start.stop.requested)
 
     @contextmanager
     def _read_ahead(self) -> Iterator[Callable[[int], None]]:
@@ -247,7 +247,7 @@ class Run:
             with_keys=config.loop.ledger_keys,
             most_bad=config.data.max_bad_fraction * len(shards),
         )
-        writer = Writer(self.run_dir, start.generation, start.place, steps.start)
+        writer = self._writer(steps.start)
         rows = generations.rows(self.run_dir, LEDGER) if start.place.is_first else []
         losses = agree([row["loss"] for row in rows if "loss" in row][-WINDOW:])
         return Observers(
@@ -260,6 +260,12 @@ class Run:
             start.stop,
             self.probe,
         )
+
+    def _writer(self, step: int) -> Writer:
+        """Where metrics go that follow this step."""
+        place = self.start.place
+        tracking = trackers.start(self.run_dir, self.config) if place.is_first else None
+        return Writer(self.run_dir, self.start.generation, place, step, tracking=tracking)
 
     def _schedule(self) -> Schedule:
         optim = self.config.optim

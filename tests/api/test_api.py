@@ -1,12 +1,14 @@
 """`import scemae`: features, matches, gradients, detectors, and what wrong input gets."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -185,6 +187,29 @@ def test_a_saved_model_loads_with_the_same_features_and_detectors(model, detecto
     assert np.array_equal(theirs, detector.predict("new.jpg").points)
     with pytest.raises(RunFolderError, match="out: is there already"):
         model.save_pretrained("out")
+
+
+def test_from_pretrained_and_push_to_hub_mean_the_same_folder(model, photos, monkeypatch):
+    """The hub itself is not asked: what would be sent is kept."""
+    model.save_pretrained("out")
+    again = scemae.api.Model.from_pretrained("out", device="cpu")
+    assert torch.equal(again("a.jpg", stride=8), model("a.jpg", stride=8))
+    asked = []
+
+    def keep(self, *, repo_id, folder_path):
+        asked.append(repo_id)
+        shutil.copytree(folder_path, "sent")
+        return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, name, **options: asked.append(options))
+    monkeypatch.setattr(HfApi, "upload_folder", keep)
+    assert model.push_to_hub("me/face", private=True).endswith("/me/face")
+    assert asked == [{"private": True, "exist_ok": True}, "me/face"]
+    names = sorted(path.name for path in (photos / "out").iterdir())
+    assert sorted(path.name for path in (photos / "sent").iterdir()) == names
+    assert again.digests() == scemae.load("sent", device="cpu").digests()
+    with pytest.raises(CheckpointError, match="found no OWNER/NAME"):
+        model.push_to_hub("face")
 
 
 def test_weights_that_were_trained_further_are_saved_as_they_are(model, detector, photos):

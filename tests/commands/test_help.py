@@ -1,6 +1,7 @@
 """What a user reads before a command runs: help, version, explanations, and refusals, all light."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -74,6 +75,32 @@ def test_version(word):
 def test_what_is_missing_is_refused_before_torch_is_imported(words, sentence, tmp_path):
     _, complaint, status, heavy = run(words, ["torch", "deepspeed", "ray"])
     assert sentence in complaint and len(complaint.splitlines()) == 1
+    assert (status, heavy) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["match", "FILE", "FILE", "--run=FOLDER"], "FOLDER: found no finished checkpoint in it"),
+        (["match", "FILE", "FILE"], "found no trained model; give --run RUN"),
+        (["fit", "FOLDER", "--run", "FILE", "--out", "o"], "FILE: is a file; give a run folder"),
+        (["export", "FOLDER", "out"], "FOLDER: found no finished checkpoint in it"),
+        (["report", "FOLDER"], "FOLDER: found no config.yaml in it"),
+        (["evaluate", "run_dir=r", "run=FILE", "matching.shards=FOLDER"], "run: FILE: is a file"),
+        (["evaluate", "run_dir=r", "run=none", "matching.shards=FOLDER"], "run: none: no such f"),
+        (["evaluate", "run_dir=r", "run=FOLDER", "matching.shards=FOLDER"], "no finished checkpoi"),
+        (["tables", "FOLDER", "run_dir=r"], "FOLDER: found no finished checkpoint in it"),
+        (["tables", "FILE", "run_dir=r"], "FILE: is a file; give run folders"),
+        (["pretrain", "run_dir=r", "data.shards=FILE"], "data.shards: FILE: is a file; build the"),
+        (["pretrain", "run_dir=FILE", "data.shards=FOLDER"], "run_dir: FILE: is a file; give a ne"),
+    ],
+)
+def test_a_file_or_an_empty_folder_is_refused_before_torch_is_imported(words, sentence, tmp_path):
+    (tmp_path / "FILE").touch()
+    (tmp_path / "FOLDER").mkdir()
+    places = [re.sub("FILE|FOLDER", lambda name: str(tmp_path / name[0]), one) for one in words]
+    _, complaint, status, heavy = run(places, ["torch", "deepspeed", "ray"])
+    assert sentence in complaint.replace(f"{tmp_path}/", "") and len(complaint.splitlines()) == 1
     assert (status, heavy) == (1, [])
 
 

@@ -230,8 +230,8 @@ def test_the_commands_of_a_demo_keep_its_folder(name, monkeypatch, tmp_path):
         == str(out / "pretrain")
         == read(correspond)["backbone"]
         == read(lda)["backbone"]
-        == read(evaluate)["backbone"]
     )
+    assert read(evaluate)["run"] == read(correspond)["run_dir"]
     assert read(evaluate)["also"] == [read(lda)["run_dir"]]
     tables = demo.rivals(out, 10, 1)[-1]
     found = read(["tables", *with_runs(tables[1:])])

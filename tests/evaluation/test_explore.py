@@ -14,6 +14,7 @@ from scemae.evaluation.explore import runtime
 from scemae.evaluation.explore.examples import examples
 from scemae.evaluation.explore.held import hold
 from scemae.runs.checkpoints import checkpoint
+from tests import axe
 from tests.support import picture, write_backbone
 
 POINTS = [(150, 130), (120, 100), (190, 110), (135, 165), (170, 150)]
@@ -207,3 +208,13 @@ def test_frames_are_resized_as_pillow_resizes_them(page):
             [side, base64.b64encode(image.convert("RGBA").tobytes()).decode()],
         )
         assert base64.b64decode(found) == frame_of(image, Box(0, 0, side)).numpy().tobytes()
+
+
+@pytest.mark.parametrize(("width", "height", "scheme"), axe.SHOWN)
+def test_axe_finds_nothing_serious_on_the_explorer(page, page_file, width, height, scheme):
+    axe.source()
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme=scheme)
+    add_pictures(page, page_file.parent)
+    assert axe.findings(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -306,7 +306,7 @@ def test_a_regressor_of_other_features_is_refused(runs, tmp_path):
     for digests, given, words in (
         (full | {"projector": "f" * 64}, runs, "another projector"),
         (full | {"backbone": "f" * 64}, runs, "another backbone"),
-        (full, (runs[0], None), "none was given; add --projector"),
+        (full, (runs[0], None), "none was given; give --run RUN"),
     ):
         regressor_on(path, digests)
         with pytest.raises(CheckpointError, match=words):

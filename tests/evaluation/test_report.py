@@ -32,6 +32,7 @@ from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.checkpoint import TrainState
 from scemae.runs.checkpoints.tensor_file import write_tensors
 from scemae.runs.metrics_log import METRICS
+from tests import axe
 from tests.support import TINY, scemae, write_shards
 
 FACES = [
@@ -188,7 +189,7 @@ def test_every_picture_is_on_the_page(page):
         and 'id="data-clickable"' in page[0]
         and not page[1]["missing"]
     )
-    assert page[0].count('<figure class="curves">') == 2
+    assert page[0].count('<figure class="curves"') == 2
 
 
 def test_the_numbers_are_those_of_the_results(folder, page):
@@ -246,7 +247,7 @@ def test_a_training_run_names_what_an_evaluation_would_add(folder, tmp_path):
     missing = json.loads((tmp_path / "report.json").read_text())["missing"]
     tests = {"matching", "content", "detection"}
     assert set(missing) == tests | set(FACES) - {"reconstructions", "attention"}
-    assert f"scemae evaluate run_dir=EVAL backbone={folder / 'mae'}" in missing["matching"]
+    assert f"scemae evaluate run_dir=EVAL run={folder / 'mae'}" in missing["matching"]
     assert (tmp_path / "report.html").read_text().count("<img") == 2
 
 
@@ -408,3 +409,7 @@ def test_a_point_of_a_face_in_the_page_is_found_in_the_others(folder, tmp_path):
     x, y = (int(value) for value in texts[1].removeprefix("the point, ").split(", "))
     assert abs(x - 53) <= 1 and abs(y - 24) <= 1
     assert all(text.startswith("found at ") for i, text in enumerate(texts) if i != 1)
+
+
+def test_axe_finds_nothing_serious_on_the_report(page, folder):
+    axe.check_file(folder / "page" / "report.html")

@@ -30,6 +30,7 @@ from scemae.evaluation.tables.write import (
     to_json,
     write,
 )
+from tests import axe
 
 SIZES = {"T": "DeiT-T", "S": "DeiT-S", "B": "DeiT-B"}
 FORMATS = {"markdown": markdown, "latex": latex, "csv": csv_text, "html": html}
@@ -418,3 +419,8 @@ def test_nested_facts_become_text():
         ("a.c", "yes"),
         ("d", "146501"),
     ]
+
+
+def test_axe_finds_nothing_serious_on_the_tables(tables, tmp_path):
+    write(tables, tmp_path, False)
+    axe.check_file(tmp_path / "tables.html")

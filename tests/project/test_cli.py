@@ -174,14 +174,14 @@ def test_the_next_commands_of_a_demo_are_valid_and_name_what_is_there(tmp_path):
         (tmp_path / "faces" / "img_align_celeba").mkdir(parents=True, exist_ok=True)
         (tmp_path / "faces" / "img_align_celeba" / f"{name}.jpg").touch()
     found = demo.next_commands(tmp_path)
-    assert [command[0] for command in found] == ["match", "export", "goodput"]
+    assert [command[0] for command in found] == ["match", "explore", "export", "goodput"]
     (tmp_path / "evaluate" / "regressors").mkdir(parents=True)
     (tmp_path / "evaluate" / "regressors" / "MAE_+_CARB.safetensors").touch()
     match, detect, *_ = found = demo.next_commands(tmp_path)
     for command in found:
         parse(command[0], command[1:])
     assert detect[1] == str(tmp_path / "faces" / "img_align_celeba" / "000001.jpg")
-    assert parse("match", match[1:]).projector == tmp_path / "correspond"
+    assert parse("match", match[1:]).run == tmp_path
     for line in demo.NEXT.splitlines():
         if line.startswith("  scemae "):
             _, name, *words = line.split()

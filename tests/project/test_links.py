@@ -23,7 +23,7 @@ from scemae.evaluation.photographs import marked
 from scemae.faces.write import write_jpeg
 from scemae.files import disk, mapped_arrays
 from scemae.files.json_lines import Rows
-from scemae.runs import generations, metrics_log, run_folder
+from scemae.runs import generations, metrics_log, run_folder, trackers
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.tensor_file import write_tensors
 from scemae.runs.generations import Generation
@@ -98,6 +98,10 @@ def written(run: Path) -> None:
     writer.close()
 
 
+def tracked(run: Path) -> None:
+    trackers.Tracking("wandb", run, {}).close()
+
+
 def evaluated(run: Path) -> None:
     save_regressor(
         run / "regressors" / "a.safetensors",
@@ -170,6 +174,8 @@ CASES: list[tuple[str, str, Callable[[Path], object]]] = [
     ("failed-0000.txt", "file", lambda run: run_folder.write_failure(run, 0, "why")),
     ("metrics.jsonl", "file", written),
     ("tensorboard", "folder", written),
+    ("tracker.json", "file", tracked),
+    ("wandb", "folder", tracked),
     ("ledger.jsonl", "file", lambda run: Rows(run / "ledger.jsonl").write({"step": 1})),
     ("regressors", "folder", evaluated),
     ("regressors/a.safetensors", "file", evaluated),

@@ -12,6 +12,7 @@ from scemae.cli import run_command
 from scemae.config.load import load_config
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.evaluation import evaluate, subjects
+from scemae.evaluation.explore import held
 from scemae.evaluation.subjects import MATCHING
 from scemae.files import disk
 from scemae.runs import given
@@ -115,6 +116,19 @@ def test_what_is_no_model_is_one_sentence(chain, tmp_path):
         load_config("evaluate", ["run_dir=x", "run=a", "backbone=b"])
     with pytest.raises(ConfigError, match="export: is an export, and .* another model"):
         given.of_options(None, export, chain)
+    with pytest.raises(ConfigError, match="export: found an export, which the explorer does not"):
+        held.hold([export])
+    with pytest.raises(CheckpointError, match="found an export, the run of stage 1 that it was"):
+        run_command(
+            [
+                "correspond",
+                f"run_dir={tmp_path / 'r'}",
+                f"backbone={export}",
+                f"data.shards={tmp_path}",
+            ]
+        )
+    with pytest.raises(CheckpointError, match="correspond` as the backbone; give that run alone"):
+        given.of_options(None, chain / "correspond", None)
     with pytest.raises(CheckpointError, match="of `scemae pretrain`, one of `scemae correspond`"):
         given.of_options(None, None, chain / "pretrain")
     with pytest.raises(CheckpointError, match="found an export, and .* beside it"):

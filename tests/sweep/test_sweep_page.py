@@ -20,6 +20,7 @@ from scemae.sweep.page.setting_axes import SettingAxis, as_text, axes_of, axis_o
 from scemae.sweep.page.summary import by_rank, causes, summary
 from scemae.sweep.ranking import agreement, best, pareto_front, ranked
 from scemae.sweep.trials import FAILED, FINISHED, RUNNING, STOPPED, WAITING, TrialRecord
+from tests import axe
 
 PARAMETERS = {
     "carb.eta": {"low": 0.05, "high": 0.5, "step": 0.05},
@@ -407,3 +408,8 @@ def test_a_sweep_of_which_no_trial_finished_fails_with_the_most_frequent_reason(
     refuse_fruitless(SimpleNamespace(folder=Path("s"), size=4, records=lambda: failed))
     failed[1].outcome = FINISHED
     refuse_fruitless(made)
+
+
+def test_axe_finds_nothing_serious_on_a_sweep(tmp_path):
+    written(tmp_path, sweep(60))
+    axe.check_file(tmp_path / "sweep.html")

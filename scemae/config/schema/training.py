@@ -109,6 +109,8 @@ class Runtime:
     # ("streaming"); auto: the first of these that fits
     tier: str
     hang_seconds: float  # a rank without progress for this long ends, and the job restarts
+    # none, wandb, mlflow or trackio: metrics go there as well (runs/trackers.py)
+    tracker: str = "none"
 
 
 @dataclass

@@ -14,6 +14,7 @@ from scemae.interop import onnx_networks
 from scemae.methods import registry
 from scemae.models.carb import count_attentive, paper_eta
 from scemae.models.vit import FIRST_BLOCKS, Encoder
+from scemae.runs import given
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.lineage import RecordedRun, locate, read_run
 
@@ -92,6 +93,11 @@ def training_runs(runs: list[Path]) -> list[Path]:
         used = [recorded.provenance.get(key) for key in ("backbone", "projector")]
         used += recorded.provenance.get("also", [])
         found += [locate(place, run) for place in used if place]
+    for place in filter(given.is_export, found):
+        raise ConfigError(
+            f"{place}: found an export, which the explorer does not read; give the runs that it "
+            "was made of"
+        )
     return list(dict.fromkeys(found))
 
 

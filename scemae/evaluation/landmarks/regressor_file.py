@@ -92,7 +92,8 @@ def save_regressor(
 def load_regressor(path: Path) -> tuple[Regressor, Origin]:
     """The regressor of a file, on the CPU, and what it was trained on. Raises CheckpointError."""
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; {REMEDY}")
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {found}; {REMEDY}")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("scemae", "null")
@@ -164,7 +165,8 @@ def check_digests(path: Path, origin: Origin, found: dict[str, str]) -> None:
         needed, given = origin.digests.get(part), found.get(part)
         if needed and not given:
             raise CheckpointError(
-                f"{path}: was trained on features of a {part}, and none was given; add --{part} RUN"
+                f"{path}: was trained on features of a {part}, and none was given; give --run RUN "
+                f"with the stage that has it"
             )
         if needed and given and needed != given:
             raise CheckpointError(

@@ -180,14 +180,12 @@ def reasons(
     run: RecordedRun, runs: dict[str, RecordedRun], missing: dict[str, str]
 ) -> dict[str, str]:
     """Why a page may lack a backbone or the results of a test, and the command that makes them."""
-    backbone, projector = (
-        shlex.quote(str(runs[stage].folder)) if stage in runs else "RUN"
-        for stage in ("pretrain", "correspond")
-    )
-    command = f"run `scemae evaluate run_dir=EVAL backbone={backbone} projector={projector}"
+    trained = next((runs[one] for one in ("correspond", "pretrain") if one in runs), None)
+    given = shlex.quote(str(trained.folder)) if trained else "RUN"
+    command = f"run `scemae evaluate run_dir=EVAL run={given}"
     then = "then `scemae report EVAL`"
     no_backbone = (
-        f"{run.folder} has no backbone: train one with `scemae pretrain`, and give backbone=RUN to "
+        f"{run.folder} has no backbone: train one with `scemae pretrain`, and give run=RUN to "
         "`scemae evaluate`"
     )
     return {

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import distributed
 
+from scemae.config.inputs import refuse_missing_tracker
 from scemae.config.locations import masked
 from scemae.data.decode import decode
 from scemae.data.storage.shard_set import ShardSet
@@ -106,6 +107,7 @@ def examine(report: Report, request: Request) -> None:
     """All checks in order, the dry run last."""
     config = request.config
     shards, steps = check_data(report, config)
+    report.all_ranks("tracker", attempt(lambda: refuse_missing_tracker(config.runtime.tracker))[1])
     digest = shards.digest if shards else ""
     ranks = rank_survey.gather(report.place, rank_survey.describe(report.place, config, digest))
     for finding in rank_survey.compare(ranks):

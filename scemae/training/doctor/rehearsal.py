@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from scemae.config.inputs import NO_TRACKER
 from scemae.config.schema.training import Loop
 from scemae.distributed.process_group import Place, agree, barrier
 from scemae.errors import CheckpointError
@@ -73,7 +74,8 @@ def shorten(config: Any, folder: Path, steps: int, goes_on: bool) -> Any:
         keep_every=0,
         max_skips=0,
     )
-    changed = replace(config, run_dir=str(folder), loop=loop)
+    runtime = replace(config.runtime, tracker=NO_TRACKER)
+    changed = replace(config, run_dir=str(folder), loop=loop, runtime=runtime)
     return replace(changed, init_from=None) if goes_on and hasattr(config, "init_from") else changed
 
 
