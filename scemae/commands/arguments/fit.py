@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="DIR", help="where regressor and results go")
     number = partial(parser.add_argument, type=given_count, metavar="N")
     number("--folds", help="leave out so many parts in turn (each of up to 30 pictures, else 10)")
+    add_training_options(parser)
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """How the regressor is trained; `scemae explore --serve` has the same."""
+    number = partial(parser.add_argument, type=given_count, metavar="N")
     number("--stride", default=8, help="of cover-and-stride in pixels; less is slower (8)")
     number("--epochs", default=20, help="of each regressor (20)")
     number("--images-per-epoch", default=160, help="pictures are repeated up to so many (160)")

@@ -7,7 +7,9 @@ Writes DIR/regressor.safetensors, which `scemae detect` uses, and DIR/fit.json.
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,7 @@ from scemae.process.progress import progress_bar
 MEAN, RANDOM, TRAINED = "mean shape", "random encoder", "trained"
 SINGLY = 30  # up to so many pictures each is left out alone, of more a tenth at a time
 BATCH = 16  # views of a step
+Watch = Callable[[float], object]  # called with the share of the work that is done, 0 to 1
 
 
 @dataclass
@@ -79,21 +82,35 @@ def main(given: argparse.Namespace) -> None:
     fold = make_folds(data.files, given.folds or default_folds(data.files), given.seed)
     settings = settings_of(given)
     trained = load_features(given.backbone, given.projector, choose_device("auto"), run=given.run)
-    result, regressor, line = fit(data, trained, fold, settings, given.stride, given.seed)
-    disk.make_folders(given.out, given.out)
-    save_regressor(
-        given.out / "regressor.safetensors",
-        regressor,
-        data.benchmark.name,
-        settings.alone(given.seed),
-        trained.subject.weights(line),
-        stride=given.stride,
-        points=data.benchmark.points,
-        margin=data.benchmark.margin,
-    )
-    disk.write_json(given.out / "fit.json", {**result, "model": trained.model_facts()})
-    print(table(result))
+    found = fit(data, trained, fold, settings, given.stride, given.seed)
+    write(given.out, found, data.benchmark, trained, settings, given.stride, given.seed)
+    print(table(found[0]))
     print(f"{given.out / 'regressor.safetensors'}: for `scemae detect --regressor`")
+
+
+def write(
+    out: Path,
+    found: tuple[dict, LandmarkRegressor, Line],
+    benchmark: Benchmark,
+    trained: TrainedFeatures,
+    settings: FewShotConfig,
+    stride: int,
+    seed: int,
+) -> None:
+    """Write what `fit` found as OUT/regressor.safetensors and OUT/fit.json. Raises OSError."""
+    result, regressor, line = found
+    disk.make_folders(out, out)
+    save_regressor(
+        out / "regressor.safetensors",
+        regressor,
+        benchmark.name,
+        settings.alone(seed),
+        trained.subject.weights(line),
+        stride=stride,
+        points=benchmark.points,
+        margin=benchmark.margin,
+    )
+    disk.write_json(out / "fit.json", {**result, "model": trained.model_facts()})
 
 
 def open_data(folder: Path) -> Data:
@@ -170,17 +187,24 @@ def fit(
     settings: FewShotConfig,
     stride: int,
     seed: int,
+    *,
+    with_random: bool = True,
+    watch: Watch = lambda share: None,
 ) -> tuple[dict, LandmarkRegressor, Line]:
-    """What fit.json holds, the regressor of all pictures, and the features that it reads."""
-    kinds = _kinds(trained, seed)
+    """What fit.json holds, the regressor of all pictures, and the features that it reads.
+
+    with_random: measure the random encoder too. What `watch` raises ends the fit.
+    """
+    kinds = _kinds(trained, seed)[0 if with_random else -1 :]
     benchmark, frames = data.benchmark, data.frames
     train = mirrored(frames, benchmark.pairs) if benchmark.pairs else frames
     truth, eyes = normalise_landmarks(frames.landmarks), benchmark.eyes
     errors = {MEAN: mean_shape_errors(frames.landmarks, fold, eyes)}
     tested = _mean_shape_tested(data)
     points = {}
-    for kind in kinds:
-        found = _hold_out(kind, train, frames, fold, settings, stride, trained.device)
+    for i, kind in enumerate(kinds):
+        ahead: Watch = partial(_watch_part, watch, i, len(kinds))
+        found = _hold_out(kind, train, frames, fold, settings, stride, trained.device, ahead)
         each = iod_errors(found.predicted, truth, eyes)
         errors[kind.name], points[kind.name] = image_means(each), _point_means(each)
         regressor = found.whole.alone(0, settings.alone(seed))
@@ -236,6 +260,7 @@ def _hold_out(
     settings: FewShotConfig,
     stride: int,
     device: torch.device,
+    watch: Watch,
 ) -> Held:
     trunk, line = kind.subject.trunk, kind.line
     kind.subject.to(device, torch.float32)
@@ -245,7 +270,15 @@ def _hold_out(
         return {kind.name: line.head(trunk.maps(images, stride), side)}
 
     views, rounds = len(train) * settings.views, (int(fold.max()) + 2) * settings.epochs
+    done = 0
     with progress_bar(total=views + rounds, desc=kind.name, unit="step", leave=False) as bar:
+
+        def advance(_: str, count: int) -> None:
+            nonlocal done
+            done += count
+            bar.update(count)
+            watch(min(done / (views + rounds), 1.0))
+
         found = fit_and_hold_out(
             extract,
             train,
@@ -253,9 +286,13 @@ def _hold_out(
             fold,
             settings,
             device=device,
-            progress=lambda _, count: bar.update(count),
+            progress=advance,
         )
     return found[kind.name]
+
+
+def _watch_part(watch: Watch, part: int, parts: int, share: float) -> None:
+    watch((part + share) / parts)
 
 
 def _features(kind: Kind, images: Tensor, stride: int, device: torch.device) -> Tensor:
