@@ -2,6 +2,7 @@
 let chosen = null; // the name of a point
 let current = null; // the name of the picture that is, or will be, shown
 let drag = null; // what the pointer holds
+const STILL = 4; // CSS pixels that the pointer may move in a click
 const times = {click: null, saved: null}; // ms, for tests
 
 async function start() {
@@ -199,29 +200,39 @@ function choose(by) {
   show();
 }
 
+// A press beside another point places the chosen one where that is open; only a drag moves the other.
 view.onpointerdown = event => {
   if (!shown || event.button) return;
-  const begun = performance.now();
   view.focus();
-  drag = grabbed(event);
-  if (drag) view.setPointerCapture(event.pointerId);
-  if (drag && drag.point) {
-    chosen = drag.point;
-    show();
-  } else if (!drag && chosen) place(chosen, placeOf(event));
-  else if (!drag) say("Name a point first, then click it.", true);
-  times.click = performance.now() - begun;
+  view.setPointerCapture(event.pointerId);
+  drag = {...grabbed(event), from: [event.clientX, event.clientY]};
 };
 view.onpointermove = event => {
   if (!shown || !drag) return;
-  if (drag.point) setMark(current, drag.point, placeOf(event), drag.isMoved);
-  else setBox(current, movedBox(drag, placeOf(event)), drag.isMoved);
+  const far = Math.hypot(event.clientX - drag.from[0], event.clientY - drag.from[1]);
+  if (far < STILL && !drag.isMoved) return;
+  if (drag.point) {
+    chosen = drag.point;
+    setMark(current, drag.point, placeOf(event), drag.isMoved);
+  } else if (drag.box) setBox(current, movedBox(drag, placeOf(event)), drag.isMoved);
+  else return;
   drag.isMoved = true;
   show();
 };
-view.onpointerup = view.onpointercancel = () => {
+view.onpointerup = event => {
+  const begun = performance.now(), held = drag;
+  drag = null;
+  if (!held || !shown) return;
+  if (held.isMoved) changed(countDone());
+  else if (held.point && held.point !== chosen && chosen in marksOf(current)) {
+    chosen = held.point;
+    show();
+  } else if (chosen) place(chosen, placeOf(event));
+  else say("Name a point first, then click it.", true);
+  times.click = performance.now() - begun;
+};
+view.onpointercancel = () => {
   if (drag && drag.isMoved) changed(countDone());
-  else if (drag && drag.point && !(drag.point in marksOf(current))) accept([drag.point]);
   drag = null;
 };
 

@@ -71,14 +71,14 @@ class Workshop:
         done = self._notebook.done()
         make_folds(done, fit.default_folds(done), self._given.seed)
         known = {found["pictures"] for found in self.curve()}
-        counts = [len(done)]
+        whole, counts = self._notebook.as_own(done), [len(done)]
         if is_whole_curve:
             counts = [n for n in STEPS if n < len(done) and n not in known] + counts
 
         def work(watch: Watch) -> str:
             for i, count in enumerate(counts):
                 self._fit(
-                    done[:count],
+                    _first(whole, count),
                     with_random,
                     lambda share, i=i: watch((i + share) / len(counts)),  # type: ignore[misc]
                 )
@@ -114,12 +114,12 @@ class Workshop:
         )
         return f"{self.out / FIT / 'regressor.safetensors'}: for `scemae detect --regressor`"
 
-    def _fit(self, names: list[str], with_random: bool, watch: Watch) -> None:
+    def _fit(self, annotation: dict[str, Any], with_random: bool, watch: Watch) -> None:
         watch(0.0)
-        given, points = self._given, [*self._notebook.now.points]
+        given = self._given
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / POINTS
-            disk.write_json(file, self._notebook.as_own(names))
+            disk.write_json(file, annotation)
             try:
                 self._build(Path(folder) / SHARDS, file, only=annotated.TRAIN)
                 data = fit.open_data(Path(folder) / SHARDS)
@@ -139,17 +139,14 @@ class Workshop:
                 watch=watch,
             )
         self._fitted = (found, data.benchmark)
-        self._add(points, found[0])
+        self._add(annotation["points"], found[0], data.files)
 
-    def _add(self, points: list[str], result: dict[str, Any]) -> None:
-        """Put a result into the curve, on the disk too."""
+    def _add(self, points: list[str], result: dict[str, Any], files: list[str]) -> None:
+        """Put a result into the curve, on the disk too; files: the picture of each sample."""
         if self._curve.points != points:
             self._curve = Curve(points)
-        errors = {
-            file: one[fit.TRAINED]
-            for file, one in result["errors"].items()
-            if one[fit.TRAINED] is not None
-        }
+        each = zip(files, result["errors"].values(), strict=True)
+        errors = {file: one[fit.TRAINED] for file, one in each if one[fit.TRAINED] is not None}
         worst = sorted(errors, key=errors.__getitem__, reverse=True)[:WORST]
         self._curve.fits[str(result["pictures"])] = {
             "pictures": result["pictures"],
@@ -174,3 +171,13 @@ class Workshop:
                 assert manifest is not None  # there are no parts
                 lines.append(f"{split.name} {manifest.samples:,} samples")
         return lines if only else [*lines, *found.notes]
+
+
+def _first(whole: dict[str, Any], count: int) -> dict[str, Any]:
+    """An annotation with the first `count` of its pictures."""
+    names = list(whole["pictures"])[:count]
+    chosen = {
+        key: {name: whole[key][name] for name in names if name in whole[key]}
+        for key in ("pictures", "boxes")
+    }
+    return whole | chosen
