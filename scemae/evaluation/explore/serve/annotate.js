@@ -295,5 +295,8 @@ part("keep").onclick = async () => {
     say(error.message, true);
   }
 };
-window.onresize = () => { if (shown) { fitCanvas(); draw(); } };
+window.onresize = () => {
+  if (shown) { fitCanvas(); draw(); }
+  showCurve(lastCurve);
+};
 start().catch(error => say(error.message, true));

@@ -1,5 +1,5 @@
 // Fits, their curve, shards and the detector: what is made of the points.
-let polling = null, seenJob = 0;
+let polling = null, seenJob = 0, lastCurve = [];
 const number = value => value.toFixed(2);
 const interval = one => (one ? `${number(one.mean)} [${number(one.low)}, ${number(one.high)}]` : "–");
 
@@ -51,6 +51,7 @@ function jobText(job) {
 }
 
 function showCurve(curve) {
+  lastCurve = curve;
   for (const id of ["cards", "curve"]) part(id).hidden = !curve.length;
   if (!curve.length) {
     part("fits").innerHTML = '<tr><td colspan="5" class="soft">No fit yet.</td></tr>';
@@ -106,7 +107,8 @@ function showCards(last) {
 
 // The curve as SVG: error (n) over pictures (n), whiskers for intervals.
 function chartOf(curve) {
-  const W = 640, H = 260, left = 48, right = 120, top = 14, bottom = 40;
+  const W = Math.min(640, Math.max(300, part("fit").clientWidth)), H = 260;
+  const left = 48, right = 84, top = 14, bottom = 40;
   const make = (name, attributes, text = "") => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
@@ -120,7 +122,7 @@ function chartOf(curve) {
   const x = n => left + (W - left - right) * n / last, y = value => H - bottom - (H - top - bottom) * value / most;
   const words = curve.map(one => `${one.pictures} pictures: trained ${number(one.methods.trained.mean)}, ` +
     `mean shape ${number(one.methods["mean shape"].mean)}`).join("; ");
-  const svg = make("svg", {viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `Error in %. ${words}`});
+  const svg = make("svg", {viewBox: `0 0 ${W} ${H}`, width: W, role: "img", "aria-label": `Error in %. ${words}`});
   for (let value = 0; value <= most; value += step) {
     svg.append(make("line", {class: "axis", x1: left, x2: W - right, y1: y(value), y2: y(value)}),
       make("text", {x: left - 8, y: y(value) + 4, "text-anchor": "end"}, `${value} %`));

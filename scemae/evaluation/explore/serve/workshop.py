@@ -11,7 +11,8 @@ Each is made by the code of `scemae shards build folder --landmarks` and `scemae
 import argparse
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,8 @@ class Workshop:
 
         def work(watch: Watch) -> str:
             for i, count in enumerate(counts):
-                self._fit(
-                    _first(whole, count),
-                    with_random,
-                    lambda share, i=i: watch((i + share) / len(counts)),  # type: ignore[misc]
-                )
+                part = partial(_watch_part, watch, i, len(counts))
+                self._fit(_first(whole, count), with_random, part)
             return f"Fitted on {len(done)} pictures."
 
         return work
@@ -156,7 +154,7 @@ class Workshop:
             "comparisons": result["held_out"]["comparisons"],
             "worst": [[file, errors[file]] for file in worst],
         }
-        disk.write_json(self.out / CURVE, self._curve.__dict__)
+        disk.write_json(self.out / CURVE, asdict(self._curve))
 
     def _build(self, target: Path, file: Path, only: str | None = None) -> list[str]:
         """Shards of the pictures with the points of a file; a line for each split."""
@@ -171,6 +169,10 @@ class Workshop:
                 assert manifest is not None  # there are no parts
                 lines.append(f"{split.name} {manifest.samples:,} samples")
         return lines if only else [*lines, *found.notes]
+
+
+def _watch_part(watch: Watch, part: int, parts: int, share: float) -> None:
+    watch((part + share) / parts)
 
 
 def _first(whole: dict[str, Any], count: int) -> dict[str, Any]:
