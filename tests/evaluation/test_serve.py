@@ -22,6 +22,7 @@ from scemae.evaluation.explore.held import facts_of, subject_of
 from scemae.evaluation.explore.serve import serve as serving
 from scemae.evaluation.explore.serve.annotation import Annotation, Notebook, OutdatedError
 from scemae.evaluation.explore.serve.pictures import Pictures
+from scemae.evaluation.explore.serve.suggest import _vote
 from scemae.evaluation.landmarks.regressor_file import load_regressor
 from scemae.files import disk
 from scemae.shards.annotations.read import read_labels
@@ -374,7 +375,7 @@ def test_points_are_suggested_where_scemae_match_finds_them(client, backbone, ca
     rows = json.loads((tmp_path / "m" / "match.json").read_text())["matches"]
     assert status == 200 and list(found) == POINTS
     for one, row in zip(found.values(), rows, strict=True):
-        assert one["source"] == "0.jpg" and one["returns"] == row["returns"]
+        assert one["pictures"] == 1 and one["returns"] == row["returns"]
         assert one["place"] == pytest.approx(row["match"], abs=0.02)
 
 
@@ -396,3 +397,9 @@ def test_a_run_is_a_chain_s_folder_or_an_export_too(tmp_path):
     key = "SHA-256 of the weights"
     assert [one[key] for one in facts_of(chain)] == [one[key] for one in facts_of(export)]
     assert [one["stage"][0] for one in facts_of(export)] == ["1", "2"]
+
+
+def test_of_several_matches_the_median_of_those_that_return_counts():
+    matches = [([10, 10], 1.0), ([90, 90], 50.0), ([12, 14], 2.0), ([14, 12], 0.0)]
+    found = _vote([(np.array(place, float), far) for place, far in matches])
+    assert found == {"place": [12.0, 11.0], "returns": 0.5, "pictures": 2}

@@ -55,6 +55,7 @@ def open_page(browser, client, **settings):
     opened, errors = browser.new_context(bypass_csp=True, **settings).new_page(), []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.on("dialog", lambda dialog: dialog.accept("whiskers"))
+    opened.set_default_timeout(120_000)
     opened.goto(client.address)
     opened.wait_for_function("shown")
     return opened, errors
@@ -183,11 +184,11 @@ def test_a_fit_s_errors_floor_and_curve_are_shown_and_the_detector_saved(browser
     sent = {"version": 0, "points": POINTS, "marks": marks(4), "boxes": {}}
     client.json("annotation", "PUT", sent)
     page, errors = open_page(browser, client)
-    page.click("#start-curve")
-    page.wait_for_function("document.querySelectorAll('#fits tr').length === 2", timeout=60_000)
-    assert page.locator("#cards .card").count() == 3
+    page.click("#start-fit")
+    page.wait_for_selector("#cards .card >> nth=2", timeout=240_000)
+    assert page.inner_text("#fits td >> nth=0") == "4"
     label = page.get_attribute("#curve-box svg", "aria-label")
-    assert label.startswith("Error in %. 3 pictures: trained") and "4 pictures" in label
+    assert label.startswith("Error in %. 4 pictures: trained") and "mean shape" in label
     page.click("#worst button >> nth=0")
     page.wait_for_function("shown && /^[0-3].jpg$/.test(shown.name)")
     page.click("#keep")
