@@ -27,7 +27,7 @@ from scemae.evaluation.page import html_page
 from scemae.files import disk, documents
 
 HERE = Path(__file__).parent
-SCRIPTS = ("state.js", "canvas.js", "results.js", "annotate.js")
+SCRIPTS = ("state.js", "canvas.js", "results.js", "keys.js", "annotate.js")
 GOAL = 20  # annotated pictures: a good start
 LISTED = 2000  # pictures that the page lists
 MOST = 64 * disk.MIB  # bytes of a request

@@ -108,7 +108,7 @@ function showCards(last) {
 // The curve as SVG: error (n) over pictures (n), whiskers for intervals.
 function chartOf(curve) {
   const W = Math.min(640, Math.max(300, part("fit").clientWidth)), H = 260;
-  const left = 48, right = 84, top = 14, bottom = 40;
+  const left = 48, right = 96, top = 14, bottom = 40;
   const make = (name, attributes, text = "") => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
