@@ -3,6 +3,8 @@
 import argparse
 import io
 import json
+import re
+import signal
 import threading
 import time
 import urllib.error
@@ -27,7 +29,7 @@ from scemae.evaluation.landmarks.regressor_file import load_regressor
 from scemae.files import disk
 from scemae.shards.annotations.read import read_labels
 from tests.interop.test_export import tiny_runs
-from tests.support import picture, write_backbone
+from tests.support import Started, picture, write_backbone
 
 POINTS = ["nose", "left ear", "right ear"]
 PLACES = ([60, 70], [40, 30], [80, 30])
@@ -137,6 +139,24 @@ def test_a_port_in_use_is_refused_and_only_this_machine_is_listened_to():
         assert host == "127.0.0.1"
         with pytest.raises(ConfigError, match=rf"--port: found {port} in use .* another --port"):
             serving.listen(port)
+
+
+@pytest.mark.slow
+def test_the_command_prints_its_address_answers_there_and_ends_by_ctrl_c(backbone, cats, tmp_path):
+    with serving.listen(0) as free:
+        port = free.getsockname()[1]
+    words = ["explore", backbone, "--serve", "--pictures", cats, "--port", port]
+    files = tmp_path / "printed", tmp_path / "errors"
+    started = Started([*words, "--out", tmp_path / "out"], *files)
+    until = time.monotonic() + 120
+    while not (address := re.search(r"open (http://\S+)", files[0].read_text())):
+        assert started.poll() is None and time.monotonic() < until, files[1].read_text()
+        time.sleep(0.1)
+    with urllib.request.urlopen(f"{address[1]}state", timeout=60) as answer:
+        assert json.loads(answer.read())["count"] == 6
+    started.send_signal(signal.SIGINT)
+    assert started.wait(60) == 0
+    assert len(address[1].split("/")[3]) >= 32  # the token
 
 
 def test_a_second_server_on_what_is_saved_is_refused(backbone, cats):

@@ -170,7 +170,10 @@ class Page:
 
     def explore(self, request: Request) -> Response:
         """The page of `scemae explore`, which runs the networks in the browser."""
-        return HTMLResponse(self.explorer(), headers=HEADERS)
+        try:
+            return HTMLResponse(self.explorer(), headers=HEADERS)
+        except ScemaeError as error:  # a tab of its own, read by a person
+            return PlainTextResponse(str(error), 400, headers=HEADERS)
 
     def _results(self) -> dict[str, Any]:
         return {
