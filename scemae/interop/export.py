@@ -14,6 +14,7 @@ All files are read back by timm and onnxruntime and compared with the original o
 import argparse
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -153,15 +154,17 @@ def write(out: Path, networks: Exported, *, onnx: bool = False, count: int = 8) 
     return facts
 
 
-def check_packages(what: str = "--onnx") -> None:
+def check_packages(
+    what: str = "--onnx", names: Sequence[str] = NEEDED, extra: str = "export"
+) -> None:
     """Raise ConfigError for the first package that `what` needs and that is not installed."""
-    for name in NEEDED:
+    for name in names:
         try:
             version(name)
         except PackageNotFoundError as error:
             raise ConfigError(
-                f"{what}: found no package {name}; `pip install 'scemae[export]'`"
-                f"{', or leave out --onnx' if what == '--onnx' else ''}"
+                f"{what}: found no package {name}; `pip install 'scemae[{extra}]'`"
+                f"{f', or leave out {what}' if what.startswith('--') else ''}"
             ) from error
 
 

@@ -60,7 +60,7 @@ def splits(root: Path, wishes: Wishes) -> Annotated:
     labels = read_labels(wishes.landmarks, wishes.category)
     plain = folder.splits(root)[0]
     pictures = list(plain.samples)
-    objects = _of_pictures(labels, [one.annotation["file"] for one in pictures], root)
+    objects = objects_of(labels, [one.annotation["file"] for one in pictures], root)
     by_name = {one.annotation["file"]: one for one in pictures}
     sizes = {name: _check(by_name[name], objects[name], labels) for name in objects}
     scale = choose_scale(labels, wishes.scale)
@@ -87,7 +87,7 @@ def splits(root: Path, wishes: Wishes) -> Annotated:
     return Annotated(found, text, _notes(labels, objects, sizes, margin))
 
 
-def _of_pictures(labels: Labels, files: list[str], root: Path) -> dict[str, list[LabelledObject]]:
+def objects_of(labels: Labels, files: list[str], root: Path) -> dict[str, list[LabelledObject]]:
     """The objects of each picture, by its path below `root`. Raises DataError for a name without a
     picture.
     """
@@ -141,7 +141,6 @@ class _Names:
 
 def _check(sample: Sample, objects: list[LabelledObject], labels: Labels) -> tuple[int, int]:
     """The (width, height) of the upright picture. Raises DataError for a point outside of it."""
-    name = sample.annotation["file"]
     try:
         size, is_turned = upright_size(read_bytes(sample.place))
     except UnusablePicture as error:
@@ -149,6 +148,21 @@ def _check(sample: Sample, objects: list[LabelledObject], labels: Labels) -> tup
             f"{sample.place.path}: {error}, and {labels.source} has points for it; repair it, or "
             "take its points out"
         ) from error
+    check_inside(sample.annotation["file"], objects, labels, size, is_turned)
+    return size
+
+
+def check_inside(
+    name: str,
+    objects: list[LabelledObject],
+    labels: Labels,
+    size: tuple[int, int],
+    is_turned: bool = False,
+) -> None:
+    """Raise DataError for a point, or a box, of the objects outside of the picture `name`.
+
+    size: (width, height) of the upright picture.
+    """
     for one in objects:
         for label, point in zip(labels.names, one.points, strict=True):
             if point is not None and not _is_inside(point, size):
@@ -167,7 +181,6 @@ def _check(sample: Sample, objects: list[LabelledObject], labels: Labels) -> tup
                 square_of(size, one.box, name)
             except ConfigError as error:
                 raise DataError(f"{labels.source}: {error}; correct it") from error
-    return size
 
 
 def _is_inside(point: Place, size: tuple[int, int]) -> bool:

@@ -57,6 +57,8 @@ OWNERS = {
     "cv2": {"faces"},
     "msgspec": {"files/documents"},
     "tqdm": {"process/progress"},
+    "starlette": {"evaluation/explore/serve"},
+    "uvicorn": {"evaluation/explore/serve"},
     "huggingface_hub": {"files/hub", "data/storage/url_program"},
     "jinja2": {"evaluation/page"},
     "matplotlib": {"evaluation", "sweep/page", "api"},

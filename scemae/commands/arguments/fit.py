@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="DIR", help="where regressor and results go")
     number = partial(parser.add_argument, type=given_count, metavar="N")
     number("--folds", help="leave out so many parts in turn (each of up to 30 pictures, else 10)")
+    add_fitting_options(parser)
+
+
+def add_fitting_options(parser: argparse.ArgumentParser) -> None:
+    """How the detector is fitted; `scemae explore --serve` has the same."""
+    number = partial(parser.add_argument, type=given_count, metavar="N")
     number("--stride", default=4, help="of cover-and-stride in pixels; less is slower (4)")
     number("--views", default=12, help="warps of each picture (12)")
     parser.add_argument(

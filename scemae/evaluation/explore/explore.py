@@ -22,15 +22,39 @@ from scemae.interop.export import check_packages
 
 
 def main(given: argparse.Namespace) -> None:
-    """Write the page. Raises ConfigError, CheckpointError or RunFolderError."""
-    if given.out.is_dir():
-        raise ConfigError(f"--out: {given.out} is a folder; give a file, such as explore.html")
+    """Write the page, or serve. Raises ConfigError, DataError, CheckpointError, RunFolderError."""
+    if given.serve:
+        _serve(given)
+        return
+    if given.pictures is not None:
+        raise ConfigError("--pictures: found no --serve, which it belongs to; add --serve")
+    out = given.out or Path("explore.html")
+    if out.is_dir():
+        raise ConfigError(f"--out: {out} is a folder; give a file, such as explore.html")
+    page = make_page(given.runs, given.runtime)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    disk.write_text(out, page)
+    print(f"{out}: {len(page) / 1e6:.1f} MB; open it in a browser")
+
+
+def _serve(given: argparse.Namespace) -> None:
+    check_packages("--serve", ("starlette", "uvicorn"), "serve")
+    from scemae.evaluation.explore.serve.serve import serve  # needs these packages
+
+    if given.pictures is None:
+        raise ConfigError("--serve: found no --pictures; give the folder of pictures to annotate")
+    given.out = given.out or Path("annotated")
+    serve(given, lambda: make_page(given.runs, given.runtime))
+
+
+def make_page(runs: list[Path], folder: Path | None) -> str:
+    """The page of runs; folder: of onnxruntime-web, or None.
+
+    Raises ConfigError, CheckpointError, RunFolderError.
+    """
     check_packages("explore")
-    found = runtime.load(given.runtime)
-    page = render(hold(given.runs), found)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    disk.write_text(given.out, page)
-    print(f"{given.out}: {len(page) / 1e6:.1f} MB; open it in a browser")
+    found = runtime.load(folder)
+    return render(hold(runs), found)
 
 
 def render(held: Held, found: Runtime) -> str:

@@ -10,8 +10,8 @@ from scemae.errors import ConfigError, RunFolderError, ScemaeError
 from scemae.evaluation import subjects
 from scemae.evaluation.evaluate import name_of
 from scemae.evaluation.subjects import MATCHING, Subject
-from scemae.interop import onnx_networks
-from scemae.methods import registry
+from scemae.interop import exported, onnx_networks
+from scemae.interop.exported import WeightsSource
 from scemae.models.carb import count_attentive, paper_eta
 from scemae.models.vit import FIRST_BLOCKS, Encoder
 from scemae.runs import given
@@ -33,13 +33,7 @@ class Held:
 
 def hold(runs: list[Path]) -> Held:
     """The networks of runs that share one backbone. Raises ConfigError or CheckpointError."""
-    places = training_runs(runs)
-    found = subjects.from_runs(places)
-    if len(found) > 1:
-        raise ConfigError(
-            f"explore: found runs of {len(found)} backbones, one was needed; make a page for each"
-        )
-    subject = found[0]
+    subject = subject_of(runs)
     encoder = subject.trunk.network
     if not isinstance(encoder, Encoder):
         raise ConfigError(
@@ -51,7 +45,7 @@ def hold(runs: list[Path]) -> Held:
             f"{subject.runs[0]}: found an encoder of {len(encoder.blocks)} blocks, more than "
             f"{FIRST_BLOCKS} were needed for Eq. 1; give a run of a deeper one"
         )
-    carb = carb_of(subject, encoder)
+    carb = carb_of(subject, encoder.width)
     lines = subject.of(MATCHING)
     networks = [None, *subject.heads]
     return Held(
@@ -65,21 +59,21 @@ def hold(runs: list[Path]) -> Held:
         [{"name": name_of(subject, line), "channels": line.dim} for line in lines],
         count_attentive(carb.eta, encoder.grid**2),
         subject.title,
-        [facts_of(folder) for folder in checkpoints_of(subject)],
+        facts_of(subject),
     )
 
 
-def checkpoints_of(subject: Subject) -> list[Path]:
-    """The checkpoints of a subject: the backbone's, then those of its projectors."""
-    digests = [subject.backbone, *(line.projector for line in subject.of(MATCHING)[1:])]
-    return [
-        next(
-            folder
-            for folder in reversed(checkpoint.committed(Path(run)))
-            if checkpoint.weights_digest(folder) == digest
+def subject_of(runs: list[Path]) -> Subject:
+    """The one subject of runs (runs/given.py), or of what an evaluation measured.
+
+    Raises ConfigError where they have several backbones, CheckpointError, RunFolderError.
+    """
+    found = subjects.from_runs(training_runs(runs))
+    if len(found) > 1:
+        raise ConfigError(
+            f"explore: found runs of {len(found)} backbones, one was needed; make a page for each"
         )
-        for run, digest in zip(subject.runs, digests, strict=True)
-    ]
+    return found[0]
 
 
 def training_runs(runs: list[Path]) -> list[Path]:
@@ -93,11 +87,6 @@ def training_runs(runs: list[Path]) -> list[Path]:
         used = [recorded.provenance.get(key) for key in ("backbone", "projector")]
         used += recorded.provenance.get("also", [])
         found += [locate(place, run) for place in used if place]
-    for place in filter(given.is_export, found):
-        raise ConfigError(
-            f"{place}: found an export, which the explorer does not read; give the runs that it "
-            "was made of"
-        )
     return list(dict.fromkeys(found))
 
 
@@ -109,19 +98,44 @@ def _evaluation(run: Path) -> RecordedRun | None:
     return recorded if recorded.stage == "evaluate" else None
 
 
-def carb_of(subject: Subject, encoder: Encoder) -> Carb:
-    """The settings of Eq. 1: those of the first CARB run, or the paper's."""
-    backbone, *projectors = checkpoints_of(subject)
-    for folder in projectors:
-        settings = registry.load_stage_2(folder, backbone, encoder).settings
-        if (carb := getattr(settings, "carb", None)) is not None:
-            return carb
-    settings = ["run_dir=-", "backbone=-", f"carb.eta={paper_eta(encoder.width)}"]
+def carb_of(subject: Subject, width: int) -> Carb:
+    """The settings of Eq. 1: those of the first CARB projector, or the paper's."""
+    for one in subject.projections:
+        if one.carb is not None:
+            return one.carb
+    settings = ["run_dir=-", "backbone=-", f"carb.eta={paper_eta(width)}"]
     return load_config("correspond", settings).carb
 
 
-def facts_of(folder: Path) -> dict[str, Any]:
-    """What the page says of a checkpoint: its run, images seen, commit, digest of the weights."""
+def facts_of(subject: Subject) -> list[dict[str, Any]]:
+    """What the page says of the weights: those of the backbone, then those of the projectors."""
+    first = Path(subject.runs[0])
+    if given.is_export(first):
+        found = exported.read(first, with_projector=bool(subject.projections))
+        sources = [("1, pretraining", found.source), ("2, correspondence", found.projector_source)]
+        return [_of_source(stage, first, one) for stage, one in sources if one is not None]
+    backbone = next(
+        folder
+        for folder in reversed(checkpoint.committed(first))
+        if checkpoint.weights_digest(folder) == subject.backbone
+    )
+    return [_of_checkpoint(one) for one in (backbone, *(one.folder for one in subject.projections))]
+
+
+def _of_source(stage: str, export: Path, source: WeightsSource) -> dict[str, Any]:
+    found = {
+        "stage": stage,
+        "export": export.name,
+        "checkpoint": source.checkpoint,
+        "steps": source.global_step,
+        "adopted": source.adopted,
+        "SHA-256 of the weights": source.weights_sha256,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _of_checkpoint(folder: Path) -> dict[str, Any]:
+    """Run, images seen, commit, digest of the weights."""
     state, run = checkpoint.read_state(folder), folder.parent.parent
     try:
         recorded = read_run(run)

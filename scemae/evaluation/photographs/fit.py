@@ -7,7 +7,9 @@ Writes DIR/regressor.safetensors, which `scemae detect` uses, and DIR/fit.json.
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,7 @@ from scemae.runs import usual_frames
 
 MEAN, RANDOM, TRAINED = "mean shape", "random encoder", "trained"
 SINGLY = 30  # up to so many pictures each is left out alone, of more a tenth at a time
+Watch = Callable[[float], object]  # called with the share of the work that is done, 0 to 1
 
 
 @dataclass
@@ -65,6 +68,15 @@ class Settings:
 
 
 @dataclass
+class Fitted:
+    """What `fit` found."""
+
+    result: dict  # what fit.json holds
+    model: LocalModel  # of all pictures
+    line: Line  # the features that it reads
+
+
+@dataclass
 class Kind:
     """One kind of features that a model is fitted to."""
 
@@ -82,22 +94,27 @@ def main(given: argparse.Namespace) -> None:
     fold = make_folds(data.files, given.folds or default_folds(data.files), given.seed)
     trained = load_features(given.backbone, given.projector, choose_device("auto"), run=given.run)
     settings = Settings(given.stride, given.views, given.seed)
-    result, model, line = fit(data, trained, fold, settings)
-    disk.make_folders(given.out, given.out)
+    found = fit(data, trained, fold, settings)
+    write(given.out, found, data, trained)
+    print(table(found.result))
+    print(f"{given.out / 'regressor.safetensors'}: for `scemae detect --regressor`")
+
+
+def write(out: Path, found: Fitted, data: Data, trained: TrainedFeatures) -> None:
+    """Write OUT/regressor.safetensors and OUT/fit.json. Raises OSError."""
+    disk.make_folders(out, out)
     save_regressor(
-        given.out / "regressor.safetensors",
-        model,
+        out / "regressor.safetensors",
+        found.model,
         data.benchmark.name,
         None,
-        trained.subject.weights(line),
-        stride=given.stride,
+        trained.subject.weights(found.line),
+        stride=found.result["stride"],
         points=data.benchmark.points,
         margin=data.benchmark.margin,
         usual=usual_frames.of_few(data.frames.images, trained.tokens),
     )
-    disk.write_json(given.out / "fit.json", {**result, "model": trained.model_facts()})
-    print(table(result))
-    print(f"{given.out / 'regressor.safetensors'}: for `scemae detect --regressor`")
+    disk.write_json(out / "fit.json", {**found.result, "model": trained.model_facts()})
 
 
 def open_data(folder: Path) -> Data:
@@ -154,17 +171,27 @@ def default_folds(files: list[str]) -> int:
 
 
 def fit(
-    data: Data, trained: TrainedFeatures, fold: np.ndarray, settings: Settings
-) -> tuple[dict, LocalModel, Line]:
-    """What fit.json holds, the model of all pictures, and the features that it reads."""
-    kinds = _kinds(trained, settings.seed)
+    data: Data,
+    trained: TrainedFeatures,
+    fold: np.ndarray,
+    settings: Settings,
+    *,
+    with_random: bool = True,
+    watch: Watch = lambda share: None,
+) -> Fitted:
+    """Fit to all pictures, and measure on each without itself.
+
+    with_random: measure the random encoder too. What `watch` raises ends the fit.
+    """
+    kinds = _kinds(trained, settings.seed)[0 if with_random else -1 :]
     benchmark, frames = data.benchmark, data.frames
     truth, eyes = normalise_landmarks(frames.landmarks), benchmark.eyes
     errors = {MEAN: mean_shape_errors(frames.landmarks, fold, eyes)}
     tested = _mean_shape_tested(data)
     points = {}
-    for kind in kinds:
-        evidence = _collect(kind, data, fold, settings, trained.device)
+    for i, kind in enumerate(kinds):
+        ahead: Watch = partial(_watch_part, watch, i, len(kinds))
+        evidence = _collect(kind, data, fold, settings, trained.device, ahead)
         each = iod_errors(local_model.hold_out(evidence)[: len(frames)].cpu(), truth, eyes)
         errors[kind.name], points[kind.name] = image_means(each), _point_means(each)
         model = local_model.fit(evidence)
@@ -195,7 +222,7 @@ def fit(
         },
         "scemae": __version__,
     }
-    return result, model, kinds[-1].line
+    return Fitted(result, model, kinds[-1].line)
 
 
 def _kinds(trained: TrainedFeatures, seed: int) -> list[Kind]:
@@ -212,7 +239,7 @@ def _kinds(trained: TrainedFeatures, seed: int) -> list[Kind]:
 
 
 def _collect(
-    kind: Kind, data: Data, fold: np.ndarray, settings: Settings, device: torch.device
+    kind: Kind, data: Data, fold: np.ndarray, settings: Settings, device: torch.device, watch: Watch
 ) -> Evidence:
     """The evidence of all pictures, and of them mirrored where points have partners."""
     frames, pairs = data.frames, data.benchmark.pairs
@@ -222,6 +249,11 @@ def _collect(
     trunk, line, stride = kind.subject.trunk, kind.line, settings.stride
     kind.subject.to(device, torch.float32)
     with progress_bar(total=len(train), desc=kind.name, unit="picture", leave=False) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+            watch(bar.n / len(train))
+
         return local_model.collect(
             lambda images: line.head(trunk.maps(images, stride), trunk.side(stride)),
             train,
@@ -230,8 +262,12 @@ def _collect(
             settings.views,
             seed=settings.seed,
             device=device,
-            advance=bar.update,
+            advance=advance,
         )
+
+
+def _watch_part(watch: Watch, part: int, parts: int, share: float) -> None:
+    watch((part + share) / parts)
 
 
 def _features(kind: Kind, images: Tensor, stride: int, device: torch.device) -> Tensor:

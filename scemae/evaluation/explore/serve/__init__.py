@@ -1,0 +1,1 @@
+"""`scemae explore --serve`: annotate a folder of pictures in the browser, and fit a detector."""
