@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
+import scemae
 from scemae.cli import run_command
 from scemae.data.picture import ORIENTATION
 from scemae.errors import ConfigError, DataError, RunFolderError
@@ -24,7 +25,6 @@ from scemae.evaluation.explore.held import facts_of, subject_of
 from scemae.evaluation.explore.serve import serve as serving
 from scemae.evaluation.explore.serve.annotation import Annotation, Notebook, OutdatedError
 from scemae.evaluation.explore.serve.pictures import Pictures
-from scemae.evaluation.explore.serve.suggest import _vote
 from scemae.evaluation.landmarks.regressor_file import load_regressor
 from scemae.files import disk
 from scemae.shards.annotations.read import read_labels
@@ -386,17 +386,26 @@ def test_a_cancelled_fit_changes_nothing_and_leaves_the_page_alive(client):
     assert found["curve"] == [] and not (client.page.workshop.out / "curve.json").exists()
 
 
-def test_points_are_suggested_where_scemae_match_finds_them(client, backbone, cats, tmp_path):
-    annotated(client, 1)
-    status, found = client.json("suggest?name=3.jpg")
-    points = " ".join(f"{x},{y}" for x, y in PLACES)
-    words = ["match", cats / "0.jpg", cats / "3.jpg", "--run", backbone, "--out", tmp_path / "m"]
-    run_command([*map(str, words), "--points", points])
-    rows = json.loads((tmp_path / "m" / "match.json").read_text())["matches"]
+def test_suggestions_are_those_of_a_detector_of_the_pictures_done(client, backbone, cats):
+    annotated(client, 3)
+    status, found = client.json("suggest?name=5.jpg")
     assert status == 200 and list(found) == POINTS
-    for one, row in zip(found.values(), rows, strict=True):
-        assert one["pictures"] == 1 and one["returns"] == row["returns"]
-        assert one["place"] == pytest.approx(row["match"], abs=0.02)
+    assert {one["pictures"] for one in found.values()} == {3}
+    model = scemae.load(backbone, device="cpu")
+    images = [cats / f"{i}.jpg" for i in range(3)]
+    places = [[one[point] for point in POINTS] for one in marks(3).values()]
+    detector = scemae.fit_landmarks(model, images, places, views=4)
+    expected = detector.predict(cats / "5.jpg").points
+    # other warps of the same pictures
+    assert np.abs([one["place"] for one in found.values()] - expected).max() < 3
+
+
+def test_a_point_that_no_picture_shows_is_not_suggested(client):
+    sent = {"version": 0, "points": POINTS, "marks": marks(2), "boxes": {}}
+    for one in sent["marks"].values():
+        one["nose"] = None
+    assert client.json("annotation", "PUT", sent)[0] == 200
+    assert list(client.json("suggest?name=4.jpg")[1]) == POINTS[1:]
 
 
 def test_the_page_and_its_script_are_small_and_load_nothing_from_elsewhere(client):
@@ -417,9 +426,3 @@ def test_a_run_is_a_chain_s_folder_or_an_export_too(tmp_path):
     key = "SHA-256 of the weights"
     assert [one[key] for one in facts_of(chain)] == [one[key] for one in facts_of(export)]
     assert [one["stage"][0] for one in facts_of(export)] == ["1", "2"]
-
-
-def test_of_several_matches_the_median_of_those_that_return_counts():
-    matches = [([10, 10], 1.0), ([90, 90], 50.0), ([12, 14], 2.0), ([14, 12], 0.0)]
-    found = _vote([(np.array(place, float), far) for place, far in matches])
-    assert found == {"place": [12.0, 11.0], "returns": 0.5, "pictures": 2}

@@ -81,36 +81,20 @@ class TrainedFeatures:
         self, first: BoxedPhotograph, second: BoxedPhotograph, points: np.ndarray
     ) -> PointMatches:
         """Find points (l, 2) of the first photograph in the second."""
-        source, target = self._maps(first, second)
-        return self.match_maps((first, source), (second, target), points)
-
-    def matching_map(self, photograph: BoxedPhotograph) -> Tensor:
-        """The features (1, d, h, w) of a photograph, for `match_maps`."""
-        return self._maps(photograph)[0]
-
-    def match_maps(
-        self,
-        first: tuple[BoxedPhotograph, Tensor],
-        second: tuple[BoxedPhotograph, Tensor],
-        points: np.ndarray,
-    ) -> PointMatches:
-        """As `match`, of photographs whose features are there."""
-        (one, source), (other, target) = first, second
-        queries = torch.from_numpy(one.box.to_crop(points)).float().to(self.device).unsqueeze(0)
+        line = self.subject.of(MATCHING)[-1]
+        side = self.subject.trunk.side(STRIDE, matching=True)
+        source, target = self._features(line, [first, second], STRIDE, side).split(1)
+        queries = torch.from_numpy(first.box.to_crop(points)).float().to(self.device).unsqueeze(0)
         answers = matching.match(source, target, queries)
         back = matching.match(target, source, answers)
         cosines = functional.cosine_similarity(_at(source, queries), _at(target, answers), dim=1)[0]
         returns = (back - queries.round().clamp(0, INPUT - 1)).norm(dim=2)[0]
         return PointMatches(
             points,
-            other.box.from_crop(answers[0].cpu().double().numpy()),
+            second.box.from_crop(answers[0].cpu().double().numpy()),
             cosines.cpu().double().numpy(),
             returns.cpu().double().numpy(),
         )
-
-    def _maps(self, *photographs: BoxedPhotograph) -> tuple[Tensor, ...]:
-        line, side = self.subject.of(MATCHING)[-1], self.subject.trunk.side(STRIDE, matching=True)
-        return self._features(line, list(photographs), STRIDE, side).split(1)
 
     def detect(self, photograph: BoxedPhotograph, detector: "Detector") -> np.ndarray:
         """The landmarks (l, 2) of a photograph, in its pixels."""

@@ -75,7 +75,7 @@ function whereText(guesses) {
   const more = guesses ? ` ${guesses} suggested; Enter accepts one, A all.` : "";
   if (place) return `${chosen}: ${place[0].toFixed(1)}, ${place[1].toFixed(1)} px.${more}`;
   if (place === null) return `${chosen}: not seen in this picture.${more}`;
-  if (guess) return `${chosen}: suggested by ${guess.pictures} of the pictures done; the way back ends within ${guess.returns.toFixed(1)} px.${more}`;
+  if (guess) return `${chosen}: suggested by a detector of the ${guess.pictures} pictures done that show it.${more}`;
   return `${chosen}: click it in the picture, or X where it is not seen.${more}`;
 }
 

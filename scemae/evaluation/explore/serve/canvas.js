@@ -4,7 +4,7 @@ const FRAME = 136, INPUT = 96, CUT = 20; // pixels: the frame, what networks see
 const MARGIN = 1.5; // of frames around boxes, as `shards build` makes them
 const view = part("view"), loupe = part("loupe");
 let shown = null; // {name, bitmap, width, height}: the picture, with the size of its original
-let suggestions = {}; // by point: {place, returns, pictures}
+let suggestions = {}; // by point: {place, pictures}
 
 const colourOf = index => `hsl(${(index * 137.5 + 205) % 360} 85% 58%)`;
 const sizeOf = () => ({scale: view.width / shown.width, ratio: view.width / view.clientWidth});

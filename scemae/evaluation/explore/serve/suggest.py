@@ -1,9 +1,5 @@
-"""Where the points of the next picture may be: those of annotated pictures, matched into it.
-
-The matcher is that of `scemae match`. Several annotated pictures vote: of a point's matches, the
-half counts whose own matches come back nearest to where they started, and of these the median. On
-20 drawn butterflies with the demo's encoder that was 18 pixels from the point, the one match that
-comes back nearest 23 (docs/results/own-category.md).
+"""Where the points of the next picture may be: by the detector of `scemae fit`, fitted to the
+pictures that are annotated so far.
 """
 
 from collections import OrderedDict
@@ -11,76 +7,91 @@ from threading import Lock
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from scemae.data.framing import frame_of
+from scemae.data.geometry import CROP
 from scemae.evaluation.explore.serve.annotation import Notebook
+from scemae.evaluation.landmarks import local_model
+from scemae.evaluation.landmarks.benchmarks import denormalise_landmarks
+from scemae.evaluation.landmarks.local_model import Seen
 from scemae.evaluation.photographs.photograph_features import BoxedPhotograph, TrainedFeatures
+from scemae.evaluation.subjects import DETECTION, FEW_SHOT
 
-SOURCES = 5  # annotated pictures that are matched: the nearest ones in the folder's order
-KEPT = 64  # maps kept: 2 to 20 MB each
-
-Match = tuple[np.ndarray, float]  # the place x, y, and how far the way back ends from the point
+STRIDE, VIEWS = 4, 4  # of cover-and-stride, and warps of each picture: a second of a small encoder
+SOURCES = 30  # annotated pictures that count: the nearest ones in the folder's order
+KEPT = 100  # pictures whose features are kept, of 1 to 10 MB each
 
 
 class Suggester:
-    """Matches annotated pictures into another one, and keeps the features of what it has seen."""
+    """Fits to annotated pictures, and keeps what it has seen of each."""
 
     def __init__(self, notebook: Notebook, trained: TrainedFeatures) -> None:
-        """trained: the features that match."""
+        """trained: the features."""
         self._notebook, self._trained = notebook, trained
-        self._maps: OrderedDict[tuple, tuple[BoxedPhotograph, torch.Tensor]] = OrderedDict()
+        self._line = (trained.subject.of(FEW_SHOT) or trained.subject.of(DETECTION))[-1]
+        self._kept: OrderedDict[tuple, Seen] = OrderedDict()
         self._lock = Lock()
 
     def suggest(self, name: str) -> dict[str, dict]:
-        """By the point's name: `place` (x, y) in pixels of the picture `name`; `returns`: from the
-        point to the match of its match, in pixels of the 96-pixel crop; `pictures`: how many voted.
+        """By the point's name: `place` (x, y) in pixels of the picture `name`, and `pictures`: how
+        many others show the point.
 
         Points that no annotated picture shows have none. Raises DataError.
         """
-        notebook = self._notebook
+        notebook, marks = self._notebook, self._notebook.now.marks
         others = [one for one in notebook.done() if one != name]
         order = {one: number for number, one in enumerate(notebook.pictures.names)}
-        others.sort(key=lambda one: abs(order[one] - order[name]))
-        found: dict[str, list[Match]] = {}
-        with self._lock:  # one after the other: each uses all cores
-            for other in others[:SOURCES]:
-                for point, match in self._matched(other, name).items():
-                    found.setdefault(point, []).append(match)
-        return {point: _vote(matches) for point, matches in found.items()}
-
-    def _matched(self, source: str, target: str) -> dict[str, Match]:
-        first, second = self._map(source), self._map(target)
-        marks = self._notebook.now.marks.get(source, {})
-        shown = {point: mark for point, mark in marks.items() if mark is not None}
-        places = np.array(list(shown.values()), float).reshape(-1, 2)
-        seen = first[0].box.are_seen(places)
-        points = [point for point, is_seen in zip(shown, seen, strict=True) if is_seen]
+        others = sorted(others, key=lambda one: abs(order[one] - order[name]))[:SOURCES]
+        shown = {
+            point: sum(marks[one].get(point) is not None for one in others)
+            for point in notebook.now.points
+        }
+        points = [point for point, count in shown.items() if count]
         if not points:
             return {}
-        with torch.no_grad():
-            matched = self._trained.match_maps(first, second, places[seen])
-        width, height = self._notebook.pictures.size(target)
-        inside = np.clip(matched.matches, 0, (width - 1, height - 1))
-        return dict(zip(points, zip(inside, matched.returns, strict=True), strict=True))
+        rows = np.arange(len(others))
+        with self._lock:  # one after the other: each uses all cores
+            seen = [self._look(one, points) for one in others]
+            model = local_model.fit(local_model.gather(seen, rows, rows))
+            photograph = self._photograph(name)
+            frame = frame_of(photograph.image, photograph.box)[None].to(self._trained.device)
+            with torch.no_grad():
+                found = denormalise_landmarks(model(self._extract(frame.float() / 255)))[0].cpu()
+        places = photograph.box.from_crop((found - CROP).double().numpy())
+        width, height = notebook.pictures.size(name)
+        places = np.clip(places, 0, (width - 1, height - 1)).round(2).tolist()
+        return {
+            point: {"place": place, "pictures": shown[point]}
+            for point, place in zip(points, places, strict=True)
+        }
 
-    def _map(self, name: str) -> tuple[BoxedPhotograph, torch.Tensor]:
+    def _look(self, name: str, points: list[str]) -> Seen:
         notebook = self._notebook
-        box, margin = notebook.now.boxes.get(name), notebook.margin
-        key = (name, tuple(box or ()), margin)
-        if key not in self._maps:
-            photograph = notebook.pictures.photograph(name, box, margin)
-            self._maps[key] = (photograph, self._trained.matching_map(photograph))
-        self._maps.move_to_end(key)
-        while len(self._maps) > KEPT:
-            self._maps.popitem(last=False)
-        return self._maps[key]
+        marks = notebook.now.marks[name]
+        places = [tuple(marks.get(point) or (np.nan, np.nan)) for point in points]
+        key = (name, tuple(notebook.now.boxes.get(name) or ()), notebook.margin, str(places))
+        if key not in self._kept:
+            photograph = self._photograph(name)
+            inside = photograph.box.to_frame(np.array(places))
+            self._kept[key] = local_model.look(
+                self._extract,
+                frame_of(photograph.image, photograph.box),
+                torch.from_numpy(inside).float(),
+                VIEWS,
+                seed=(0,),
+                device=self._trained.device,
+            )
+        self._kept.move_to_end(key)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return self._kept[key]
 
+    def _photograph(self, name: str) -> BoxedPhotograph:
+        notebook = self._notebook
+        return notebook.pictures.photograph(name, notebook.now.boxes.get(name), notebook.margin)
 
-def _vote(matches: list[Match]) -> dict:
-    returns = np.array([far for _, far in matches])
-    is_kept = returns <= np.median(returns)
-    places = np.array([place for place, _ in matches])[is_kept]
-    return {
-        "place": np.median(places, axis=0).round(2).tolist(),
-        "returns": round(float(np.median(returns[is_kept])), 2),
-        "pictures": len(places),
-    }
+    def _extract(self, frames: Tensor) -> Tensor:
+        """Features (b, d, h, w) of frames in [0, 1]."""
+        trunk = self._trained.subject.trunk
+        return self._line.head(trunk.maps(frames, STRIDE), trunk.side(STRIDE)).float()
