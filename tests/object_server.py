@@ -87,6 +87,8 @@ def answer(request: BaseHTTPRequestHandler, state: ObjectServer, lock: threading
     tag = hashlib.md5(f"{found.st_size} {found.st_mtime_ns}".encode()).hexdigest()
     if request.headers.get("If-Match") not in (None, f'"{tag}"'):
         return reply(request, 412, b"")
+    if request.headers.get("If-None-Match") == f'"{tag}"':
+        return reply(request, 304, b"")
     headers = {"ETag": f'"{tag}"', "Last-Modified": "Sun, 29 Nov 2026 00:00:00 GMT"}
     with open(file, "rb") as opened:
         if wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", "")):

@@ -1,6 +1,7 @@
 """Shards below a URL, streamed through a cache that may be smaller than they are."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -97,6 +98,19 @@ def test_a_partial_block_of_a_killed_process_is_made_again(local, server, tmp_pa
     shards = opened(server, tmp_path, cache_gb=3e-4)
     assert shards.jpeg(1) == open_shards(str(local / "bucket" / "train")).jpeg(1)
     assert not [*folder.glob("*.part")]
+
+
+def test_a_node_downloads_a_manifest_once_and_again_when_it_has_changed(tmp_path):
+    folder = write_shards(tmp_path / "bucket" / "train", 6)
+    with serve(tmp_path) as server:
+        for _ in range(3):
+            assert len(opened(server, tmp_path)) == 6
+        assert server.gets["/bucket/train/manifest.json"] == 3
+        headers = 3 * 512  # of the first tar, by which its size and ETag are known
+        assert server.bytes_sent == (folder / "manifest.json").stat().st_size + headers
+        shutil.rmtree(folder)
+        write_shards(folder, 9)
+        assert len(opened(server, tmp_path)) == 9
 
 
 def test_a_tar_that_is_replaced_while_it_is_read_is_found(local, server, tmp_path):

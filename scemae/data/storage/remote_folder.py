@@ -64,6 +64,26 @@ class RemoteFolder:
         except Exception as error:
             raise self._failure(name, error) from error
 
+    def newer(self, name: str, tag: str | None, most: int) -> tuple[bytes, str | None] | None:
+        """A whole file of at most `most` bytes and its ETag; None where that is `tag` still.
+
+        Raises ShardError, also for a longer file.
+        """
+        from obstore import exceptions as refused
+
+        def asked() -> tuple[bytes, str | None] | None:
+            try:
+                found = self._get(name, {"if_none_match": tag} if tag else {})
+            except refused.NotModifiedError:
+                return None
+            if found.meta["size"] > most:
+                raise ShardError(
+                    f"{self.url(name)}: found more than {most:,} bytes; check the address"
+                )
+            return bytes(found.bytes()), found.meta.get("e_tag")
+
+        return self._attempt(name, asked)
+
     def names(self) -> list[str]:
         """The names of the files in the folder itself, sorted. Raises ShardError."""
         return sorted(self.sizes())

@@ -62,7 +62,7 @@ def stream(
 
     Raises ShardError.
     """
-    sources = [_source(location) for location in locations]
+    sources = [_source(location, Path(cache_dir)) for location in locations]
     digests = [source.manifest.tars_digest() for source in sources]
     name = digests[0] if len(digests) == 1 else disk.digest("\n".join(digests))
     place = Path(cache_dir) / cache_name(locations[0])
@@ -73,7 +73,7 @@ def stream(
     ]
 
 
-def _source(location: str) -> Source:
+def _source(location: str, cache_dir: Path) -> Source:
     url_program.refuse(location)
     if scheme_of(location) not in (None, *SCHEMES):
         raise ShardError(
@@ -85,20 +85,23 @@ def _source(location: str) -> Source:
         manifest = read_manifest(Path(location))
     else:
         indexes = RemoteFolder(location)
-        manifest = _remote_manifest(indexes)
+        place = disk.make_folders(cache_dir / cache_name(location), cache_dir)
+        manifest = _remote_manifest(indexes, place)
     tars = url_of_tars(location, manifest)
     if isinstance(indexes, RemoteFolder) and tars == location:
         return Source(location, manifest, indexes, indexes)  # one set of credentials
     return Source(location, manifest, indexes, RemoteFolder(tars))
 
 
-def _remote_manifest(remote: RemoteFolder) -> Manifest:
-    text = b""
-    for piece in remote.stream(MANIFEST):
-        text += piece
-        if len(text) > documents.MOST_JSON:
-            raise ShardError(
-                f"{remote.url(MANIFEST)}: found more than {documents.MOST_JSON:,} bytes; check the "
-                "address"
-            )
+def _remote_manifest(remote: RemoteFolder, place: Path) -> Manifest:
+    """The manifest at a URL, which the processes of a node download once: the copy in `place` is
+    used while the URL's has its ETag.
+    """
+    path = place / f".{MANIFEST}.kept"  # its ETag, a line feed, and what it was
+    with disk.locked(place / f".{MANIFEST}.lock"):
+        tag, _, text = path.read_bytes().partition(b"\n") if path.exists() else (b"", b"", b"")
+        found = remote.newer(MANIFEST, tag.decode() or None, documents.MOST_JSON)
+        if found is not None:
+            text, new = found
+            disk.write_bytes(path, (new or "").encode() + b"\n" + text)
     return parse_manifest(text, remote.url(MANIFEST))
