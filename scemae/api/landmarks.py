@@ -16,7 +16,7 @@ from scemae.api.pictures import Corners, Picture, boxes_of, photograph_of, split
 from scemae.data.framing import frame_of
 from scemae.data.geometry import CROP
 from scemae.errors import ConfigError, DataError
-from scemae.evaluation.landmarks import local_model
+from scemae.evaluation.landmarks import local_evidence, local_model
 from scemae.evaluation.landmarks.benchmarks import Frames
 from scemae.evaluation.landmarks.local_model import LocalModel
 from scemae.evaluation.landmarks.regressor_file import Origin, save_regressor
@@ -140,7 +140,7 @@ def _fit(model: Model, line: Line, train: Frames, stride: int, views: int, seed:
     trunk, rows = model.trained().subject.trunk, np.arange(len(train))
     side = trunk.side(stride)
     with progress_bar(total=len(train), unit="picture") as bar:
-        evidence = local_model.collect(
+        evidence = local_evidence.collect(
             lambda frames: line.head(trunk.maps(frames, stride), side),
             train,
             rows,

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from scemae.data.geometry import FRAME
 from scemae.errors import CheckpointError
-from scemae.evaluation.landmarks import local_model
+from scemae.evaluation.landmarks import local_evidence, local_model
 from scemae.evaluation.landmarks.benchmarks import Frames, normalise_landmarks
 from scemae.evaluation.landmarks.cross_validation import mean_shape_errors
 from scemae.evaluation.landmarks.local_model import LocalModel, expected, respond
@@ -34,7 +34,7 @@ def colours(frames):
 def collect(frames, fold=None, picture=None, views=4, extract=colours):
     rows = np.arange(len(frames))
     fold, picture = (rows if one is None else np.array(one) for one in (fold, picture))
-    return local_model.collect(extract, frames, fold, picture, views, device=torch.device("cpu"))
+    return local_evidence.collect(extract, frames, fold, picture, views, device=torch.device("cpu"))
 
 
 def errors_of(predicted, frames):

@@ -21,7 +21,7 @@ from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed.process_group import choose_device, flush_denormals
 from scemae.errors import ConfigError, DataError
 from scemae.evaluation import scores, subjects
-from scemae.evaluation.landmarks import local_model, regression
+from scemae.evaluation.landmarks import local_evidence, local_model, regression
 from scemae.evaluation.landmarks.benchmarks import (
     BENCHMARK,
     Benchmark,
@@ -32,7 +32,8 @@ from scemae.evaluation.landmarks.benchmarks import (
 )
 from scemae.evaluation.landmarks.cross_validation import make_folds, mean_shape_errors, mirrored
 from scemae.evaluation.landmarks.feature_cache import cache_maps
-from scemae.evaluation.landmarks.local_model import Evidence, LocalModel
+from scemae.evaluation.landmarks.local_evidence import Evidence
+from scemae.evaluation.landmarks.local_model import LocalModel
 from scemae.evaluation.landmarks.regression import image_means, iod_errors
 from scemae.evaluation.landmarks.regressor_file import save_regressor
 from scemae.evaluation.photographs.photograph_features import TrainedFeatures, load_features
@@ -254,7 +255,7 @@ def _collect(
             bar.update(count)
             watch(bar.n / len(train))
 
-        return local_model.collect(
+        return local_evidence.collect(
             lambda images: line.head(trunk.maps(images, stride), trunk.side(stride)),
             train,
             np.tile(fold, copies),

@@ -12,9 +12,9 @@ from torch import Tensor
 from scemae.data.framing import frame_of
 from scemae.data.geometry import CROP
 from scemae.evaluation.explore.serve.annotation import Notebook
-from scemae.evaluation.landmarks import local_model
+from scemae.evaluation.landmarks import local_evidence, local_model
 from scemae.evaluation.landmarks.benchmarks import denormalise_landmarks
-from scemae.evaluation.landmarks.local_model import Seen
+from scemae.evaluation.landmarks.local_evidence import Seen
 from scemae.evaluation.photographs.photograph_features import BoxedPhotograph, TrainedFeatures
 from scemae.evaluation.subjects import DETECTION, FEW_SHOT
 
@@ -53,7 +53,7 @@ class Suggester:
         rows = np.arange(len(others))
         with self._lock:  # one after the other: each uses all cores
             seen = [self._look(one, points) for one in others]
-            model = local_model.fit(local_model.gather(seen, rows, rows))
+            model = local_model.fit(local_evidence.gather(seen, rows, rows))
             photograph = self._photograph(name)
             frame = frame_of(photograph.image, photograph.box)[None].to(self._trained.device)
             with torch.no_grad():
@@ -74,7 +74,7 @@ class Suggester:
         if key not in self._kept:
             photograph = self._photograph(name)
             inside = photograph.box.to_frame(np.array(places))
-            self._kept[key] = local_model.look(
+            self._kept[key] = local_evidence.look(
                 self._extract,
                 frame_of(photograph.image, photograph.box),
                 torch.from_numpy(inside).float(),
