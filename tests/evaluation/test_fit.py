@@ -126,12 +126,12 @@ def test_evaluate_measures_own_points_like_any_benchmark(tmp_path):
 def test_too_few_points_give_one_sentence(tmp_path, count, places, error, words):
     shards = build(tmp_path, count, "--test", 0, places=places)
     with pytest.raises(error, match=words):
-        fit(shards, tmp_path / "fit", "--backbone", tmp_path)
+        fit(shards, tmp_path / "fit", "--backbone", write_backbone(tmp_path / "mae"))
 
 
 def test_shards_without_points_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"found no benchmark.yaml; give the folder"):
-        fit(tmp_path, tmp_path / "fit", "--backbone", tmp_path)
+        fit(tmp_path, tmp_path / "fit", "--backbone", write_backbone(tmp_path / "mae"))
 
 
 @needs_faces
