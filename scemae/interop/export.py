@@ -155,10 +155,13 @@ def write(out: Path, networks: Exported, *, onnx: bool = False, count: int = 8) 
 
 
 def check_packages(
-    what: str = "--onnx", names: Sequence[str] = NEEDED, extra: str = "export"
+    what: str = "--onnx", names: Sequence[str] | None = None, extra: str = "export"
 ) -> None:
-    """Raise ConfigError for the first package that `what` needs and that is not installed."""
-    for name in names:
+    """Raise ConfigError for the first package that `what` needs and that is not installed.
+
+    names: NEEDED, unless given.
+    """
+    for name in NEEDED if names is None else names:
         try:
             version(name)
         except PackageNotFoundError as error:

@@ -192,7 +192,7 @@ def test_a_detector_compares_with_the_pictures_that_it_was_fitted_on(run, photos
     for i in range(12):
         picture(100 + i, (240, 240)).save(f"{i}.png")
         names.append(f"{i}.png")
-    fast = {"epochs": 1, "views": 1, "images_per_epoch": 12, "stride": 8}
+    fast = {"views": 1, "stride": 8}
     detector = scemae.fit_landmarks(model, names, [[[100, 100], [140, 120]]] * 12, **fast)
     detector.save("own.safetensors")
     load_regressor(photos / "own.safetensors")

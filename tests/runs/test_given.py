@@ -12,7 +12,6 @@ from scemae.cli import run_command
 from scemae.config.load import load_config
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.evaluation import evaluate, subjects
-from scemae.evaluation.explore import held
 from scemae.evaluation.subjects import MATCHING
 from scemae.files import disk
 from scemae.runs import given
@@ -116,8 +115,6 @@ def test_what_is_no_model_is_one_sentence(chain, tmp_path):
         load_config("evaluate", ["run_dir=x", "run=a", "backbone=b"])
     with pytest.raises(ConfigError, match="export: is an export, and .* another model"):
         given.of_options(None, export, chain)
-    with pytest.raises(ConfigError, match="export: found an export, which the explorer does not"):
-        held.hold([export])
     with pytest.raises(CheckpointError, match="found an export, the run of stage 1 that it was"):
         run_command(
             [
