@@ -77,7 +77,7 @@ COMMANDS: dict[str, Command] = {
         help_texts.SWEEP,
     ),
     "fit": Command(
-        "train a landmark regressor on a few annotated pictures of your own, and measure it",
+        "fit a landmark detector to a few annotated pictures of your own, and measure it",
         "scemae.evaluation.photographs.fit",
     ),
     "match": Command(
