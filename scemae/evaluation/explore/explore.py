@@ -63,7 +63,7 @@ def render(held: Held, found: Runtime) -> str:
         "mean": list(MEAN),
         "std": list(STD),
         "features": held.features,
-        "attentive": held.attentive,
+        "choice": held.choice,
     }
     heads = [None if head is None else packed(head) for head in held.heads]
     faces = [(name, base64.b64encode(data).decode()) for name, data in examples()]
@@ -71,6 +71,7 @@ def render(held: Held, found: Runtime) -> str:
         Path(__file__).with_name("explore.html"),
         title=held.title,
         model=model,
+        patches=held.patches,
         facts=held.facts,
         encoder=packed(held.encoder),
         heads=heads,
