@@ -1,7 +1,8 @@
 # make demo           draw faces, run both stages and measure, to a report (ten minutes, two cores)
 # make test           all tests
 # make check          ruff, format and mypy
-# make docs           the documentation site, into site/index.html; warnings are errors
+# make docs           the documentation site, into site/index.html; warnings are errors;
+#                     with RUN=runs/demo its first page links to the explorer of that run
 # make test-cluster   tests on a real Slurm: time limits, preemption, dying nodes (an hour, root)
 # make chaos          kill -9 of random ranks and in every phase of a save (half an hour)
 # make fuzz           read corrupted manifests, lists, weights and pictures (ten minutes)
@@ -32,7 +33,7 @@ check: develop
 	$(BIN)/mypy
 
 docs: develop
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	RUN='$(RUN)' NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test-cluster: setup
 	$(BIN)/python -m pytest -v -m rig_long tests/cluster/test_cluster.py \

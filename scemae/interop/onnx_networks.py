@@ -1,4 +1,5 @@
-"""The networks of the explorer as ONNX: an encoder with Eq. 1 as its second output, and heads.
+"""The networks of the explorer as ONNX: an encoder that also gives Eq. 1 and the tokens after the
+third block, and heads.
 
 Each is compared with the original on seeded images before it is used, as `scemae export` does.
 """
@@ -24,9 +25,9 @@ from scemae.models.vit import Encoder
 MOST = 1 << 31  # bytes of one network: protobuf's own limit
 
 
-class MapAndAttention(nn.Module):
-    """Normalised images (b, 3, 96, 96) to the patch tokens as a map (b, d, h, w), and to Eq. 1's
-    similarity of each patch to CLS (b, n).
+class MapAndThird(nn.Module):
+    """Normalised images (b, 3, 96, 96) to the patch tokens as a map (b, d, h, w), to Eq. 1's
+    similarity of each patch to CLS (b, n), and to the patch tokens after the third block (b, n, d).
 
     layer, heads: the choices of Eq. 1 (models/carb.py: third).
     """
@@ -35,11 +36,12 @@ class MapAndAttention(nn.Module):
         super().__init__()
         self.encoder, self.layer, self.heads = encoder, layer, heads
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tokens = self.encoder(images)[:, 1:]
         found = third(self.encoder, images, self.layer, self.heads)
         grid = self.encoder.grid
-        return rearrange(tokens, "b (h w) d -> b d h w", h=grid), found.similarity
+        feature_map = rearrange(tokens, "b (h w) d -> b d h w", h=grid)
+        return feature_map, found.similarity, found.tokens[:, 1:]
 
 
 class ProjectedMap(nn.Module):
@@ -56,10 +58,11 @@ class ProjectedMap(nn.Module):
 
 
 def encoder_bytes(encoder: Encoder, layer: str, heads: str) -> bytes:
-    """An ONNX file: `images` (1, 3, s, s) to `map` and `similarity`. Raises CheckpointError."""
-    network = MapAndAttention(encoder, layer, heads).eval()
+    """An ONNX file: `images` (1, 3, s, s) to `map`, `similarity` and `tokens`. Raises
+    CheckpointError."""
+    network = MapAndThird(encoder, layer, heads).eval()
     image = normalise(torch.rand(1, 3, encoder.image_size, encoder.image_size, generator=_seeded()))
-    return _checked(network, image, "images", ["map", "similarity"], None)
+    return _checked(network, image, "images", ["map", "similarity", "tokens"], None)
 
 
 def head_bytes(network: nn.Module, head: Callable[..., Tensor], width: int, grid: int) -> bytes:

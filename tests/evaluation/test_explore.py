@@ -6,13 +6,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from scemae.cli import run_command
+from scemae.data.augment import centre_crop, normalise
 from scemae.data.framing import Box, frame_of
 from scemae.errors import CheckpointError, ConfigError
 from scemae.evaluation.explore import runtime
 from scemae.evaluation.explore.examples import examples
-from scemae.evaluation.explore.held import hold
+from scemae.evaluation.explore.held import hold, subject_of
+from scemae.models.carb import Third, select, third
+from scemae.models.vit import Encoder
 from scemae.runs.checkpoints import checkpoint
 from tests import axe
 from tests.support import picture, write_backbone
@@ -24,6 +29,12 @@ CHROMIUM = shutil.which("chromium")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return write_backbone(tmp_path_factory.mktemp("runs") / "mae")
+
+
+@pytest.fixture(scope="module")
+def encoder(run):
+    """The network of `run`: 144 tokens of 48 channels."""
+    return subject_of([run]).trunk.network
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +91,48 @@ def numbers(page, row: int) -> list[float]:
     return [float(text) for text in cells[1:5] if text]
 
 
+def selection_of(encoder: Encoder, found: Third, choice: dict) -> dict:
+    """What models/carb.py selects, as clusters.js says it."""
+    chosen = select(
+        encoder,
+        found,
+        eta=choice["eta"],
+        clusters=choice["clusters"],
+        density=choice["density"],
+        cluster_norm=choice["norm"],
+    )
+    count = chosen.ids.shape[1] - choice["clusters"]
+    cluster = (chosen.slot[0] - count).clamp_min(-1)
+    return {"cluster": cluster.tolist(), "centres": chosen.ids[0, count:].tolist()}
+
+
+@pytest.mark.parametrize("density", ["mean", "knn"])
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_page_clusters_tokens_as_models_carb_does(browser, encoder, density, norm):
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randn(1, 145, 48, generator=generator) * 3 + 1
+    found = Third(tokens, torch.rand(1, 144, generator=generator))
+    opened, code = browser.new_page(), Path(runtime.__file__).with_name("clusters.js").read_text()
+    opened.add_script_tag(content=code)
+    arguments = [found.similarity[0].tolist(), tokens[0, 1:].flatten().tolist()]
+    for eta, clusters in ((0.1, 4), (0.25, 1), (0, 16), (0.9, 3), (30.5 / 144, 5)):
+        choice = {"eta": eta, "clusters": clusters, "density": density, "norm": norm}
+        page_has = opened.evaluate(
+            "([similarity, tokens, choice]) => selectionOf({similarity: new Float32Array("
+            "similarity), tokens: new Float32Array(tokens)}, choice)",
+            [*arguments, choice],
+        )
+        assert page_has == selection_of(encoder, found, choice)
+    opened.close()
+
+
 def test_the_page_says_what_model_it_holds(run):
     held = hold([run])
     assert [one["name"] for one in held.features] == ["MAE"] and held.heads == [None]
     digest = checkpoint.weights_digest(checkpoint.newest(run))
     assert held.facts[0]["SHA-256 of the weights"] == digest
-    assert held.attentive == round(0.1 * 144)
+    assert held.patches == 144
+    assert held.choice == {"eta": 0.1, "clusters": 4, "density": "mean", "norm": False}
 
 
 def test_the_example_faces_are_drawn_and_always_the_same():
@@ -159,6 +206,38 @@ def test_a_click_sets_the_point_and_arrow_keys_move_it(page, page_file):
     pixel = 260 / 136  # of the crop, in pixels of a.png, whose box has 260
     assert moved_x - x == pytest.approx(pixel, abs=pixel / 2 + 0.11)
     assert moved_y - y == pytest.approx(5 * pixel, abs=pixel / 2 + 0.11)
+
+
+@pytest.mark.slow
+def test_the_clusters_shown_are_those_of_the_encoder_and_of_the_controls(page, page_file, encoder):
+    add_pictures(page, page_file.parent)
+    frame = frame_of(Image.open(page_file.parent / "a.png"), Box(20, 0, 260))
+    image = normalise(centre_crop(frame[None], 96))
+    found = third(encoder, image)
+    shown = "() => pictures.get(1).seen.toDataURL()"
+    before = page.evaluate(shown)
+    page.check("#clusters")
+    assert page.evaluate(shown) != before
+    for eta, clusters in ((0.1, 4), (0.3, 7)):
+        page.fill("#eta", str(eta))
+        page.fill("#count", str(clusters))
+        page.press("#count", "Enter")
+        page.wait_for_function(f"pictures.get(1).selection.centres.length === {clusters}")
+        choice = {"eta": eta, "clusters": clusters, "density": "mean", "norm": False}
+        truth = selection_of(encoder, found, choice)
+        assert page.evaluate("pictures.get(1).selection") == truth
+        sizes = ", ".join(str(truth["cluster"].count(k)) for k in range(clusters))
+        assert f"in the clusters {sizes}." in page.locator(".note").first.inner_text()
+    page.uncheck("#clusters")
+    assert page.evaluate(shown) == before
+
+
+@pytest.mark.slow
+def test_a_number_outside_its_limits_is_put_to_the_nearest(page):
+    for given, kept in (("5000", "144"), ("0", "1"), ("2.6", "3"), ("", "4")):
+        page.fill("#count", given)
+        page.press("#count", "Tab")
+        assert page.input_value("#count") == kept
 
 
 @pytest.mark.slow

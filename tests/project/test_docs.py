@@ -233,6 +233,25 @@ def test_every_page_of_the_site_is_in_its_menu():
     assert [page for page in pages if f": {page}\n" not in menu] == []
 
 
+def test_the_first_page_links_to_the_explorer_or_says_that_there_is_none():
+    pytest.importorskip("mkdocs")
+    from docs import site_hooks
+
+    text = (REPO / "docs" / "index.md").read_text()
+    without, linked = "built without it", f"]({site_hooks.EXPLORER})"
+    assert without in text and linked not in text
+    found = site_hooks.with_explorer(text)
+    assert without not in found and linked in found and "## Where to begin" in found
+
+
+def test_a_run_without_an_explorer_stops_the_site_in_a_sentence(tmp_path):
+    pytest.importorskip("mkdocs")
+    from docs import site_hooks
+
+    with pytest.raises(site_hooks.PluginError, match="RUN=.*none: `scemae explore` made no page"):
+        site_hooks.explorer_of(str(tmp_path / "none"), tmp_path / "explorer.html")
+
+
 def test_citation_and_package_agree_on_the_version():
     citation = yaml.safe_load((REPO / "CITATION.cff").read_text())
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]

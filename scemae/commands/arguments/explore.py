@@ -18,8 +18,8 @@ RUN is a run of stage 1 or 2, a checkpoint, the folder of a chain or a demo, an 
 `scemae evaluate`. The page opens from the disk
 (file://) and sends nothing anywhere: photographs stay in the browser. It shows cosines as a heat
 map, the best match, the distance between the point and the match of its match (as `scemae match`
-does, by the same numbers), and the attentive tokens of Eq. 1; features are refined from stride 8 to
-4 and 2 while it is used. Drawn faces are built in as examples.
+does, by the same numbers), the attentive tokens of Eq. 1 and the clusters of the others; features
+are refined from stride 8 to 4 and 2 while it is used. Drawn faces are built in as examples.
 
 The page holds the networks (4 bytes a parameter, a third more as text) and onnxruntime-web
 (5 MB), which comes from npm once and is kept in the user's cache; --runtime names

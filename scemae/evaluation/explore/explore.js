@@ -40,7 +40,7 @@ async function start() {
   const heads = [null];
   for (const element of document.querySelectorAll(".data-head")) heads.push(await unpack(element));
   worker.postMessage({
-    type: "start", heads, mean: model.mean, std: model.std,
+    type: "start", heads, mean: model.mean, std: model.std, choice: chosen(),
     wasm: await unpack(part("data-wasm")), encoder: await unpack(part("data-encoder")),
   });
 }
@@ -56,8 +56,8 @@ function receive(data) {
   }
   const picture = pictures.get(data.id);
   if (!picture || picture.version !== data.version) return;
-  picture.maps[data.stride] = data.maps;
-  picture.attention = attentiveOf(data.attention, model.attentive);
+  if (data.type === "selection") picture.selection = data.selection;
+  else picture.maps[data.stride] = data.maps;
   tellProgress();
   show();
 }
@@ -77,7 +77,7 @@ const strideOf = picture => [2, 4, 8].find(stride => picture.maps[stride]) || nu
 function compute(picture) {
   picture.version += 1;
   picture.maps = {};
-  picture.attention = null;
+  picture.selection = null;
   const pixels = boxPixels(picture);
   if (!worker) return; // it computes what is there when it starts
   const job = {type: "picture", id: picture.id, version: picture.version, side: picture.box.side};
@@ -212,6 +212,7 @@ function show() {
     drawWhole(picture);
     picture.figure.classList.toggle("source", picture === source);
     rows.push(showOne(picture, feature));
+    if (part("clusters").checked) picture.note.textContent += sizesOf(picture);
   }
   part("rows").replaceChildren(...rows.filter(Boolean));
   if (!part("rows").children.length) {
@@ -220,10 +221,10 @@ function show() {
 }
 
 function showOne(picture, feature) {
-  const tokens = part("tokens").checked ? picture.attention : null;
+  const [hasTokens, hasClusters] = ["tokens", "clusters"].map(id => part(id).checked);
   const isSource = picture === source, own = strideOf(picture);
   if (!source) {
-    drawSeen(picture, {tokens});
+    drawSeen(picture, {hasTokens, hasClusters});
     picture.note.textContent = own ? `Features at stride ${own}.` : "Features are being computed.";
     return null;
   }
@@ -231,7 +232,7 @@ function showOne(picture, feature) {
   const maps = [source, picture].map(one => one.maps[stride] && one.maps[stride][feature]);
   const found = maps[0] && maps[1] ? match(maps[0], maps[1], ...place) : null;
   const range = drawSeen(picture, {
-    cosines: found && part("heat").checked ? found.cosines : null, tokens,
+    cosines: found && part("heat").checked ? found.cosines : null, hasTokens, hasClusters,
     place: isSource ? place : found && [found.x, found.y], isFound: !isSource,
   });
   const [low, high] = range ? range.map(value => value.toFixed(2)) : [];
@@ -272,7 +273,13 @@ async function addExamples() {
   }
 }
 
-for (const id of ["features", "heat", "tokens"]) part(id).onchange = show;
+for (const id of ["features", "heat", "tokens", "clusters"]) part(id).onchange = show;
+for (const id of ["eta", "count"]) {
+  part(id).onchange = () => {
+    const choice = chosen();
+    if (worker) worker.postMessage({type: "choose", choice});
+  };
+}
 part("examples").onclick = addExamples;
 part("files").onchange = async event => {
   for (const file of event.target.files) await add(file, file.name);

@@ -59,18 +59,14 @@ def make_page(runs: list[Path], folder: Path | None) -> str:
 
 def render(held: Held, found: Runtime) -> str:
     """The page."""
-    model = {
-        "mean": list(MEAN),
-        "std": list(STD),
-        "features": held.features,
-        "attentive": held.attentive,
-    }
+    model = {"mean": list(MEAN), "std": list(STD), "features": held.features, "choice": held.choice}
     heads = [None if head is None else packed(head) for head in held.heads]
     faces = [(name, base64.b64encode(data).decode()) for name, data in examples()]
     return html_page.render(
         Path(__file__).with_name("explore.html"),
         title=held.title,
         model=model,
+        patches=held.patches,
         facts=held.facts,
         encoder=packed(held.encoder),
         heads=heads,

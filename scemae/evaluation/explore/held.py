@@ -12,7 +12,7 @@ from scemae.evaluation.evaluate import name_of
 from scemae.evaluation.subjects import MATCHING, Subject
 from scemae.interop import exported, onnx_networks
 from scemae.interop.exported import WeightsSource
-from scemae.models.carb import count_attentive, paper_eta
+from scemae.models.carb import paper_eta
 from scemae.models.vit import FIRST_BLOCKS, Encoder
 from scemae.runs import given
 from scemae.runs.checkpoints import checkpoint
@@ -26,7 +26,8 @@ class Held:
     encoder: bytes
     heads: list[bytes | None]  # one for each of `features`; None: the encoder's map itself
     features: list[dict[str, Any]]  # name, channels
-    attentive: int  # of the patches, by Eq. 1
+    patches: int  # of an image
+    choice: dict[str, Any]  # of tokens by default: eta, clusters (K_c), density, norm
     title: str
     facts: list[dict[str, Any]] = field(default_factory=list)  # of each run
 
@@ -57,7 +58,13 @@ def hold(runs: list[Path]) -> Held:
             for network, line in zip(networks, lines, strict=True)
         ],
         [{"name": name_of(subject, line), "channels": line.dim} for line in lines],
-        count_attentive(carb.eta, encoder.grid**2),
+        encoder.grid**2,
+        {
+            "eta": carb.eta,
+            "clusters": carb.clusters,
+            "density": carb.density,
+            "norm": carb.cluster_norm,
+        },
         subject.title,
         facts_of(subject),
     )

@@ -18,7 +18,7 @@ async function openPicture(file, name) {
     throw new Error(`${name}: found ${width}x${height} pixels, ${SMALLEST} each way and at most ` +
       "100 million in all were needed; resize it.");
   }
-  return {name, bitmap, box: firstBox(width, height), version: 0, maps: {}, attention: null};
+  return {name, bitmap, box: firstBox(width, height), version: 0, maps: {}, selection: null};
 }
 
 // The largest centred square, or the frame of an aligned CelebA picture (scemae/data/geometry.py).
@@ -59,8 +59,8 @@ function fitBox(picture, left, top, side) {
   picture.box = {left: within(left, width), top: within(top, height), side};
 }
 
-// The crop with heat map, attentive tokens and a mark; place: x, y of the crop, or null.
-function drawSeen(picture, {cosines, tokens, place, isFound}) {
+// The crop with heat map, selected tokens and a mark; place: x, y of the crop, or null.
+function drawSeen(picture, {cosines, hasTokens, hasClusters, place, isFound}) {
   const context = picture.seen.getContext("2d"), {box, bitmap} = picture;
   const inset = box.side * CUT / SIDE, scale = SHOWN / (box.side - 2 * inset);
   context.setTransform(1, 0, 0, 1, 0, 0);
@@ -78,24 +78,12 @@ function drawSeen(picture, {cosines, tokens, place, isFound}) {
     context.drawImage(small, 0, 0, SHOWN, SHOWN);
     range = [low, high];
   }
-  if (tokens) drawTokens(context, tokens);
+  if (picture.selection) drawSelection(context, picture.selection, hasTokens, hasClusters);
   if (place) {
     const at = value => (value + 0.5) * SHOWN / INPUT;
     mark(context, at(place[0]), at(place[1]), isFound, 10);
   }
   return range;
-}
-
-// Everything but the attentive patches is darkened; tokens: true where attentive, row by row.
-function drawTokens(context, tokens) {
-  const grid = Math.round(Math.sqrt(tokens.length)), size = SHOWN / grid;
-  tokens.forEach((isAttentive, i) => {
-    const x = (i % grid) * size, y = Math.floor(i / grid) * size;
-    context.fillStyle = "rgba(0, 0, 0, .55)";
-    if (!isAttentive) context.fillRect(x, y, size, size);
-    context.strokeStyle = "#fff";
-    if (isAttentive) context.strokeRect(x + 1, y + 1, size - 2, size - 2);
-  });
 }
 
 // The whole picture with its box, and the part that networks see, dashed.
@@ -119,11 +107,4 @@ function drawWhole(picture) {
   context.strokeStyle = "#000";
   context.lineWidth = 1;
   context.strokeRect(...corner, 10, 10);
-}
-
-// The `count` patches most similar to CLS; of equal ones the first.
-function attentiveOf(similarity, count) {
-  const order = [...similarity.keys()].sort((a, b) => similarity[b] - similarity[a] || a - b);
-  const chosen = new Set(order.slice(0, count));
-  return similarity.map((_, i) => chosen.has(i));
 }
