@@ -62,8 +62,8 @@ def main(argv: list[str]) -> int:
 
 def build(out: Path, faces: int) -> Path:
     """The demo's shards in OUT/shards; returns those of its training faces, person after person."""
-    for command in demo.commands(out, faces, 2)[:2]:
-        if command[0] != "faces" or not (out / "faces").exists():
+    for command in demo.commands(out, faces, 2):
+        if command[0] in ("faces", "shards"):
             demo.run(command)
     train, pictures = open_shards(str(out / "shards" / "train")), out / "by-person"
     if not pictures.exists():
