@@ -53,6 +53,7 @@ def test_the_notebook_of_features_runs_after_the_demo(run_notebook, tmp_path, ca
     assert "torch.Size([4, 16, 24, 24])" in told and "a graph in eval mode: False" in told
 
 
+@pytest.mark.slow
 def test_the_notebook_of_an_own_category_makes_a_detector_that_beats_the_mean_shape(
     run_notebook, monkeypatch, capsys
 ):
@@ -63,6 +64,7 @@ def test_the_notebook_of_an_own_category_makes_a_detector_that_beats_the_mean_sh
     assert "the same points after loading: True" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_notebook_of_an_own_method_trains_it_and_its_features_load(
     run_notebook, monkeypatch, capsys
 ):
