@@ -8,16 +8,16 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browser import chromium
+
 VERSION = "4.14.1"
-SHOWN = [(1200, 900, "light"), (390, 844, "dark")]  # width and height in pixels, colour scheme
+SHOWN = [(1200, 900, "light"), (390, 844, "dark")]  # windows: width, height, light or dark
 BAD = ("serious", "critical")
 
 
@@ -38,18 +38,6 @@ def source() -> str:
         file = tar.extractfile("package/axe.min.js")
         assert file is not None
         return file.read().decode("utf8")
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser of playwright."""
-    playwright, path = pytest.importorskip("playwright.sync_api"), shutil.which("chromium")
-    if path is None:
-        pytest.skip("found no chromium")
-    with playwright.sync_playwright() as program:
-        browser = program.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def findings(page: Any) -> list[str]:

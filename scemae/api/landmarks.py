@@ -24,7 +24,7 @@ from scemae.evaluation.photographs import marked, photograph_features
 from scemae.evaluation.photographs.marked import Panel
 from scemae.evaluation.photographs.photograph import check_points
 from scemae.evaluation.photographs.photograph_features import BoxedPhotograph
-from scemae.evaluation.subjects import DETECTION, FEW_SHOT, Line
+from scemae.evaluation.subjects import Line
 from scemae.models.cover_and_stride import SHIFTS
 from scemae.process.progress import progress_bar
 from scemae.runs import usual_frames
@@ -126,7 +126,7 @@ def fit_landmarks(
     if stride not in SHIFTS:
         raise ConfigError(f"stride: found {stride!r}, one of 1, 2, 4 or 8 was needed")
     train, digests = _frames(images, points, boxes), model.digests()
-    line = (model.trained().subject.of(FEW_SHOT) or model.trained().subject.of(DETECTION))[-1]
+    line = photograph_features.few_shot_line(model.trained().subject)
     fitted = _fit(model, line, train, stride, views, seed)
     used = {part: digests[part] for part in model.trained().subject.weights(line)}
     origin = Origin(OWN, None, used, stride, line.dim, fitted.landmarks)
@@ -137,11 +137,10 @@ def fit_landmarks(
 
 def _fit(model: Model, line: Line, train: Frames, stride: int, views: int, seed: int) -> LocalModel:
     """The model of all pictures; a bar on a terminal shows them."""
-    trunk, rows = model.trained().subject.trunk, np.arange(len(train))
-    side = trunk.side(stride)
+    rows = np.arange(len(train))
     with progress_bar(total=len(train), unit="picture") as bar:
         evidence = local_evidence.collect(
-            lambda frames: line.head(trunk.maps(frames, stride), side),
+            photograph_features.extractor(model.trained().subject, line, stride),
             train,
             rows,
             rows,

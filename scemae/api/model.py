@@ -166,7 +166,7 @@ class Model(nn.Module):
     def check_framing(
         self, photographs: list[BoxedPhotograph], detector: FoundDetector | None = None
     ) -> None:
-        """Set `framing` of photographs, with a FramingWarning for each that is unusual."""
+        """Rate the frame of each photograph; a FramingWarning for each that is unusual."""
         if self._was_trained and self._contents()["backbone"] != self._loaded["backbone"]:
             text = "framing is not checked: the model was trained further"
             warnings.warn(text, FramingWarning, stacklevel=3)

@@ -80,7 +80,7 @@ class Wandb:
             allow_val_change=True,
             settings=settings,
         )
-        # wandb's own step only rises, and a resumed run repeats steps
+        # wandb refuses a step below its last one, and a resumed run trains some steps again
         self._run.define_metric("*", step_metric="step")
 
     def log(self, step: int, values: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""How usual a frame is for a model, beside its training pictures in their own frames.
+"""Is a picture framed as the training pictures were? How unusual its frame is among theirs.
 
 Training pictures show their objects in one framing: a face in the middle, its eyes a little above.
 The sketch of a frame is its map of tokens, averaged to 4x4 places. Two measures of it, both linear
@@ -86,7 +86,7 @@ class Measures:
     offsets: Tensor  # (c,)
 
     def __call__(self, sketches: Tensor) -> Tensor:
-        """How moved and how strange (b, 2) they are."""
+        """The measures (b, 2) of sketches (b, 16d): moved, strange."""
         rest = sketches - self.mean
         inside = rest @ self.directions.T
         outside = rest.square().sum(1) - inside.square().sum(1)
@@ -264,7 +264,7 @@ def of_shards(shards: ShardSet, describe: Describe) -> UsualFrames:
 
 
 def save(path: Path, record: UsualFrames, digest: str) -> WrittenFile:
-    """Write the record of a model whose backbone's weights have a SHA-256. Raises OSError."""
+    """Write a record; digest: the SHA-256 of its backbone's weights. Raises OSError."""
     with disk.replacing(path) as file:
         size, sha256 = fill(file, record.tensors(), {"backbone": digest})
     return WrittenFile(path.name, size, sha256)

@@ -78,7 +78,8 @@ def test_the_next_window_waits_until_the_first_is_there(server, tmp_path):
 
     tars.cache.ensure = noted
     with read_ahead([stream], lambda: steps, 0, "a run"):
-        while sum(word == "end" for word, _ in loads) < 8:
+        end = time.monotonic() + 60
+        while sum(word == "end" for word, _ in loads) < 8 and time.monotonic() < end:
             time.sleep(0.01)
     begun = loads.index(("begin", 1))
     assert loads[:begun].count(("end", 0)) == loads.count(("begin", 0)) == 4

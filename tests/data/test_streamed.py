@@ -108,6 +108,9 @@ def test_a_node_downloads_a_manifest_once_and_again_when_it_has_changed(tmp_path
         assert server.gets["/bucket/train/manifest.json"] == 3
         headers = 3 * 512  # of the first tar, by which its size and ETag are known
         assert server.bytes_sent == (folder / "manifest.json").stat().st_size + headers
+        (kept,) = (tmp_path / "cache").glob("*/.manifest.json.kept")
+        kept.write_bytes(kept.read_bytes()[:-1])  # as a damaged disk gives it back
+        assert len(opened(server, tmp_path)) == 6
         shutil.rmtree(folder)
         write_shards(folder, 9)
         assert len(opened(server, tmp_path)) == 9

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,10 @@ from scemae.models.carb import Third, select, third
 from scemae.models.vit import Encoder
 from scemae.runs.checkpoints import checkpoint
 from tests import axe
+from tests.browser import chromium
 from tests.support import picture, write_backbone
 
 POINTS = [(150, 130), (120, 100), (190, 110), (135, 165), (170, 150)]
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +52,8 @@ def page_file(run):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("found no chromium")
-    with playwright.sync_playwright() as program:
-        started = program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture

@@ -1,28 +1,22 @@
 """`scemae explore --serve` in a real browser: clicks, drags, keys, suggestions, undo, widths."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 from scemae.files import disk
+from tests.browser import chromium
 from tests.evaluation.test_serve import PLACES, POINTS, marks, options, running
 from tests.support import picture, write_backbone
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("found no chromium")
-    with playwright.sync_playwright() as program:
-        started = program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -94,14 +94,24 @@ def _source(location: str, cache_dir: Path) -> Source:
 
 
 def _remote_manifest(remote: RemoteFolder, place: Path) -> Manifest:
-    """The manifest at a URL, which the processes of a node download once: the copy in `place` is
-    used while the URL's has its ETag.
+    """The manifest at a URL. The processes of a node download it once: the copy in `place` is used
+    while the file at the URL has the ETag that it had.
     """
-    path = place / f".{MANIFEST}.kept"  # its ETag, a line feed, and what it was
+    path = place / f".{MANIFEST}.kept"
     with disk.locked(place / f".{MANIFEST}.lock"):
-        tag, _, text = path.read_bytes().partition(b"\n") if path.exists() else (b"", b"", b"")
-        found = remote.newer(MANIFEST, tag.decode() or None, documents.MOST_JSON)
-        if found is not None:
-            text, new = found
-            disk.write_bytes(path, (new or "").encode() + b"\n" + text)
+        text, tag = _kept_manifest(path)
+        if found := remote.newer(MANIFEST, tag, documents.MOST_JSON):
+            text, tag = found
+            head = f"{disk.digest(text)} {tag or ''}\n"
+            disk.write_bytes(path, head.encode() + text)
     return parse_manifest(text, remote.url(MANIFEST))
+
+
+def _kept_manifest(path: Path) -> tuple[bytes, str | None]:
+    """The copy of a manifest and its ETag; None as ETag where there is no copy, or a damaged one.
+
+    Its first line is the SHA-256 of the rest and the ETag.
+    """
+    head, _, text = path.read_bytes().partition(b"\n") if path.exists() else (b"", b"", b"")
+    digest, _, tag = head.decode(errors="replace").partition(" ")
+    return text, (tag or None) if digest == disk.digest(text) else None

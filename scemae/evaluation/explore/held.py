@@ -27,7 +27,8 @@ class Held:
     heads: list[bytes | None]  # one for each of `features`; None: the encoder's map itself
     features: list[dict[str, Any]]  # name, channels
     patches: int  # of an image
-    choice: dict[str, Any]  # of tokens by default: eta, clusters (K_c), density, norm
+    # what the page starts with, of Eq. 1 to 3: eta, clusters (K_c), density, norm
+    choice: dict[str, Any]
     title: str
     facts: list[dict[str, Any]] = field(default_factory=list)  # of each run
 
@@ -142,7 +143,7 @@ def _of_source(stage: str, export: Path, source: WeightsSource) -> dict[str, Any
 
 
 def _of_checkpoint(folder: Path) -> dict[str, Any]:
-    """Run, images seen, commit, digest of the weights."""
+    """What the page says of a checkpoint: its run, images seen, commit, SHA-256 of the weights."""
     state, run = checkpoint.read_state(folder), folder.parent.parent
     try:
         recorded = read_run(run)

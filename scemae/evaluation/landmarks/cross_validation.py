@@ -14,15 +14,22 @@ from scemae.errors import ConfigError
 from scemae.evaluation.landmarks.benchmarks import Frames, normalise_landmarks
 from scemae.evaluation.landmarks.regression import image_means, iod_errors, mean_shape
 
+SINGLY = 30  # up to so many pictures, each is left out alone
 
-def make_folds(groups: Sequence[str], folds: int, seed: int) -> np.ndarray:
-    """The fold (n,) of each image; images of one group share theirs. Raises ConfigError."""
+
+def make_folds(groups: Sequence[str], folds: int | None, seed: int) -> np.ndarray:
+    """The fold (n,) of each image; images of one group share theirs. Raises ConfigError.
+
+    folds: how many; None: one for each of up to SINGLY groups, ten for more.
+    """
     names = sorted(set(groups))
     if len(names) < 2:
         raise ConfigError(
             f"found {len(names)} annotated picture, at least 2 are needed, so that each can be "
             "predicted without itself; annotate more (20 are a good start)"
         )
+    if folds is None:
+        folds = len(names) if len(names) <= SINGLY else 10
     if not 2 <= folds <= len(names):
         raise ConfigError(
             f"--folds: found {folds}, needed 2 to {len(names)}, the number of annotated pictures"

@@ -22,6 +22,8 @@ from scemae.errors import CheckpointError
 from scemae.evaluation.landmarks.benchmarks import Frames, normalise_landmarks
 
 BATCH = 16  # views at a time
+# Frames (b, 3, 136, 136) in [0, 1] to features (b, d, h, w).
+Extractor = Callable[[Tensor], Tensor]
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Evidence:
 
 @torch.no_grad()
 def look(
-    extract: Callable[[Tensor], Tensor],
+    extract: Extractor,
     frame: Tensor,
     points: Tensor,
     views: int,
@@ -61,8 +63,7 @@ def look(
 ) -> Seen:
     """What an image shows: frame (3, 136, 136) uint8, points (l, 2) in its pixels.
 
-    extract: frames (b, 3, 136, 136) in [0, 1] to features (b, d, h, w). views: how often it is
-    warped. Raises CheckpointError for features that are not finite.
+    views: how often it is warped. Raises CheckpointError for features that are not finite.
     """
     frames, landmarks = _views(frame, points, views, seed)
     found = [
@@ -111,7 +112,7 @@ def gather(seen: list[Seen], fold: np.ndarray, picture: np.ndarray) -> Evidence:
 
 
 def collect(
-    extract: Callable[[Tensor], Tensor],
+    extract: Extractor,
     train: Frames,
     fold: np.ndarray,
     picture: np.ndarray,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scemae.evaluation.landmarks.local_evidence import Evidence
+from scemae.evaluation.landmarks.local_evidence import BATCH, Evidence, Extractor
 
 ROUNDS = 5  # of fitting
 SHRINKAGE = 0.03  # of the features' covariance, times the identity, in units of its mean eigenvalue
@@ -51,6 +51,13 @@ class LocalModel(nn.Module):
             seen = expected(responses, found, self.window) - self.mean
             found = self.mean + (seen.flatten(1) @ self.gain.T).unflatten(1, (-1, 2))
         return found
+
+
+@torch.no_grad()
+def predict(model: LocalModel, extract: Extractor, images: Tensor) -> Tensor:
+    """The landmarks (n, l, 2), normalised, of images (n, 3, 136, 136) uint8."""
+    device = model.mean.device
+    return torch.cat([model(extract(part.to(device) / 255)) for part in images.split(BATCH)])
 
 
 def shapes(width: int, landmarks: int) -> dict[str, tuple[int, ...]]:

@@ -42,7 +42,8 @@ def main(given: argparse.Namespace) -> None:
     if given.out.exists() and not given.out.is_dir():
         raise ConfigError(f"--out: {given.out} is a file; give a folder")
     if len(given.images) == 1:
-        open_photograph(given.images[0], places[0], option=option)  # before the networks: seconds
+        # a bad picture is refused before the networks are loaded, which takes seconds
+        open_photograph(given.images[0], places[0], option=option)
     trained = load_features(given.backbone, given.projector, choose_device("auto"), run=given.run)
     detector = load_detector(given.regressor, trained)
     if not any(place is not None for place in places):

@@ -9,59 +9,42 @@ Writes DIR/regressor.safetensors, which `scemae detect` uses, and DIR/fit.json.
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scemae import __version__
-from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed.process_group import choose_device, flush_denormals
-from scemae.errors import ConfigError, DataError
+from scemae.errors import ConfigError
 from scemae.evaluation import scores, subjects
 from scemae.evaluation.landmarks import local_evidence, local_model, regression
-from scemae.evaluation.landmarks.benchmarks import (
-    BENCHMARK,
-    Benchmark,
-    Frames,
-    find_benchmark,
-    load_frames,
-    normalise_landmarks,
-)
+from scemae.evaluation.landmarks.benchmarks import normalise_landmarks
 from scemae.evaluation.landmarks.cross_validation import make_folds, mean_shape_errors, mirrored
-from scemae.evaluation.landmarks.feature_cache import cache_maps
-from scemae.evaluation.landmarks.local_evidence import Evidence
+from scemae.evaluation.landmarks.local_evidence import Evidence, Extractor
 from scemae.evaluation.landmarks.local_model import LocalModel
 from scemae.evaluation.landmarks.regression import image_means, iod_errors
 from scemae.evaluation.landmarks.regressor_file import save_regressor
-from scemae.evaluation.photographs.photograph_features import TrainedFeatures, load_features
-from scemae.evaluation.subjects import DETECTION, FEW_SHOT, Line, Subject
+from scemae.evaluation.photographs.annotated_pictures import AnnotatedPictures, open_annotated
+from scemae.evaluation.photographs.photograph_features import (
+    TrainedFeatures,
+    extractor,
+    few_shot_line,
+    load_features,
+)
+from scemae.evaluation.subjects import Line, Subject
 from scemae.files import disk
 from scemae.models.vit import Encoder
 from scemae.process.progress import progress_bar
 from scemae.runs import usual_frames
 
 MEAN, RANDOM, TRAINED = "mean shape", "random encoder", "trained"
-SINGLY = 30  # up to so many pictures each is left out alone, of more a tenth at a time
 Watch = Callable[[float], object]  # called with the share of the work that is done, 0 to 1
 
 
 @dataclass
-class Data:
-    """The annotated pictures of one category."""
-
-    folder: Path
-    benchmark: Benchmark
-    frames: Frames
-    files: list[str]  # the picture of each sample
-    test: Frames | None
-
-
-@dataclass
 class Settings:
-    """How a model is fitted."""
+    """The options of a fit."""
 
     stride: int  # of cover-and-stride, in pixels
     views: int  # warps of each picture, beside itself
@@ -91,8 +74,8 @@ def main(given: argparse.Namespace) -> None:
     flush_denormals()
     if given.out.exists() and not given.out.is_dir():
         raise ConfigError(f"--out: {given.out} is a file; give a folder")
-    data = open_data(given.shards)
-    fold = make_folds(data.files, given.folds or default_folds(data.files), given.seed)
+    data = open_annotated(given.shards)
+    fold = make_folds(data.files, given.folds, given.seed)
     trained = load_features(given.backbone, given.projector, choose_device("auto"), run=given.run)
     settings = Settings(given.stride, given.views, given.seed)
     found = fit(data, trained, fold, settings)
@@ -101,7 +84,7 @@ def main(given: argparse.Namespace) -> None:
     print(f"{given.out / 'regressor.safetensors'}: for `scemae detect --regressor`")
 
 
-def write(out: Path, found: Fitted, data: Data, trained: TrainedFeatures) -> None:
+def write(out: Path, found: Fitted, data: AnnotatedPictures, trained: TrainedFeatures) -> None:
     """Write OUT/regressor.safetensors and OUT/fit.json. Raises OSError."""
     disk.make_folders(out, out)
     save_regressor(
@@ -118,61 +101,8 @@ def write(out: Path, found: Fitted, data: Data, trained: TrainedFeatures) -> Non
     disk.write_json(out / "fit.json", {**found.result, "model": trained.model_facts()})
 
 
-def open_data(folder: Path) -> Data:
-    """The annotated shards in a folder of `shards build folder --landmarks`.
-
-    Raises ConfigError, ShardError, and DataError for a point that too few pictures show.
-    """
-    path = folder / BENCHMARK
-    if not path.is_file():
-        raise ConfigError(
-            f"{folder}: found no {BENCHMARK}; give the folder that `scemae shards build folder "
-            "--landmarks` wrote"
-        )
-    benchmark = find_benchmark(str(path))
-    shards = open_shards(str(folder / benchmark.splits["train"]))
-    frames = load_frames(shards, benchmark)
-    test = None
-    if (folder / benchmark.splits["test"]).is_dir():
-        test = load_frames(open_shards(str(folder / benchmark.splits["test"])), benchmark)
-    data = Data(folder, benchmark, frames, _files(shards), test)
-    _check_points(data)
-    return data
-
-
-def _files(shards: ShardSet) -> list[str]:
-    return [shards.annotation(i)["file"] for i in range(len(shards))]
-
-
-def _check_points(data: Data) -> None:
-    """Raise DataError for a point that is in fewer than two pictures, or has no scale."""
-    is_known = ~data.frames.landmarks.isnan().any(dim=2)
-    names = data.benchmark.points or tuple(map(str, range(data.benchmark.landmarks)))
-    for i, name in enumerate(names):
-        shown = {file for file, known in zip(data.files, is_known[:, i]) if known}
-        if len(shown) < 2 <= len(set(data.files)):
-            raise DataError(
-                f"{data.folder}: found the point {name!r} in {len(shown)} of "
-                f"{len(set(data.files))} pictures, at least 2 are needed; annotate it in more, or "
-                "take it out"
-            )
-    first, second = data.benchmark.eyes
-    if len(set(data.files)) > 1 and int((is_known[:, first] & is_known[:, second]).sum()) < 2:
-        raise DataError(
-            f"{data.folder}: found fewer than 2 pictures that show both {names[first]!r} and "
-            f"{names[second]!r}, whose distance scales errors; build the shards with other "
-            "--scale-points"
-        )
-
-
-def default_folds(files: list[str]) -> int:
-    """Leave one out of up to SINGLY pictures, a tenth of more."""
-    pictures = len(set(files))
-    return pictures if pictures <= SINGLY else 10
-
-
 def fit(
-    data: Data,
+    data: AnnotatedPictures,
     trained: TrainedFeatures,
     fold: np.ndarray,
     settings: Settings,
@@ -185,22 +115,23 @@ def fit(
     with_random: measure the random encoder too. What `watch` raises ends the fit.
     """
     kinds = _kinds(trained, settings.seed)[0 if with_random else -1 :]
-    benchmark, frames = data.benchmark, data.frames
+    benchmark, frames, device = data.benchmark, data.frames, trained.device
     truth, eyes = normalise_landmarks(frames.landmarks), benchmark.eyes
     errors = {MEAN: mean_shape_errors(frames.landmarks, fold, eyes)}
     tested = _mean_shape_tested(data)
     points = {}
     for i, kind in enumerate(kinds):
-        ahead: Watch = partial(_watch_part, watch, i, len(kinds))
-        evidence = _collect(kind, data, fold, settings, trained.device, ahead)
+        kind.subject.to(device, torch.float32)
+        extract = extractor(kind.subject, kind.line, settings.stride)
+        ahead = part_of(watch, i, len(kinds))
+        evidence = _collect(kind.name, extract, data, fold, settings, device, ahead)
         each = iod_errors(local_model.hold_out(evidence)[: len(frames)].cpu(), truth, eyes)
         errors[kind.name], points[kind.name] = image_means(each), _point_means(each)
         model = local_model.fit(evidence)
         if data.test is not None:
-            features = _features(kind, data.test.images, settings.stride, trained.device)
-            predicted = regression.predict(model, features, device=trained.device)
+            predicted = local_model.predict(model, extract, data.test.images)
             marks = normalise_landmarks(data.test.landmarks)
-            tested[kind.name] = image_means(iod_errors(predicted, marks, eyes))
+            tested[kind.name] = image_means(iod_errors(predicted.cpu(), marks, eyes))
     names = benchmark.points or tuple(map(str, range(benchmark.landmarks)))
     result = {
         "shards": str(data.folder),
@@ -231,32 +162,35 @@ def _kinds(trained: TrainedFeatures, seed: int) -> list[Kind]:
     where there is a projector (paper 4.2).
     """
     subject = trained.subject
-    line = (subject.of(FEW_SHOT) or subject.of(DETECTION))[-1]
-    kinds = [Kind(TRAINED, subject, line)]
+    kinds = [Kind(TRAINED, subject, few_shot_line(subject))]
     if isinstance(subject.trunk.network, Encoder):
         random = subjects.floors(subject.trunk.network, seed)[-1]
-        kinds.insert(0, Kind(RANDOM, random, random.of(FEW_SHOT)[-1]))
+        kinds.insert(0, Kind(RANDOM, random, few_shot_line(random)))
     return kinds
 
 
 def _collect(
-    kind: Kind, data: Data, fold: np.ndarray, settings: Settings, device: torch.device, watch: Watch
+    name: str,
+    extract: Extractor,
+    data: AnnotatedPictures,
+    fold: np.ndarray,
+    settings: Settings,
+    device: torch.device,
+    watch: Watch,
 ) -> Evidence:
     """The evidence of all pictures, and of them mirrored where points have partners."""
     frames, pairs = data.frames, data.benchmark.pairs
     train = mirrored(frames, pairs) if pairs else frames
-    copies, numbers = len(train) // len(frames), {name: i for i, name in enumerate(data.files)}
-    picture = np.array([numbers[name] for name in data.files])
-    trunk, line, stride = kind.subject.trunk, kind.line, settings.stride
-    kind.subject.to(device, torch.float32)
-    with progress_bar(total=len(train), desc=kind.name, unit="picture", leave=False) as bar:
+    copies, numbers = len(train) // len(frames), {file: i for i, file in enumerate(data.files)}
+    picture = np.array([numbers[file] for file in data.files])
+    with progress_bar(total=len(train), desc=name, unit="picture", leave=False) as bar:
 
         def advance(count: int) -> None:
             bar.update(count)
             watch(bar.n / len(train))
 
         return local_evidence.collect(
-            lambda images: line.head(trunk.maps(images, stride), trunk.side(stride)),
+            extract,
             train,
             np.tile(fold, copies),
             np.tile(picture, copies),
@@ -267,19 +201,12 @@ def _collect(
         )
 
 
-def _watch_part(watch: Watch, part: int, parts: int, share: float) -> None:
-    watch((part + share) / parts)
+def part_of(watch: Watch, part: int, parts: int) -> Watch:
+    """What to tell of one of several parts of the work, counted from 0."""
+    return lambda share: watch((part + share) / parts)
 
 
-def _features(kind: Kind, images: Tensor, stride: int, device: torch.device) -> Tensor:
-    """Features (n, d, h, w) on the CPU of frames as they are."""
-    trunk = kind.subject.trunk
-    maps = cache_maps(trunk, images, stride, batch=24, device=device)
-    with torch.no_grad():
-        return kind.line.head([part.float() for part in maps], trunk.side(stride)).cpu()
-
-
-def _mean_shape_tested(data: Data) -> dict[str, np.ndarray]:
+def _mean_shape_tested(data: AnnotatedPictures) -> dict[str, np.ndarray]:
     if data.test is None:
         return {}
     floor = regression.mean_face_errors(

@@ -36,7 +36,7 @@ def check(
     *,
     remedy: str = "give --box x0,y0,x1,y1 or --boxes-from",
 ) -> None:
-    """Set `framing` of photographs, and say of each that is unusual what to do."""
+    """Rate the frame of each photograph, as its `framing`; tell what to do where it is unusual."""
     if record is None:
         return
     for one, framing in zip(photographs, trained.framings(photographs, record), strict=True):

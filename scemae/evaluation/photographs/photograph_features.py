@@ -17,6 +17,7 @@ from scemae.errors import CheckpointError, ConfigError, DataError, ScemaeError
 from scemae.evaluation import subjects
 from scemae.evaluation.landmarks import matching, regression
 from scemae.evaluation.landmarks.benchmarks import denormalise_landmarks, find_benchmark
+from scemae.evaluation.landmarks.local_evidence import Extractor
 from scemae.evaluation.landmarks.regressor_file import (
     Origin,
     Regressor,
@@ -200,6 +201,19 @@ class Detector:
             "benchmark": self.origin.benchmark,
             "stride": self.origin.stride,
         }
+
+
+def few_shot_line(subject: Subject) -> Line:
+    """The features of a detector of few pictures: the projected ones where there is a projector
+    (paper 4.2).
+    """
+    return (subject.of(FEW_SHOT) or subject.of(DETECTION))[-1]
+
+
+def extractor(subject: Subject, line: Line, stride: int) -> Extractor:
+    """What makes the features of a line, one every `stride` pixels, of frames on its device."""
+    trunk = subject.trunk
+    return lambda frames: line.head(trunk.maps(frames, stride), trunk.side(stride)).float()
 
 
 def load_features(

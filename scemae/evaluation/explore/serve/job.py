@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from scemae.errors import ConfigError, ScemaeError
 
-Watch = Callable[[float], None]  # called with the share that is done; ends cancelled work
+Watch = Callable[[float], object]  # called with the share that is done; ends cancelled work
 
 
 class CancelledError(Exception):

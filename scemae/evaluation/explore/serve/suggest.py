@@ -7,7 +7,6 @@ from threading import Lock
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scemae.data.framing import frame_of
 from scemae.data.geometry import CROP
@@ -15,8 +14,12 @@ from scemae.evaluation.explore.serve.annotation import Notebook
 from scemae.evaluation.landmarks import local_evidence, local_model
 from scemae.evaluation.landmarks.benchmarks import denormalise_landmarks
 from scemae.evaluation.landmarks.local_evidence import Seen
-from scemae.evaluation.photographs.photograph_features import BoxedPhotograph, TrainedFeatures
-from scemae.evaluation.subjects import DETECTION, FEW_SHOT
+from scemae.evaluation.photographs.photograph_features import (
+    BoxedPhotograph,
+    TrainedFeatures,
+    extractor,
+    few_shot_line,
+)
 
 STRIDE, VIEWS = 4, 4  # of cover-and-stride, and warps of each picture: a second of a small encoder
 SOURCES = 30  # annotated pictures that count: the nearest ones in the folder's order
@@ -29,7 +32,8 @@ class Suggester:
     def __init__(self, notebook: Notebook, trained: TrainedFeatures) -> None:
         """trained: the features."""
         self._notebook, self._trained = notebook, trained
-        self._line = (trained.subject.of(FEW_SHOT) or trained.subject.of(DETECTION))[-1]
+        line = few_shot_line(trained.subject)
+        self._extract = extractor(trained.subject, line, STRIDE)
         self._kept: OrderedDict[tuple, Seen] = OrderedDict()
         self._lock = Lock()
 
@@ -55,9 +59,9 @@ class Suggester:
             seen = [self._look(one, points) for one in others]
             model = local_model.fit(local_evidence.gather(seen, rows, rows))
             photograph = self._photograph(name)
-            frame = frame_of(photograph.image, photograph.box)[None].to(self._trained.device)
-            with torch.no_grad():
-                found = denormalise_landmarks(model(self._extract(frame.float() / 255)))[0].cpu()
+            frame = frame_of(photograph.image, photograph.box)[None]
+            predicted = local_model.predict(model, self._extract, frame)
+        found = denormalise_landmarks(predicted)[0].cpu()
         places = photograph.box.from_crop((found - CROP).double().numpy())
         width, height = notebook.pictures.size(name)
         places = np.clip(places, 0, (width - 1, height - 1)).round(2).tolist()
@@ -90,8 +94,3 @@ class Suggester:
     def _photograph(self, name: str) -> BoxedPhotograph:
         notebook = self._notebook
         return notebook.pictures.photograph(name, notebook.now.boxes.get(name), notebook.margin)
-
-    def _extract(self, frames: Tensor) -> Tensor:
-        """Features (b, d, h, w) of frames in [0, 1]."""
-        trunk = self._trained.subject.trunk
-        return self._line.head(trunk.maps(frames, STRIDE), trunk.side(STRIDE)).float()

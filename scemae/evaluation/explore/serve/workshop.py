@@ -12,7 +12,6 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from scemae.evaluation.explore.serve.job import Watch
 from scemae.evaluation.landmarks.benchmarks import BENCHMARK
 from scemae.evaluation.landmarks.cross_validation import make_folds
 from scemae.evaluation.photographs import fit
-from scemae.evaluation.photographs.fit import Data, Fitted
+from scemae.evaluation.photographs.annotated_pictures import AnnotatedPictures, open_annotated
+from scemae.evaluation.photographs.fit import Fitted
 from scemae.evaluation.photographs.photograph_features import TrainedFeatures
 from scemae.files import disk, documents
 from scemae.shards.sources import annotated
@@ -50,7 +50,7 @@ class Workshop:
         """given: the fitting options of `scemae fit`. Reads OUT/curve.json. Raises DataError."""
         self._notebook, self._trained, self.out = notebook, trained, out
         self._settings = fit.Settings(given.stride, given.views, given.seed)
-        self._fitted: tuple[Fitted, Data] | None = None
+        self._fitted: tuple[Fitted, AnnotatedPictures] | None = None
         path = out / CURVE
         remedy = "take it away"
         self._curve = documents.read_json(path, Curve, remedy=remedy) if path.exists() else Curve()
@@ -71,7 +71,7 @@ class Workshop:
         of them that were not measured yet. Raises ConfigError for too few pictures.
         """
         done = self._notebook.done()
-        make_folds(done, fit.default_folds(done), self._settings.seed)
+        make_folds(done, None, self._settings.seed)
         known = {found["pictures"] for found in self.curve()}
         whole, counts = self._notebook.as_own(done), [len(done)]
         if is_whole_curve:
@@ -79,8 +79,7 @@ class Workshop:
 
         def work(watch: Watch) -> str:
             for i, count in enumerate(counts):
-                part = partial(_watch_part, watch, i, len(counts))
-                self._fit(_first(whole, count), with_random, part)
+                self._fit(_first(whole, count), with_random, fit.part_of(watch, i, len(counts)))
             return f"Fitted on {len(done)} pictures."
 
         return work
@@ -112,12 +111,12 @@ class Workshop:
             disk.write_json(file, annotation)
             try:
                 self._build(Path(folder) / SHARDS, file, only=annotated.TRAIN)
-                data = fit.open_data(Path(folder) / SHARDS)
+                data = open_annotated(Path(folder) / SHARDS)
             except ScemaeError as error:  # the user knows nothing of the temporary folder
                 shown = str(error).replace(str(file), str(self.out / POINTS))
                 shown = shown.replace(str(Path(folder) / SHARDS), str(self.out / POINTS))
                 raise DataError(shown) from error
-            fold = make_folds(data.files, fit.default_folds(data.files), self._settings.seed)
+            fold = make_folds(data.files, None, self._settings.seed)
             found = fit.fit(
                 data, self._trained, fold, self._settings, with_random=with_random, watch=watch
             )
@@ -154,10 +153,6 @@ class Workshop:
                 assert manifest is not None  # there are no parts
                 lines.append(f"{split.name} {manifest.samples:,} samples")
         return lines if only else [*lines, *found.notes]
-
-
-def _watch_part(watch: Watch, part: int, parts: int, share: float) -> None:
-    watch((part + share) / parts)
 
 
 def _first(whole: dict[str, Any], count: int) -> dict[str, Any]:
