@@ -18,8 +18,8 @@ from torch import Tensor
 from bench import decoders, faces, machine
 from bench.peers import loaders
 from bench.repeat import interleave, ratio, summary
-from scemae.data.decode import StreamedFrames
 from scemae.data.frame_cache import CHUNK, HostFrames, row_bytes
+from scemae.data.frame_sources import StreamedFrames
 from scemae.data.order import Order
 from scemae.data.pipeline import Pipeline, pretraining_views
 from scemae.data.storage.shard_set import ShardSet

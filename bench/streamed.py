@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.peers.streams import Job, read, say
 from scemae.config.schema.training import Data
-from scemae.data.decode import StreamedFrames
+from scemae.data.decode_processes import streamed_frames
 from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Pipeline
 from scemae.data.read_ahead import check_cache, read_ahead, streams_of
@@ -34,7 +34,8 @@ def batches(job: Job) -> Iterator[Tensor]:
     order = make_order(shards, 0, job.batch, data)
     streams = streams_of(shards, order)
     check_cache(streams, 1, 1)
-    source = StreamedFrames(shards, 96) if job.decoded else Undecoded(shards)
+    images = job.samples - job.first
+    source = streamed_frames(shards, 96, images, job.workers) if job.decoded else Undecoded(shards)
     steps = range(job.first // job.batch, -(-job.samples // job.batch))
 
     def coming() -> Iterator[tuple[int, np.ndarray]]:

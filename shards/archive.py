@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scemae.data.picture import MOST_BYTES, UnusablePicture
-from scemae.data.storage.manifest import BLOCK, in_blocks
+from scemae.data.storage.tar_headers import BLOCK, in_blocks
 from scemae.errors import DataError, FileError
 from scemae.files import disk
 

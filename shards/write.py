@@ -25,16 +25,8 @@ import xxhash
 
 from scemae.data.picture import UnusablePicture
 from scemae.data.storage import content
-from scemae.data.storage.manifest import (
-    BLOCK,
-    MANIFEST,
-    Index,
-    LeftOut,
-    Manifest,
-    Shard,
-    in_blocks,
-    write_manifest,
-)
+from scemae.data.storage.manifest import MANIFEST, Index, LeftOut, Manifest, Shard, write_manifest
+from scemae.data.storage.tar_headers import BLOCK, in_blocks
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import ConfigError, DataError, ShardError
 from scemae.files import disk

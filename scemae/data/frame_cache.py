@@ -22,7 +22,9 @@ from torch import Tensor, distributed
 
 from scemae.config.schema.training import Data, Runtime
 from scemae.data.augment import to_device
-from scemae.data.decode import StreamedFrames, digests
+from scemae.data.decode import digests
+from scemae.data.decode_processes import streamed_frames
+from scemae.data.frame_sources import StreamedFrames
 from scemae.data.nvjpeg import NvjpegFrames
 from scemae.data.storage.shard_set import ShardSet
 from scemae.distributed import host_memory
@@ -50,7 +52,7 @@ class HostFrames:
         self.pixels = block[24 * count : row_bytes(size) * count].reshape(count, size, size, 3)
 
     def frames(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As decode.FrameSource."""
+        """As frame_sources.FrameSource."""
         return self.found[samples], self.pixels[samples]
 
     def decode(self, source: StreamedFrames, samples: np.ndarray) -> None:
@@ -130,7 +132,8 @@ def open_frames(
     if data.decoder == "nvjpeg":
         _report(place, "streamed from the shards, decoded by the GPU")
         return NvjpegFrames(shards, data.frame, place.device)
-    streamed = StreamedFrames(shards, data.frame)
+    workers = data_threads(runtime.workers)
+    streamed = streamed_frames(shards, data.frame, images, workers)
     needed = len(shards) * row_bytes(data.frame)
     node = _meet(place, needed)
     try:
@@ -140,7 +143,7 @@ def open_frames(
             return streamed
         started = time.perf_counter()
         host = HostFrames(node.map(needed), len(shards), data.frame)
-        _fill(host, streamed, node, data_threads(runtime.workers), note, show=place.is_first)
+        _fill(host, streamed, node, workers, note, show=place.is_first)
         frames = DeviceFrames(host, place.device) if tier == GPU else host
     finally:
         node.close()

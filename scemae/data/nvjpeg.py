@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scemae.data.decode import StreamedFrames, digests
+from scemae.data.decode import digests
+from scemae.data.frame_sources import StreamedFrames
 from scemae.data.geometry import frame_box
 from scemae.data.picture import UnusablePicture, check_jpeg
 from scemae.data.storage.shard_set import ShardSet

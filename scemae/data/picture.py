@@ -96,23 +96,29 @@ def open_picture(data: bytes, *, upright: bool = True) -> Image.Image:
         raise UnusablePicture(f"is damaged ({reason})") from error
 
 
-def decode_jpeg(data: bytes, *, strict: bool = False) -> np.ndarray:
+def decode_jpeg(data: bytes, *, strict: bool = False, into: np.ndarray | None = None) -> np.ndarray:
     """JPEG bytes to (h, w, 3) uint8 by simplejpeg, as stored: EXIF's orientation is ignored.
 
-    The header is checked first. strict: a missing end or a damaged block is an error. Raises
-    UnusablePicture (a ValueError).
+    The header is checked first. strict: a missing end or a damaged block is an error. into: an
+    array that is filled and returned where the JPEG has its size. Raises UnusablePicture (a
+    ValueError).
     """
-    check_jpeg(data)
+    width, height = check_jpeg(data)
     try:
+        if into is not None and into.shape[:2] == (height, width):
+            simplejpeg.decode_jpeg(data, strict=strict, buffer=into)
+            return into
         return simplejpeg.decode_jpeg(data, strict=strict)
     except ValueError as error:
         raise UnusablePicture(f"the JPEG does not decode wholly ({error})") from error
 
 
-def decode_image(data: bytes, *, strict: bool = False) -> np.ndarray:
+def decode_image(
+    data: bytes, *, strict: bool = False, into: np.ndarray | None = None
+) -> np.ndarray:
     """As decode_jpeg; what begins like no JPEG is opened by Pillow, as stored (open_picture)."""
     if data[:2] == b"\xff\xd8":
-        return decode_jpeg(data, strict=strict)
+        return decode_jpeg(data, strict=strict, into=into)
     return np.asarray(open_picture(data, upright=False))
 
 

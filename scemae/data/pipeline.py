@@ -17,8 +17,9 @@ from torch import Tensor
 
 from scemae.data import augment, randomness
 from scemae.data.augment import to_device
-from scemae.data.decode import FrameSource, consumed_frames, digests
+from scemae.data.decode import digests
 from scemae.data.frame_cache import DeviceFrames
+from scemae.data.frame_sources import FrameSource, consumed_frames
 from scemae.data.nvjpeg import NvjpegFrames
 from scemae.data.order import Slice
 

@@ -271,6 +271,14 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def empty(path: Path) -> None:
+    """Cut a file to no bytes, also for those who have it open; nothing where it is not there."""
+    try:
+        os.truncate(path, 0)
+    except FileNotFoundError:
+        pass
+
+
 def rename(path: Path, target: Path) -> None:
     """Give a finished file its name."""
     os.rename(path, target)

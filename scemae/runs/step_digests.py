@@ -17,7 +17,8 @@ from threading import Semaphore
 
 import numpy as np
 
-from scemae.data.decode import StreamedFrames, consumed_frames, digests
+from scemae.data.decode import digests
+from scemae.data.frame_sources import StreamedFrames, consumed_frames
 from scemae.data.order import Order, Slice
 from scemae.data.read_ahead import Stream, streams_of
 from scemae.data.storage.streamed_tars import StreamedTars

@@ -255,7 +255,7 @@ def of_shards(shards: ShardSet, describe: Describe) -> UsualFrames:
     frames = []
     for i in chosen:
         try:
-            frames.append(torch.from_numpy(decode(shards.jpeg(int(i)), FRAME).copy()))
+            frames.append(torch.from_numpy(decode(shards.jpeg(int(i)), FRAME)))
         except UnusablePicture:  # training leaves it out too
             continue
     if len(frames) < FEWEST:

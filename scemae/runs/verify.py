@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scemae.data.decode import StreamedFrames
+from scemae.data.frame_sources import StreamedFrames
 from scemae.data.order import Order
 from scemae.data.storage.joined import Grown
 from scemae.data.training_set import make_order, open_set

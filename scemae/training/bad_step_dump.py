@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from scemae.config.load import to_yaml
 from scemae.config.schema.training import CorrespondConfig, PretrainConfig
-from scemae.data.decode import StreamedFrames, consumed_frames
+from scemae.data.frame_sources import StreamedFrames, consumed_frames
 from scemae.data.storage.shard_set import ShardSet
 from scemae.data.training_set import make_order
 from scemae.errors import BadStepError

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from scemae.config.schema.training import CorrespondConfig, PretrainConfig
-from scemae.data.decode import StreamedFrames
 from scemae.data.frame_cache import open_frames
+from scemae.data.frame_sources import StreamedFrames
 from scemae.data.nvjpeg import NvjpegFrames
 from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Batch, Consumed, Pipeline, Views, correspondence_views

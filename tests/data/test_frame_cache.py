@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from scemae.config.load import load_config
-from scemae.data import decode, frame_cache
+from scemae.data import frame_cache
+from scemae.data.frame_sources import StreamedFrames
 from scemae.data.storage.shard_set import open_shards
 from scemae.distributed import host_memory, process_group
 from scemae.errors import ConfigError
@@ -65,7 +66,7 @@ def test_two_ranks_share_one_copy_and_see_what_streaming_decodes(tmp_path):
     for rank in started:
         assert rank.wait() == 0, rank.out.read_text()[-2000:]
     ranks = [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)]
-    found, pixels = decode.StreamedFrames(open_shards(str(folder)), 96).frames(np.arange(20)[::-1])
+    found, pixels = StreamedFrames(open_shards(str(folder)), 96).frames(np.arange(20)[::-1])
     assert ranks[0] == ranks[1]  # same pixels, and the same inode behind the one mapping
     assert ranks[0].startswith(f"{hashlib.sha256(pixels).hexdigest()} {found.tolist()} 1 ")
 

@@ -9,6 +9,7 @@ import simplejpeg
 import torch
 
 from scemae.data import decode, nvjpeg
+from scemae.data.frame_sources import StreamedFrames
 from scemae.data.order import Order
 from scemae.data.pipeline import Pipeline
 from scemae.data.storage.shard_set import open_shards
@@ -37,7 +38,7 @@ def test_frames_are_those_of_the_host(folder, size):
     found, hashes, frames = nvjpeg.NvjpegFrames(
         shards, size, torch.device("cpu"), host_decode
     ).gather(samples)
-    _, expected = decode.StreamedFrames(shards, size).frames(samples)
+    _, expected = StreamedFrames(shards, size).frames(samples)
     assert np.array_equal(found, samples)
     assert np.abs(frames.numpy().astype(int) - expected).max() <= (0 if size == 178 else 1)
     assert np.array_equal(
@@ -77,7 +78,7 @@ def test_a_thread_decodes_one_batch_ahead_of_training(folder):
     for ready, part in enumerate(slices, 1):
         (images,) = next(batches)
         assert np.array_equal(
-            images.permute(0, 2, 3, 1), decode.StreamedFrames(shards, 178).frames(part.samples)[1]
+            images.permute(0, 2, 3, 1), StreamedFrames(shards, 178).frames(part.samples)[1]
         )
         assert len(consumed) == ready and np.array_equal(consumed[-1], part.samples)
         time.sleep(0.2)
@@ -96,6 +97,6 @@ def test_the_gpus_pixels_are_within_some_grey_levels_of_the_hosts(folder):
     shards, samples = open_shards(str(folder)), np.arange(12)
     _, _, frames = nvjpeg.NvjpegFrames(shards, 178, torch.device("cuda")).gather(samples)
     difference = np.abs(
-        frames.cpu().numpy().astype(int) - decode.StreamedFrames(shards, 178).frames(samples)[1]
+        frames.cpu().numpy().astype(int) - StreamedFrames(shards, 178).frames(samples)[1]
     )
     assert difference.mean() < 2 and np.percentile(difference, 99) <= 12

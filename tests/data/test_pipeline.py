@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from scemae.data import decode, pipeline
+from scemae.data.frame_sources import StreamedFrames
 from scemae.data.order import Order, accumulation_steps
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ShardError
@@ -24,7 +25,7 @@ def shards(tmp_path_factory):
 def fed(shards, order, slices, views=VIEWS, frame=178, **options):
     return iter(
         pipeline.Pipeline(
-            decode.StreamedFrames(shards, frame),
+            StreamedFrames(shards, frame),
             slices,
             order.seed,
             views,

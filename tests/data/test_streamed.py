@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,8 +37,18 @@ def opened(server, tmp_path, cache_gb=0.01, block=8, **options):
 
 
 def cached(tmp_path):
-    """Bytes in the cache."""
-    return sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    """Bytes of the disk that the cache takes, with files that are removed but still open here."""
+    cache, links = tmp_path / "cache", Path("/proc/self/fd").iterdir()
+    opened = [link for link in links if str(cache) in _target(link)]
+    files = [path.stat() for path in (*cache.rglob("*"), *opened) if path.is_file()]
+    return sum({found.st_ino: found.st_size for found in files}.values())
+
+
+def _target(link):
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:  # the descriptor that lists them
+        return ""
 
 
 def test_every_sample_is_that_of_the_folder(local, server, tmp_path):
@@ -82,6 +93,14 @@ def test_a_cache_never_grows_beyond_its_limit(server, tmp_path):
     for i in (*range(90), *range(0, 90, 7)):
         assert shards.jpeg(i)[:2] == b"\xff\xd8"
         assert cached(tmp_path) <= 300_000
+
+
+def test_a_block_that_was_emptied_before_a_kill_is_downloaded_again(local, server, tmp_path):
+    shards, plain = opened(server, tmp_path), open_shards(str(local / "bucket" / "train"))
+    assert shards.jpeg(1) == plain.jpeg(1)
+    os.truncate(shards.folder / "block-000000000", 0)
+    assert shards.jpeg(2) == plain.jpeg(2)
+    assert opened(server, tmp_path).jpeg(3) == plain.jpeg(3)
 
 
 @pytest.mark.parametrize("fault", [503, "cut", 0.2])

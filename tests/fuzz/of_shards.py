@@ -7,7 +7,7 @@ from random import Random
 
 import numpy as np
 
-from scemae.data.decode import StreamedFrames
+from scemae.data.frame_sources import StreamedFrames
 from scemae.data.storage import shard_set
 from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
 from scemae.shards import check

@@ -15,8 +15,9 @@ from PIL import Image
 from torch.nn import functional
 
 from scemae.config.load import load_config
-from scemae.data import augment, decode, pipeline
+from scemae.data import augment, pipeline
 from scemae.data.frame_cache import DeviceFrames, HostFrames, row_bytes
+from scemae.data.frame_sources import StreamedFrames
 from scemae.data.order import Order
 from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.process_group import process_group
@@ -126,7 +127,7 @@ def test_stages_train_save_and_resume_in_bf16_and_are_evaluated(folder, tmp_path
 @pytest.fixture(scope="module")
 def resident(shards):
     found = HostFrames(np.zeros(row_bytes(136) * COUNT, np.uint8), COUNT, 136)
-    found.decode(decode.StreamedFrames(shards, 136), np.arange(COUNT))
+    found.decode(StreamedFrames(shards, 136), np.arange(COUNT))
     return found
 
 
@@ -135,7 +136,7 @@ def resident(shards):
 def test_every_tier_feeds_the_same_batches(shards, resident, device, stage):
     device = torch.device(device)
     order, found = Order(COUNT, 3, 7), []
-    for source in (decode.StreamedFrames(shards, 136), resident, DeviceFrames(resident, device)):
+    for source in (StreamedFrames(shards, 136), resident, DeviceFrames(resident, device)):
         consumed = []
         slices = (part for step in range(4) for part in order.slices(step, 0, 1, 2))
         fed = list(
@@ -222,7 +223,7 @@ def test_the_token_store_gives_what_the_encoder_gives(shards, tmp_path, device, 
         batch = next(
             iter(
                 pipeline.Pipeline(
-                    decode.StreamedFrames(shards, 136),
+                    StreamedFrames(shards, 136),
                     iter(parts),
                     chosen.seed,
                     CUT["correspond"],

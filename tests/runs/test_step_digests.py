@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from scemae.data.decode import StreamedFrames, decode, digests
+from scemae.data.decode import decode, digests
+from scemae.data.frame_sources import StreamedFrames
 from scemae.data.lanes import Lanes
 from scemae.data.order import Order
 from scemae.data.storage.shard_set import open_shards, stream_shards

@@ -9,7 +9,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from scemae.data.decode import StreamedFrames, decode
+from scemae.data.decode import decode
+from scemae.data.frame_sources import StreamedFrames
 from scemae.data.storage.shard_set import open_shards, stream_shards
 from scemae.errors import ShardError
 from tests.object_server import serve

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from scemae.config.load import load_config
 from scemae.data import augment
-from scemae.data.decode import StreamedFrames
+from scemae.data.frame_sources import StreamedFrames
 from scemae.data.order import Slice
 from scemae.data.pipeline import Batch, crop_pairs
 from scemae.data.storage.shard_set import open_shards

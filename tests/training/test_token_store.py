@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from scemae.config.load import load_config
-from scemae.data.decode import StreamedFrames, consumed_frames, digests
+from scemae.data.decode import digests
+from scemae.data.frame_sources import StreamedFrames, consumed_frames
 from scemae.data.order import Order, Slice
 from scemae.data.pipeline import Batch, correspondence_views
 from scemae.data.storage.shard_set import open_shards

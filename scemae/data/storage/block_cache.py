@@ -3,12 +3,14 @@
 A block is downloaded once, under the lock of its own file, into a file that has its full size from
 the start; it gets its name when it is whole. So the sizes in the folder, partial files included,
 are what is used, whoever was killed when. To make room, blocks are removed that are needed last:
-the order of samples says when (`Order.next_windows`).
+the order of samples says when (`Order.next_windows`). They are emptied first, so that they take no
+room although processes still have them open; a block that is too short is one that is not there.
 """
 
 import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import BinaryIO
 from scemae.errors import ConfigError, ShardError
 from scemae.files import disk
 
+MOST_OPEN = 256  # blocks that stay open; a process may usually open 1,024 files
 PART = ".part"
 # Of the blocks with these names, when each is needed next: a larger number is later.
 NextUse = Callable[[list[str]], list[int]]
@@ -27,6 +30,30 @@ class BlockCache:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
+        self._open: dict[str, BinaryIO] = {}  # one that is dropped closes after the last read of it
+        self._opening = threading.Lock()
+
+    def read(self, name: str, size: int, at: int) -> bytes:
+        """`size` bytes of a block, from its byte `at` on; fewer where it is not there."""
+        try:
+            file = self._open.get(name) or self._opened(name)
+        except FileNotFoundError:
+            return b""
+        data = os.pread(file.fileno(), size, at)
+        if len(data) < size:
+            with self._opening:
+                self._open.pop(name, None)
+        return data
+
+    def _opened(self, name: str) -> BinaryIO:
+        """Open a block, and keep it open."""
+        with self._opening:
+            if name in self._open:  # another thread was first
+                return self._open[name]
+            file = self._open[name] = open(self.path(name), "rb", buffering=0)
+            if len(self._open) > MOST_OPEN:
+                del self._open[next(iter(self._open))]
+            return file
 
     def path(self, name: str) -> Path:
         """Where a block is, or would be."""
@@ -58,12 +85,12 @@ class BlockCache:
         Removes only blocks whose next use is later than `only_before`; False where that makes no
         room. Processes that ask for the same block wait for one download.
         """
-        while not self.path(name).exists():
+        while not self._has(name, size):
             part = self.folder / (name + PART)
             with disk.locked(part) as descriptor:
                 if not _is_still(part, descriptor):
                     continue  # another process renamed or removed it while this one waited
-                if self.path(name).exists():  # it was made after the other was renamed
+                if self._has(name, size):  # it was made after the other was renamed
                     disk.remove(part)
                     return True
                 if not self._reserve(part, descriptor, size, next_use, only_before):
@@ -80,6 +107,12 @@ class BlockCache:
                 with self._locked():  # who adds up the sizes must not miss it between two names
                     disk.rename(part, self.path(name))
         return True
+
+    def _has(self, name: str, size: int) -> bool:
+        try:
+            return self.path(name).stat().st_size == size
+        except FileNotFoundError:
+            return False
 
     def _locked(self) -> AbstractContextManager[int]:
         return disk.locked(self.folder / ".lock")
@@ -133,6 +166,7 @@ class BlockCache:
             for use, name in sorted(zip(uses, names), reverse=True):
                 if used + size <= self.limit or use <= only_before:
                     break
+                disk.empty(self.path(name))
                 disk.remove(self.path(name))
                 used -= blocks[name]
             if used + size > self.limit:

@@ -5,7 +5,10 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+
 from scemae.data.storage.manifest import Annotation, Manifest
+from scemae.data.storage.members import Members, together
 from scemae.data.storage.shard_set import Keys, ShardSet
 from scemae.files import disk
 
@@ -43,6 +46,15 @@ class Joined(ShardSet):
         """As ShardSet.jpeg."""
         one, own = self._own(i)
         return one.jpeg(own)
+
+    def members(self, samples: np.ndarray) -> Members:
+        """As ShardSet.members."""
+        numbers = np.searchsorted(self._first, samples, side="right") - 1
+        parts = []
+        for number in np.unique(numbers).tolist():
+            rows = np.flatnonzero(numbers == number)
+            parts.append((rows, self._sets[number].members(samples[rows] - self._first[number])))
+        return together(len(samples), parts)
 
     def annotation(self, i: int) -> Annotation:
         """As ShardSet.annotation."""

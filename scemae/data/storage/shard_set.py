@@ -6,8 +6,6 @@ kept: a set of 50,000 shards starts like one of five.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
@@ -17,48 +15,20 @@ import xxhash
 from scemae.config.locations import is_masked, masked, may_open
 from scemae.data.storage import url_program
 from scemae.data.storage.fetch import fetch, scheme_of
-from scemae.data.storage.manifest import (
+from scemae.data.storage.manifest import Annotation, Manifest, read_manifest
+from scemae.data.storage.members import Members, together
+from scemae.data.storage.streamed_sets import TarsOfOne, stream
+from scemae.data.storage.streamed_tars import BLOCK_SAMPLES, StreamedTars
+from scemae.data.storage.tar_headers import (
     BLOCK,
-    Annotation,
-    ForeignIndex,
-    Manifest,
-    foreign_name,
     is_foreign_header,
     is_header,
     member_name,
-    read_manifest,
     wrong_header,
 )
-from scemae.data.storage.streamed_sets import TarsOfOne, stream
-from scemae.data.storage.streamed_tars import BLOCK_SAMPLES, StreamedTars
 from scemae.data.storage.tars import CHECKED_AT_START, LocalTars
 from scemae.errors import ShardError
 from scemae.files import documents
-
-# Samples whose index entries are kept in memory, about 40 bytes each.
-MOST_INDEXED = 2**21
-
-
-@dataclass
-class _Entries:
-    """The index of a shard in memory: keys (n,) bytes; offset and size of members (n, 2) int64.
-
-    suffixes: of the images of a foreign tar, (n,) bytes; else None. xxh3: of the images' bytes,
-    (n,) uint64; None where the index has none.
-    """
-
-    keys: np.ndarray
-    jpg: np.ndarray
-    json: np.ndarray
-    suffixes: np.ndarray | None
-    xxh3: np.ndarray | None
-
-    def image_name(self, row: int) -> str:
-        """The name of an image in its tar."""
-        key = _text(self.keys[row])
-        if self.suffixes is None:
-            return member_name(key, False)
-        return foreign_name(key, _text(self.suffixes[row]))
 
 
 class ShardSet:
@@ -84,8 +54,7 @@ class ShardSet:
         # The first sample of each shard, as a list: bisect takes a tenth of searchsorted's time.
         self._first = list(accumulate((shard.samples for shard in shards), initial=0))
         self.keys = Keys(self)
-        largest = max((shard.samples for shard in shards), default=1)
-        self._entries = lru_cache(max(MOST_INDEXED // largest, 8))(self._read_entries)
+        self._entries = self._tars.entries
         if not len(self):
             raise ShardError(
                 f"{folder}: found no sample; build the shards again from a source with images"
@@ -123,13 +92,42 @@ class ShardSet:
             )
         return data
 
+    def members(self, samples: np.ndarray) -> Members:
+        """Where the images of samples (b,) are, for a process to read; streamed blocks are there.
+
+        Raises ShardError.
+        """
+        shards = np.searchsorted(self._first, samples, side="right") - 1
+        parts = []
+        for shard in np.unique(shards).tolist():
+            rows = np.flatnonzero(shards == shard)
+            parts.append((rows, self._members_of(shard, samples[rows])))
+        return together(len(samples), parts)
+
+    def _members_of(self, shard: int, samples: np.ndarray) -> Members:
+        """As members, of one shard."""
+        entries, rows = self._entries(shard), samples - self._first[shard]
+        offset, size = entries.jpg[rows].T
+        files, file, at = self._tars.files(samples, shard, offset - BLOCK)
+        hashed = np.full(len(rows), entries.xxh3 is not None)
+        return Members(
+            files,
+            file,
+            at,
+            size + BLOCK,
+            [entries.image_name(row) for row in rows.tolist()],
+            np.zeros(len(rows), np.uint64) if entries.xxh3 is None else entries.xxh3[rows],
+            hashed,
+            np.full(len(rows), self.manifest.foreign),
+        )
+
     def annotation(self, i: int) -> Annotation:
         """The annotation of sample `i`; of a foreign tar its file name alone. Raises ShardError."""
         shard, row = self._find(i)
         entries = self._entries(shard)
         if self.manifest.foreign:
             return {"file": entries.image_name(row)}
-        name = member_name(_text(entries.keys[row]), True)
+        name = member_name(entries.key(row), True)
         return documents.parse_json(
             self._read(i, shard, entries.json[row], name),
             Annotation,
@@ -141,12 +139,12 @@ class ShardSet:
     def key(self, i: int) -> str:
         """The key of sample `i`."""
         shard, row = self._find(i)
-        return _text(self._entries(shard).keys[row])
+        return self._entries(shard).key(row)
 
     def all_keys(self) -> Iterator[str]:
         """The keys of all samples, index after index."""
         for shard in range(len(self.manifest.shards)):
-            yield from map(_text, self._entries(shard).keys.tolist())
+            yield from self._entries(shard).all_keys()
 
     def _find(self, i: int) -> tuple[int, int]:
         """The shard of sample `i`, and its place there."""
@@ -168,13 +166,6 @@ class ShardSet:
             raise ShardError(wrong_header(data, name, self._tars.path(shard)))
         return data[BLOCK:]
 
-    def _read_entries(self, shard: int) -> _Entries:
-        index = self._tars.index(shard)
-        suffixes = np.array(index.suffixes, "S") if isinstance(index, ForeignIndex) else None
-        keys = np.array(index.keys, "S")
-        xxh3 = np.array([int(one, 16) for one in index.xxh3], np.uint64) if index.xxh3 else None
-        return _Entries(keys, _extents(index.jpg), _extents(index.json), suffixes, xxh3)
-
 
 class Keys(Iterable[str]):
     """The keys of all samples; an index is read when a key of its shard is asked for."""
@@ -190,10 +181,6 @@ class Keys(Iterable[str]):
 
     def __iter__(self) -> Iterator[str]:
         return self._shards.all_keys()
-
-
-def _text(key: bytes) -> str:
-    return key.decode("ascii")
 
 
 def open_shards(
@@ -253,8 +240,3 @@ def _again(locations: list[str], cache_dir: str, cache_bytes: int, block: int) -
     """A streamed set in another process."""
     ((manifest, tars),) = stream(locations, cache_dir, cache_bytes, block)
     return ShardSet(tars.folder, manifest, tars)
-
-
-def _extents(members: list[list[int]]) -> np.ndarray:
-    """Offset and size (n, 2) int64 of members."""
-    return np.array(members, dtype=np.int64).reshape(-1, 2)

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from scemae.config.locations import cache_name, masked, scheme_of
 from scemae.data.storage import url_program
 from scemae.data.storage.block_cache import BlockCache
+from scemae.data.storage.entries import Entries
 from scemae.data.storage.manifest import (
     MANIFEST,
-    ForeignIndex,
-    Index,
     Manifest,
     parse_manifest,
     read_manifest,
@@ -38,9 +39,15 @@ class TarsOfOne:
         """As StreamedTars.read."""
         return self.streamed.read(self._sample + sample, self._shard + shard, offset, size)
 
-    def index(self, shard: int) -> Index | ForeignIndex:
-        """As StreamedTars.index."""
-        return self.streamed.index(self._shard + shard)
+    def files(
+        self, samples: np.ndarray, shard: int, offsets: np.ndarray
+    ) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """As StreamedTars.files."""
+        return self.streamed.files(self._sample + samples, self._shard + shard, offsets)
+
+    def entries(self, shard: int) -> Entries:
+        """As StreamedTars.entries."""
+        return self.streamed.entries(self._shard + shard)
 
     def path(self, shard: int) -> str:
         """As StreamedTars.path."""

@@ -8,34 +8,27 @@ Of a subset a block is V of its samples, and as many requests as there are gaps 
 Sets that are appended to each other are one set here, whose blocks go on from one to the next.
 """
 
-import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
 
 from scemae.data.storage.block_cache import BlockCache
-from scemae.data.storage.manifest import (
-    BLOCK,
-    ForeignIndex,
-    Index,
-    Manifest,
-    in_blocks,
-    parse_index,
-    read_index_bytes,
-)
+from scemae.data.storage.entries import Entries, entries_of, most_kept
+from scemae.data.storage.manifest import Manifest, parse_index, read_index_bytes
 from scemae.data.storage.remote_folder import RemoteFolder
+from scemae.data.storage.tar_headers import BLOCK, in_blocks
 from scemae.errors import ShardError
 from scemae.files import documents
 
 BLOCK_SAMPLES = 256  # samples of a block where no order says it
 GAP = 32 * 1024  # bytes that nobody needs and that are read, to save a request
-INDEX = "index-"  # the names of indexes in the cache; blocks have others
+BLOCKS, INDEX = "block-", "index-"  # how the names of files in the cache begin
+MOST_LOADS = 100  # times that a block is downloaded again because it went before it was read
 MEASURED = 16  # blocks of a subset whose size is looked up, to know that of all
 NextWindows = Callable[[np.ndarray, int], np.ndarray]
 
@@ -52,6 +45,32 @@ class _Part:
     def has(self, shard: int, offset: int) -> bool:
         """Whether a byte of a tar is in it."""
         return self.shard == shard and self.start <= offset < self.stop
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block: the name of its file, and the parts that it has, one after the other."""
+
+    name: str
+    parts: tuple[_Part, ...]
+
+    @cached_property
+    def bytes(self) -> int:
+        """Of its file."""
+        return sum(part.stop - part.start for part in self.parts)
+
+
+class _Waiting(set[int]):
+    """Threads that read, perhaps waiting for a download; those that download ahead are not in it.
+
+    As `with`, because a generator would take as long as the read itself.
+    """
+
+    def __enter__(self) -> None:
+        self.add(threading.get_ident())
+
+    def __exit__(self, *_: object) -> None:
+        self.discard(threading.get_ident())
 
 
 @dataclass(frozen=True)
@@ -86,47 +105,63 @@ class StreamedTars:
         # None: in no known order.
         self.now, self.next_windows = 0, cast(NextWindows | None, None)
         self.ahead = 1  # windows that are downloaded before they are read
-        self._waiting: set[int] = set()  # threads that read, perhaps waiting for a download
-        self._parts = lru_cache(4096)(self._parts_of)
+        self._waiting = _Waiting()
+        self._entries = lru_cache(most_kept(self._shards))(self._read_entries)
+        self._block = lru_cache(4096)(self._block_of)
 
     def only(self, chosen: np.ndarray) -> None:
         """From now on only these samples (n,) are read; blocks are counted over them."""
         self._chosen = chosen
-        self._parts.cache_clear()
+        self._block.cache_clear()
 
     def read(self, sample: int, shard: int, offset: int, size: int) -> bytes:
         """`size` bytes of a tar, which belong to `sample`. Raises ShardError."""
         number = sample if self._chosen is None else int(np.searchsorted(self._chosen, sample))
-        block = number // self.block
-        with self._reader_waits():
-            part = next(part for part in self._parts(block) if part.has(shard, offset))
-            for _ in range(100):
-                try:
-                    descriptor = os.open(
-                        f"{self.folder}/{_name(block)}", os.O_RDONLY | os.O_CLOEXEC
-                    )
-                    try:
-                        return os.pread(descriptor, size, part.at + offset - part.start)
-                    finally:
-                        os.close(descriptor)
-                except FileNotFoundError:
-                    self.load(block, only_before=self.now)
+        with self._waiting:
+            block = self._block(number // self.block)
+            part = next(part for part in block.parts if part.has(shard, offset))
+            for _ in range(MOST_LOADS):
+                data = self.cache.read(block.name, size, part.at + offset - part.start)
+                if len(data) == size:
+                    return data
+                self.load(number // self.block, only_before=self.now)
         raise ShardError(
-            f"{self.cache.folder}: block {block} is removed again and again before it is read; "
+            f"{self.cache.folder}: {block.name} is removed again and again before it is read; "
             "stop whatever else uses this folder, or raise data.cache_gb"
         )
 
-    def load(self, block: int, *, only_before: int) -> bool:
+    def files(
+        self, samples: np.ndarray, shard: int, offsets: np.ndarray
+    ) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """As LocalTars.files: the blocks, which are there, unless other reads push them out.
+
+        Raises ShardError.
+        """
+        numbers = samples if self._chosen is None else np.searchsorted(self._chosen, samples)
+        blocks, file = np.unique(numbers // self.block, return_inverse=True)
+        files, at = [], np.zeros(len(samples), np.int64)
+        for number in blocks.tolist():
+            block = self._block(number)
+            with self._waiting:
+                self.load(number, only_before=self.now)
+            files.append(str(self.cache.path(block.name)))
+            for part in block.parts:
+                if part.shard == shard:
+                    inside = (part.start <= offsets) & (offsets < part.stop)
+                    at[inside] = offsets[inside] - part.start + part.at
+        return files, file, at
+
+    def load(self, number: int, *, only_before: int) -> bool:
         """Download a block unless it is there; see BlockCache.ensure. Raises ShardError."""
-        parts, size = self._parts(block), self._bytes_of(block)
+        block = self._block(number)
 
         def download(file: BinaryIO) -> None:
-            for part in parts:
+            for part in block.parts:
                 file.write(self._range(part.shard, part.start, part.stop))
 
         try:
             there = self.cache.ensure(
-                _name(block), size, download, self.next_uses, only_before=only_before
+                block.name, block.bytes, download, self.next_uses, only_before=only_before
             )
         except OSError as error:
             raise ShardError(
@@ -136,7 +171,7 @@ class StreamedTars:
         if not there and only_before <= self.now:
             raise ShardError(
                 f"{self.cache.folder}: found room for data.cache_gb={self.cache.limit / 1e9:g} GB, "
-                f"all of it in use, and another block of {size:,} bytes is needed; raise it"
+                f"all of it in use, and another block of {block.bytes:,} bytes is needed; raise it"
             )
         return there
 
@@ -151,27 +186,18 @@ class StreamedTars:
             return sum(shard.bytes for shard in self._shards)
         count = -(-len(self._chosen) // self.block)
         some = np.unique(np.linspace(0, count - 1, MEASURED).astype(int)).tolist()
-        return sum(self._bytes_of(block) for block in some) * count // len(some)
+        return sum(self._block(block).bytes for block in some) * count // len(some)
 
-    def index(self, shard: int) -> Index | ForeignIndex:
+    def entries(self, shard: int) -> Entries:
         """The index of a shard, checked, for a reader. Raises ShardError."""
-        with self._reader_waits():
-            return self._checked_index(shard)
+        with self._waiting:
+            return self._entries(shard)
 
-    @contextmanager
-    def _reader_waits(self) -> Iterator[None]:
-        """Around what a reader does, and not around what is downloaded ahead."""
-        self._waiting.add(threading.get_ident())
-        try:
-            yield
-        finally:
-            self._waiting.discard(threading.get_ident())
-
-    def _checked_index(self, shard: int) -> Index | ForeignIndex:
+    def _read_entries(self, shard: int) -> Entries:
         found, source = self._shards[shard], self._source_of(shard)
         name, place = found.index_file, source.indexes
         path = str(place / name) if isinstance(place, Path) else place.url(name)
-        return parse_index(self._index(shard), path, found, source.manifest.foreign)
+        return entries_of(parse_index(self._index(shard), path, found, source.manifest.foreign))
 
     def _source_of(self, shard: int) -> Source:
         return self._sources[self._source[shard]]
@@ -246,44 +272,35 @@ class StreamedTars:
         if self._waiting:
             self.note()
 
-    def _bytes_of(self, block: int) -> int:
-        return sum(part.stop - part.start for part in self._parts(block))
-
     def _samples_of(self, block: int) -> np.ndarray:
         first, last = block * self.block, (block + 1) * self.block
         if self._chosen is not None:
             return self._chosen[first:last]
         return np.arange(first, min(last, int(self._first[-1])))
 
-    def _parts_of(self, block: int) -> tuple[_Part, ...]:
-        samples = self._samples_of(block)
+    def _block_of(self, number: int) -> _Block:
+        samples = self._samples_of(number)
         shards = np.searchsorted(self._first, samples, side="right") - 1
         cuts = np.flatnonzero((np.diff(samples) != 1) | (np.diff(shards) != 0)) + 1
         parts: list[_Part] = []
-        read: tuple[int, Index | ForeignIndex | None] = -1, None
         for run in np.split(np.arange(len(samples)), cuts):
             shard = int(shards[run[0]])
-            if read[0] != shard:
-                read = shard, self._checked_index(shard)
-            index, begin = cast(Index | ForeignIndex, read[1]), int(self._first[shard])
-            start = index.jpg[samples[run[0]] - begin][0] - BLOCK
-            offset, size = (index.json or index.jpg)[samples[run[-1]] - begin]
+            entries, begin = self._entries(shard), int(self._first[shard])
+            start = int(entries.jpg[samples[run[0]] - begin, 0]) - BLOCK
+            ends = entries.json if len(entries.json) else entries.jpg
+            offset, size = ends[samples[run[-1]] - begin].tolist()
             stop, last = offset + in_blocks(size), parts[-1] if parts else None
             if last and last.shard == shard and start - last.stop <= GAP:
                 parts[-1] = replace(last, stop=stop)
             else:
                 at = last.at + last.stop - last.start if last else 0
                 parts.append(_Part(shard, start, stop, at))
-        return tuple(parts)
-
-
-def _name(block: int) -> str:
-    return f"block-{block:09d}"
+        return _Block(f"{BLOCKS}{number:09d}", tuple(parts))
 
 
 def _number(name: str) -> int:
     """The number of a block by its name; -1 for an index."""
-    return int(name.removeprefix("block-")) if name.startswith("block-") else -1
+    return int(name.removeprefix(BLOCKS)) if name.startswith(BLOCKS) else -1
 
 
 def _write(file: BinaryIO, data: bytes) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from scemae.data.storage.manifest import Annotation
+from scemae.data.storage.members import Members
 from scemae.data.storage.shard_set import Keys, ShardSet
 from scemae.errors import FileError, ShardError
 from scemae.files import disk
@@ -46,6 +47,10 @@ class Subset(ShardSet):
     def jpeg(self, i: int) -> bytes:
         """As ShardSet.jpeg."""
         return self._whole.jpeg(int(self._chosen[i]))
+
+    def members(self, samples: np.ndarray) -> Members:
+        """As ShardSet.members."""
+        return self._whole.members(self._chosen[samples])
 
     def annotation(self, i: int) -> Annotation:
         """As ShardSet.annotation."""

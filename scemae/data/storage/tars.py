@@ -5,7 +5,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from scemae.data.storage.manifest import ForeignIndex, Index, Manifest, read_index
+import numpy as np
+
+from scemae.data.storage.entries import Entries, entries_of, most_kept
+from scemae.data.storage.manifest import Manifest, read_index
 from scemae.errors import FileError, ShardError
 from scemae.files import disk
 
@@ -23,6 +26,7 @@ class LocalTars:
         self._tars = Path(manifest.tars or folder)
         # A file that is dropped while another thread reads it closes after that read.
         self._open = lru_cache(MOST_OPEN)(self._opened)
+        self._entries = lru_cache(most_kept(self._shards))(self._read_entries)
 
     def read(self, sample: int, shard: int, offset: int, size: int) -> bytes:
         """`size` bytes of tar number `shard`, which belong to `sample`; fewer where it ends before.
@@ -37,9 +41,18 @@ class LocalTars:
                 f"{self.path(shard)}: cannot be read ({error.strerror}); check the disk and resume"
             ) from error
 
-    def index(self, shard: int) -> Index | ForeignIndex:
+    def files(
+        self, samples: np.ndarray, shard: int, offsets: np.ndarray
+    ) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """The files that have bytes (b,) of a tar, the number of each one's file, and its place."""
+        return [str(self.path(shard))], np.zeros(len(samples), np.int64), offsets
+
+    def entries(self, shard: int) -> Entries:
         """The index of a shard, checked. Raises ShardError."""
-        return read_index(self.folder, self._shards[shard], self._foreign)
+        return self._entries(shard)
+
+    def _read_entries(self, shard: int) -> Entries:
+        return entries_of(read_index(self.folder, self._shards[shard], self._foreign))
 
     def check(self) -> None:
         """Raise ShardError for the first tar that is missing or has another size.

@@ -1,0 +1,100 @@
+"""Frames that processes read and decode, for runs that stream many.
+
+Threads of one process take the interpreter from each other for each image, so that two are hardly
+faster than one, and from the thread that trains. A process reads, checks and decodes the images of
+a batch into memory that it shares with its parent. What it cannot read, whatever the reason, the
+parent reads as StreamedFrames does: it downloads blocks, takes the next sample, names the error.
+"""
+
+import os
+import subprocess
+import sys
+import weakref
+from multiprocessing import Pipe
+from queue import SimpleQueue
+
+import numpy as np
+
+from scemae.data import decoder
+from scemae.data.decoder import ROWS, mapped
+from scemae.data.frame_sources import StreamedFrames
+from scemae.data.storage.members import Members
+from scemae.data.storage.shard_set import ShardSet
+from scemae.errors import ShardError
+
+MANY = 50_000  # images from which on processes are worth the half second that they take to start
+# Not by multiprocessing, which would import the user's own script again.
+START = "import sys; sys.path[:] = {path!r}; from {module} import serve; serve{arguments}"
+
+
+def streamed_frames(shards: ShardSet, size: int, images: int, workers: int) -> StreamedFrames:
+    """Frames of which `images` will be asked for: decoded by processes if they are MANY."""
+    return ProcessFrames(shards, size, workers) if images >= MANY else StreamedFrames(shards, size)
+
+
+class ProcessFrames(StreamedFrames):
+    """As StreamedFrames, decoded by `workers` processes. Threads may ask at once."""
+
+    def __init__(self, shards: ShardSet, size: int, workers: int) -> None:
+        super().__init__(shards, size)
+        self._free: SimpleQueue[_Decoder] = SimpleQueue()
+        decoders = [_Decoder(size) for _ in range(workers)]
+        for one in decoders:
+            self._free.put(one)
+        weakref.finalize(self, _close, decoders)
+
+    def frames(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As StreamedFrames.frames. Raises ShardError."""
+        found = samples.copy()
+        frames = np.empty((len(samples), self.size, self.size, 3), np.uint8)
+        for row in range(0, len(samples), ROWS):
+            here = slice(row, row + ROWS)
+            for bad in row + np.flatnonzero(~self._decoded(samples[here], frames[here])):
+                found[bad] = self._read(int(samples[bad]), frames[bad])
+        return found, frames
+
+    def _decoded(self, samples: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """Fill in frames; which of them (b,) are those of the samples."""
+        members, decoder = self.shards.members(samples), self._free.get()
+        try:
+            return decoder.decode(members, frames)
+        except (EOFError, OSError) as error:
+            raise ShardError(
+                f"{self.shards.folder}: a process that decodes images was killed, perhaps for want "
+                "of memory; give the job more, or fewer runtime.workers, and start again: the run "
+                "resumes"
+            ) from error
+        finally:
+            self._free.put(decoder)
+
+
+class _Decoder:
+    """A process, and the memory (ROWS, size, size, 3) that is shared with it."""
+
+    def __init__(self, size: int) -> None:
+        memory = os.memfd_create("scemae-decoded")
+        os.truncate(memory, ROWS * size * size * 3)
+        self._frames = mapped(memory, size)
+        self._connection, theirs = Pipe()
+        files = theirs.fileno(), memory
+        code = START.format(path=sys.path, module=decoder.__name__, arguments=(*files, size))
+        self._process = subprocess.Popen([sys.executable, "-c", code], pass_fds=files)
+        theirs.close()
+        os.close(memory)
+
+    def decode(self, members: Members, frames: np.ndarray) -> np.ndarray:
+        """Fill in the frames (b, s, s, 3); which of them (b,) are whole."""
+        self._connection.send(members)
+        good = np.frombuffer(self._connection.recv_bytes(), bool)
+        frames[:] = self._frames[: len(frames)]
+        return good
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.wait()
+
+
+def _close(decoders: list[_Decoder]) -> None:
+    for one in decoders:
+        one.close()

@@ -1,0 +1,46 @@
+"""The process that decodes for decode_processes.py; it imports as little as it can."""
+
+import mmap
+import signal
+from multiprocessing.connection import Connection
+
+import numpy as np
+
+from scemae.data.decode import decode_into
+from scemae.data.storage.members import Members, Reader
+
+ROWS = 256  # frames that a process decodes at a time
+
+
+def mapped(memory: int, size: int) -> np.ndarray:
+    """Shared memory as frames (ROWS, size, size, 3)."""
+    return np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(ROWS, size, size, 3)
+
+
+def serve(connection: int, memory: int, size: int) -> None:
+    """The process: decode what comes, until the parent has closed its end or is dead.
+
+    Signals that ask the run to stop are the parent's.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    pipe, frames, reader = Connection(connection), mapped(memory, size), Reader()
+    try:
+        while True:
+            pipe.send_bytes(_decode(pipe.recv(), frames, reader).tobytes())
+    except (EOFError, OSError):
+        pass
+
+
+def _decode(members: Members, frames: np.ndarray, reader: Reader) -> np.ndarray:
+    """Fill in the frames; which of them (b,) are whole."""
+    good = np.zeros(len(members), bool)
+    for row in range(len(members)):
+        image = reader.read(members, row)
+        if image is not None:
+            try:
+                decode_into(frames[row], image)
+                good[row] = True
+            except ValueError:  # the parent finds out why
+                pass
+    return good

@@ -1,0 +1,89 @@
+"""Where images lie in files, as arrays: what a process needs to read them that has no index."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import xxhash
+
+from scemae.data.storage.tar_headers import BLOCK, is_foreign_header, is_header
+
+MOST_OPEN = 256  # files that stay open; a process may usually open 1,024
+
+
+@dataclass
+class Members:
+    """Of b images: the number of its file (b,), its place there with its tar header, and its size.
+
+    offset, size: int64 (b,) in bytes, header included. names: in their tars. xxh3: of the bytes
+    without the header, (b,) uint64, where `hashed` (b,). foreign: in tars of others, (b,) bool.
+    """
+
+    files: list[str]
+    file: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    names: list[str]
+    xxh3: np.ndarray
+    hashed: np.ndarray
+    foreign: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+
+def together(count: int, parts: Iterable[tuple[np.ndarray, Members]]) -> Members:
+    """Of `count` images, from parts, each with the rows that it takes."""
+    found = Members(
+        [],
+        np.zeros(count, np.int64),
+        np.zeros(count, np.int64),
+        np.zeros(count, np.int64),
+        [""] * count,
+        np.zeros(count, np.uint64),
+        np.zeros(count, bool),
+        np.zeros(count, bool),
+    )
+    for rows, part in parts:
+        found.file[rows] = part.file + len(found.files)
+        found.files += part.files
+        for row, name in zip(rows.tolist(), part.names):
+            found.names[row] = name
+        for name in ("offset", "size", "xxh3", "hashed", "foreign"):
+            getattr(found, name)[rows] = getattr(part, name)
+    return found
+
+
+@dataclass
+class Reader:
+    """Reads members, and keeps files open."""
+
+    _open: dict[str, int] = field(default_factory=dict)
+
+    def read(self, members: Members, row: int) -> bytes | None:
+        """The bytes of an image; None where what lies there is not that image."""
+        name, size = members.files[members.file[row]], int(members.size[row])
+        try:
+            data = os.pread(self._descriptor(name), size, int(members.offset[row]))
+        except OSError:
+            data = b""
+        check = is_foreign_header if members.foreign[row] else is_header
+        if len(data) < size or not check(data, members.names[row], size - BLOCK):
+            self._close(name)  # it may have been removed, and another one may have its name
+            return None
+        image = data[BLOCK:]
+        if members.hashed[row] and xxhash.xxh3_64_intdigest(image) != members.xxh3[row]:
+            return None
+        return image
+
+    def _descriptor(self, name: str) -> int:
+        if name not in self._open:
+            if len(self._open) == MOST_OPEN:
+                self._close(next(iter(self._open)))
+            self._open[name] = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        return self._open[name]
+
+    def _close(self, name: str) -> None:
+        if (descriptor := self._open.pop(name, None)) is not None:
+            os.close(descriptor)
