@@ -291,9 +291,11 @@ def serve(port: int, log: Path) -> None:
             respond("503 Service Unavailable", [("Content-Length", "0")])
             return [b""]
         body = b"".join(store(environ, respond))
+        if fault == "cut":
+            body = body[: len(body) // 2]
         if environ["REQUEST_METHOD"] == "GET":
             lines.write(f"{len(body)} {'fault' if fault else ''}\n")
-        return [body[: len(body) // 2]] if fault == "cut" else [body]
+        return [body]
 
     run_simple("127.0.0.1", port, app, threaded=True)
 

@@ -84,7 +84,7 @@ class _Decoder:
 
     def __init__(self, size: int) -> None:
         memory = os.memfd_create("scemae-decoded")
-        os.truncate(memory, ROWS * size * size * 3)
+        os.ftruncate(memory, ROWS * size * size * 3)
         self._frames = mapped(memory, size)
         self._connection, theirs = Pipe()
         files = theirs.fileno(), memory

@@ -41,10 +41,10 @@ def test_a_block_makes_room_as_its_own_window_demands(server, tmp_path, first, w
             reads.setdefault(sample // BLOCK, set()).add(window)
     loads, ensure = [], tars.cache.ensure
 
-    def noted(name, *rest, only_before):
+    def noted(name, *rest, only_before, **more):
         if threading.current_thread().name.startswith("download") and "block" in name:
             loads.append((int(name.removeprefix("block-")), only_before))
-        return ensure(name, *rest, only_before=only_before)
+        return ensure(name, *rest, only_before=only_before, **more)
 
     tars.cache.ensure = noted
     with read_ahead([stream], lambda: steps, first, "a run") as at:
@@ -66,12 +66,12 @@ def test_the_next_window_waits_until_the_first_is_there(server, tmp_path):
     steps = [(step, order.global_batch(step)[0]) for step in range(6)]
     loads, ensure = [], tars.cache.ensure
 
-    def noted(name, *rest, only_before):
+    def noted(name, *rest, only_before, **more):
         is_ahead = threading.current_thread().name.startswith("download") and "block" in name
         if is_ahead:
             loads.append(("begin", only_before))
             time.sleep(0.05)  # as from far away
-        found = ensure(name, *rest, only_before=only_before)
+        found = ensure(name, *rest, only_before=only_before, **more)
         if is_ahead:
             loads.append(("end", only_before))
         return found

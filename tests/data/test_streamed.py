@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +110,21 @@ def test_what_fails_once_is_read_again(local, server, tmp_path, fault):
     server.fault = lambda path, before: fault if not before else None
     shards, plain = opened(server, tmp_path), open_shards(str(local / "bucket" / "train"))
     assert all(shards.jpeg(i) == plain.jpeg(i) for i in range(90))
+
+
+def test_who_waits_for_the_download_of_another_process_is_alive(server, tmp_path):
+    notes, first = [], opened(server, tmp_path)
+    second = opened(server, tmp_path, note=lambda: notes.append(1))
+    first.key(0), second.key(0)  # the index
+    server.fault = lambda path, before: 1.0
+    downloads = threading.Thread(target=first.jpeg, args=(0,))
+    downloads.start()
+    while not [*first.folder.glob("*.part")]:
+        time.sleep(0.01)
+    notes.clear()
+    second.jpeg(0)
+    downloads.join()
+    assert len(notes) > 5
 
 
 def test_a_partial_block_of_a_killed_process_is_made_again(local, server, tmp_path):

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, type=given_path)
     add("images", metavar="IMAGE", nargs="+", help="photographs, one face each")
     add_model_options(parser)
-    regressor = "one of the regressors/*.safetensors of an evaluation"
+    regressor = "of `scemae fit`, or one of the regressors/ of `scemae evaluate`"
     add("--regressor", required=True, metavar="FILE", help=regressor)
     add("--out", required=True, metavar="DIR", help="where the results go")
     boxes.add_box_options(parser, "once per photograph; or centre")

@@ -11,8 +11,9 @@ import fcntl
 import os
 import shutil
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,7 @@ from scemae.files import disk
 
 MOST_OPEN = 256  # blocks that stay open; a process may usually open 1,024 files
 PART = ".part"
+TURN = 0.01  # seconds between two looks at a lock
 # Of the blocks with these names, when each is needed next: a larger number is later.
 NextUse = Callable[[list[str]], list[int]]
 
@@ -79,15 +81,17 @@ class BlockCache:
         next_use: NextUse,
         *,
         only_before: int,
+        waiting: Callable[[], None] = lambda: None,
     ) -> bool:
         """Download a block of `size` bytes unless it is there.
 
         Removes only blocks whose next use is later than `only_before`; False where that makes no
-        room. Processes that ask for the same block wait for one download.
+        room. Processes that ask for the same block wait for one download; `waiting` is called again
+        and again meanwhile.
         """
         while not self._has(name, size):
             part = self.folder / (name + PART)
-            with disk.locked(part) as descriptor:
+            with _turn(part, waiting) as descriptor:
                 if not _is_still(part, descriptor):
                     continue  # another process renamed or removed it while this one waited
                 if self._has(name, size):  # it was made after the other was renamed
@@ -179,6 +183,20 @@ class BlockCache:
                     f"data.cache_gb allows {self.limit / 1e9:g} GB; make room, or lower it"
                 ) from error
             return True
+
+
+@contextmanager
+def _turn(part: Path, waiting: Callable[[], None]) -> Iterator[int]:
+    """Hold the lock of a partial file; who has it before downloads, or the lock would be free."""
+    with ExitStack() as stack:
+        while True:
+            try:
+                descriptor = stack.enter_context(disk.locked(part, wait=False))
+                break
+            except BlockingIOError:
+                waiting()
+                time.sleep(TURN)
+        yield descriptor
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

@@ -161,7 +161,12 @@ class StreamedTars:
 
         try:
             there = self.cache.ensure(
-                block.name, block.bytes, download, self.next_uses, only_before=only_before
+                block.name,
+                block.bytes,
+                download,
+                self.next_uses,
+                only_before=only_before,
+                waiting=self._note_arrival,
             )
         except OSError as error:
             raise ShardError(
@@ -265,7 +270,8 @@ class StreamedTars:
         return data
 
     def _note_arrival(self) -> None:
-        """Tell the watchdog that bytes came, but only while training waits for some.
+        """Tell the watchdog that bytes came, or are coming to another process of the node, but only
+        while training waits for some.
 
         Otherwise downloads would hide from it that training hangs for another reason.
         """
