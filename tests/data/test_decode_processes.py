@@ -167,7 +167,7 @@ time.sleep(60)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         os.kill(process, number)
     time.sleep(0.2)
-    os.kill(process, 0)  # it is there
+    assert _state(process) != "Z"
     parent.kill()
     parent.wait()
     for _ in range(100):
