@@ -1,42 +1,34 @@
 """Our batches in `bench streams`: the way of a training run, with a feed that only decodes.
 
-As in a run, what is read first is downloaded while torch is imported.
-
 python -m bench.streamed read JOB        a Job of bench/peers/streams.py as JSON
 """
 
 import json
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from bench.peers.streams import Job, read, say
 from scemae.config.schema.training import Data
-from scemae.training import first_window
+from scemae.data.decode_processes import streamed_frames
+from scemae.data.order import Order, Slice
+from scemae.data.pipeline import Pipeline
+from scemae.data.read_ahead import check_cache, read_ahead, streams_of
+from scemae.data.storage.shard_set import ShardSet
+from scemae.data.training_set import make_order, open_set
 
 LANES, WINDOW = 16, 1  # of blocks of a shard each
 TOGETHER = LANES * WINDOW  # shards that are shuffled together
 
 
-def begin(job: Job) -> None:
-    """As the command begins, before it imports torch."""
-    step = job.first // job.batch
-    first_window.start(settings(job), job.batch, seed=0, step=step, rank=0, ranks=1)
-
-
-def batches(job: Job) -> Iterator[Any]:
+def batches(job: Job) -> Iterator[Tensor]:
     """uint8 images (b, 3, s, s) of the steps from the one of image `job.first` to the epoch's end.
 
     As training/run.py opens and reads a set on one rank.
     """
-    import torch
-
-    from scemae.data.decode_processes import streamed_frames
-    from scemae.data.pipeline import Pipeline
-    from scemae.data.read_ahead import check_cache, read_ahead, streams_of
-    from scemae.data.training_set import make_order, open_set
-
-    say("imported")
     data = settings(job)
     shards = open_set(data, job.batch)
     order = make_order(shards, 0, job.batch, data)
@@ -46,7 +38,7 @@ def batches(job: Job) -> Iterator[Any]:
     source = streamed_frames(shards, 96, images, job.workers) if job.decoded else Undecoded(shards)
     steps = range(job.first // job.batch, -(-job.samples // job.batch))
 
-    def coming() -> Iterator[tuple[int, Any]]:
+    def coming() -> Iterator[tuple[int, np.ndarray]]:
         for part in slices(order, steps, lambda step: None):
             yield part.global_step - 1, part.samples
 
@@ -81,7 +73,7 @@ def settings(job: Job) -> Data:
     )
 
 
-def slices(order: Any, steps: range, at: Callable[[int], None]) -> Iterator[Any]:
+def slices(order: Order, steps: range, at: Callable[[int], None]) -> Iterator[Slice]:
     """The slices of a run on one rank; `at` is told the step."""
     for step in steps:
         at(step)
@@ -93,18 +85,16 @@ class Undecoded:
 
     size = 1
 
-    def __init__(self, shards: Any) -> None:
+    def __init__(self, shards: ShardSet) -> None:
         self.shards = shards
 
-    def frames(self, samples: Any) -> tuple[Any, Any]:
+    def frames(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The samples (b,), and one pixel of each (b, 1, 1, 3)."""
-        import numpy as np
-
         bytes_ = [self.shards.jpeg(sample)[0] for sample in samples.tolist()]
         return samples, np.repeat(np.array(bytes_, np.uint8), 3).reshape(-1, 1, 1, 3)
 
 
 if __name__ == "__main__":
+    say("imported")
     job = Job(**json.loads(sys.argv[2]))
-    begin(job)
     read(job, batches(job))

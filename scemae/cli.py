@@ -95,8 +95,6 @@ def _load(name: str, options: argparse.Namespace) -> Any:
         if name != "doctor":  # which names all that it refuses, each on a line
             refuse_missing(config)
             _refuse_untrained(name, config)
-        if name in ("pretrain", "correspond"):
-            import_module("scemae.training.first_window").begin(config)
     from scemae.distributed.process_group import choose_device
 
     # Read when deepspeed is imported; without it, deepspeed takes any GPU that it finds.

@@ -9,7 +9,6 @@ parent reads as StreamedFrames does: it downloads blocks, takes the next sample,
 import os
 import subprocess
 import sys
-import threading
 import weakref
 from multiprocessing import Pipe
 from queue import SimpleQueue
@@ -39,23 +38,13 @@ class ProcessFrames(StreamedFrames):
     def __init__(self, shards: ShardSet, size: int, workers: int) -> None:
         super().__init__(shards, size)
         self._free: SimpleQueue[_Decoder] = SimpleQueue()
-        self._starting = [_Decoder(size) for _ in range(workers)]
-        self._admitting = threading.Lock()
-        weakref.finalize(self, _close, [*self._starting])
-
-    @property
-    def starting(self) -> bool:
-        """Whether processes are still starting; until then this process decodes too."""
-        with self._admitting:
-            for one in [one for one in self._starting if one.has_answered]:
-                self._starting.remove(one)
-                self._free.put(one)
-            return bool(self._starting)
+        decoders = [_Decoder(size) for _ in range(workers)]
+        for one in decoders:
+            self._free.put(one)
+        weakref.finalize(self, _close, decoders)
 
     def frames(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As StreamedFrames.frames. Raises ShardError."""
-        if self.starting and self._free.empty():
-            return super().frames(samples)
         found = samples.copy()
         frames = np.empty((len(samples), self.size, self.size, 3), np.uint8)
         for row in range(0, len(samples), ROWS):
@@ -66,9 +55,9 @@ class ProcessFrames(StreamedFrames):
 
     def _decoded(self, samples: np.ndarray, frames: np.ndarray) -> np.ndarray:
         """Fill in frames; which of them (b,) are those of the samples."""
-        members, decoder = self.shards.members(samples), self._free.get()
+        members, one = self.shards.members(samples), self._free.get()
         try:
-            return decoder.decode(members, frames)
+            return one.decode(members, frames)
         except (EOFError, OSError) as error:
             raise ShardError(
                 f"{self.shards.folder}: a process that decodes images was killed, perhaps for want "
@@ -76,7 +65,7 @@ class ProcessFrames(StreamedFrames):
                 "resumes"
             ) from error
         finally:
-            self._free.put(decoder)
+            self._free.put(one)
 
 
 class _Decoder:
@@ -93,17 +82,10 @@ class _Decoder:
         theirs.close()
         os.close(memory)
 
-    @property
-    def has_answered(self) -> bool:
-        """Whether something has come from it, or it has died."""
-        return self._connection.poll()
-
     def decode(self, members: Members, frames: np.ndarray) -> np.ndarray:
         """Fill in the frames (b, s, s, 3); which of them (b,) are whole."""
         self._connection.send(members)
-        while not (answer := self._connection.recv_bytes()):  # it said that it had started
-            pass
-        good = np.frombuffer(answer, bool)
+        good = np.frombuffer(self._connection.recv_bytes(), bool)
         frames[:] = self._frames[: len(frames)]
         return good
 

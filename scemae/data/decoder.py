@@ -26,7 +26,6 @@ def serve(connection: int, memory: int, size: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     pipe, frames, reader = Connection(connection), mapped(memory, size), Reader()
     try:
-        pipe.send_bytes(b"")  # it has started
         while True:
             pipe.send_bytes(_decode(pipe.recv(), frames, reader).tobytes())
     except (EOFError, OSError):

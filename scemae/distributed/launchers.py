@@ -87,10 +87,3 @@ def number(
         f"{name}: found {text!r}, a whole number {needed}; start with torchrun, deepspeed or srun, "
         "or unset RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for a single process"
     )
-
-
-def ranks_of_node(world_size: int) -> int:
-    """How many of the ranks are on a node, as the launcher says; all of them where it does not."""
-    if local := number(os.environ, "LOCAL_WORLD_SIZE", 1, None, default=0):
-        return local
-    return -(-world_size // number(os.environ, "GROUP_WORLD_SIZE", 1, None, default=1))

@@ -207,6 +207,13 @@ def agree(value: Any) -> Any:
     return box[0]
 
 
+def ranks_of_node(place: Place) -> int:
+    """How many ranks are on a node, as the launcher says; all of them where it does not."""
+    if local := number(os.environ, "LOCAL_WORLD_SIZE", 1, None, default=0):
+        return local
+    return -(-place.world_size // number(os.environ, "GROUP_WORLD_SIZE", 1, None, default=1))
+
+
 def data_threads(asked: str | int) -> int:
     """How many threads of this rank decode images: those asked for; "auto" is at most 16.
 

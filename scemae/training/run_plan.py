@@ -12,8 +12,7 @@ from scemae.data.storage.joined import Grown
 from scemae.data.storage.shard_set import ShardSet
 from scemae.data.training_set import make_order, open_set
 from scemae.distributed import engine as engines
-from scemae.distributed.launchers import ranks_of_node
-from scemae.distributed.process_group import Place, agree, precision
+from scemae.distributed.process_group import Place, agree, precision, ranks_of_node
 from scemae.errors import ConfigError, ScemaeError
 from scemae.runs import data_parts
 from scemae.runs.checkpoints.checkpoint import TrainState
@@ -105,7 +104,7 @@ def open_data(
     if isinstance(shards, Grown):
         shards.joins = joins
     if streams := streams_of(shards, order_of(config, shards)):
-        check_cache(streams, place.world_size, ranks_of_node(place.world_size))
+        check_cache(streams, place.world_size, ranks_of_node(place))
     return shards
 
 

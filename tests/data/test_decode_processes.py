@@ -26,14 +26,6 @@ from tests.support import flipped, picture, scemae, write_shards
 COUNT, SIZE = 30, 120
 
 
-def started(shards, size=SIZE, workers=1):
-    """Frames whose processes are there, so that all is decoded by them."""
-    decoded = ProcessFrames(shards, size, workers)
-    while decoded.starting:
-        time.sleep(0.01)
-    return decoded
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_shards(tmp_path_factory.mktemp("decoded") / "bucket" / "train", COUNT, shards=3)
@@ -77,7 +69,7 @@ def test_they_are_those_that_threads_decode(shards, monkeypatch):
     found, frames = StreamedFrames(shards, SIZE).frames(samples)
     if shards.streams[0] is None:  # a cache that is too small may lose a block before it is read
         monkeypatch.setattr(ProcessFrames, "_read", lambda *_: pytest.fail("decoded here"))
-    decoded = started(shards, workers=2)
+    decoded = ProcessFrames(shards, SIZE, 2)
     for part in (slice(0, 2), slice(None)):
         there, pixels = decoded.frames(samples[part])
         assert np.array_equal(there, found[part]) and np.array_equal(pixels, frames[part])
@@ -86,14 +78,14 @@ def test_they_are_those_that_threads_decode(shards, monkeypatch):
 def test_more_frames_than_its_memory_holds_come_in_pieces(folder, monkeypatch):
     shards, samples = open_shards(str(folder)), np.arange(600) % COUNT
     monkeypatch.setattr(ProcessFrames, "_read", lambda *_: pytest.fail("decoded here"))
-    _, frames = started(shards, 40).frames(samples)
+    _, frames = ProcessFrames(shards, 40, 1).frames(samples)
     assert np.array_equal(frames, StreamedFrames(shards, 40).frames(samples)[1])
 
 
 def test_what_does_not_decode_is_replaced_as_threads_do_it(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "shards")
     shards = open_shards(str(flipped(tmp_path / "shards", 7)))
-    found, frames = started(shards).frames(np.arange(COUNT))
+    found, frames = ProcessFrames(shards, SIZE, 1).frames(np.arange(COUNT))
     assert found.tolist() == [*range(7), 8, *range(8, COUNT)]
     assert np.array_equal(frames, StreamedFrames(shards, SIZE).frames(np.arange(COUNT))[1])
 
@@ -101,7 +93,7 @@ def test_what_does_not_decode_is_replaced_as_threads_do_it(folder, tmp_path):
 def test_a_tar_that_changed_is_named(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "shards")
     shards = open_shards(str(tmp_path / "shards"))
-    decoded = started(shards)
+    decoded = ProcessFrames(shards, SIZE, 1)
     tar = tmp_path / "shards" / "train-000001.tar"
     with open(tar, "r+b") as file:
         file.write(b"another-name")
@@ -115,7 +107,7 @@ def test_a_hash_that_is_not_the_indexs_is_named(folder, tmp_path):
     entries = shards._entries(0)
     entries.xxh3 = np.zeros(len(entries.keys), np.uint64)
     with pytest.raises(ShardError, match="are not those of its index"):
-        started(shards).frames(np.arange(3))
+        ProcessFrames(shards, SIZE, 1).frames(np.arange(3))
 
 
 def children():
@@ -134,7 +126,7 @@ def children():
 def test_they_end_when_nobody_needs_them(folder):
     gc.collect()
     before = children()
-    decoded = started(open_shards(str(folder)), workers=2)
+    decoded = ProcessFrames(open_shards(str(folder)), SIZE, 2)
     decoded.frames(np.arange(3))
     assert len(children()) == len(before) + 2
     del decoded
@@ -143,7 +135,7 @@ def test_they_end_when_nobody_needs_them(folder):
 
 def test_one_that_is_killed_gives_a_sentence(folder):
     before = children()
-    decoded = started(open_shards(str(folder)))
+    decoded = ProcessFrames(open_shards(str(folder)), SIZE, 1)
     (process,) = set(children()) - set(before)
     os.kill(process, signal.SIGKILL)
     with pytest.raises(ShardError, match="process that decodes images was killed.*start again"):
@@ -156,8 +148,6 @@ import os, time, numpy as np
 from scemae.data.decode_processes import ProcessFrames
 from scemae.data.storage.shard_set import open_shards
 decoded = ProcessFrames(open_shards({str(folder)!r}), 40, 1)
-while decoded.starting:
-    time.sleep(0.01)
 decoded.frames(np.arange(3))
 print(decoded._free.get()._process.pid, flush=True)
 time.sleep(60)
@@ -182,16 +172,6 @@ def _state(process):
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except OSError:
         return "Z"
-
-
-def test_until_they_are_there_threads_decode(folder):
-    shards, samples = open_shards(str(folder)), np.arange(9)
-    decoded = ProcessFrames(shards, SIZE, 1)
-    assert decoded.starting
-    _, frames = decoded.frames(samples)
-    assert decoded.starting and np.array_equal(
-        frames, StreamedFrames(shards, SIZE).frames(samples)[1]
-    )
 
 
 def test_few_images_are_decoded_by_threads(folder):

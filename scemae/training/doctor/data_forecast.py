@@ -5,8 +5,7 @@ from scemae.data.read_ahead import cache_needed, streams_of
 from scemae.data.storage.entries import MOST_INDEXED
 from scemae.data.storage.shard_set import ShardSet
 from scemae.data.storage.tars import MOST_OPEN
-from scemae.distributed.launchers import ranks_of_node
-from scemae.distributed.process_group import Place
+from scemae.distributed.process_group import Place, ranks_of_node
 from scemae.training.run_plan import order_of
 
 INDEX_BYTES = 40  # of a sample in memory
@@ -24,7 +23,7 @@ def forecast(config: PretrainConfig | CorrespondConfig, shards: ShardSet, place:
         return ", ".join(parts)
     total = sum(stream.tars.total_bytes for stream in streams)
     size = total / count
-    local = ranks_of_node(place.world_size)
+    local = ranks_of_node(place)
     limit = sum(stream.tars.cache.limit for stream in streams)
     needed = sum(cache_needed(stream, place.world_size, local) for stream in streams) / 1e9
     requests = -(-count // config.data.block)
