@@ -28,6 +28,21 @@ def test_it_holds_the_named_samples_in_the_order_of_the_shards(shards, tmp_path)
     assert pickle.loads(pickle.dumps(subset)).jpeg(2) == shards.jpeg(9)
 
 
+@pytest.mark.parametrize(
+    ("lines", "numbers"),
+    [
+        (["00000[1-3]", "000010"], [1, 2, 3, 10]),
+        (["*1", "000004"], [1, 4, 11]),
+        (["00000?", "!*[0-4]"], [5, 6, 7, 8, 9]),
+        (["!00000*"], [10, 11]),
+        (["000003", "!000003", "000005"], [5]),
+    ],
+)
+def test_patterns_name_samples_and_leave_some_out(shards, tmp_path, lines, numbers):
+    subset = Subset(shards, listed(tmp_path, *lines))
+    assert [*subset.keys] == [f"{i:06d}" for i in numbers]
+
+
 def test_its_digest_is_that_of_these_samples(shards, tmp_path):
     def digest(*keys):
         return Subset(shards, listed(tmp_path, *keys)).digest
@@ -38,7 +53,12 @@ def test_its_digest_is_that_of_these_samples(shards, tmp_path):
 
 @pytest.mark.parametrize(
     ("keys", "sentence"),
-    [([], "found no key in it"), (["000001", "absent"], "found 1 keys that .* has not, such as")],
+    [
+        ([], "found no key in it"),
+        (["000001", "absent"], "found 1 keys that .* has not, such as"),
+        (["000001", "x*"], r"found the pattern x\*, which no key of .* matches"),
+        (["!*"], "leaves out all samples"),
+    ],
 )
 def test_an_empty_list_and_an_unknown_key_are_refused(shards, tmp_path, keys, sentence):
     with pytest.raises(ShardError, match=sentence):

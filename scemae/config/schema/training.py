@@ -44,7 +44,7 @@ class Data:
     append: list[str] = field(default_factory=list)
     # instead of `shards`, several sets in exact shares of every batch: [LOCATION:0.75,OTHER:0.25]
     mix: list[str] = field(default_factory=list)
-    # a file of keys, one a line: only these samples are trained on; null: all
+    # a file of keys or patterns, one a line: only these samples are trained on; null: all
     subset: str | None = None
     # GB of each node's cache_dir that shards at a URL may take: they are streamed through it block
     # by block; null: they are copied there whole before the first step
