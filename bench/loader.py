@@ -18,8 +18,8 @@ from torch import Tensor
 from bench import decoders, faces, machine
 from bench.peers import loaders
 from bench.repeat import interleave, ratio, summary
+from scemae.data.decode_processes import MANY, streamed_frames
 from scemae.data.frame_cache import CHUNK, HostFrames, row_bytes
-from scemae.data.frame_sources import StreamedFrames
 from scemae.data.order import Order
 from scemae.data.pipeline import Pipeline, pretraining_views
 from scemae.data.storage.shard_set import ShardSet
@@ -193,7 +193,8 @@ def warm_up(workers: int) -> int:
 def ours(tier: str, shards: Path, batch: int, workers: int) -> Iterator[Tensor]:
     """Our batches, from frames that are decoded on demand, or all of them beforehand."""
     opened = ShardSet(shards)
-    source, order = StreamedFrames(opened, 178), Order(len(opened), 0, batch)
+    source = streamed_frames(opened, 178, MANY, workers)  # as a long run
+    order = Order(len(opened), 0, batch)
     if tier == "resident":
         resident = HostFrames(np.empty(row_bytes(178) * len(opened), np.uint8), len(opened), 178)
         for row in range(0, len(opened), CHUNK):
