@@ -34,6 +34,20 @@ def report_no_memory() -> None:
     bf16_optimizer.see_memory_usage = lambda message, force=False: None
 
 
+def leave_muon_uncompiled() -> None:
+    """Import DeepSpeed's Muon, which ZeRO asks for, with its functions as they are written.
+
+    No optimizer here calls them, and to compile them each rank would load torch's compiler: 2 s.
+    """
+    from deepspeed.runtime import compiler
+
+    compile_, compiler.compile = compiler.compile, lambda: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    finally:
+        compiler.compile = compile_
+
+
 def keep_norms_on_device(engine: Any, clip_grad: float) -> None:
     """Let gradient norms stay on the device as tensors. clip_grad: the largest norm, 0 for any.
 

@@ -89,6 +89,7 @@ def start(
     parameters = sum(p.numel() for group in groups for p in group["params"])
     settings = deepspeed_settings(optim, runtime, place, accumulation_steps, parameters)
     deepspeed_internals.report_no_memory()
+    deepspeed_internals.leave_muon_uncompiled()
     engine = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
     deepspeed_internals.keep_norms_on_device(engine, optim.clip_grad)
     deepspeed_internals.skip_needless_kernels(engine, is_alone=place.world_size == 1)

@@ -1,6 +1,7 @@
 """Every private name of DeepSpeed in distributed/deepspeed_internals.py is still where it was."""
 
 import inspect
+import sys
 from importlib import import_module
 from operator import attrgetter
 
@@ -13,7 +14,7 @@ from scemae.config.load import load_config
 from scemae.distributed import deepspeed_internals as internals
 from scemae.distributed import engine as engines
 from scemae.distributed.process_group import process_group
-from tests.support import TINY
+from tests.support import TINY, Forked
 
 # Names of modules that are replaced, and that the module itself calls.
 REPLACED = [
@@ -121,6 +122,19 @@ def test_the_attributes_in_use_are_those_of_deepspeed(place, monkeypatch, stage,
         except AttributeError as error:
             pytest.fail(f"{moved(name)} ({error})")
     assert internals.has_bf16_optimizer(engine) == (precision == "bf16")
+
+
+def start_at_stage_1():
+    settings = load_config("pretrain", [*TINY, "run_dir=none", "runtime.zero_stage=1"])
+    with process_group("cpu") as place:
+        engines.start(nn.Linear(4, 4), settings.optim, settings.runtime, place, 1)
+    assert "deepspeed.runtime.zero.muon.original_muon" in sys.modules, moved("Muon")
+    assert "torch._inductor.compile_fx" not in sys.modules
+
+
+def test_zero_starts_without_the_compiler_of_torch(tmp_path):
+    rank = Forked(start_at_stage_1, out=tmp_path / "out")
+    assert rank.wait() == 0, rank.out.read_text()[-2000:]
 
 
 @pytest.mark.parametrize("name", ["norm", "clip"])
