@@ -1,6 +1,7 @@
 """`scemae shards build | index | verify | info`: shards made, adopted, checked and described."""
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from scemae.shards.image import QUALITY
 from scemae.shards.listing import Listing
 from scemae.shards.sources import aflw, annotated, celeba, folder, w300
 from scemae.shards.splits import Split
-from scemae.shards.write import write_split
+from scemae.shards.write import FEW, write_split
 
 # The options of a folder with points, beside --landmarks.
 OWN = ("category", "test", "scale_points", "pair", "margin")
@@ -51,7 +52,7 @@ def build(arguments: argparse.Namespace) -> None:
             part=part,
             samples_per_shard=arguments.samples_per_shard,
             max_bad_fraction=arguments.max_bad_fraction,
-            workers=arguments.workers,
+            workers=arguments.workers or (1 if len(split.samples) < FEW else os.cpu_count() or 1),
         )
         if manifest is None:
             print(

@@ -8,9 +8,25 @@ from typing import Any
 
 from scemae.config.locations import masked, scheme_of
 from scemae.data.picture import UnusablePicture, check_jpeg, decode_image
-from scemae.data.storage.manifest import MANIFEST, Annotation, ForeignIndex, Index, Manifest, Shard, read_index, read_manifest
-from scemae.data.storage.tar_headers import BLOCK, foreign_name, is_foreign_header, is_header, member_name, wrong_header
+from scemae.data.storage.manifest import (
+    MANIFEST,
+    Annotation,
+    ForeignIndex,
+    Index,
+    Manifest,
+    Shard,
+    read_index,
+    read_manifest,
+)
 from scemae.data.storage.shard_set import open_shards
+from scemae.data.storage.tar_headers import (
+    BLOCK,
+    foreign_name,
+    is_foreign_header,
+    is_header,
+    member_name,
+    wrong_header,
+)
 from scemae.errors import FileError, ShardError
 from scemae.files import disk, documents
 from scemae.process.progress import progress_bar

@@ -26,8 +26,8 @@ import xxhash
 from scemae.data.picture import UnusablePicture
 from scemae.data.storage import content
 from scemae.data.storage.manifest import MANIFEST, Index, LeftOut, Manifest, Shard, write_manifest
-from scemae.data.storage.tar_headers import BLOCK, in_blocks
 from scemae.data.storage.remote_folder import RemoteFolder
+from scemae.data.storage.tar_headers import BLOCK, in_blocks
 from scemae.errors import ConfigError, DataError, ShardError
 from scemae.files import disk
 from scemae.process.progress import progress_bar
@@ -49,6 +49,8 @@ from scemae.shards.splits import Split
 
 if TYPE_CHECKING:
     from webdataset import TarWriter
+
+FEW = 2000  # images of a split that are written sooner than processes have started
 
 
 def write_split(

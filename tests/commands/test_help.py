@@ -18,6 +18,7 @@ from scemae.config.schema import SCHEMAS
 from scemae.errors import ConfigError
 from scemae.faces.layouts import WORLDS
 from scemae.shards.image import QUALITY
+from scemae.shards.write import FEW
 
 HEAVY = ["torch", "deepspeed", "ray", "hydra", "numpy", "scipy", "cv2", "matplotlib"]
 
@@ -171,7 +172,7 @@ def test_doctor_explains_the_settings_of_its_stage(capsys):
 
 def test_choices_and_defaults_in_the_help_are_those_of_the_commands():
     assert faces.LAYOUTS == ("celeba", *WORLDS, "butterflies")
-    assert shards.QUALITY == QUALITY
+    assert (shards.QUALITY, shards.FEW) == (QUALITY, FEW)
     from scemae.runs import verify
 
     assert docstring_of("scemae.runs.verify") == verify.__doc__

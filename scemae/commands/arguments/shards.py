@@ -31,6 +31,7 @@ for temporary files (TMPDIR) and puts it. A bucket has no locks: a builder marks
 renews the mark; where one was killed, the next waits a minute to see that. Two that are at work on
 the same part nevertheless write the same bytes, unless the images change meanwhile."""
 QUALITY = 95  # the default of shards/image.py
+FEW = 2000  # that of shards/write.py
 # Each source: the file of shards/sources that reads it, and what it gives.
 SOURCES = {
     "celeba": ("celeba", "CelebA, and MAFL from it: train, val, mafl-train, mafl-test"),
@@ -81,7 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PLACE",
         help="folder or URL of a bucket for manifest and indexes (default: beside the tars)",
     )
-    _add_workers(indexer, "tars read at a time")
+    indexer.add_argument(
+        "--workers",
+        type=given_count,
+        default=os.cpu_count(),
+        metavar="N",
+        help="tars read at a time (default: all cores, here %(default)s)",
+    )
     verify = commands.add_parser(
         "verify",
         help="compare every byte with the manifest",
@@ -116,7 +123,13 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
         metavar="N",
         help="images of the source per tar (default 1000)",
     )
-    _add_workers(parser, "processes, each writing whole shards")
+    parser.add_argument(
+        "--workers",
+        type=given_count,
+        metavar="N",
+        help="processes, each writing whole shards (default: all cores, here "
+        f"{os.cpu_count()}; 1 for a split of fewer than {FEW:,} images)",
+    )
     parser.add_argument(
         "--max-bad-fraction",
         type=_fraction,
@@ -204,16 +217,6 @@ def _margin(text: str) -> float:
     if not 0.1 <= number <= 10:
         raise argparse.ArgumentTypeError(f"found {number:g}, needed 0.1 to 10")
     return number
-
-
-def _add_workers(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument(
-        "--workers",
-        type=given_count,
-        default=os.cpu_count(),
-        metavar="N",
-        help=f"{what} (default: all cores, here %(default)s)",
-    )
 
 
 def _add_celeba(parser: argparse.ArgumentParser) -> None:
