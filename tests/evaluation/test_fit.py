@@ -84,6 +84,7 @@ def test_fit_writes_errors_floors_and_a_regressor_that_detect_uses(tmp_path, cap
     model, origin = load_regressor(tmp_path / "fit" / "regressor.safetensors")
     assert isinstance(model, LocalModel)
     assert origin.points == ["nose", "left ear", "right ear"] and origin.margin == 1.2
+    assert origin.title == shards.name
     words = ["detect", tmp_path / "cats" / "0.jpg", "--backbone", backbone, "--out", tmp_path / "f"]
     words += ["--regressor", tmp_path / "fit" / "regressor.safetensors", "--box", "30,20,90,80"]
     run_command([str(word) for word in words])

@@ -45,6 +45,12 @@ class Origin:
     points: list[str] = field(default_factory=list)  # names of the landmarks, where they have some
     margin: Finite = 1.0  # how many times a box is enlarged before it becomes the frame
 
+    @property
+    def title(self) -> str:
+        """The benchmark in a word: of one's own points the folder that its file is in."""
+        path = Path(self.benchmark)
+        return path.parent.name if path.suffix == ".yaml" else self.benchmark
+
 
 @dataclass
 class _RegressorFormat:

@@ -123,7 +123,7 @@ def write(
         photograph.image,
         photograph.box,
         landmarks,
-        f"{photograph.path.name}: {detector.origin.benchmark}",
+        f"{photograph.path.name}: {detector.origin.title}",
         True,
         labels,
         photograph.is_unusual,
