@@ -13,6 +13,7 @@ from scemae.config.locations import Typed
 from scemae.data.lanes import Lanes
 from scemae.data.order import Order
 from scemae.data.read_ahead import Stream, cache_needed, check_cache
+from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.data.storage.shard_set import open_shards, stream_shards
 from scemae.errors import ConfigError, ShardError
 from tests.object_server import serve
@@ -125,6 +126,18 @@ def test_who_waits_for_the_download_of_another_process_is_alive(server, tmp_path
     second.jpeg(0)
     downloads.join()
     assert len(notes) > 5
+
+
+def test_of_a_cut_answer_only_the_rest_is_asked_for_again(tmp_path):
+    data, notes = np.random.default_rng(0).bytes(3_000_000), []
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "one.tar").write_bytes(data)
+    with serve(tmp_path) as server:
+        server.fault = lambda path, before: "cut" if before < 2 else None
+        remote = RemoteFolder(f"{server.url}/bucket")
+        found = remote.read("one.tar", 1000, len(data), len(data), lambda: notes.append(1))
+        assert found == data[1000:] and server.gets["/bucket/one.tar"] == 3
+        assert server.bytes_sent < 1.15 * len(data) and len(notes) > 10
 
 
 def test_a_partial_block_of_a_killed_process_is_made_again(local, server, tmp_path):

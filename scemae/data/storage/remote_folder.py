@@ -23,6 +23,7 @@ SCHEMES = ("s3", "gs", "az", "http", "https", "file")
 WRITABLE = ("s3", "gs", "az", "file")
 ATTEMPTS, FIRST_PAUSE = 5, 0.5  # of a read that came short; seconds, doubled each time
 PIECE = 2**20
+KEPT = 2**17  # bytes of an answer that are kept together, should the rest not come
 # A file is put in pieces of so many bytes, so many at a time: that much memory.
 PUT_PIECE, PUTS = 8 * 2**20, 4
 # What stores answer for a bucket that there is not, also where they only list.
@@ -52,9 +53,17 @@ class RemoteFolder:
     def __reduce__(self) -> tuple:
         return _again, (self.location, self._to_write)
 
-    def read(self, name: str, start: int, stop: int, size: int) -> bytes:
-        """Bytes start..stop-1 of a file of `size` bytes, which must stay the same file."""
-        return self._attempt(name, lambda: self._range(name, start, stop, size))
+    def read(
+        self, name: str, start: int, stop: int, size: int, note: Callable[[], None] = lambda: None
+    ) -> bytearray:
+        """Bytes start..stop-1 of a file of `size` bytes, which must stay the same file.
+
+        Of an answer that is cut, what came is kept, and the rest asked for. note: called whenever
+        bytes have come.
+        """
+        found = bytearray()
+        self._attempt(name, lambda: self._range(name, start, stop, size, found, note))
+        return found
 
     def stream(self, name: str) -> Iterator[bytes]:
         """A whole file, in pieces."""
@@ -167,24 +176,34 @@ class RemoteFolder:
 
         return self._attempt(name, put, "written")
 
-    def _range(self, name: str, start: int, stop: int, size: int) -> bytes:
-        options: dict[str, Any] = {"range": (start, stop)}
+    def _range(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+        size: int,
+        found: bytearray,
+        note: Callable[[], None],
+    ) -> None:
+        """Read what `found` has not yet of a range."""
+        options: dict[str, Any] = {"range": (start + len(found), stop)}
         if tag := self._tags.get(name):
             options["if_match"] = tag
-        found = self._get(name, options)
-        if found.meta["size"] != size:
+        answer = self._get(name, options)
+        if answer.meta["size"] != size:
             raise ShardError(
-                f"{self.url(name)}: found {found.meta['size']:,} bytes, the manifest says "
+                f"{self.url(name)}: found {answer.meta['size']:,} bytes, the manifest says "
                 f"{size:,}; copy the shards there again"
             )
-        data = bytes(found.bytes())
-        if len(data) != stop - start:
-            raise OSError(f"{len(data):,} bytes came of {stop - start:,}")
         with self._lock:
-            first = self._tags.setdefault(name, found.meta.get("e_tag"))
-        if first != found.meta.get("e_tag"):
+            first = self._tags.setdefault(name, answer.meta.get("e_tag"))
+        if first != answer.meta.get("e_tag"):
             raise self._changed(name)
-        return data
+        for piece in answer.stream(min_chunk_size=KEPT):
+            found += piece
+            note()
+        if len(found) != stop - start:
+            raise OSError(f"{len(found):,} bytes came of {stop - start:,}")
 
     def _get(self, name: str, options: Any) -> Any:
         import obstore

@@ -263,11 +263,9 @@ class StreamedTars:
         """Where tar number `shard` is, for messages."""
         return self._source_of(shard).remote.url(self._shards[shard].file)
 
-    def _range(self, shard: int, start: int, stop: int) -> bytes:
-        found = self._shards[shard]
-        data = self._source_of(shard).remote.read(found.file, start, stop, found.bytes)
-        self._note_arrival()
-        return data
+    def _range(self, shard: int, start: int, stop: int) -> bytearray:
+        found, remote = self._shards[shard], self._source_of(shard).remote
+        return remote.read(found.file, start, stop, found.bytes, self._note_arrival)
 
     def _note_arrival(self) -> None:
         """Tell the watchdog that bytes came, or are coming to another process of the node, but only
