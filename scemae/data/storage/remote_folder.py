@@ -61,8 +61,18 @@ class RemoteFolder:
         Of an answer that is cut, what came is kept, and the rest asked for. note: called whenever
         bytes have come.
         """
-        found = bytearray()
-        self._attempt(name, lambda: self._range(name, start, stop, size, found, note))
+        found, have = bytearray(stop - start), 0
+
+        def rest() -> None:
+            nonlocal have
+            for piece in self._range(name, start + have, stop, size).stream(min_chunk_size=KEPT):
+                found[have : have + len(piece)] = piece
+                have += len(piece)
+                note()
+            if have != stop - start:
+                raise OSError(f"{have:,} bytes came of {stop - start:,}")
+
+        self._attempt(name, rest)
         return found
 
     def stream(self, name: str) -> Iterator[bytes]:
@@ -176,34 +186,22 @@ class RemoteFolder:
 
         return self._attempt(name, put, "written")
 
-    def _range(
-        self,
-        name: str,
-        start: int,
-        stop: int,
-        size: int,
-        found: bytearray,
-        note: Callable[[], None],
-    ) -> None:
-        """Read what `found` has not yet of a range."""
-        options: dict[str, Any] = {"range": (start + len(found), stop)}
+    def _range(self, name: str, start: int, stop: int, size: int) -> Any:
+        """The answer to a range of a file that has this size, and the ETag that it had."""
+        options: dict[str, Any] = {"range": (start, stop)}
         if tag := self._tags.get(name):
             options["if_match"] = tag
-        answer = self._get(name, options)
-        if answer.meta["size"] != size:
+        found = self._get(name, options)
+        if found.meta["size"] != size:
             raise ShardError(
-                f"{self.url(name)}: found {answer.meta['size']:,} bytes, the manifest says "
+                f"{self.url(name)}: found {found.meta['size']:,} bytes, the manifest says "
                 f"{size:,}; copy the shards there again"
             )
         with self._lock:
-            first = self._tags.setdefault(name, answer.meta.get("e_tag"))
-        if first != answer.meta.get("e_tag"):
+            first = self._tags.setdefault(name, found.meta.get("e_tag"))
+        if first != found.meta.get("e_tag"):
             raise self._changed(name)
-        for piece in answer.stream(min_chunk_size=KEPT):
-            found += piece
-            note()
-        if len(found) != stop - start:
-            raise OSError(f"{len(found):,} bytes came of {stop - start:,}")
+        return found
 
     def _get(self, name: str, options: Any) -> Any:
         import obstore
