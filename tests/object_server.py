@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 from tests.s3_signature import Credentials, refusal
 
@@ -65,7 +66,7 @@ def serve(folder: Path, address: tuple[str, int] = ("127.0.0.1", 0)) -> Iterator
 
 def answer(request: BaseHTTPRequestHandler, state: ObjectServer, lock: threading.Lock) -> None:
     """Answer one GET."""
-    path = request.path.partition("?")[0]
+    path = unquote(request.path.partition("?")[0])  # Google's client quotes all of it
     with lock:
         before = state.gets[path]
         state.gets[path] += 1

@@ -1,5 +1,6 @@
 """Shards below a URL, streamed through a cache that may be smaller than they are."""
 
+import json
 import os
 import shutil
 import threading
@@ -89,6 +90,24 @@ def test_s3_reads_the_same(local, server, tmp_path, monkeypatch):
     with pytest.raises(ShardError, match="access was refused, also with credentials") as error:
         stream_shards(["s3://bucket/train"], str(tmp_path / "other"), 0.01)
     assert "secret-value" not in str(error.value)
+
+
+def test_google_s_and_azure_s_clients_read_the_same(local, server, tmp_path, monkeypatch):
+    """The real clients, answered by the server of the tests."""
+    key, account = tmp_path / "key.json", local / "devstoreaccount1"
+    nobody = {"client_email": "", "private_key": "", "private_key_id": "", "disable_oauth": True}
+    key.write_text(json.dumps({"gcs_base_url": server.url, **nobody}))
+    account.mkdir(exist_ok=True)
+    (account / "box").symlink_to(local / "bucket")
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(key))
+    monkeypatch.setenv("AZURE_STORAGE_USE_EMULATOR", "true")
+    monkeypatch.setenv("AZURITE_BLOB_STORAGE_URL", server.url)
+    plain = open_shards(str(local / "bucket" / "train"))
+    for url in ("gs://bucket/train", "az://box/train"):
+        (shards,) = stream_shards([url], str(tmp_path / url[:2]), 0.01, 8)
+        assert all(shards.jpeg(i) == plain.jpeg(i) for i in (0, 31, 89))
+        with pytest.raises(ShardError, match=f"{url}-absent/manifest.json: not found"):
+            stream_shards([f"{url}-absent"], str(tmp_path / url[:2]), 0.01, 8)
 
 
 def test_a_cache_never_grows_beyond_its_limit(server, tmp_path):
