@@ -23,9 +23,9 @@ DEVELOP := $(VENV)/.develop
 demo: setup
 	$(BIN)/scemae demo runs/demo
 
-# three at a time on two cores: many tests wait, for Slurm, kills and starting processes
+# four at a time on two cores: many tests wait, for Slurm, kills and starting processes
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist worksteal
 
 check: develop
 	$(BIN)/ruff check
