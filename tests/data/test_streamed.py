@@ -156,7 +156,7 @@ def test_of_a_cut_answer_only_the_rest_is_asked_for_again(tmp_path):
         remote = RemoteFolder(f"{server.url}/bucket")
         found = remote.read("one.tar", 1000, len(data), len(data), lambda: notes.append(1))
         assert found == data[1000:] and server.gets["/bucket/one.tar"] == 3
-        assert server.bytes_sent < 1.15 * len(data) and len(notes) > 10
+        assert server.bytes_sent < 1.15 * len(data) and notes
 
 
 def test_a_partial_block_of_a_killed_process_is_made_again(local, server, tmp_path):

@@ -23,7 +23,6 @@ SCHEMES = ("s3", "gs", "az", "http", "https", "file")
 WRITABLE = ("s3", "gs", "az", "file")
 ATTEMPTS, FIRST_PAUSE = 5, 0.5  # of a read that came short; seconds, doubled each time
 PIECE = 2**20
-KEPT = 2**17  # bytes of an answer that are kept together, should the rest not come
 # A file is put in pieces of so many bytes, so many at a time: that much memory.
 PUT_PIECE, PUTS = 8 * 2**20, 4
 # What stores answer for a bucket that there is not, also where they only list.
@@ -58,22 +57,10 @@ class RemoteFolder:
     ) -> bytearray:
         """Bytes start..stop-1 of a file of `size` bytes, which must stay the same file.
 
-        Of an answer that is cut, what came is kept, and the rest asked for. note: called whenever
-        bytes have come.
+        Of an answer that is cut, the client asks for the rest. note: called whenever bytes have
+        come.
         """
-        found, have = bytearray(stop - start), 0
-
-        def rest() -> None:
-            nonlocal have
-            for piece in self._range(name, start + have, stop, size).stream(min_chunk_size=KEPT):
-                found[have : have + len(piece)] = piece
-                have += len(piece)
-                note()
-            if have != stop - start:
-                raise OSError(f"{have:,} bytes came of {stop - start:,}")
-
-        self._attempt(name, rest)
-        return found
+        return self._attempt(name, lambda: self._range(name, start, stop, size, note))
 
     def stream(self, name: str) -> Iterator[bytes]:
         """A whole file, in pieces."""
@@ -186,21 +173,29 @@ class RemoteFolder:
 
         return self._attempt(name, put, "written")
 
-    def _range(self, name: str, start: int, stop: int, size: int) -> Any:
-        """The answer to a range of a file that has this size, and the ETag that it had."""
+    def _range(
+        self, name: str, start: int, stop: int, size: int, note: Callable[[], None]
+    ) -> bytearray:
         options: dict[str, Any] = {"range": (start, stop)}
         if tag := self._tags.get(name):
             options["if_match"] = tag
-        found = self._get(name, options)
-        if found.meta["size"] != size:
+        answer = self._get(name, options)
+        if answer.meta["size"] != size:
             raise ShardError(
-                f"{self.url(name)}: found {found.meta['size']:,} bytes, the manifest says "
+                f"{self.url(name)}: found {answer.meta['size']:,} bytes, the manifest says "
                 f"{size:,}; copy the shards there again"
             )
         with self._lock:
-            first = self._tags.setdefault(name, found.meta.get("e_tag"))
-        if first != found.meta.get("e_tag"):
+            first = self._tags.setdefault(name, answer.meta.get("e_tag"))
+        if first != answer.meta.get("e_tag"):
             raise self._changed(name)
+        found, have = bytearray(stop - start), 0
+        for piece in answer.stream(min_chunk_size=PIECE):
+            found[have : have + len(piece)] = piece
+            have += len(piece)
+            note()
+        if have != stop - start:
+            raise OSError(f"{have:,} bytes came of {stop - start:,}")
         return found
 
     def _get(self, name: str, options: Any) -> Any:
