@@ -22,7 +22,6 @@ from scemae.data.storage.shard_set import open_shards
 from scemae.data.storage.tar_headers import (
     BLOCK,
     foreign_name,
-    is_foreign_header,
     is_header,
     member_name,
     wrong_header,
@@ -142,15 +141,16 @@ def _check_members(path: Path, index: Index | ForeignIndex, decode: bool) -> Non
 
     decode: also where an image or an annotation does not decode.
     """
+    is_foreign = isinstance(index, ForeignIndex)
     with disk.open_regular(path) as file:
         for row, key in enumerate(index.keys):
             places = [index.jpg[row], *index.json[row : row + 1]]
             for is_annotation, (start, size) in enumerate(places):
-                name, is_right = member_name(key, is_annotation), is_header
+                name = member_name(key, is_annotation)
                 if isinstance(index, ForeignIndex):
-                    name, is_right = foreign_name(key, index.suffixes[row]), is_foreign_header
+                    name = foreign_name(key, index.suffixes[row])
                 file.seek(start - BLOCK)
-                if not is_right(header := file.read(BLOCK), name, size):
+                if not is_header(header := file.read(BLOCK), name, size, is_foreign):
                     raise ShardError(wrong_header(header, name, path))
                 if decode:
                     _decode(file.read(size), path, key, is_annotation)

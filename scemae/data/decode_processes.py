@@ -1,4 +1,4 @@
-"""Frames that processes read and decode, for runs that stream many.
+"""Frames that several processes read and decode, for runs of many images.
 
 Threads of one process take the interpreter from each other for each image, so that two are hardly
 faster than one, and from the thread that trains. A process reads, checks and decodes the images of
@@ -33,7 +33,7 @@ def streamed_frames(shards: ShardSet, size: int, images: int, workers: int) -> S
 
 
 class ProcessFrames(StreamedFrames):
-    """As StreamedFrames, decoded by `workers` processes. Threads may ask at once."""
+    """As StreamedFrames, decoded by `workers` processes. Threads may call `frames` at once."""
 
     def __init__(self, shards: ShardSet, size: int, workers: int) -> None:
         super().__init__(shards, size)
@@ -54,7 +54,7 @@ class ProcessFrames(StreamedFrames):
         return found, frames
 
     def _decoded(self, samples: np.ndarray, frames: np.ndarray) -> np.ndarray:
-        """Fill in frames; which of them (b,) are those of the samples."""
+        """Fill the frames (b, s, s, 3) of samples (b,); returns which succeeded, (b,) bool."""
         members, one = self.shards.members(samples), self._free.get()
         try:
             return one.decode(members, frames)
@@ -83,7 +83,7 @@ class _Decoder:
         os.close(memory)
 
     def decode(self, members: Members, frames: np.ndarray) -> np.ndarray:
-        """Fill in the frames (b, s, s, 3); which of them (b,) are whole."""
+        """Fill frames (b, s, s, 3) with b images; returns which succeeded, (b,) bool."""
         self._connection.send(members)
         good = np.frombuffer(self._connection.recv_bytes(), bool)
         frames[:] = self._frames[: len(frames)]

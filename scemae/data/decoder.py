@@ -1,4 +1,4 @@
-"""The process that decodes for decode_processes.py; it imports as little as it can."""
+"""What runs in each process of decode_processes.py; few imports, so that it starts quickly."""
 
 import mmap
 import signal
@@ -9,7 +9,7 @@ import numpy as np
 from scemae.data.decode import decode_into
 from scemae.data.storage.members import Members, Reader
 
-ROWS = 256  # frames that a process decodes at a time
+ROWS = 256  # the most frames that a process decodes for one request
 
 
 def mapped(memory: int, size: int) -> np.ndarray:
@@ -18,9 +18,10 @@ def mapped(memory: int, size: int) -> np.ndarray:
 
 
 def serve(connection: int, memory: int, size: int) -> None:
-    """The process: decode what comes, until the parent has closed its end or is dead.
+    """Decode what the parent sends, until it closes its end of the pipe or is dead.
 
-    Signals that ask the run to stop are the parent's.
+    connection, memory: numbers of open files. size: of a frame, in pixels. Signals are ignored:
+    they ask the run to stop, and the parent decides when.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
@@ -33,7 +34,7 @@ def serve(connection: int, memory: int, size: int) -> None:
 
 
 def _decode(members: Members, frames: np.ndarray, reader: Reader) -> np.ndarray:
-    """Fill in the frames; which of them (b,) are whole."""
+    """Decode b images into frames (ROWS, s, s, 3); returns which of them succeeded, (b,) bool."""
     good = np.zeros(len(members), bool)
     for row in range(len(members)):
         image = reader.read(members, row)

@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from scemae.errors import FileError
 
+MOST_OPEN = 256  # files of one kind that stay open; a process may usually open 1,024
 MIB = 2**20
 
 

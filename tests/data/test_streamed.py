@@ -41,7 +41,7 @@ def opened(server, tmp_path, cache_gb=0.01, block=8, **options):
 
 
 def cached(tmp_path):
-    """Bytes of the disk that the cache takes, with files that are removed but still open here."""
+    """Bytes that the cache takes on the disk. Files that are removed but still open count too."""
     cache, links = tmp_path / "cache", Path("/proc/self/fd").iterdir()
     opened = [link for link in links if str(cache) in _target(link)]
     files = [path.stat() for path in (*cache.rglob("*"), *opened) if path.is_file()]

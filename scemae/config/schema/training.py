@@ -103,7 +103,7 @@ class Runtime:
     compile: str | bool
     micro_batch_size: int  # images per rank and micro-step, at most
     # threads per rank that decode, and on a CPU augment; auto: the rank's share of the cores, at
-    # most 16. From 50,000 images on each has a process that decodes for it
+    # most 16. In a run of 50,000 images or more a process decodes for each thread
     workers: str | int
     # frames lie in memory on the "gpu" or the "host", or are read again from the shards each epoch
     # ("streaming"); auto: the first of these that fits

@@ -20,7 +20,6 @@ from typing import BinaryIO
 from scemae.errors import ConfigError, ShardError
 from scemae.files import disk
 
-MOST_OPEN = 256  # blocks that stay open; a process may usually open 1,024 files
 PART = ".part"
 TURN = 0.01  # seconds between two looks at a lock
 # Of the blocks with these names, when each is needed next: a larger number is later.
@@ -53,7 +52,7 @@ class BlockCache:
             if name in self._open:  # another thread was first
                 return self._open[name]
             file = self._open[name] = open(self.path(name), "rb", buffering=0)
-            if len(self._open) > MOST_OPEN:
+            if len(self._open) > disk.MOST_OPEN:
                 del self._open[next(iter(self._open))]
             return file
 
@@ -187,7 +186,10 @@ class BlockCache:
 
 @contextmanager
 def _turn(part: Path, waiting: Callable[[], None]) -> Iterator[int]:
-    """Hold the lock of a partial file; who has it before downloads, or the lock would be free."""
+    """Hold the lock of a partial file.
+
+    While another thread or process holds it, that one is downloading: `waiting` is called then.
+    """
     with ExitStack() as stack:
         while True:
             try:

@@ -43,7 +43,7 @@ class Entries:
 
 
 def entries_of(index: Index | ForeignIndex) -> Entries:
-    """A parsed index as arrays."""
+    """Turn a parsed index into arrays."""
     suffixes = np.array(index.suffixes, "S") if isinstance(index, ForeignIndex) else None
     xxh3 = np.array([int(one, 16) for one in index.xxh3], np.uint64) if index.xxh3 else None
     return Entries(
@@ -52,7 +52,7 @@ def entries_of(index: Index | ForeignIndex) -> Entries:
 
 
 def most_kept(shards: Sequence[Shard]) -> int:
-    """Of how many of these shards the entries may be kept."""
+    """For how many of these shards the entries are kept in memory: 8, or as MOST_INDEXED allows."""
     return max(MOST_INDEXED // max((shard.samples for shard in shards), default=1), 8)
 
 

@@ -1,4 +1,4 @@
-"""Where images lie in files, as arrays: what a process needs to read them that has no index."""
+"""Where images lie on the disk, as arrays: enough for a process without the index to read them."""
 
 import os
 from collections.abc import Iterable
@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import xxhash
 
-from scemae.data.storage.tar_headers import BLOCK, is_foreign_header, is_header
-
-MOST_OPEN = 256  # files that stay open; a process may usually open 1,024
+from scemae.data.storage.tar_headers import BLOCK, is_header
+from scemae.files.disk import MOST_OPEN
 
 
 @dataclass
 class Members:
-    """Of b images: the number of its file (b,), its place there with its tar header, and its size.
+    """The places of b images. Each lies in a file, behind the header that it has in its tar.
 
-    offset, size: int64 (b,) in bytes, header included. names: in their tars. xxh3: of the bytes
-    without the header, (b,) uint64, where `hashed` (b,). foreign: in tars of others, (b,) bool.
+    files: paths. file: the number of the path that each image is in, (b,) int64. offset, size: in
+    bytes, header included, (b,) int64. names: in their tars. xxh3: XXH3-64 of the bytes without the
+    header, (b,) uint64, known where `hashed` (b,) bool. foreign: the tar is of another program,
+    (b,) bool.
     """
 
     files: list[str]
@@ -34,7 +35,7 @@ class Members:
 
 
 def together(count: int, parts: Iterable[tuple[np.ndarray, Members]]) -> Members:
-    """Of `count` images, from parts, each with the rows that it takes."""
+    """The places of `count` images, put together from parts; each part comes with its rows."""
     found = Members(
         [],
         np.zeros(count, np.int64),
@@ -62,14 +63,14 @@ class Reader:
     _open: dict[str, int] = field(default_factory=dict)
 
     def read(self, members: Members, row: int) -> bytes | None:
-        """The bytes of an image; None where what lies there is not that image."""
+        """The bytes of image number `row`; None where something else, or nothing, is there."""
         name, size = members.files[members.file[row]], int(members.size[row])
         try:
             data = os.pread(self._descriptor(name), size, int(members.offset[row]))
         except OSError:
             data = b""
-        check = is_foreign_header if members.foreign[row] else is_header
-        if len(data) < size or not check(data, members.names[row], size - BLOCK):
+        is_right = is_header(data, members.names[row], size - BLOCK, bool(members.foreign[row]))
+        if len(data) < size or not is_right:
             self._close(name)  # it may have been removed, and another one may have its name
             return None
         image = data[BLOCK:]

@@ -19,13 +19,7 @@ from scemae.data.storage.manifest import Annotation, Manifest, read_manifest
 from scemae.data.storage.members import Members, together
 from scemae.data.storage.streamed_sets import TarsOfOne, stream
 from scemae.data.storage.streamed_tars import BLOCK_SAMPLES, StreamedTars
-from scemae.data.storage.tar_headers import (
-    BLOCK,
-    is_foreign_header,
-    is_header,
-    member_name,
-    wrong_header,
-)
+from scemae.data.storage.tar_headers import BLOCK, is_header, member_name, wrong_header
 from scemae.data.storage.tars import CHECKED_AT_START, LocalTars
 from scemae.errors import ShardError
 from scemae.files import documents
@@ -93,9 +87,9 @@ class ShardSet:
         return data
 
     def members(self, samples: np.ndarray) -> Members:
-        """Where the images of samples (b,) are, for a process to read; streamed blocks are there.
+        """Where the images of samples (b,) lie on this disk. Raises ShardError.
 
-        Raises ShardError.
+        Of streamed shards, the blocks that they are in are downloaded first.
         """
         shards = np.searchsorted(self._first, samples, side="right") - 1
         parts = []
@@ -162,7 +156,7 @@ class ShardSet:
                 f"{self._tars.path(shard)}: {name} ends after {max(len(data) - BLOCK, 0)} of "
                 f"{size} bytes; the file changed while in use, re-copy it and resume"
             )
-        if not (is_foreign_header if self.manifest.foreign else is_header)(data, name, size):
+        if not is_header(data, name, size, self.manifest.foreign):
             raise ShardError(wrong_header(data, name, self._tars.path(shard)))
         return data[BLOCK:]
 

@@ -27,8 +27,8 @@ from scemae.files import documents
 
 BLOCK_SAMPLES = 256  # samples of a block where no order says it
 GAP = 32 * 1024  # bytes that nobody needs and that are read, to save a request
-BLOCKS, INDEX = "block-", "index-"  # how the names of files in the cache begin
-MOST_LOADS = 100  # times that a block is downloaded again because it went before it was read
+BLOCKS, INDEX = "block-", "index-"  # the names of files in the cache begin with these
+MOST_LOADS = 100  # downloads of a block that was removed each time before it could be read
 MEASURED = 16  # blocks of a subset whose size is looked up, to know that of all
 NextWindows = Callable[[np.ndarray, int], np.ndarray]
 
@@ -61,9 +61,9 @@ class _Block:
 
 
 class _Waiting(set[int]):
-    """Threads that read, perhaps waiting for a download; those that download ahead are not in it.
+    """The threads that read now, and may wait for a download; not those that download ahead.
 
-    As `with`, because a generator would take as long as the read itself.
+    A thread is in it inside of `with`. Not @contextmanager, which takes as long as the read itself.
     """
 
     def __enter__(self) -> None:
@@ -133,16 +133,13 @@ class StreamedTars:
     def files(
         self, samples: np.ndarray, shard: int, offsets: np.ndarray
     ) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """As LocalTars.files: the blocks, which are there, unless other reads push them out.
-
-        Raises ShardError.
-        """
+        """As LocalTars.files, in files of blocks, which are downloaded first. Raises ShardError."""
         numbers = samples if self._chosen is None else np.searchsorted(self._chosen, samples)
         blocks, file = np.unique(numbers // self.block, return_inverse=True)
         files, at = [], np.zeros(len(samples), np.int64)
         for number in blocks.tolist():
-            block = self._block(number)
             with self._waiting:
+                block = self._block(number)  # may download the index of the next tar
                 self.load(number, only_before=self.now)
             files.append(str(self.cache.path(block.name)))
             for part in block.parts:

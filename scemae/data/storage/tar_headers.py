@@ -1,9 +1,10 @@
-"""Headers of the members of a tar: what a name and a size look like there."""
+"""Headers of the members of a tar: how a name and a size stand there."""
 
 from typing import Any
 from urllib.parse import unquote
 
-BLOCK, RECORD = 512, 10240  # bytes: of a tar's header; its length is a multiple of RECORD
+# Bytes: a member's header takes BLOCK, and the length of a tar is a multiple of RECORD.
+BLOCK, RECORD = 512, 10240
 
 
 def in_blocks(size: Any) -> Any:
@@ -16,8 +17,13 @@ def member_name(key: str, is_annotation: int | bool) -> str:
     return f"{key}.json" if is_annotation else f"{key}.jpg"
 
 
-def is_header(block: bytes, name: str, size: int) -> bool:
-    """True where `block` begins with the tar header of a member `name` of `size` bytes."""
+def is_header(block: bytes, name: str, size: int, foreign: bool = False) -> bool:
+    """True where `block` begins with the tar header of a member `name` of `size` bytes.
+
+    foreign: the tar is of another program.
+    """
+    if foreign:
+        return _is_foreign_header(block, name, size)
     return (
         block.startswith(name.encode() + b"\0")
         and block[156:157] in (b"0", b"\0")
@@ -30,8 +36,8 @@ def foreign_name(key: str, suffix: str) -> str:
     return f"{unquote(key, errors='surrogateescape')}.{suffix}"
 
 
-def is_foreign_header(block: bytes, name: str, size: int) -> bool:
-    """As is_header, for a tar of any program.
+def _is_foreign_header(block: bytes, name: str, size: int) -> bool:
+    """As is_header.
 
     A header holds 100 bytes of a name, so that of a longer one, or one that is not plain ASCII,
     only the size is compared.

@@ -12,8 +12,6 @@ from scemae.data.storage.manifest import Manifest, read_index
 from scemae.errors import FileError, ShardError
 from scemae.files import disk
 
-# Tars that stay open; a process may usually open 1,024 files.
-MOST_OPEN = 256
 # Up to so many shards are all opened at the start, and their indexes read.
 CHECKED_AT_START = 512
 
@@ -25,7 +23,7 @@ class LocalTars:
         self.folder, self._shards, self._foreign = folder, manifest.shards, manifest.foreign
         self._tars = Path(manifest.tars or folder)
         # A file that is dropped while another thread reads it closes after that read.
-        self._open = lru_cache(MOST_OPEN)(self._opened)
+        self._open = lru_cache(disk.MOST_OPEN)(self._opened)
         self._entries = lru_cache(most_kept(self._shards))(self._read_entries)
 
     def read(self, sample: int, shard: int, offset: int, size: int) -> bytes:
@@ -44,7 +42,11 @@ class LocalTars:
     def files(
         self, samples: np.ndarray, shard: int, offsets: np.ndarray
     ) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """The files that have bytes (b,) of a tar, the number of each one's file, and its place."""
+        """Where the bytes at `offsets` (b,) of tar number `shard` lie on this disk.
+
+        They belong to `samples` (b,). Returns paths, and for each offset the number of its path and
+        its offset in that file, (b,) int64 each.
+        """
         return [str(self.path(shard))], np.zeros(len(samples), np.int64), offsets
 
     def entries(self, shard: int) -> Entries:

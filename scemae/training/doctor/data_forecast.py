@@ -4,8 +4,8 @@ from scemae.config.schema.training import CorrespondConfig, PretrainConfig
 from scemae.data.read_ahead import cache_needed, streams_of
 from scemae.data.storage.entries import MOST_INDEXED
 from scemae.data.storage.shard_set import ShardSet
-from scemae.data.storage.tars import MOST_OPEN
 from scemae.distributed.process_group import Place, ranks_of_node
+from scemae.files.disk import MOST_OPEN
 from scemae.training.run_plan import order_of
 
 INDEX_BYTES = 40  # of a sample in memory
