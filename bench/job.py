@@ -200,7 +200,6 @@ def case(
         print(f"{name}: left out, {'; '.join(lacking)}", flush=True)
         return 0
     print(f"{name}: {' '.join(command)}", flush=True)
-    disk.write_json(place, record)
     began = time.monotonic()
     # signals received: the command has received them too, and ends once it has saved
     asked: list[int] = []
@@ -208,7 +207,10 @@ def case(
         number: signal.signal(number, lambda number, frame: asked.append(number))
         for number in (signal.SIGTERM, signal.SIGINT)
     }
-    status = subprocess.run(command).returncode
+    running = None if asked else subprocess.Popen(command)
+    # written once the command runs: whoever reads it may stop it, and the stop reaches the command
+    disk.write_json(place, record)
+    status = running.wait() if running else -asked[0]
     for number, handler in before.items():
         signal.signal(number, handler)
     disk.write_json(
