@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,8 @@ import numpy as np
 from bench import machine, run_folder
 from scemae.data.lanes import Lanes
 from scemae.data.order import Order, permutation
+from scemae.data.storage.index import own_index, write_index
 from scemae.data.storage.manifest import Manifest, Shard, write_manifest
-from scemae.files import disk
 
 IMAGES, BATCH, RANKS_OF_NODE = 10**9, 65536, 8
 LANES, BLOCK, WINDOW = 1024, 256, 64
@@ -141,19 +142,17 @@ def write_sparse_shards(folder: Path, tars: int, images: int) -> None:
     """Tars whose members are holes, all links to one file; the same keys in each."""
     keys = [f"{i:09d}" for i in range(images)]
     step = 512 + -(-IMAGE_BYTES // 512) * 512 + 1024
-    jpg = [[512 + step * i, IMAGE_BYTES] for i in range(images)]
-    note = [[start + step - 1024, 30] for start, _ in jpg]
     size = -(-(step * images + 1024) // 10240) * 10240
-    disk.write_json(folder / "index", {"keys": keys, "jpg": jpg, "json": note})
+    one = Shard("one.tar", images, size, "0" * 64, "")
+    write_index(folder, one, own_index(keys, [IMAGE_BYTES] * images, [30] * images))
     with open(folder / "tar", "wb") as file:
         file.truncate(size)
-    digest = disk.file_digest(folder / "index")
     shards = []
     for number in range(tars):
-        name = f"train-{number:06d}"
-        os.link(folder / "tar", folder / f"{name}.tar")
-        os.link(folder / "index", folder / f"{name}.index.json")
-        shards.append(Shard(f"{name}.tar", images, size, "0" * 64, digest))
+        shard = replace(one, file=f"train-{number:06d}.tar")
+        os.link(folder / "tar", folder / shard.file)
+        os.link(folder / one.index_file, folder / shard.index_file)
+        shards.append(shard)
     write_manifest(folder, Manifest("sparse", "train", tars * images, shards))
 
 

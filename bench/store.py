@@ -35,6 +35,7 @@ from PIL import Image
 from bench import machine, runs
 from scemae.data.lanes import Lanes
 from scemae.data.order import Order
+from scemae.data.storage.index import own_index, write_index
 from scemae.data.storage.manifest import MANIFEST, Manifest, Shard, write_manifest
 from scemae.files import disk
 from scemae.runs import generations
@@ -229,22 +230,21 @@ def small_jpegs() -> list[bytes]:
 
 def write_shard(path: Path, samples: range, pictures: list[bytes]) -> Shard:
     """A tar of samples with these numbers, and its index; `pictures` take turns."""
-    index: dict[str, list] = {"keys": [], "jpg": [], "json": [], "xxh3": []}
-    hashes = [xxhash.xxh3_64_hexdigest(data) for data in pictures]
+    hashes = [xxhash.xxh3_64_intdigest(data) for data in pictures]
+    numbers = [i % len(pictures) for i in samples]
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for i in samples:
-            picture = i % len(pictures)
-            index["keys"].append(f"{i:09d}")
-            index["xxh3"].append(hashes[picture])
-            for suffix, data in (("jpg", pictures[picture]), ("json", b"{}")):
+        for i, number in zip(samples, numbers):
+            for suffix, data in (("jpg", pictures[number]), ("json", b"{}")):
                 info = tarfile.TarInfo(f"{i:09d}.{suffix}")
                 info.size = len(data)
-                index[suffix].append([tar.offset + 512, len(data)])
                 tar.addfile(info, io.BytesIO(data))
     digest, size = disk.file_digest(path), path.stat().st_size
     shard = Shard(path.name, len(samples), size, digest, "")
-    disk.write_json(path.parent / shard.index_file, index)
-    shard.index_sha256 = disk.file_digest(path.parent / shard.index_file)
+    sizes = [len(pictures[number]) for number in numbers]
+    index = own_index(
+        [f"{i:09d}" for i in samples], sizes, [2] * len(sizes), [hashes[one] for one in numbers]
+    )
+    write_index(path.parent, shard, index)
     return shard
 
 

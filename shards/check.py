@@ -8,24 +8,10 @@ from typing import Any
 
 from scemae.config.locations import masked, scheme_of
 from scemae.data.picture import UnusablePicture, check_jpeg, decode_image
-from scemae.data.storage.manifest import (
-    MANIFEST,
-    Annotation,
-    ForeignIndex,
-    Index,
-    Manifest,
-    Shard,
-    read_index,
-    read_manifest,
-)
+from scemae.data.storage.index import Index, read_index
+from scemae.data.storage.manifest import MANIFEST, Annotation, Manifest, Shard, read_manifest
 from scemae.data.storage.shard_set import open_shards
-from scemae.data.storage.tar_headers import (
-    BLOCK,
-    foreign_name,
-    is_header,
-    member_name,
-    wrong_header,
-)
+from scemae.data.storage.tar_headers import BLOCK, is_header, member_name, wrong_header
 from scemae.errors import FileError, ShardError
 from scemae.files import disk, documents
 from scemae.process.progress import progress_bar
@@ -136,19 +122,17 @@ def _check_shard(folder: Path, manifest: Manifest, shard: Shard, bar: Any, decod
     _check_members(path, read_index(folder, shard, manifest.foreign), decode)
 
 
-def _check_members(path: Path, index: Index | ForeignIndex, decode: bool) -> None:
+def _check_members(path: Path, index: Index, decode: bool) -> None:
     """Raise ShardError where the tar's headers are not those of its index.
 
     decode: also where an image or an annotation does not decode.
     """
-    is_foreign = isinstance(index, ForeignIndex)
+    is_foreign = index.suffixes is not None
     with disk.open_regular(path) as file:
-        for row, key in enumerate(index.keys):
-            places = [index.jpg[row], *index.json[row : row + 1]]
+        for row, key in enumerate(index.all_keys()):
+            places = [index.jpg[row].tolist(), *index.json[row : row + 1].tolist()]
             for is_annotation, (start, size) in enumerate(places):
-                name = member_name(key, is_annotation)
-                if isinstance(index, ForeignIndex):
-                    name = foreign_name(key, index.suffixes[row])
+                name = member_name(key, True) if is_annotation else index.image_name(row)
                 file.seek(start - BLOCK)
                 if not is_header(header := file.read(BLOCK), name, size, is_foreign):
                     raise ShardError(wrong_header(header, name, path))

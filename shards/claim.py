@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scemae.data.storage.manifest import FORMAT_VERSION, MANIFEST
+from scemae.data.storage.manifest import MANIFEST
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import FileError, ShardError
 from scemae.files import disk, documents
@@ -19,6 +19,7 @@ from scemae.shards.finished import BUILD_FOLDER, Place, errors_named
 from scemae.shards.lease import leased
 from scemae.shards.splits import Split
 
+PLAN_VERSION = 1  # of what determines the bytes of the tars
 PLAN = "plan.json"
 ANOTHER = "give another folder, or delete this one"
 
@@ -45,7 +46,7 @@ def make_plan(split: Split, samples_per_shard: int) -> dict:
     for sample in split.samples:
         digest.update(json.dumps([sample.key, sample.annotation, sample.place.size]).encode())
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": PLAN_VERSION,
         "dataset": split.dataset,
         "split": split.name,
         "images": len(split.samples),
@@ -92,7 +93,7 @@ def claimed(folder: Place, plan: dict, part: Part | None = None) -> Iterator[Non
 
 def _remove_partial_files(folder: Path, split: str, part: Part | None) -> None:
     """Remove what a killed run left; of a part, only of its shards, since others are at work."""
-    shard = rf"{re.escape(split)}-(\d+)(\.tar|\.index\.json|\.json)"
+    shard = rf"{re.escape(split)}-(\d+)(\.tar|\.index|\.json)"
     partial = re.compile(rf"(?:manifest\.json|{shard}|plan\.json)\.partial-[0-9a-f]+")
     for path in [*folder.iterdir(), *(folder / BUILD_FOLDER).iterdir()]:
         found = partial.fullmatch(path.name)

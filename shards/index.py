@@ -33,16 +33,14 @@ import xxhash
 
 from scemae.config.locations import masked, scheme_of
 from scemae.data.storage import content, url_program
+from scemae.data.storage.index import Index, foreign_index, read_index, write_index
 from scemae.data.storage.manifest import (
-    FOREIGN_VERSION,
     MANIFEST,
     TAR,
-    ForeignIndex,
-    Index,
     Manifest,
     Shard,
-    read_index,
     read_manifest,
+    repeated_in,
     write_manifest,
 )
 from scemae.data.storage.remote_folder import RemoteFolder
@@ -124,7 +122,6 @@ def _manifest(
         sum(shard.samples for shard in kept),
         kept,
         excluded=dict(without),
-        format_version=FOREIGN_VERSION,
         foreign=True,
     )
 
@@ -227,39 +224,42 @@ def _index_tar(tar: Path, known: dict[str, Shard], target: Path) -> tuple[Shard,
         try:
             index = read_index(target, before, foreign=True)
             if disk.file_digest(tar) == before.sha256:
-                return replace(before, content=_content(index)), Counter()
+                shard = replace(before, content=_content(index))
+                if not shard.packed:  # that of an earlier version
+                    write_index(target, shard, index)
+                return shard, Counter()
         except ShardError:
             pass  # made again
-    found, without = ForeignIndex(), Counter[str]()
+    keys, places, suffixes = list[str](), list[tuple[int, int]](), list[str]()
+    hashes, without = list[int](), Counter[str]()
     with disk.open_regular(tar) as file:
         for key, members in _samples(tar_members(tar)):
             image = next((members[kind] for kind in IMAGES if kind in members), None)
             if image is None:
                 without["samples without .jpg, .jpeg, .png or .webp"] += 1
                 continue
-            found.keys.append(quote(key, safe="", errors="surrogateescape"))
-            found.jpg.append([image.offset, image.size])
-            found.suffixes.append(image.name.rpartition(".")[2])
+            keys.append(quote(key, safe="", errors="surrogateescape"))
+            places.append((image.offset, image.size))
+            suffixes.append(image.name.rpartition(".")[2])
             file.seek(image.offset)
-            found.xxh3.append(xxhash.xxh3_64_hexdigest(file.read(image.size)))
-    if repeated := [key for key, count in Counter(found.keys).items() if count > 1]:
+            hashes.append(xxhash.xxh3_64_intdigest(file.read(image.size)))
+    if repeated := repeated_in(keys):
         raise DataError(
-            f"{tar}: found the sample {repeated[0][:80]} twice, not one after the other; sort the "
+            f"{tar}: found the sample {repeated[:80]} twice, not one after the other; sort the "
             "members by name when writing the tar"
         )
-    shard = Shard(tar.name, len(found.keys), tar.stat().st_size, disk.file_digest(tar), "")
-    shard.content = _content(found)
-    path = target / shard.index_file
-    disk.write_json(path, vars(found))
-    shard.index_sha256 = disk.file_digest(path)
+    shard = Shard(tar.name, len(keys), tar.stat().st_size, disk.file_digest(tar), "")
+    index = foreign_index(keys, places, suffixes, hashes)
+    shard.content = _content(index)
+    write_index(target, shard, index)
     return shard, without
 
 
-def _content(index: Index | ForeignIndex) -> str:
+def _content(index: Index) -> str:
     """The digest of the samples of an index; "" where it hashes no images."""
-    if len(index.xxh3) < len(index.keys):
+    if index.xxh3 is None:
         return ""
-    return content.of_shard(zip(index.keys, index.xxh3, itertools.repeat(b"")))
+    return content.of_shard(index.samples(itertools.repeat(b"")))
 
 
 def _samples(members: list[Member]) -> list[tuple[str, dict[str, Member]]]:

@@ -25,9 +25,9 @@ import xxhash
 
 from scemae.data.picture import UnusablePicture
 from scemae.data.storage import content
-from scemae.data.storage.manifest import MANIFEST, Index, LeftOut, Manifest, Shard, write_manifest
+from scemae.data.storage.index import Index, check_layout, own_index, write_index
+from scemae.data.storage.manifest import MANIFEST, LeftOut, Manifest, Shard, write_manifest
 from scemae.data.storage.remote_folder import RemoteFolder
-from scemae.data.storage.tar_headers import BLOCK, in_blocks
 from scemae.errors import ConfigError, DataError, ShardError
 from scemae.files import disk
 from scemae.process.progress import progress_bar
@@ -228,10 +228,10 @@ def _write_files(task: ShardTask, folder: Path) -> FinishedShard:
     with errors_named(tar):
         with disk.replacing(tar) as file:
             index, annotations, left_out, encoded, sources = _fill_tar(file, task)
-        shard = Shard(tar.name, len(index.keys), tar.stat().st_size, disk.file_digest(tar), "")
-        shard.content = content.of_shard(zip(index.keys, index.xxh3, annotations))
-        disk.write_json(folder / shard.index_file, asdict(index))
-        shard.index_sha256 = disk.file_digest(folder / shard.index_file)
+        shard = Shard(tar.name, len(index), tar.stat().st_size, disk.file_digest(tar), "")
+        check_layout(tar, index, shard)
+        shard.content = content.of_shard(index.samples(annotations))
+        write_index(folder, shard, index)
     written = FinishedShard(shard, left_out, encoded, stamp_of(task.samples), sources)
     write_record(task, folder, written)
     return written
@@ -241,8 +241,8 @@ def _fill_tar(
     file: BinaryIO, task: ShardTask
 ) -> tuple[Index, list[bytes], list[LeftOut], int, str]:
     """Index, annotations, what was left out, how many encoded anew, digest of the sources."""
-    index, encoded, sources = Index(), 0, hashlib.sha256()
-    annotations: list[bytes] = []
+    encoded, sources, hashes = 0, hashlib.sha256(), list[int]()
+    keys, jpegs, annotations = list[str](), list[int](), list[bytes]()
     left_out: list[LeftOut] = []
     with _open_tar(file) as tar:
         for sample in task.samples:
@@ -259,13 +259,12 @@ def _fill_tar(
                 continue
             encoded += stored.anew
             annotation = json.dumps(sample.annotation).encode()
-            start = tar.tarstream.offset
             tar.write({"__key__": sample.key, "jpg": stored.jpeg, "json": annotation})
             annotations.append(annotation)
-            index.keys.append(sample.key)
-            index.xxh3.append(xxhash.xxh3_64_hexdigest(stored.jpeg))
-            index.jpg.append([start + BLOCK, len(stored.jpeg)])
-            index.json.append([tar.tarstream.offset - in_blocks(len(annotation)), len(annotation)])
+            keys.append(sample.key)
+            hashes.append(xxhash.xxh3_64_intdigest(stored.jpeg))
+            jpegs.append(len(stored.jpeg))
+    index = own_index(keys, jpegs, [*map(len, annotations)], hashes)
     return index, annotations, left_out, encoded, sources.hexdigest()
 
 

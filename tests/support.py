@@ -27,16 +27,9 @@ import pytest
 import torch
 from PIL import Image
 
-from scemae.data.storage.manifest import (
-    Index,
-    Manifest,
-    Shard,
-    read_index,
-    read_manifest,
-    write_manifest,
-)
+from scemae.data.storage.index import own_index, read_index, write_index
+from scemae.data.storage.manifest import Manifest, Shard, read_manifest, write_manifest
 from scemae.distributed.launchers import NAMES
-from scemae.files import disk
 
 REPO = Path(__file__).resolve().parent.parent
 FACES = REPO.parent / "shared" / "faces"
@@ -74,7 +67,7 @@ def write_shards(
     folder.mkdir(parents=True)
     listed = []
     for s, part in enumerate(np.array_split(np.arange(count), shards)):
-        name, index = f"train-{s:06d}.tar", Index()
+        name, sizes = f"train-{s:06d}.tar", []
         with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as tar:
             for i in part:
                 buffer = io.BytesIO()
@@ -83,18 +76,14 @@ def write_shards(
                 note = json.dumps(
                     {"file": f"{i:06d}.jpg", "landmarks": marks, "identity": int(i)}
                 ).encode()
-                index.keys.append(f"{i:06d}")
-                for suffix, data, places in (
-                    ("jpg", buffer.getvalue(), index.jpg),
-                    ("json", note, index.json),
-                ):
+                sizes.append((len(buffer.getvalue()), len(note)))
+                for suffix, data in (("jpg", buffer.getvalue()), ("json", note)):
                     info = tarfile.TarInfo(f"{i:06d}.{suffix}")
                     info.size = len(data)
-                    places.append([tar.offset + 512, len(data)])
                     tar.addfile(info, io.BytesIO(data))
         shard = Shard(name, len(part), (folder / name).stat().st_size, digest(folder / name), "")
-        disk.write_json(folder / shard.index_file, vars(index))
-        shard.index_sha256 = digest(folder / shard.index_file)
+        index = own_index([f"{i:06d}" for i in part], *np.array(sizes).reshape(-1, 2).T)
+        write_index(folder, shard, index)
         listed.append(shard)
     write_manifest(folder, Manifest("generated", "train", count, listed))
     return folder
@@ -123,12 +112,32 @@ def flipped(folder: Path, sample: int) -> Path:
     manifest = read_manifest(folder)
     for shard in manifest.shards:
         index = read_index(folder, shard)
-        if f"{sample:06d}" in index.keys:
-            offset, size = index.jpg[index.keys.index(f"{sample:06d}")]
+        if (key := f"{sample:06d}") in index.all_keys():
+            offset, size = index.jpg[index.all_keys().index(key)].tolist()
             with open(folder / shard.file, "r+b") as tar:
                 tar.seek(offset)
                 tar.write(b"no picture".ljust(size, b"-"))
             shard.sha256 = digest(folder / shard.file)
+    write_manifest(folder, manifest)
+    return folder
+
+
+def as_earlier_version(folder: Path) -> Path:
+    """Write the shards of `folder` as versions 1 and 2 did, with indexes in JSON."""
+    manifest = read_manifest(folder)
+    manifest.format_version = 2 if manifest.foreign else 1
+    for shard in manifest.shards:
+        index = read_index(folder, shard, manifest.foreign)
+        (folder / shard.index_file).unlink()
+        columns = {"keys": index.all_keys(), "jpg": index.jpg.tolist()}
+        if index.suffixes is None:
+            columns["json"] = index.json.tolist()
+        else:
+            columns["suffixes"] = [suffix.decode() for suffix in index.suffixes]
+        columns["xxh3"] = [] if index.xxh3 is None else [f"{one:016x}" for one in index.xxh3]
+        shard.packed = False
+        (folder / shard.index_file).write_text(json.dumps(columns))
+        shard.index_sha256 = digest(folder / shard.index_file)
     write_manifest(folder, manifest)
     return folder
 

@@ -1,4 +1,4 @@
-"""JSON and YAML from a disk, read into types: `documents.read_json(path, Manifest, ...)`.
+"""JSON, YAML and packed columns, read into types: `documents.read_json(path, Manifest, ...)`.
 
 Sizes are checked before memory is allocated, nothing in a file is executed, and YAML aliases are
 refused, since they can make a small file huge. What does not fit the type is refused in a sentence
@@ -8,6 +8,7 @@ that names the file and the field.
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -79,6 +80,28 @@ def parse_json(
         return msgspec.convert(_as_python_wrote(text, finite), kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise error(_sentence(name, problem, remedy, " as JSON")) from problem
+
+
+def packed(value: Any) -> bytes:
+    """A dataclass as MessagePack, compressed by zlib: what parse_packed reads."""
+    return zlib.compress(msgspec.msgpack.encode(value))
+
+
+def parse_packed(
+    data: bytes,
+    kind: type[T],
+    name: object,
+    *,
+    error: type[ScemaeError] = DataError,
+    remedy: str = "restore it",
+    most: int = MOST_JSON,
+) -> T:
+    """What `packed` made of a `kind`, at most `most` bytes when unpacked. Raises `error`."""
+    try:
+        unpacked = zlib.decompressobj().decompress(data, most)
+        return msgspec.msgpack.decode(unpacked, type=kind)
+    except (zlib.error, msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        raise error(_sentence(name, problem, remedy)) from problem
 
 
 def read_json(

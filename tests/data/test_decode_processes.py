@@ -108,8 +108,8 @@ def test_a_tar_that_changed_is_named(folder, tmp_path):
 def test_a_hash_that_is_not_the_indexs_is_named(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "shards")
     shards = open_shards(str(tmp_path / "shards"))
-    entries = shards._entries(0)
-    entries.xxh3 = np.zeros(len(entries.keys), np.uint64)
+    index = shards._index(0)
+    index.xxh3 = np.zeros(len(index), np.uint64)
     with pytest.raises(ShardError, match="are not those of its index"):
         ProcessFrames(shards, SIZE, 1).frames(np.arange(3))
 

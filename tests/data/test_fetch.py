@@ -26,9 +26,11 @@ def replace_bytes(path, old, new):
     path.write_bytes(path.read_bytes().replace(old, new))
 
 
-@pytest.mark.parametrize("name", ["train-000000.tar", "train-000000.index.json"])
+@pytest.mark.parametrize("name", ["train-000000.tar", "train-000000.index"])
 def test_a_remote_file_of_the_same_size_and_other_content_is_refused(remote, tmp_path, name):
-    replace_bytes(remote / name, b"000000", b"000009")
+    data = bytearray((remote / name).read_bytes())
+    data[20] ^= 1
+    (remote / name).write_bytes(data)
     with pytest.raises(ShardError, match=f"{name}: its SHA-256 is not the manifest's"):
         opened(remote, tmp_path)
     assert not [path for path in (tmp_path / "cache").rglob(f"{name}*")]

@@ -206,7 +206,7 @@ def test_a_tar_of_another_size_is_found_at_the_start(tmp_path):
     [
         ("manifest.json", "manifest.json: not found; check the address"),
         ("train-000000.tar", "train-000000.tar: not found"),
-        ("train-000000.index.json", "train-000000.index.json: not found"),
+        ("train-000000.index", "train-000000.index: not found"),
     ],
 )
 def test_what_is_not_there_is_named(tmp_path, name, sentence):
@@ -217,7 +217,7 @@ def test_what_is_not_there_is_named(tmp_path, name, sentence):
 
 def test_an_index_that_is_not_the_manifests_is_refused(tmp_path):
     folder = write_shards(tmp_path / "bucket" / "train", 6)
-    (folder / "train-000000.index.json").write_text("{}")
+    (folder / "train-000000.index").write_text("{}")
     with serve(tmp_path) as server, pytest.raises(ShardError, match="SHA-256 is not the manifest"):
         opened(server, tmp_path).jpeg(0)
 

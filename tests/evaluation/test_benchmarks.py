@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scemae.data.storage.manifest import Index, Manifest, Shard, write_manifest
+from scemae.data.storage.index import own_index, write_index
+from scemae.data.storage.manifest import Manifest, Shard, write_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ConfigError, ShardError
 from scemae.evaluation.landmarks.benchmarks import (
@@ -26,7 +27,6 @@ from scemae.evaluation.landmarks.benchmarks import (
 )
 from scemae.evaluation.landmarks.regression import iod_errors
 from scemae.evaluation.scores import bootstrap, compare, score_detection
-from scemae.files import disk
 from scemae.shards.sources import aflw, celeba, w300
 from tests.support import FACES, needs_faces
 
@@ -47,25 +47,20 @@ def write_split(
 ) -> Path:
     """One real shard of (JPEG, annotation) samples with index and manifest."""
     folder.mkdir(parents=True)
-    index, tar = Index(), io.BytesIO()
+    keys, sizes, tar = [], [], io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as file:
         for i, (jpeg, annotation) in enumerate(samples):
-            index.keys.append(f"{i:06d}")
-            for ext, data, where in (
-                ("jpg", jpeg, index.jpg),
-                ("json", json.dumps(annotation).encode(), index.json),
-            ):
+            note = json.dumps(annotation).encode()
+            keys.append(f"{i:06d}")
+            sizes.append((len(jpeg), len(note)))
+            for ext, data in (("jpg", jpeg), ("json", note)):
                 info = tarfile.TarInfo(f"{i:06d}.{ext}")
                 info.size = len(data)
-                where.append([file.offset + tarfile.BLOCKSIZE, len(data)])
                 file.addfile(info, io.BytesIO(data))
     (folder / "x-000000.tar").write_bytes(tar.getvalue())
-    disk.write_json(folder / "x-000000.index.json", asdict(index))
-    digests = [
-        hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in ("x-000000.tar", "x-000000.index.json")
-    ]
-    shard = Shard("x-000000.tar", len(samples), len(tar.getvalue()), *digests)
+    digest = hashlib.sha256(tar.getvalue()).hexdigest()
+    shard = Shard("x-000000.tar", len(samples), len(tar.getvalue()), digest, "")
+    write_index(folder, shard, own_index(keys, *np.array(sizes).reshape(-1, 2).T))
     write_manifest(folder, Manifest("celeba", "x", len(samples), [shard], options=options or {}))
     return folder
 

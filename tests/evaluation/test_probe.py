@@ -10,7 +10,8 @@ import xxhash
 
 from scemae.data import tps_warps
 from scemae.data.geometry import CROP, UNIT
-from scemae.data.storage.manifest import read_index, read_manifest, write_manifest
+from scemae.data.storage.index import read_index
+from scemae.data.storage.manifest import read_manifest, write_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.launchers import NAMES
 from scemae.distributed.process_group import process_group
@@ -78,7 +79,7 @@ def people(folder, share):
     for shard in read_manifest(folder).shards:
         index = read_index(folder, shard)
         with open(folder / shard.file, "r+b") as tar:
-            for key, (offset, size) in zip(index.keys, index.json):
+            for key, (offset, size) in zip(index.all_keys(), index.json.tolist()):
                 tar.seek(offset)
                 note = json.loads(tar.read(size)) | {"identity": int(key) // share}
                 tar.seek(offset)

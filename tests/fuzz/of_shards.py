@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import zlib
 from pathlib import Path
 from random import Random
 
@@ -11,12 +12,13 @@ from scemae.data.frame_sources import StreamedFrames
 from scemae.data.storage import shard_set
 from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
 from scemae.shards import check
+from tests.fuzz.binary import mutate_bytes
 from tests.fuzz.containers import mutate_picture, mutate_tar
 from tests.fuzz.target import Target
 from tests.fuzz.trees import mutate_json
-from tests.support import digest, write_shards
+from tests.support import as_earlier_version, digest, write_shards
 
-SHARD, INDEX, JSON = "train/train-000000.tar", "train/train-000000.index.json", "manifest.json"
+SHARD, INDEX, JSON = "train/train-000000.tar", "train/train-000000.index", "manifest.json"
 
 
 def make(folder: Path) -> None:
@@ -30,10 +32,11 @@ def repair(folder: Path) -> None:
 
     path = folder / "train" / JSON
     raw = json.loads(path.read_text())
+    index = folder / (INDEX if raw["shards"][0]["packed"] else f"{INDEX}.json")
     raw["shards"][0] |= {
         "bytes": (folder / SHARD).stat().st_size,
         "sha256": digest(folder / SHARD),
-        "index_sha256": digest(folder / INDEX),
+        "index_sha256": digest(index),
     }
     path.write_text(json.dumps(raw))
 
@@ -87,6 +90,19 @@ def mutate_member(suffix: str, mutate) -> object:
     return change
 
 
+def make_earlier(folder: Path) -> None:
+    """The same, as an earlier version wrote them."""
+    make(folder)
+    as_earlier_version(folder / "train")
+
+
+def mutate_packed(data: bytes, chance: Random) -> bytes:
+    """Change what is packed, or the packed bytes."""
+    if chance.random() < 0.15:
+        return mutate_bytes(data, chance)
+    return zlib.compress(mutate_bytes(zlib.decompress(data), chance))
+
+
 def make_roomy(folder: Path) -> None:
     """The same, with room for longer annotations."""
     from unittest import mock
@@ -105,7 +121,16 @@ TARGETS = (
     Target(
         "index",
         make,
-        {INDEX: mutate_json},
+        {INDEX: mutate_packed},
+        (read_all, verify, train_on),
+        6_000,
+        repair,
+        f"train/{JSON}",
+    ),
+    Target(
+        "json-index",
+        make_earlier,
+        {f"{INDEX}.json": mutate_json},
         (read_all, verify, train_on),
         6_000,
         repair,

@@ -5,17 +5,20 @@ import json
 import os
 import shutil
 import zipfile
+import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import xxhash
 
 from scemae.cluster import chain
 from scemae.config.load import configs_dir, load_config
+from scemae.data.storage.index import read_index
 from scemae.data.storage.manifest import read_manifest, write_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import CheckpointError, ConfigError, RunFolderError, ScemaeError, ShardError
@@ -34,7 +37,7 @@ from scemae.shards.check import describe
 from scemae.sweep import sweep_folder, trials
 from scemae.sweep.coordinator import address_of
 from scemae.training import replay
-from tests.support import digest, write_backbone, write_shards
+from tests.support import as_earlier_version, digest, write_backbone, write_shards
 
 
 def put(value: Any, place: str, new: Any) -> Any:
@@ -55,7 +58,8 @@ def alter(path: Path, place: str, new: Any) -> None:
 
 
 def reindexed(folder: Path, change: Any) -> Path:
-    """Change the index of the first shard in `folder`, and its digest in the manifest."""
+    """Change the JSON index of the first shard in `folder`, and its digest in the manifest."""
+    as_earlier_version(folder)
     path = folder / "train-000000.index.json"
     index = json.loads(path.read_text())
     changed = change(index)
@@ -125,7 +129,7 @@ def test_a_manifest_of_another_version_is_read_with_fields_that_are_new_and_with
         ("keys.0", "\u001b[2J", r"\$.keys"),
         ("keys.1", "000000", "more than once"),
         ("keys", [], "lists 0 samples"),
-        ("jpg", [], "0 JPEGs"),
+        ("jpg", [], "0 images"),
         ("jpg.0", [512], r"\$.jpg"),
         ("jpg.0", ["512", 3], r"\$.jpg"),
         ("jpg.0", [-512, 3], r"\$.jpg"),
@@ -137,11 +141,48 @@ def test_a_manifest_of_another_version_is_read_with_fields_that_are_new_and_with
         ("json.1.1", 2**20, "end at byte"),
     ],
 )
-def test_an_invalid_index_is_refused_when_it_is_opened(tmp_path, place, new, words):
+def test_an_invalid_json_index_is_refused_when_it_is_opened(tmp_path, place, new, words):
     folder = reindexed(write_shards(tmp_path / "shards", 4), lambda index: put(index, place, new))
     with pytest.raises(ShardError, match=words) as error:
         open_shards(str(folder))
     assert "train-000000.index.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"keys": b""}, "do not hold 2 samples"),
+        ({"keys": b"000000\n000000\n"}, "000000' more than once"),
+        ({"keys": b"000000\na/b\n"}, "a key that no tar"),
+        ({"keys": b"000000\n\n"}, "a key that no tar"),
+        ({"keys": b"000000\n" + b"k" * 96 + b"\n"}, "a key that no tar"),
+        ({"keys": b"000000\n000001\nx"}, "a key that no tar"),
+        ({"keys": 3}, r"\$.keys"),
+        ({"jpg": bytes(4)}, "do not hold 2 samples"),
+        ({"json": bytes(7)}, "do not hold 2 samples"),
+        ({"jpg": bytes(8)}, "lists members that end at byte"),
+        ({"jpg": b"\xff" * 8}, "member of 4,294,967,295 bytes"),
+        ({"offsets": bytes(16)}, "do not hold 2 samples"),
+        ({"suffixes": b"jpg\njpg\n"}, "do not hold 2 samples"),
+        ({"xxh3": bytes(8)}, "do not hold 2 samples"),
+        (b"no columns", "cannot be read"),
+        (zlib.compress(b"no columns"), "cannot be read"),
+        (zlib.compress(bytes(2**27)), "cannot be read"),  # far larger than it may become
+    ],
+)
+def test_an_invalid_index_is_refused_when_it_is_opened(tmp_path, change, words):
+    folder = write_shards(tmp_path / "shards", 4)
+    path = folder / "train-000000.index"
+    if isinstance(change, dict):
+        columns = msgspec.msgpack.decode(zlib.decompress(path.read_bytes()))
+        change = zlib.compress(msgspec.msgpack.encode(columns | change))
+    path.write_bytes(change)
+    manifest = read_manifest(folder)
+    manifest.shards[0].index_sha256 = digest(path)
+    write_manifest(folder, manifest)
+    with pytest.raises(ShardError, match=words) as error:
+        open_shards(str(folder))
+    assert "train-000000.index: " in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +238,7 @@ def test_a_key_that_is_not_the_one_in_the_tar_is_refused_when_it_is_read(tmp_pat
 )
 def test_an_invalid_annotation_is_named_with_its_field(tmp_path, text, words):
     folder = write_shards(tmp_path / "shards", 4)
-    start, size = json.loads((folder / "train-000000.index.json").read_text())["json"][0]
+    start, size = read_index(folder, read_manifest(folder).shards[0]).json[0].tolist()
     with open(folder / "train-000000.tar", "r+b") as tar:
         tar.seek(start)
         tar.write(text.encode().ljust(size))
@@ -206,7 +247,7 @@ def test_an_invalid_annotation_is_named_with_its_field(tmp_path, text, words):
     assert "train-000000.tar: 000000.json" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "train-000000.index.json", "train-000000.tar"])
+@pytest.mark.parametrize("name", ["manifest.json", "train-000000.index", "train-000000.tar"])
 @pytest.mark.parametrize("lead", ["/dev/zero", "pipe"])
 def test_shards_that_link_to_a_device_or_a_pipe_are_not_opened(tmp_path, name, lead):
     path = write_shards(tmp_path / "shards", 4) / name

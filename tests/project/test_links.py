@@ -212,7 +212,7 @@ CASES: list[tuple[str, str, Callable[[Path], object]]] = [
     (".build/plan.json", "new", built),
     (".build/train-000000.json", "file", built),
     ("train-000000.tar", "file", built),
-    ("train-000000.index.json", "file", built),
+    ("train-000000.index", "file", built),
     ("manifest.json", "file", lambda run: write_manifest(run, Manifest("a", "train", 0, []))),
     ("trials", "folder", swept),
     ("trials/000007", "folder", swept),

@@ -183,7 +183,7 @@ def test_a_shard_whose_files_are_not_all_there_is_written_again(photographs, tmp
     elif damage == "tar":
         (folder / "train-000002.tar").write_bytes(b"short")
     else:
-        (folder / "train-000002.index.json").unlink()
+        (folder / "train-000002.index").unlink()
     assert write_split(split, place_of(f"file://{out}", "train"), **words)[1] == 7
     assert files_of(folder) == whole
 

@@ -4,17 +4,21 @@ import io
 import json
 import pickle
 import re
+import shutil
 import tarfile
+import zlib
 
+import msgspec
 import numpy as np
 import pytest
 
 from scemae.data.decode import decode
 from scemae.data.frame_sources import StreamedFrames
+from scemae.data.storage.manifest import read_manifest, write_manifest
 from scemae.data.storage.shard_set import open_shards, stream_shards
 from scemae.errors import ShardError
 from tests.object_server import serve
-from tests.support import TINY, digest, picture, scemae, write_shards
+from tests.support import TINY, as_earlier_version, digest, picture, scemae, write_shards
 
 webdataset = pytest.importorskip("webdataset")
 
@@ -100,9 +104,9 @@ def test_a_brace_pattern_takes_some_and_an_added_tar_comes_in_later(foreign, tmp
     assert (
         "10 images in 1 tars" in scemae("shards", "index", tmp_path / "{00000..00000}.tar").stdout
     )
-    first = (tmp_path / "00000.index.json").stat().st_mtime_ns
+    first = (tmp_path / "00000.index").stat().st_mtime_ns
     assert "20 images in 2 tars" in scemae("shards", "index", tmp_path).stdout
-    assert (tmp_path / "00000.index.json").stat().st_mtime_ns == first
+    assert (tmp_path / "00000.index").stat().st_mtime_ns == first
 
 
 def test_a_tar_that_is_replaced_is_found(foreign, tmp_path):
@@ -143,24 +147,43 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(foreign, tmp_path, files, 
 @pytest.mark.parametrize(
     "change",
     [
-        {"suffixes": []},
-        {"keys": ["../x"]},
-        {"jpg": [[512, 10**9]]},
-        {"jpg": [[513, 4]]},
-        {"suffixes": ["jpg/.."]},
+        {"suffixes": b""},
+        {"keys": b"../x\n"},
+        {"keys": b"one\ntwo\n"},
+        {"jpg": (10**9).to_bytes(4, "little")},
+        {"offsets": (513).to_bytes(8, "little")},
+        {"offsets": (2**40).to_bytes(8, "little")},
+        {"offsets": (2**63 - 512).to_bytes(8, "little")},
+        {"offsets": (2**64 - 512).to_bytes(8, "little")},
+        {"suffixes": b"jpg/..\n"},
     ],
 )
 def test_an_altered_index_is_refused(tmp_path, change):
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as tar:
         tar.write({"__key__": "one", "jpg": encoded(1)})
     scemae("shards", "index", tmp_path)
-    index = json.loads((tmp_path / "a.index.json").read_text()) | change
-    (tmp_path / "a.index.json").write_text(json.dumps(index))
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    manifest["shards"][0]["index_sha256"] = digest(tmp_path / "a.index.json")
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    manifest = read_manifest(tmp_path)
+    path = tmp_path / manifest.shards[0].index_file
+    columns = msgspec.msgpack.decode(zlib.decompress(path.read_bytes()))
+    path.write_bytes(zlib.compress(msgspec.msgpack.encode(columns | change)))
+    manifest.shards[0].index_sha256 = digest(path)
+    write_manifest(tmp_path, manifest)
     with pytest.raises(ShardError, match="scemae shards index"):
         open_shards(str(tmp_path)).jpeg(0)
+
+
+def test_an_index_of_an_earlier_version_reads_the_same_and_is_packed_when_made_again(
+    foreign, tmp_path
+):
+    folder = shutil.copytree(foreign, tmp_path / "tars")
+    scemae("shards", "index", folder)
+    manifest, now = read_manifest(folder), open_shards(str(folder))
+    keys, images = [*now.keys], [*map(now.jpeg, range(len(now)))]
+    earlier = open_shards(str(as_earlier_version(folder)))
+    assert [*earlier.keys] == keys and earlier.digests == now.digests
+    assert [*map(earlier.jpeg, range(len(now)))] == images
+    scemae("shards", "index", folder)
+    assert read_manifest(folder).shards == manifest.shards
 
 
 def test_a_flipped_byte_inside_an_image_is_found_when_it_is_read(tmp_path):
@@ -196,17 +219,17 @@ def test_manifest_and_indexes_may_lie_elsewhere_and_the_tars_are_only_read(forei
     before, place = tree(tars), tmp_path / "a" / "place"
     out = scemae("shards", "index", tars, "--out", place).stdout
     assert f"{place}: 22 images in 3 tars" in out and tree(tars) == before
-    assert sorted(tree(place)) == ["00000.index.json", "00001.index.json", "manifest.json",
-                                   "other.index.json"]  # fmt: skip
+    assert sorted(tree(place)) == ["00000.index", "00001.index", "manifest.json",
+                                   "other.index"]  # fmt: skip
     there, beside = open_shards(str(place)), open_shards(str(foreign))
     assert jpegs(there) == jpegs(beside) and there.digest == beside.digest
     assert jpegs(pickle.loads(pickle.dumps(there))) == jpegs(beside)
     assert "whole" in scemae("shards", "verify", place, "--decode").stdout
     assert f"option       tars: {tars}" in scemae("shards", "info", place).stdout
-    stamp = (place / "00000.index.json").stat().st_mtime_ns
+    stamp = (place / "00000.index").stat().st_mtime_ns
     (tars / "00001.tar").unlink()
     assert "12 images in 2" in scemae("shards", "index", tars, "--out", place).stdout
-    assert (place / "00000.index.json").stat().st_mtime_ns == stamp
+    assert (place / "00000.index").stat().st_mtime_ns == stamp
     (tars / "other.tar").unlink()
     with pytest.raises(ShardError, match=f"{tars}/other.tar: cannot be opened"):
         open_shards(str(place))

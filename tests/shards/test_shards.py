@@ -15,7 +15,7 @@ import sys
 import tarfile
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from PIL import Image
 
 from scemae.cli import run_command
 from scemae.config.locations import Typed
+from scemae.data.storage.index import read_index
 from scemae.data.storage.manifest import read_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ConfigError, DataError, ShardError
@@ -32,6 +33,7 @@ from scemae.shards.check import describe, verify
 from scemae.shards.sources import folder as folder_source
 from scemae.shards.splits import Split
 from scemae.shards.write import write_split
+from tests.support import as_earlier_version
 
 
 def run_shards(words: list[str]) -> None:
@@ -104,6 +106,26 @@ def test_second_run_touches_nothing(photographs, tmp_path):
     before = snapshot(tmp_path / "out", times=True)
     _, kept = write_split(strict_split(photographs), tmp_path / "out", samples_per_shard=10)
     assert kept == 3 and snapshot(tmp_path / "out", times=True) == before
+
+
+def test_shards_of_an_earlier_version_are_read_and_kept_and_a_lost_one_is_written_beside_them(
+    photographs, tmp_path
+):
+    out = tmp_path / "out"
+    build = functools.partial(write_split, strict_split(photographs), out, samples_per_shard=10)
+    build()
+    now = open_shards(str(out))
+    first = as_earlier_version(out).joinpath("train-000000.index.json").read_bytes()
+    for shard in read_manifest(out).shards:  # the records said the same
+        record = out / ".build" / f"{shard.file.removesuffix('.tar')}.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"shard": asdict(shard)}))
+    assert [*open_shards(str(out)).keys] == [*now.keys]
+    assert build()[1] == 3 and (out / "train-000000.index.json").read_bytes() == first
+    (out / "train-000001.tar").unlink()
+    assert build()[1] == 2 and [one.packed for one in read_manifest(out).shards] == [0, 1, 0]
+    mixed = open_shards(str(out))
+    assert mixed.digests == now.digests
+    assert [*map(mixed.jpeg, range(25))] == [*map(now.jpeg, range(25))]
 
 
 def test_unusable_images_are_named_with_their_reason(photographs, tmp_path):
@@ -266,7 +288,7 @@ def test_verify_names_every_wrong_file(photographs, tmp_path):
     altered[700] ^= 1
     (out / "train-000001.tar").write_bytes(altered)
     (out / "train-000002.tar").unlink()
-    (out / "train-000003.index.json").write_text("{}")
+    (out / "train-000003.index").write_text("{}")
     (out / "train-000009.tar").write_bytes(b"")
     with pytest.raises(ShardError) as error:
         verify(out)
@@ -276,7 +298,7 @@ def test_verify_names_every_wrong_file(photographs, tmp_path):
         "000000.tar: found 2,000 bytes",
         "000001.tar: its SHA-256",
         "000002.tar: cannot be read",
-        "000003.index.json: its SHA-256",
+        "000003.index: its SHA-256",
         "1 tars are in no manifest",
         "000009.tar), so nothing reads them: they belong to something else; move them",
     ):
@@ -313,8 +335,8 @@ def test_verify_and_info_take_one_split_or_the_folder_of_several(photographs, tm
 
 def test_decoding_verify_finds_an_image_that_went_in_broken(photographs, tmp_path):
     write_split(strict_split(photographs), tmp_path / "out")
-    tar, index = tmp_path / "out" / "train-000000.tar", tmp_path / "out" / "train-000000.index.json"
-    start, size = json.loads(index.read_text())["jpg"][3]
+    tar, (shard, *_) = tmp_path / "out" / "train-000000.tar", read_manifest(tmp_path / "out").shards
+    start, size = read_index(tmp_path / "out", shard).jpg[3].tolist()
     with open(tar, "r+b") as file:
         file.seek(start + size - 2)
         file.write(b"xx")

@@ -16,14 +16,14 @@ PRIME = 2**127 - 1
 BASE = 0x5CE3_AE5C_E3AE_5CE3_AE5C_E3AE_5CE3_AE5D % PRIME  # any number of about that size
 
 
-def of_shard(samples: Iterable[tuple[str, str, bytes]]) -> str:
+def of_shard(samples: Iterable[tuple[bytes, int, bytes]]) -> str:
     """The digest of a shard, 32 hexadecimal digits.
 
-    samples: of each its key, the XXH3-64 of its image as text, and its annotation.
+    samples: of each its key, the XXH3-64 of its image, and its annotation.
     """
     value = 0
     for key, image, annotation in samples:
-        text = f"{key} {image} ".encode() + annotation
+        text = b"%s %016x " % (key, image) + annotation
         value = (value * BASE + xxhash.xxh3_128_intdigest(text)) % PRIME
     return f"{value:032x}"
 

@@ -5,12 +5,8 @@ A folder of shards is
     manifest.json            one `Manifest`
     train-000000.tar         WebDataset: for each sample KEY.jpg, with the original bytes, and
                              KEY.json, its annotation
-    train-000000.index.json  one `Index`: where in the tar each member starts, so that one read gets
-                             any sample
-
-A tar holds nothing else: the JPEG and the JSON of the first sample, then those of the second, and
-so on, in the order of its index. So the sizes alone determine where each member must start, and an
-index that skips, repeats or moves one is refused.
+    train-000000.index       where in the tar each member starts, so that one read gets any sample
+                             (index.py)
 
 Tars that others wrote (`foreign`; `scemae shards index` makes the manifest) may hold more: of each
 sample the index has the image's place and suffix, and there are no annotations. The option `tars`
@@ -21,42 +17,29 @@ import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
-
-import numpy as np
+from typing import Any, TypedDict, TypeVar
 
 from scemae.config.locations import FROM_FILES, masked, may_open, scheme_of
 from scemae.data.storage import content
-from scemae.data.storage.tar_headers import BLOCK, RECORD, in_blocks, member_name
 from scemae.errors import ShardError
 from scemae.files import disk, documents
-from scemae.files.documents import (
-    Content,
-    Count,
-    Digest,
-    Extent,
-    Finite,
-    Hash64,
-    Key,
-    Point,
-    QuotedKey,
-    Suffix,
-    Whole,
-)
+from scemae.files.documents import Content, Count, Digest, Finite, Point, Whole
 
-FORMAT_VERSION, FOREIGN_VERSION = 1, 2
+T = TypeVar("T", str, bytes)
+FORMAT_VERSION = 3
+READABLE = (1, 2, 3)  # 1 and 2 (foreign tars): indexes are JSON
 MANIFEST = "manifest.json"
 INDEX_AGAIN = "make it again with `scemae shards index`"
 REBUILD = "rebuild it with `scemae shards build`"
 TAR = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.tar")  # a shard's name: no path
-LARGEST = 2**28  # bytes of one member
 
 
 @dataclass
 class Shard:
     """One tar: file name, number of samples, size in bytes, digests of the tar and of its index.
 
-    content: of its samples (content.py); shards of earlier versions have none.
+    content: of its samples (content.py); shards of earlier versions have none. packed: its index is
+    not the JSON of earlier versions.
     """
 
     file: str
@@ -65,41 +48,12 @@ class Shard:
     sha256: Digest
     index_sha256: Digest
     content: Content = ""
+    packed: bool = False
 
     @property
     def index_file(self) -> str:
-        return self.file.removesuffix(".tar") + ".index.json"
-
-
-@dataclass
-class Index:
-    """Where the members of one tar lie: for each key, [offset, size] in bytes of JPEG and JSON.
-
-    xxh3: of the bytes of each JPEG; indexes of earlier versions have none.
-    """
-
-    keys: list[Key] = field(default_factory=list)
-    jpg: list[Extent] = field(default_factory=list)
-    json: list[Extent] = field(default_factory=list)
-    xxh3: list[Hash64] = field(default_factory=list)
-
-
-@dataclass
-class ForeignIndex:
-    """Where the images of one foreign tar lie: for each key, [offset, size], and its suffix.
-
-    Characters of a key that the pattern has not are %XX.
-    """
-
-    keys: list[QuotedKey] = field(default_factory=list)
-    jpg: list[Extent] = field(default_factory=list)
-    suffixes: list[Suffix] = field(default_factory=list)
-    xxh3: list[Hash64] = field(default_factory=list)
-
-    @property
-    def json(self) -> list[list[int]]:
-        """There are no annotations."""
-        return []
+        """The name of its index."""
+        return self.file.removesuffix(".tar") + (".index" if self.packed else ".index.json")
 
 
 class LeftOut(TypedDict):
@@ -194,10 +148,10 @@ def parse_manifest(text: bytes, name: object) -> Manifest:
     found = documents.parse_json(
         text, _FormatVersion, name, error=ShardError, remedy=REBUILD
     ).format_version
-    if found not in (FORMAT_VERSION, FOREIGN_VERSION):
+    if found not in READABLE:
         raise ShardError(
-            f"{name}: found shard format {str(found)[:40]}, this version reads {FORMAT_VERSION} "
-            f"and {FOREIGN_VERSION}; rebuild the shards with `scemae shards build`"
+            f"{name}: found shard format {str(found)[:40]}, this version reads {READABLE[0]} to "
+            f"{FORMAT_VERSION}; rebuild the shards with `scemae shards build`"
         )
     manifest = documents.parse_json(text, Manifest, name, error=ShardError, remedy=REBUILD)
     documents.convert(
@@ -214,7 +168,7 @@ def parse_manifest(text: bytes, name: object) -> Manifest:
             f"{name}: found the shard {bad[:80]!r}, a plain file name that ends in .tar was "
             f"needed; {REBUILD}"
         )
-    if repeated := _repeated(files):
+    if repeated := repeated_in(files):
         raise ShardError(f"{name}: found the shard {repeated} more than once; {REBUILD}")
     if manifest.samples != (total := sum(shard.samples for shard in manifest.shards)):
         raise ShardError(
@@ -235,98 +189,11 @@ def url_of_tars(location: str, manifest: Manifest) -> str:
     return manifest.tars
 
 
-def read_index(folder: Path, shard: Shard, foreign: bool = False) -> Index | ForeignIndex:
-    """Read the index of one shard and check it against the manifest. Raises ShardError."""
-    path = folder / shard.index_file
-    return parse_index(read_index_bytes(path), path, shard, foreign)
-
-
-def read_index_bytes(path: Path) -> bytes:
-    """The text of an index on a disk. Raises ShardError."""
-    try:
-        return documents.read_bytes(path, error=ShardError, remedy=REBUILD)
-    except FileNotFoundError as error:
-        raise ShardError(
-            f"{path}: missing, the manifest lists it; re-copy the folder or rebuild it "
-            "with `scemae shards build`"
-        ) from error
-
-
-def parse_index(
-    text: bytes, path: object, shard: Shard, foreign: bool = False
-) -> Index | ForeignIndex:
-    """The index of one shard, checked against the manifest. Raises ShardError."""
-    if disk.digest(text) != shard.index_sha256:
-        raise ShardError(
-            f"{path}: its SHA-256 is not the manifest's; re-copy it or run `scemae shards verify`"
-        )
-    if foreign:
-        found = documents.parse_json(text, ForeignIndex, path, error=ShardError, remedy=INDEX_AGAIN)
-        _check_places(path, found, shard)
-        return found
-    index = documents.parse_json(text, Index, path, error=ShardError, remedy=REBUILD)
-    _check_layout(path, index, shard)
-    return index
-
-
-def _check_places(path: object, index: ForeignIndex, shard: Shard) -> None:
-    """Raise ShardError unless the images of a foreign tar lie in it one after the other."""
-    places = np.array(index.jpg, np.int64).reshape(-1, 2)
-    starts, ends = places[:, 0] - BLOCK, places.sum(axis=1)
-    if (
-        not len(index.keys) == len(places) == len(index.suffixes) == shard.samples
-        or len(index.xxh3) not in (0, shard.samples)
-        or len(set(index.keys)) != len(index.keys)
-        or (places[:, 0] % BLOCK).any()
-        or (starts < np.concatenate([[0], ends])[: len(starts)]).any()
-        or (places[:, 1] > LARGEST).any()
-        or (len(ends) and ends[-1] > shard.bytes)
-    ):
-        raise ShardError(
-            f"{path}: does not describe {shard.samples:,} images that follow each other in a tar "
-            f"of {shard.bytes:,} bytes; {INDEX_AGAIN}"
-        )
-
-
-def _check_layout(path: object, index: Index, shard: Shard) -> None:
-    """Raise ShardError unless the members in the index fill the tar, one after the other."""
-    hashes = len(index.xxh3) or shard.samples
-    if not len(index.keys) == len(index.jpg) == len(index.json) == hashes == shard.samples:
-        raise ShardError(
-            f"{path}: lists {len(index.keys):,} samples, {len(index.jpg):,} JPEGs and "
-            f"{len(index.json):,} annotations, the manifest says {shard.samples:,} of each; "
-            f"{REBUILD}"
-        )
-    if repeated := _repeated(index.keys):
-        raise ShardError(f"{path}: found the key {repeated!r} more than once; {REBUILD}")
-    # Offset and size of each member, in the tar's order.
-    members = np.array([*zip(index.jpg, index.json)], np.int64).reshape(-1, 2)
-    if len(members) and members[:, 1].max() > LARGEST:
-        raise ShardError(
-            f"{path}: found a member of {members[:, 1].max():,} bytes, at most {LARGEST:,} were "
-            f"expected; {REBUILD}"
-        )
-    ends = np.cumsum(BLOCK + in_blocks(members[:, 1]))  # each is a header and whole blocks of data
-    needed = np.concatenate([[0], ends])[:-1] + BLOCK
-    if len(wrong := np.flatnonzero(members[:, 0] != needed)):
-        row = int(wrong[0])
-        raise ShardError(
-            f"{path}: says that {member_name(index.keys[row // 2], row % 2)} begins at byte "
-            f"{members[row, 0]:,} of the tar, the members before it end at byte {needed[row]:,}; "
-            f"{REBUILD}"
-        )
-    length = int(ends[-1]) if len(ends) else 0
-    if -(-(length + 2 * BLOCK) // RECORD) * RECORD != shard.bytes:
-        raise ShardError(
-            f"{path}: lists members that end at byte {length:,} of a tar of {shard.bytes:,}; "
-            f"{REBUILD}"
-        )
-
-
-def _repeated(names: list[str]) -> str | None:
+def repeated_in(names: list[T]) -> T | None:
     """A name that is there more than once."""
-    counts = Counter(names).most_common(1)
-    return counts[0][0] if counts and counts[0][1] > 1 else None
+    if len(set(names)) == len(names):
+        return None
+    return Counter(names).most_common(1)[0][0]
 
 
 def _no_manifest(folder: Path) -> str:

@@ -48,7 +48,7 @@ class ShardSet:
         # The first sample of each shard, as a list: bisect takes a tenth of searchsorted's time.
         self._first = list(accumulate((shard.samples for shard in shards), initial=0))
         self.keys = Keys(self)
-        self._entries = self._tars.entries
+        self._index = self._tars.index
         if not len(self):
             raise ShardError(
                 f"{folder}: found no sample; build the shards again from a source with images"
@@ -76,11 +76,11 @@ class ShardSet:
     def jpeg(self, i: int) -> bytes:
         """The JPEG bytes of sample `i`, as they were in the source; a foreign tar may hold PNGs."""
         shard, row = self._find(i)
-        entries = self._entries(shard)
-        data = self._read(i, shard, entries.jpg[row], entries.image_name(row))
-        if entries.xxh3 is not None and xxhash.xxh3_64_intdigest(data) != entries.xxh3[row]:
+        index = self._index(shard)
+        data = self._read(i, shard, index.jpg[row], index.image_name(row))
+        if index.xxh3 is not None and xxhash.xxh3_64_intdigest(data) != index.xxh3[row]:
             raise ShardError(
-                f"{self._tars.path(shard)}: the bytes of {entries.image_name(row)} are not those "
+                f"{self._tars.path(shard)}: the bytes of {index.image_name(row)} are not those "
                 "of its index; run `scemae shards verify` and copy the shards again (streamed "
                 f"ones: empty {self.folder} too)"
             )
@@ -100,17 +100,17 @@ class ShardSet:
 
     def _members_of(self, shard: int, samples: np.ndarray) -> Members:
         """As members, of one shard."""
-        entries, rows = self._entries(shard), samples - self._first[shard]
-        offset, size = entries.jpg[rows].T
+        index, rows = self._index(shard), samples - self._first[shard]
+        offset, size = index.jpg[rows].T
         files, file, at = self._tars.files(samples, shard, offset - BLOCK)
-        hashed = np.full(len(rows), entries.xxh3 is not None)
+        hashed = np.full(len(rows), index.xxh3 is not None)
         return Members(
             files,
             file,
             at,
             size + BLOCK,
-            [entries.image_name(row) for row in rows.tolist()],
-            np.zeros(len(rows), np.uint64) if entries.xxh3 is None else entries.xxh3[rows],
+            [index.image_name(row) for row in rows.tolist()],
+            np.zeros(len(rows), np.uint64) if index.xxh3 is None else index.xxh3[rows],
             hashed,
             np.full(len(rows), self.manifest.foreign),
         )
@@ -118,12 +118,12 @@ class ShardSet:
     def annotation(self, i: int) -> Annotation:
         """The annotation of sample `i`; of a foreign tar its file name alone. Raises ShardError."""
         shard, row = self._find(i)
-        entries = self._entries(shard)
+        index = self._index(shard)
         if self.manifest.foreign:
-            return {"file": entries.image_name(row)}
-        name = member_name(entries.key(row), True)
+            return {"file": index.image_name(row)}
+        name = member_name(index.key(row), True)
         return documents.parse_json(
-            self._read(i, shard, entries.json[row], name),
+            self._read(i, shard, index.json[row], name),
             Annotation,
             f"{self._tars.path(shard)}: {name}",
             error=ShardError,
@@ -133,12 +133,12 @@ class ShardSet:
     def key(self, i: int) -> str:
         """The key of sample `i`."""
         shard, row = self._find(i)
-        return self._entries(shard).key(row)
+        return self._index(shard).key(row)
 
     def all_keys(self) -> Iterator[str]:
         """The keys of all samples, index after index."""
         for shard in range(len(self.manifest.shards)):
-            yield from self._entries(shard).all_keys()
+            yield from self._index(shard).all_keys()
 
     def _find(self, i: int) -> tuple[int, int]:
         """The shard of sample `i`, and its place there."""

@@ -8,7 +8,7 @@ import numpy as np
 from scemae.config.locations import cache_name, masked, scheme_of
 from scemae.data.storage import url_program
 from scemae.data.storage.block_cache import BlockCache
-from scemae.data.storage.entries import Entries
+from scemae.data.storage.index import Index
 from scemae.data.storage.manifest import (
     MANIFEST,
     Manifest,
@@ -45,9 +45,9 @@ class TarsOfOne:
         """As StreamedTars.files."""
         return self.streamed.files(self._sample + samples, self._shard + shard, offsets)
 
-    def entries(self, shard: int) -> Entries:
-        """As StreamedTars.entries."""
-        return self.streamed.entries(self._shard + shard)
+    def index(self, shard: int) -> Index:
+        """As StreamedTars.index."""
+        return self.streamed.index(self._shard + shard)
 
     def path(self, shard: int) -> str:
         """As StreamedTars.path."""

@@ -18,8 +18,8 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from scemae.data.storage.block_cache import BlockCache
-from scemae.data.storage.entries import Entries, entries_of, most_kept
-from scemae.data.storage.manifest import Manifest, parse_index, read_index_bytes
+from scemae.data.storage.index import Index, most_kept, parse_index, read_index_bytes
+from scemae.data.storage.manifest import Manifest
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.data.storage.tar_headers import BLOCK, in_blocks
 from scemae.errors import ShardError
@@ -106,7 +106,7 @@ class StreamedTars:
         self.now, self.next_windows = 0, cast(NextWindows | None, None)
         self.ahead = 1  # windows that are downloaded before they are read
         self._waiting = _Waiting()
-        self._entries = lru_cache(most_kept(self._shards))(self._read_entries)
+        self._index = lru_cache(most_kept(self._shards))(self._read_index)
         self._block = lru_cache(4096)(self._block_of)
 
     def only(self, chosen: np.ndarray) -> None:
@@ -190,21 +190,21 @@ class StreamedTars:
         some = np.unique(np.linspace(0, count - 1, MEASURED).astype(int)).tolist()
         return sum(self._block(block).bytes for block in some) * count // len(some)
 
-    def entries(self, shard: int) -> Entries:
+    def index(self, shard: int) -> Index:
         """The index of a shard, checked, for a reader. Raises ShardError."""
         with self._waiting:
-            return self._entries(shard)
+            return self._index(shard)
 
-    def _read_entries(self, shard: int) -> Entries:
+    def _read_index(self, shard: int) -> Index:
         found, source = self._shards[shard], self._source_of(shard)
         name, place = found.index_file, source.indexes
         path = str(place / name) if isinstance(place, Path) else place.url(name)
-        return entries_of(parse_index(self._index(shard), path, found, source.manifest.foreign))
+        return parse_index(self._index_bytes(shard), path, found, source.manifest.foreign)
 
     def _source_of(self, shard: int) -> Source:
         return self._sources[self._source[shard]]
 
-    def _index(self, shard: int) -> bytes:
+    def _index_bytes(self, shard: int) -> bytes:
         indexes, file = self._source_of(shard).indexes, self._shards[shard].index_file
         if isinstance(indexes, Path):
             return read_index_bytes(indexes / file)
@@ -286,9 +286,9 @@ class StreamedTars:
         parts: list[_Part] = []
         for run in np.split(np.arange(len(samples)), cuts):
             shard = int(shards[run[0]])
-            entries, begin = self._entries(shard), int(self._first[shard])
-            start = int(entries.jpg[samples[run[0]] - begin, 0]) - BLOCK
-            ends = entries.json if len(entries.json) else entries.jpg
+            index, begin = self._index(shard), int(self._first[shard])
+            start = int(index.jpg[samples[run[0]] - begin, 0]) - BLOCK
+            ends = index.json if len(index.json) else index.jpg
             offset, size = ends[samples[run[-1]] - begin].tolist()
             stop, last = offset + in_blocks(size), parts[-1] if parts else None
             if last and last.shard == shard and start - last.stop <= GAP:

@@ -7,8 +7,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from scemae.data.storage.entries import Entries, entries_of, most_kept
-from scemae.data.storage.manifest import Manifest, read_index
+from scemae.data.storage.index import Index, most_kept, read_index
+from scemae.data.storage.manifest import Manifest
 from scemae.errors import FileError, ShardError
 from scemae.files import disk
 
@@ -24,7 +24,7 @@ class LocalTars:
         self._tars = Path(manifest.tars or folder)
         # A file that is dropped while another thread reads it closes after that read.
         self._open = lru_cache(disk.MOST_OPEN)(self._opened)
-        self._entries = lru_cache(most_kept(self._shards))(self._read_entries)
+        self._index = lru_cache(most_kept(self._shards))(self._read_index)
 
     def read(self, sample: int, shard: int, offset: int, size: int) -> bytes:
         """`size` bytes of tar number `shard`, which belong to `sample`; fewer where it ends before.
@@ -49,12 +49,12 @@ class LocalTars:
         """
         return [str(self.path(shard))], np.zeros(len(samples), np.int64), offsets
 
-    def entries(self, shard: int) -> Entries:
+    def index(self, shard: int) -> Index:
         """The index of a shard, checked. Raises ShardError."""
-        return self._entries(shard)
+        return self._index(shard)
 
-    def _read_entries(self, shard: int) -> Entries:
-        return entries_of(read_index(self.folder, self._shards[shard], self._foreign))
+    def _read_index(self, shard: int) -> Index:
+        return read_index(self.folder, self._shards[shard], self._foreign)
 
     def check(self) -> None:
         """Raise ShardError for the first tar that is missing or has another size.

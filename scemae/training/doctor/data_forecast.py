@@ -2,7 +2,7 @@
 
 from scemae.config.schema.training import CorrespondConfig, PretrainConfig
 from scemae.data.read_ahead import cache_needed, streams_of
-from scemae.data.storage.entries import MOST_INDEXED
+from scemae.data.storage.index import MOST_INDEXED
 from scemae.data.storage.shard_set import ShardSet
 from scemae.distributed.process_group import Place, ranks_of_node
 from scemae.files.disk import MOST_OPEN
