@@ -2,68 +2,96 @@
 
 import hashlib
 import os
+import tempfile
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import BinaryIO
 
-from scemae.config.locations import masked, scheme_of
+from scemae.config.locations import below, masked, scheme_of
 from scemae.data.picture import UnusablePicture, check_jpeg, decode_image
-from scemae.data.storage.index import Index, read_index
-from scemae.data.storage.manifest import MANIFEST, Annotation, Manifest, Shard, read_manifest
+from scemae.data.storage import url_program
+from scemae.data.storage.index import Index, parse_index, read_index
+from scemae.data.storage.manifest import (
+    MANIFEST,
+    Annotation,
+    Manifest,
+    Shard,
+    parse_manifest,
+    read_manifest,
+    url_of_tars,
+)
+from scemae.data.storage.remote_folder import WRITABLE, RemoteFolder
 from scemae.data.storage.shard_set import open_shards
 from scemae.data.storage.tar_headers import BLOCK, is_header, member_name, wrong_header
 from scemae.errors import FileError, ShardError
 from scemae.files import disk, documents
 from scemae.process.progress import progress_bar
-from scemae.shards.finished import BUILD_FOLDER
+from scemae.shards.finished import BUILD_FOLDER, Place
 
 PIECE = 1 << 20
+THREADS = 8  # tars that are read at a time
+Arrived = Callable[[int], None]  # told how many bytes were read
 
 
-def find_splits(location: Path) -> list[Path]:
-    """The folders of splits at `location`: the folder itself if it is one, else those in it.
+@dataclass
+class _Split:
+    """A split: the place of its manifest and indexes, that of its tars, the manifest."""
 
-    Raises ShardError for a file.
+    place: Place
+    tars: Place
+    manifest: Manifest
+
+
+def find_splits(location: str) -> list[Place]:
+    """The places of splits at `location`: the folder or bucket itself if it is one, else those in
+    it.
+
+    Raises ShardError for a file, and where a bucket cannot be read.
     """
-    if location.exists() and not location.is_dir():
-        raise ShardError(f"{location}: is a file; give the folder of shards that it lies in")
-    if (location / MANIFEST).exists() or not location.is_dir():
-        return [location]
-    inside = [
-        folder
-        for folder in sorted(location.iterdir())
-        if (folder / MANIFEST).exists() or (folder / BUILD_FOLDER).is_dir()
+    if scheme_of(location) is not None:
+        url_program.refuse(location)
+        place = RemoteFolder(location)
+        if scheme_of(location) not in WRITABLE or place.load(MANIFEST) is not None:
+            return [place]
+        inside = [RemoteFolder(below(location, name)) for name in place.folders()]
+        return [one for one in inside if one.load(MANIFEST) is not None] or [place]
+    folder = Path(location)
+    if folder.exists() and not folder.is_dir():
+        raise ShardError(f"{folder}: is a file; give the folder of shards that it lies in")
+    if (folder / MANIFEST).exists() or not folder.is_dir():
+        return [folder]
+    found = [
+        inner
+        for inner in sorted(folder.iterdir())
+        if (inner / MANIFEST).exists() or (inner / BUILD_FOLDER).is_dir()
     ]
-    return inside or [location]  # read_manifest will say what is missing
+    return [*found] or [folder]  # read_manifest will say what is missing
 
 
-def verify(location: Path, *, decode: bool = False) -> str:
+def verify(location: str | Path, *, decode: bool = False) -> str:
     """Read all shards at `location`, compare sizes and digests with the manifests; summarise.
 
-    decode: each image is also decoded and each annotation parsed. Raises ShardError that names
-    every wrong file.
+    Tars at a URL pass through a folder for temporary files, THREADS at a time. decode: each image
+    is also decoded and each annotation parsed. Raises ShardError that names every wrong file.
     """
     wrong: list[str] = []
     foreign: list[str] = []
     sentences: list[str] = []
     lines: list[str] = []
-    for folder in find_splits(location):
+    for place in find_splits(str(location)):
         try:
-            manifest = read_manifest(folder)
+            split = _open(place)
         except ShardError as error:
             sentences.append(str(error))
             continue
-        if manifest.tars is not None and scheme_of(manifest.tars) is not None:
-            sentences.append(
-                f"{folder}: its tars are at {masked(manifest.tars)}, and only those of a folder "
-                "can be verified; copy them, and verify the copy"
-            )
-            continue
-        found = _check_split(folder, manifest, decode)
+        found = _check_split(split, decode)
         wrong += found
-        listed = {shard.file for shard in manifest.shards}
-        foreign += [str(path) for path in sorted(folder.glob("*.tar")) if path.name not in listed]
-        lines.append(f"{folder}: {_amount(manifest)}, {'whole' if not found else 'NOT whole'}")
+        foreign += _unlisted(split)
+        lines.append(f"{place}: {_amount(split.manifest)}, {'whole' if not found else 'NOT whole'}")
     if wrong:
         sentences.append(
             f"{len(wrong)} of its parts are wrong: {'; '.join(wrong)}; copy these files again, or "
@@ -76,71 +104,129 @@ def verify(location: Path, *, decode: bool = False) -> str:
             "them: they belong to something else; move them to where they belong"
         )
     if sentences:
-        raise ShardError(f"{location}: {'. '.join(sentences)}")
+        raise ShardError(f"{masked(str(location))}: {'. '.join(sentences)}")
     return "\n".join(lines)
 
 
-def describe(location: Path) -> str:
+def describe(location: str | Path) -> str:
     """Lines for people on what the shards at `location` hold. Raises ShardError."""
-    return "\n\n".join(_describe_split(folder) for folder in find_splits(location))
+    return "\n\n".join(_describe_split(_open(place)) for place in find_splits(str(location)))
 
 
-def _check_split(folder: Path, manifest: Manifest, decode: bool) -> list[str]:
-    wrong = []
-    with progress_bar(
-        total=sum(shard.bytes for shard in manifest.shards),
-        desc=f"verify {manifest.split}",
-        unit="B",
-        unit_scale=True,
-    ) as bar:
-        for shard in manifest.shards:
+def _open(place: Place) -> _Split:
+    """The split at a place. Raises ShardError."""
+    if isinstance(place, Path):
+        manifest = read_manifest(place)
+        tars = manifest.tars or str(place)
+    else:
+        text, _ = place.newer(MANIFEST, None, documents.MOST_JSON) or (b"", None)
+        manifest = parse_manifest(text, place.url(MANIFEST))
+        tars = url_of_tars(place.location, manifest)
+        if tars == place.location:
+            return _Split(place, place, manifest)
+    return _Split(place, Path(tars) if scheme_of(tars) is None else RemoteFolder(tars), manifest)
+
+
+def _unlisted(split: _Split) -> list[str]:
+    """Tars beside the manifest that are not in it; a web server does not tell."""
+    listed = {shard.file for shard in split.manifest.shards}
+    if isinstance(split.place, Path):
+        names = [path.name for path in split.place.glob("*.tar")]
+        return [str(split.place / name) for name in sorted(names) if name not in listed]
+    if scheme_of(split.place.location) not in WRITABLE:
+        return []
+    names = [name for name in split.place.names() if name.endswith(".tar")]
+    return [split.place.url(name) for name in names if name not in listed]
+
+
+def _check_split(split: _Split, decode: bool) -> list[str]:
+    """What is wrong, a sentence each."""
+    with (
+        progress_bar(
+            total=sum(shard.bytes for shard in split.manifest.shards),
+            desc=f"verify {split.manifest.split}",
+            unit="B",
+            unit_scale=True,
+        ) as bar,
+        ThreadPoolExecutor(THREADS) as threads,
+    ):
+        lock = Lock()
+
+        def arrived(count: int) -> None:
+            with lock:
+                bar.update(count)
+
+        def check(shard: Shard) -> str | None:
             try:
-                _check_shard(folder, manifest, shard, bar, decode)
+                _check_shard(split, shard, arrived, decode)
             except ShardError as error:
-                wrong.append(str(error))
-    return wrong
+                return str(error)
+            return None
+
+        try:
+            return [found for found in threads.map(check, split.manifest.shards) if found]
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
-def _check_shard(folder: Path, manifest: Manifest, shard: Shard, bar: Any, decode: bool) -> None:
-    path = Path(manifest.tars or folder) / shard.file
-    try:
-        with disk.open_regular(path) as file:
-            if (found := os.fstat(file.fileno()).st_size) != shard.bytes:
-                raise ShardError(
-                    f"{path}: found {found:,} bytes, the manifest says {shard.bytes:,}"
-                )
-            digest = hashlib.sha256()
-            while block := file.read(PIECE):
-                digest.update(block)
-                bar.update(len(block))
-    except FileError as error:
-        raise ShardError(str(error)) from error
-    except OSError as error:
-        raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
+def _check_shard(split: _Split, shard: Shard, arrived: Arrived, decode: bool) -> None:
+    """Raise ShardError unless a tar and its index are as the manifest says."""
+    if isinstance(split.place, Path):
+        index = read_index(split.place, shard, split.manifest.foreign)
+    else:
+        data = b"".join(split.place.stream(shard.index_file))
+        name = split.place.url(shard.index_file)
+        index = parse_index(data, name, shard, split.manifest.foreign)
+    if isinstance(split.tars, Path):
+        path = split.tars / shard.file
+        try:
+            with disk.open_regular(path) as file:
+                _check_tar(file, str(path), shard, index, arrived, decode)
+        except FileError as error:
+            raise ShardError(str(error)) from error
+        except OSError as error:
+            raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
+        return
+    with tempfile.TemporaryFile() as file:
+        for piece in split.tars.stream(shard.file):
+            file.write(piece)
+        file.seek(0)
+        _check_tar(file, split.tars.url(shard.file), shard, index, arrived, decode)
+
+
+def _check_tar(
+    file: BinaryIO, path: str, shard: Shard, index: Index, arrived: Arrived, decode: bool
+) -> None:
+    """As _check_shard, of an open tar; messages call it `path`."""
+    if (found := os.fstat(file.fileno()).st_size) != shard.bytes:
+        raise ShardError(f"{path}: found {found:,} bytes, the manifest says {shard.bytes:,}")
+    digest = hashlib.sha256()
+    while block := file.read(PIECE):
+        digest.update(block)
+        arrived(len(block))
     if digest.hexdigest() != shard.sha256:
         raise ShardError(f"{path}: its SHA-256 is not the manifest's, so it was altered")
-    _check_members(path, read_index(folder, shard, manifest.foreign), decode)
+    _check_members(file, path, index, decode)
 
 
-def _check_members(path: Path, index: Index, decode: bool) -> None:
+def _check_members(file: BinaryIO, path: str, index: Index, decode: bool) -> None:
     """Raise ShardError where the tar's headers are not those of its index.
 
     decode: also where an image or an annotation does not decode.
     """
     is_foreign = index.suffixes is not None
-    with disk.open_regular(path) as file:
-        for row, key in enumerate(index.all_keys()):
-            places = [index.jpg[row].tolist(), *index.json[row : row + 1].tolist()]
-            for is_annotation, (start, size) in enumerate(places):
-                name = member_name(key, True) if is_annotation else index.image_name(row)
-                file.seek(start - BLOCK)
-                if not is_header(header := file.read(BLOCK), name, size, is_foreign):
-                    raise ShardError(wrong_header(header, name, path))
-                if decode:
-                    _decode(file.read(size), path, key, is_annotation)
+    for row, key in enumerate(index.all_keys()):
+        places = [index.jpg[row].tolist(), *index.json[row : row + 1].tolist()]
+        for is_annotation, (start, size) in enumerate(places):
+            name = member_name(key, True) if is_annotation else index.image_name(row)
+            file.seek(start - BLOCK)
+            if not is_header(header := file.read(BLOCK), name, size, is_foreign):
+                raise ShardError(wrong_header(header, name, path))
+            if decode:
+                _decode(file.read(size), path, key, is_annotation)
 
 
-def _decode(data: bytes, path: Path, key: str, is_annotation: int) -> None:
+def _decode(data: bytes, path: str, key: str, is_annotation: int) -> None:
     try:
         if is_annotation:
             name = f"{key}.json"
@@ -153,13 +239,13 @@ def _decode(data: bytes, path: Path, key: str, is_annotation: int) -> None:
         raise ShardError(f"{path}: sample {key} cannot be decoded ({error})") from error
 
 
-def _describe_split(folder: Path) -> str:
-    manifest = read_manifest(folder)
+def _describe_split(split: _Split) -> str:
+    manifest = split.manifest
     reasons = Counter(entry["reason"] for entry in manifest.left_out)
     lines = [
-        f"{folder}: split {manifest.split} of {manifest.dataset}",
+        f"{split.place}: split {manifest.split} of {manifest.dataset}",
         f"  holds        {_amount(manifest)}",
-        *_first_sample(folder, manifest),
+        *_first_sample(split),
         *(f"  left out     {count:,}: {reason}" for reason, count in reasons.most_common()),
         *(f"  excluded     {count:,}: {reason}" for reason, count in manifest.excluded.items()),
         *(f"  option       {name}: {value}" for name, value in manifest.options.items()),
@@ -169,10 +255,10 @@ def _describe_split(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _first_sample(folder: Path, manifest: Manifest) -> list[str]:
-    if manifest.tars is not None and scheme_of(manifest.tars) is not None:
+def _first_sample(split: _Split) -> list[str]:
+    if not isinstance(split.tars, Path):
         return []
-    shards = open_shards(str(folder))
+    shards = open_shards(str(split.place))
     try:
         pixels = "{}x{} pixels".format(*check_jpeg(shards.jpeg(0)))
     except UnusablePicture as error:

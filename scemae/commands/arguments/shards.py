@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   scemae shards index '/data/laion/{00000..00099}.tar'
   scemae shards index s3://theirs/laion --out data/laion
   scemae shards verify /data/shards/celeba --decode
+  scemae shards verify s3://bucket/own
   scemae shards info /data/shards/celeba/train
 """
 BUILD = """Turn a raw data set into one folder of shards for each split, OUT/<split>.
@@ -102,7 +103,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for command in (verify, info):
         command.add_argument(
-            "folder", type=given_path, help="the folder of one split, or the one that holds several"
+            "folder",
+            type=given_location,
+            help="folder or URL (s3, gs, az, http) of one split, or the one that holds several",
         )
 
 

@@ -104,6 +104,15 @@ class RemoteFolder:
 
         return self._attempt("", listed)
 
+    def folders(self) -> list[str]:
+        """The names of the folders in it, sorted. Raises ShardError."""
+        import obstore
+
+        def listed() -> list[str]:
+            return sorted(obstore.list_with_delimiter(self._store)["common_prefixes"])
+
+        return self._attempt("", listed)
+
     def load(self, name: str) -> tuple[bytes, str | None] | None:
         """A small file and its ETag; None where it is not there."""
 
