@@ -21,10 +21,9 @@ needs it (https://HOST/{000..099}.tar). Tars of a folder need a folder.
 import itertools
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -33,7 +32,7 @@ import xxhash
 
 from scemae.config.locations import masked, scheme_of
 from scemae.data.storage import content, url_program
-from scemae.data.storage.index import Index, foreign_index, read_index, write_index
+from scemae.data.storage.index import foreign_index, read_index, write_index
 from scemae.data.storage.manifest import (
     MANIFEST,
     TAR,
@@ -51,6 +50,7 @@ from scemae.shards.archive import Member, tar_members
 from scemae.shards.finished import Place
 
 IMAGES = ("jpg", "jpeg", "png", "webp")  # the first of these that a sample has is its image
+IMAGELESS = "samples without .jpg, .jpeg, .png or .webp"  # the reason in the manifest
 # webdataset's: the name up to the first dot of its last part, and the rest.
 NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 SKIPPED = re.compile(r"__[^/]*__($|/)")  # members that webdataset passes over
@@ -97,19 +97,17 @@ def _refuse_own(folder: Path) -> None:
 T = TypeVar("T")
 
 
-def _manifest(
-    folder: str, tars: list[T], index: Callable[[T], tuple[Shard, Counter[str]]], workers: int
-) -> Manifest:
+def _manifest(folder: str, tars: list[T], index: Callable[[T], Shard], workers: int) -> Manifest:
     """Index all tars, `workers` at a time. Raises ShardError where none holds an image."""
     with (
         ThreadPoolExecutor(workers) as threads,
         progress_bar(total=len(tars), unit="tar", desc="index") as bar,
     ):
-        shards, without = [], Counter[str]()
-        for shard, missing in threads.map(index, tars):
+        shards = []
+        for shard in threads.map(index, tars):
             shards.append(shard)
-            without += missing
             bar.update()
+    imageless = sum(shard.imageless for shard in shards)
     kept = [shard for shard in shards if shard.samples]
     if not kept:
         raise ShardError(
@@ -121,7 +119,7 @@ def _manifest(
         "train",
         sum(shard.samples for shard in kept),
         kept,
-        excluded=dict(without),
+        excluded={IMAGELESS: imageless} if imageless else {},
         foreign=True,
     )
 
@@ -147,15 +145,15 @@ def _index_remote(pattern: str, workers: int, out: str | None) -> str:
         raise DataError(f"{remote.url('')}: found no *.tar in it; give the folder of the tars")
     with tempfile.TemporaryDirectory() as scratch:
 
-        def index(name: str) -> tuple[Shard, Counter[str]]:
+        def index(name: str) -> Shard:
             tar = Path(scratch) / name
             with disk.create(tar) as file:
                 for piece in remote.stream(name):
                     file.write(piece)
-            shard, without = _index_tar(tar, {}, Path(scratch))
+            shard = _index_tar(tar, {}, Path(scratch))
             disk.remove(tar)
             _put(target, shard.index_file, (Path(scratch) / shard.index_file).read_bytes())
-            return shard, without
+            return shard
 
         manifest = _manifest(remote.url(""), tars, index, workers)
         if out is not None:
@@ -217,26 +215,24 @@ def _known(folder: Path) -> dict[str, Shard]:
     return {shard.file: shard for shard in read_manifest(folder).shards}
 
 
-def _index_tar(tar: Path, known: dict[str, Shard], target: Path) -> tuple[Shard, Counter[str]]:
-    """The shard of one tar, whose index is written; and why samples have none, counted."""
+def _index_tar(tar: Path, known: dict[str, Shard], target: Path) -> Shard:
+    """The shard of one tar, whose index is written."""
     before = known.get(tar.name)
-    if before and before.bytes == tar.stat().st_size:
+    # One of an earlier version does not say how many samples have no image.
+    if before and before.packed and before.bytes == tar.stat().st_size:
         try:
-            index = read_index(target, before, foreign=True)
+            read_index(target, before, foreign=True)
             if disk.file_digest(tar) == before.sha256:
-                shard = replace(before, content=_content(index))
-                if not shard.packed:  # that of an earlier version
-                    write_index(target, shard, index)
-                return shard, Counter()
+                return before
         except ShardError:
             pass  # made again
     keys, places, suffixes = list[str](), list[tuple[int, int]](), list[str]()
-    hashes, without = list[int](), Counter[str]()
+    hashes, imageless = list[int](), 0
     with disk.open_regular(tar) as file:
         for key, members in _samples(tar_members(tar)):
             image = next((members[kind] for kind in IMAGES if kind in members), None)
             if image is None:
-                without["samples without .jpg, .jpeg, .png or .webp"] += 1
+                imageless += 1
                 continue
             keys.append(quote(key, safe="", errors="surrogateescape"))
             places.append((image.offset, image.size))
@@ -250,16 +246,10 @@ def _index_tar(tar: Path, known: dict[str, Shard], target: Path) -> tuple[Shard,
         )
     shard = Shard(tar.name, len(keys), tar.stat().st_size, disk.file_digest(tar), "")
     index = foreign_index(keys, places, suffixes, hashes)
-    shard.content = _content(index)
+    shard.content = content.of_shard(index.samples(itertools.repeat(b"")))
+    shard.imageless = imageless
     write_index(target, shard, index)
-    return shard, without
-
-
-def _content(index: Index) -> str:
-    """The digest of the samples of an index; "" where it hashes no images."""
-    if index.xxh3 is None:
-        return ""
-    return content.of_shard(index.samples(itertools.repeat(b"")))
+    return shard
 
 
 def _samples(members: list[Member]) -> list[tuple[str, dict[str, Member]]]:

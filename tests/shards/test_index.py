@@ -183,7 +183,9 @@ def test_an_index_of_an_earlier_version_reads_the_same_and_is_packed_when_made_a
     assert [*earlier.keys] == keys and earlier.digests == now.digests
     assert [*map(earlier.jpeg, range(len(now)))] == images
     scemae("shards", "index", folder)
-    assert read_manifest(folder).shards == manifest.shards
+    assert read_manifest(folder) == manifest and manifest.excluded
+    scemae("shards", "index", folder)  # what is known already
+    assert read_manifest(folder) == manifest
 
 
 def test_a_flipped_byte_inside_an_image_is_found_when_it_is_read(tmp_path):
@@ -243,7 +245,7 @@ def test_tars_behind_a_url_are_found_by_a_manifest_elsewhere(foreign, tmp_path, 
     tars = copied(foreign, tmp_path / "tars")
     place = str(tmp_path / "place") if out == "folder" else f"file://{tmp_path / 'place'}"
     scemae("shards", "index", f"file://{tars}", "--out", place, "--workers", 2)
-    assert not [*tars.glob("*.json")]
+    assert {path.suffix for path in tars.iterdir()} == {".tar"}
     cache = str(tmp_path / "cache")
     there = stream_shards([place], cache, cache_gb)[0] if cache_gb else open_shards(place, cache)
     beside = open_shards(str(foreign))
@@ -252,8 +254,7 @@ def test_tars_behind_a_url_are_found_by_a_manifest_elsewhere(foreign, tmp_path, 
     assert jpegs(again) == jpegs(beside) and again.annotation(0) == beside.annotation(0)
     if out == "folder":
         assert "22 samples" in scemae("shards", "info", place).stdout
-        whole = scemae("shards", "verify", place, check=False).stderr
-        assert f"its tars are at file://{tars}, and only those of a folder" in whole
+        assert "22 samples in 3 shards" in scemae("shards", "verify", place).stdout
         with pytest.raises(ShardError, match="a URL needs a folder to copy the shards into"):
             open_shards(place)
 

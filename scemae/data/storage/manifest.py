@@ -39,7 +39,8 @@ class Shard:
     """One tar: file name, number of samples, size in bytes, digests of the tar and of its index.
 
     content: of its samples (content.py); shards of earlier versions have none. packed: its index is
-    not the JSON of earlier versions.
+    not the JSON of earlier versions. imageless: samples of a foreign tar that have no image, and
+    are left out.
     """
 
     file: str
@@ -49,6 +50,7 @@ class Shard:
     index_sha256: Digest
     content: Content = ""
     packed: bool = False
+    imageless: Count = 0
 
     @property
     def index_file(self) -> str:
