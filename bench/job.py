@@ -93,7 +93,10 @@ def start(out: Path, command: list[str]) -> int:
         start_new_session=True,
     )
     os.close(log)
-    while not (out / "job.json").exists() and job.poll() is None:
+    while not (out / "job.json").exists():
+        if job.poll() is not None:
+            print(f"{out}: could not be started; {out / 'log.txt'} says why")
+            return FAILED
         time.sleep(0.05)
     print(f"{out}: started; python3 -m bench job poll {out} says how far it is")
     return ENDED_WELL
@@ -207,10 +210,17 @@ def case(
         number: signal.signal(number, lambda number, frame: asked.append(number))
         for number in (signal.SIGTERM, signal.SIGINT)
     }
-    running = None if asked else subprocess.Popen(command)
-    # written once the command runs: whoever reads it may stop it, and the stop reaches the command
-    disk.write_json(place, record)
-    status = running.wait() if running else -asked[0]
+    place.unlink(missing_ok=True)
+    try:
+        running = subprocess.Popen(command)
+        if asked:  # before there was a command that could receive it
+            running.send_signal(asked[0])
+        # written once the command runs: whoever reads it may stop it, which reaches the command
+        disk.write_json(place, record)
+        status = running.wait()
+    except OSError as error:
+        print(f"{name}: cannot be started ({error.strerror})", flush=True)
+        status = 127
     for number, handler in before.items():
         signal.signal(number, handler)
     disk.write_json(

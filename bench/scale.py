@@ -32,7 +32,8 @@ import numpy as np
 from bench import machine, run_folder
 from scemae.data.lanes import Lanes
 from scemae.data.order import Order, permutation
-from scemae.data.storage.index import own_index, write_index
+from scemae.data.storage.index import own_index
+from scemae.data.storage.index_file import write_index
 from scemae.data.storage.manifest import Manifest, Shard, write_manifest
 
 IMAGES, BATCH, RANKS_OF_NODE = 10**9, 65536, 8
@@ -144,7 +145,7 @@ def write_sparse_shards(folder: Path, tars: int, images: int) -> None:
     step = 512 + -(-IMAGE_BYTES // 512) * 512 + 1024
     size = -(-(step * images + 1024) // 10240) * 10240
     one = Shard("one.tar", images, size, "0" * 64, "")
-    write_index(folder, one, own_index(keys, [IMAGE_BYTES] * images, [30] * images))
+    write_index(folder, one, own_index(keys, [(IMAGE_BYTES, 30)] * images))
     with open(folder / "tar", "wb") as file:
         file.truncate(size)
     shards = []

@@ -35,7 +35,8 @@ from PIL import Image
 from bench import machine, runs
 from scemae.data.lanes import Lanes
 from scemae.data.order import Order
-from scemae.data.storage.index import own_index, write_index
+from scemae.data.storage.index import own_index
+from scemae.data.storage.index_file import write_index
 from scemae.data.storage.manifest import MANIFEST, Manifest, Shard, write_manifest
 from scemae.files import disk
 from scemae.runs import generations
@@ -240,10 +241,8 @@ def write_shard(path: Path, samples: range, pictures: list[bytes]) -> Shard:
                 tar.addfile(info, io.BytesIO(data))
     digest, size = disk.file_digest(path), path.stat().st_size
     shard = Shard(path.name, len(samples), size, digest, "")
-    sizes = [len(pictures[number]) for number in numbers]
-    index = own_index(
-        [f"{i:09d}" for i in samples], sizes, [2] * len(sizes), [hashes[one] for one in numbers]
-    )
+    sizes = [(len(pictures[number]), 2) for number in numbers]
+    index = own_index([f"{i:09d}" for i in samples], sizes, [hashes[one] for one in numbers])
     write_index(path.parent, shard, index)
     return shard
 

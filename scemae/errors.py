@@ -4,6 +4,7 @@
     |-- ConfigError          a setting that is unknown, of a wrong type, or that cannot work
     |-- DataError            images or annotations that are missing, malformed or inconsistent
     |   `-- ShardError       a shard, index or manifest that is missing, truncated or altered
+    |       `-- UnreachableError  a bucket or a web server that does not answer, or refuses
     |-- FileError            a device, a link, or a file larger than its kind can be
     |-- CheckpointError      no checkpoint, a damaged one, or one of another model
     |-- LedgerError          a run whose samples are not those of the plan
@@ -59,6 +60,10 @@ class DataError(ScemaeError):
 
 class ShardError(DataError):
     """A shard, index or manifest that is missing, truncated or altered."""
+
+
+class UnreachableError(ShardError):
+    """A bucket or a web server that does not answer, or refuses: the shards may be whole."""
 
 
 class FileError(ScemaeError):

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
+from typing import IO
 
 from scemae.config.locations import below, masked, scheme_of
 from scemae.data.picture import UnusablePicture, check_jpeg, decode_image
-from scemae.data.storage import url_program
-from scemae.data.storage.index import Index, parse_index, read_index
+from scemae.data.storage.index import Index
+from scemae.data.storage.index_file import parse_index, read_index
 from scemae.data.storage.manifest import (
     MANIFEST,
     Annotation,
@@ -24,17 +24,17 @@ from scemae.data.storage.manifest import (
     read_manifest,
     url_of_tars,
 )
-from scemae.data.storage.remote_folder import WRITABLE, RemoteFolder
+from scemae.data.storage.remote_folder import SCHEMES, WRITABLE, RemoteFolder
 from scemae.data.storage.shard_set import open_shards
 from scemae.data.storage.tar_headers import BLOCK, is_header, member_name, wrong_header
-from scemae.errors import FileError, ShardError
+from scemae.errors import FileError, ShardError, UnreachableError
 from scemae.files import disk, documents
 from scemae.process.progress import progress_bar
 from scemae.shards.finished import BUILD_FOLDER, Place
 
 PIECE = 1 << 20
 THREADS = 8  # tars that are read at a time
-Arrived = Callable[[int], None]  # told how many bytes were read
+Arrived = Callable[[int], None]  # called with the number of bytes that were read
 
 
 @dataclass
@@ -46,18 +46,17 @@ class _Split:
     manifest: Manifest
 
 
-def find_splits(location: str) -> list[Place]:
+def find_splits(location: str | Path) -> list[Place]:
     """The places of splits at `location`: the folder or bucket itself if it is one, else those in
     it.
 
     Raises ShardError for a file, and where a bucket cannot be read.
     """
-    if scheme_of(location) is not None:
-        url_program.refuse(location)
-        place = RemoteFolder(location)
+    if isinstance(location, str) and scheme_of(location) is not None:
+        place = _remote(location)
         if scheme_of(location) not in WRITABLE or place.load(MANIFEST) is not None:
             return [place]
-        inside = [RemoteFolder(below(location, name)) for name in place.folders()]
+        inside = [_remote(below(location, name)) for name in place.folders()]
         return [one for one in inside if one.load(MANIFEST) is not None] or [place]
     folder = Path(location)
     if folder.exists() and not folder.is_dir():
@@ -72,6 +71,16 @@ def find_splits(location: str) -> list[Place]:
     return [*found] or [folder]  # read_manifest will say what is missing
 
 
+def _remote(location: str) -> RemoteFolder:
+    """What is at a URL. Raises ShardError."""
+    if scheme_of(location) not in SCHEMES:
+        raise ShardError(
+            f"{masked(location)}: found {scheme_of(location)}:, and shards at a URL of "
+            f"{', '.join(SCHEMES)} are read; copy these to a folder, and give that"
+        )
+    return RemoteFolder(location, again="run the same command again")
+
+
 def verify(location: str | Path, *, decode: bool = False) -> str:
     """Read all shards at `location`, compare sizes and digests with the manifests; summarise.
 
@@ -82,15 +91,14 @@ def verify(location: str | Path, *, decode: bool = False) -> str:
     foreign: list[str] = []
     sentences: list[str] = []
     lines: list[str] = []
-    for place in find_splits(str(location)):
+    for place in find_splits(location):
         try:
             split = _open(place)
         except ShardError as error:
             sentences.append(str(error))
             continue
-        found = _check_split(split, decode)
-        wrong += found
         foreign += _unlisted(split)
+        wrong += (found := _check_split(split, decode))
         lines.append(f"{place}: {_amount(split.manifest)}, {'whole' if not found else 'NOT whole'}")
     if wrong:
         sentences.append(
@@ -110,7 +118,7 @@ def verify(location: str | Path, *, decode: bool = False) -> str:
 
 def describe(location: str | Path) -> str:
     """Lines for people on what the shards at `location` hold. Raises ShardError."""
-    return "\n\n".join(_describe_split(_open(place)) for place in find_splits(str(location)))
+    return "\n\n".join(_describe_split(_open(place)) for place in find_splits(location))
 
 
 def _open(place: Place) -> _Split:
@@ -124,23 +132,26 @@ def _open(place: Place) -> _Split:
         tars = url_of_tars(place.location, manifest)
         if tars == place.location:
             return _Split(place, place, manifest)
-    return _Split(place, Path(tars) if scheme_of(tars) is None else RemoteFolder(tars), manifest)
+    return _Split(place, Path(tars) if scheme_of(tars) is None else _remote(tars), manifest)
 
 
 def _unlisted(split: _Split) -> list[str]:
-    """Tars beside the manifest that are not in it; a web server does not tell."""
+    """Tars beside the manifest that are not in it, where the place tells: web servers do not."""
     listed = {shard.file for shard in split.manifest.shards}
     if isinstance(split.place, Path):
         names = [path.name for path in split.place.glob("*.tar")]
         return [str(split.place / name) for name in sorted(names) if name not in listed]
     if scheme_of(split.place.location) not in WRITABLE:
         return []
-    names = [name for name in split.place.names() if name.endswith(".tar")]
+    try:
+        names = [name for name in split.place.names() if name.endswith(".tar")]
+    except UnreachableError:  # who may read need not be permitted to list
+        return []
     return [split.place.url(name) for name in names if name not in listed]
 
 
 def _check_split(split: _Split, decode: bool) -> list[str]:
-    """What is wrong, a sentence each."""
+    """What is wrong, a sentence each. Raises UnreachableError where that cannot be told."""
     with (
         progress_bar(
             total=sum(shard.bytes for shard in split.manifest.shards),
@@ -159,14 +170,22 @@ def _check_split(split: _Split, decode: bool) -> list[str]:
         def check(shard: Shard) -> str | None:
             try:
                 _check_shard(split, shard, arrived, decode)
+            except UnreachableError:
+                raise
             except ShardError as error:
                 return str(error)
             return None
 
+        wrong: list[str] = []
         try:
-            return [found for found in threads.map(check, split.manifest.shards) if found]
+            for found in threads.map(check, split.manifest.shards):
+                wrong += [found] if found else []
+        except UnreachableError as error:
+            before = f". Until then found: {'; '.join(wrong)}" if wrong else ""
+            raise UnreachableError(f"{error}{before}") from error
         finally:
             threads.shutdown(cancel_futures=True)
+        return wrong
 
 
 def _check_shard(split: _Split, shard: Shard, arrived: Arrived, decode: bool) -> None:
@@ -174,42 +193,64 @@ def _check_shard(split: _Split, shard: Shard, arrived: Arrived, decode: bool) ->
     if isinstance(split.place, Path):
         index = read_index(split.place, shard, split.manifest.foreign)
     else:
-        data = b"".join(split.place.stream(shard.index_file))
-        name = split.place.url(shard.index_file)
-        index = parse_index(data, name, shard, split.manifest.foreign)
+        name = shard.index_file
+        data, _ = split.place.newer(name, None, documents.MOST_JSON) or (b"", None)
+        index = parse_index(data, split.place.url(name), shard, split.manifest.foreign)
+    digest = hashlib.sha256()
     if isinstance(split.tars, Path):
         path = split.tars / shard.file
         try:
             with disk.open_regular(path) as file:
-                _check_tar(file, str(path), shard, index, arrived, decode)
+                _refuse_size(os.fstat(file.fileno()).st_size, str(path), shard)
+                for piece in iter(lambda: file.read(PIECE), b""):
+                    digest.update(piece)
+                    arrived(len(piece))
+                _check_tar(file, str(path), digest.hexdigest(), shard, index, decode)
         except FileError as error:
             raise ShardError(str(error)) from error
         except OSError as error:
             raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
         return
-    with tempfile.TemporaryFile() as file:
+    url, count = split.tars.url(shard.file), 0
+    with tempfile.TemporaryFile() as copy:
         for piece in split.tars.stream(shard.file):
-            file.write(piece)
-        file.seek(0)
-        _check_tar(file, split.tars.url(shard.file), shard, index, arrived, decode)
+            count += len(piece)
+            if count > shard.bytes:
+                break
+            digest.update(piece)
+            _write(copy, piece, shard)
+            arrived(len(piece))
+        _refuse_size(count, url, shard)
+        _check_tar(copy, url, digest.hexdigest(), shard, index, decode)
+
+
+def _refuse_size(found: int, path: str, shard: Shard) -> None:
+    if found != shard.bytes:
+        more = "at least " if found > shard.bytes else ""
+        raise ShardError(f"{path}: found {more}{found:,} bytes, the manifest says {shard.bytes:,}")
+
+
+def _write(copy: IO[bytes], piece: bytes, shard: Shard) -> None:
+    try:
+        copy.write(piece)
+        copy.flush()
+    except OSError as error:
+        raise UnreachableError(
+            f"{tempfile.gettempdir()}: cannot be written to ({error.strerror}), and {THREADS} tars "
+            f"of {shard.bytes:,} bytes pass through it; set TMPDIR to a folder with more room"
+        ) from error
 
 
 def _check_tar(
-    file: BinaryIO, path: str, shard: Shard, index: Index, arrived: Arrived, decode: bool
+    file: IO[bytes], path: str, digest: str, shard: Shard, index: Index, decode: bool
 ) -> None:
-    """As _check_shard, of an open tar; messages call it `path`."""
-    if (found := os.fstat(file.fileno()).st_size) != shard.bytes:
-        raise ShardError(f"{path}: found {found:,} bytes, the manifest says {shard.bytes:,}")
-    digest = hashlib.sha256()
-    while block := file.read(PIECE):
-        digest.update(block)
-        arrived(len(block))
-    if digest.hexdigest() != shard.sha256:
+    """As _check_shard, of an open tar with this digest; messages call it `path`."""
+    if digest != shard.sha256:
         raise ShardError(f"{path}: its SHA-256 is not the manifest's, so it was altered")
     _check_members(file, path, index, decode)
 
 
-def _check_members(file: BinaryIO, path: str, index: Index, decode: bool) -> None:
+def _check_members(file: IO[bytes], path: str, index: Index, decode: bool) -> None:
     """Raise ShardError where the tar's headers are not those of its index.
 
     decode: also where an image or an annotation does not decode.

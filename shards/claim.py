@@ -93,7 +93,7 @@ def claimed(folder: Place, plan: dict, part: Part | None = None) -> Iterator[Non
 
 def _remove_partial_files(folder: Path, split: str, part: Part | None) -> None:
     """Remove what a killed run left; of a part, only of its shards, since others are at work."""
-    shard = rf"{re.escape(split)}-(\d+)(\.tar|\.index|\.json)"
+    shard = rf"{re.escape(split)}-(\d+)(\.tar|\.index|(?:\.index)?\.json)"
     partial = re.compile(rf"(?:manifest\.json|{shard}|plan\.json)\.partial-[0-9a-f]+")
     for path in [*folder.iterdir(), *(folder / BUILD_FOLDER).iterdir()]:
         found = partial.fullmatch(path.name)

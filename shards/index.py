@@ -9,9 +9,11 @@ Writes manifest.json and one index per tar beside the tars, which are read whole
 parallel, and never written. A sample is what webdataset takes for one: members that follow each
 other and share the name up to its first dot. Its image is the member .jpg, .jpeg, .png or .webp;
 other members (captions, numbers) stay unread, and a sample without an image is counted and left
-out. Run the same command again after an interruption, or when tars were added: of a tar that the
-last manifest describes, only the digest is computed again. Tars of a bucket pass through a folder
-for temporary files, as many at a time as there are workers, and the manifest is put beside them.
+out. When tars were added to a folder, run the same command again: of a tar that the last manifest
+describes, only the digest is computed again. Tars of a bucket are all downloaded, through a folder
+for temporary files (TMPDIR), as many at a time as there are workers. The manifest comes last and
+replaces one that is there: of tars that came later, --out makes a set of their own, which a run
+adds by data.append.
 
 --out puts manifest and indexes into another folder or bucket, which is the set of shards then: its
 manifest names the place of the tars, which stay where they are and are only read. A web server
@@ -32,12 +34,14 @@ import xxhash
 
 from scemae.config.locations import masked, scheme_of
 from scemae.data.storage import content, url_program
-from scemae.data.storage.index import foreign_index, read_index, write_index
+from scemae.data.storage.index import LARGEST, foreign_index
+from scemae.data.storage.index_file import read_index, write_index
 from scemae.data.storage.manifest import (
     MANIFEST,
     TAR,
     Manifest,
     Shard,
+    parse_manifest,
     read_manifest,
     repeated_in,
     write_manifest,
@@ -45,6 +49,7 @@ from scemae.data.storage.manifest import (
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import DataError, FileError, ShardError
 from scemae.files import disk
+from scemae.files.documents import QUOTED_KEY
 from scemae.process.progress import progress_bar
 from scemae.shards.archive import Member, tar_members
 from scemae.shards.finished import Place
@@ -89,9 +94,17 @@ def _made(out: str) -> Path:
         raise DataError(f"{out}: cannot be made ({why}); give a folder to write to") from error
 
 
-def _refuse_own(folder: Path) -> None:
-    if (own := folder / MANIFEST).exists() and not read_manifest(folder).foreign:
-        raise DataError(f"{own}: found shards of `scemae shards build`, which need no other index")
+def _refuse_own(target: Place) -> None:
+    if isinstance(target, RemoteFolder):
+        text, _ = target.load(MANIFEST) or (b"", None)
+        name, manifest = target.url(MANIFEST), None
+        if text:
+            manifest = parse_manifest(text, name)
+    else:
+        name = str(target / MANIFEST)
+        manifest = read_manifest(target) if (target / MANIFEST).exists() else None
+    if manifest and not manifest.foreign:
+        raise DataError(f"{name}: found shards of `scemae shards build`, which need no other index")
 
 
 T = TypeVar("T")
@@ -140,6 +153,7 @@ def _index_remote(pattern: str, workers: int, out: str | None) -> str:
         names = [url.rpartition("/")[2] for url in expanded]
     url_program.refuse(location)
     target, remote = _target(location, out), RemoteFolder(location)
+    _refuse_own(target)
     tars = [name for name in names or remote.names() if TAR.fullmatch(name)]
     if not tars:
         raise DataError(f"{remote.url('')}: found no *.tar in it; give the folder of the tars")
@@ -173,8 +187,7 @@ def _target(location: str, out: str | None) -> Place:
         )
     if scheme_of(out) is not None:
         return RemoteFolder(out, to_write=True)
-    _refuse_own(folder := _made(out))
-    return folder
+    return _made(out)
 
 
 def _put(target: Place, name: str, data: bytes) -> None:
@@ -234,7 +247,18 @@ def _index_tar(tar: Path, known: dict[str, Shard], target: Path) -> Shard:
             if image is None:
                 imageless += 1
                 continue
+            if image.size > LARGEST:
+                raise DataError(
+                    f"{tar}: found the image {image.name[:80]} of {image.size:,} bytes, at most "
+                    f"{LARGEST:,} were expected; leave it out of the tar"
+                )
             keys.append(quote(key, safe="", errors="surrogateescape"))
+            if not re.fullmatch(QUOTED_KEY, keys[-1]):
+                raise DataError(
+                    f"{tar}: found a sample named {key[:80]}..., {len(keys[-1]):,} characters with "
+                    "those that are no letters as %XX, at most 3,000 were expected; give it a "
+                    "shorter name"
+                )
             places.append((image.offset, image.size))
             suffixes.append(image.name.rpartition(".")[2])
             file.seek(image.offset)

@@ -25,7 +25,8 @@ import xxhash
 
 from scemae.data.picture import UnusablePicture
 from scemae.data.storage import content
-from scemae.data.storage.index import Index, check_layout, own_index, write_index
+from scemae.data.storage.index import Index, check_layout, own_index
+from scemae.data.storage.index_file import write_index
 from scemae.data.storage.manifest import MANIFEST, LeftOut, Manifest, Shard, write_manifest
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import ConfigError, DataError, ShardError
@@ -241,8 +242,8 @@ def _fill_tar(
     file: BinaryIO, task: ShardTask
 ) -> tuple[Index, list[bytes], list[LeftOut], int, str]:
     """Index, annotations, what was left out, how many encoded anew, digest of the sources."""
-    encoded, sources, hashes = 0, hashlib.sha256(), list[int]()
-    keys, jpegs, annotations = list[str](), list[int](), list[bytes]()
+    encoded, sources, annotations = 0, hashlib.sha256(), list[bytes]()
+    keys, sizes, hashes = list[str](), list[tuple[int, int]](), list[int]()
     left_out: list[LeftOut] = []
     with _open_tar(file) as tar:
         for sample in task.samples:
@@ -263,9 +264,8 @@ def _fill_tar(
             annotations.append(annotation)
             keys.append(sample.key)
             hashes.append(xxhash.xxh3_64_intdigest(stored.jpeg))
-            jpegs.append(len(stored.jpeg))
-    index = own_index(keys, jpegs, [*map(len, annotations)], hashes)
-    return index, annotations, left_out, encoded, sources.hexdigest()
+            sizes.append((len(stored.jpeg), len(annotation)))
+    return own_index(keys, sizes, hashes), annotations, left_out, encoded, sources.hexdigest()
 
 
 def _open_tar(file: BinaryIO) -> "TarWriter":

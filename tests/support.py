@@ -27,7 +27,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scemae.data.storage.index import own_index, read_index, write_index
+from scemae.data.storage.index import own_index
+from scemae.data.storage.index_file import read_index, write_index
 from scemae.data.storage.manifest import Manifest, Shard, read_manifest, write_manifest
 from scemae.distributed.launchers import NAMES
 
@@ -82,7 +83,7 @@ def write_shards(
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
         shard = Shard(name, len(part), (folder / name).stat().st_size, digest(folder / name), "")
-        index = own_index([f"{i:06d}" for i in part], *np.array(sizes).reshape(-1, 2).T)
+        index = own_index([f"{i:06d}" for i in part], sizes)
         write_index(folder, shard, index)
         listed.append(shard)
     write_manifest(folder, Manifest("generated", "train", count, listed))

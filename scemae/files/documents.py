@@ -1,4 +1,4 @@
-"""JSON, YAML and packed columns, read into types: `documents.read_json(path, Manifest, ...)`.
+"""JSON, YAML and MessagePack, read into types: `documents.read_json(path, Manifest, ...)`.
 
 Sizes are checked before memory is allocated, nothing in a file is executed, and YAML aliases are
 refused, since they can make a small file huge. What does not fit the type is refused in a sentence
@@ -8,7 +8,6 @@ that names the file and the field.
 import json
 import math
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -35,20 +34,22 @@ HostPort = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:\[\]-]{1,255}:[0-
 # A scheduler's number of a job, or nothing.
 Job = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,15}(_[0-9]{1,9})?)?$")]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256
-Point = Annotated[list[Finite], msgspec.Meta(min_length=2, max_length=2)]  # x, y
 # The key of a sample: the names of its members fit the header of a tar.
-# A key of other people's tars, with all but these characters as %XX.
-QuotedKey = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.~%-]{1,3000}$")]
+KEY = r"[A-Za-z0-9_.-]{1,95}"
+Key = Annotated[str, msgspec.Meta(pattern=f"^{KEY}$")]
+QUOTED_KEY = r"[A-Za-z0-9_.~%-]{1,3000}"  # of a foreign tar: all but these characters are %XX
+QuotedKey = Annotated[str, msgspec.Meta(pattern=f"^{QUOTED_KEY}$")]
+SUFFIX = r"[A-Za-z0-9]{1,8}"  # of a file, without its dot
+Suffix = Annotated[str, msgspec.Meta(pattern=f"^{SUFFIX}$")]
 Hash64 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]  # XXH3-64
+# Offset in a file, and length, in bytes.
+Extent = Annotated[list[Count], msgspec.Meta(min_length=2, max_length=2)]
+Point = Annotated[list[Finite], msgspec.Meta(min_length=2, max_length=2)]  # x, y
 # Of the samples of a shard; empty where it was written without.
 Content = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{32})?$")]
-Suffix = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,8}$")]  # of a file, without its dot
-Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,95}$")]
 # An entry of a folder, not a path.
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$")]
 Step = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,15}$")]  # a count as the key of an object
-# Offset in a file, and length, in bytes.
-Extent = Annotated[list[Count], msgspec.Meta(min_length=2, max_length=2)]
 
 
 def parse_json(
@@ -82,25 +83,23 @@ def parse_json(
         raise error(_sentence(name, problem, remedy, " as JSON")) from problem
 
 
-def packed(value: Any) -> bytes:
-    """A dataclass as MessagePack, compressed by zlib: what parse_packed reads."""
-    return zlib.compress(msgspec.msgpack.encode(value))
+def msgpack_bytes(value: Any) -> bytes:
+    """A dataclass as MessagePack."""
+    return msgspec.msgpack.encode(value)
 
 
-def parse_packed(
+def parse_msgpack(
     data: bytes,
     kind: type[T],
     name: object,
     *,
     error: type[ScemaeError] = DataError,
     remedy: str = "restore it",
-    most: int = MOST_JSON,
 ) -> T:
-    """What `packed` made of a `kind`, at most `most` bytes when unpacked. Raises `error`."""
+    """MessagePack as a `kind`, checked as by parse_json. Raises `error`."""
     try:
-        unpacked = zlib.decompressobj().decompress(data, most)
-        return msgspec.msgpack.decode(unpacked, type=kind)
-    except (zlib.error, msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise error(_sentence(name, problem, remedy)) from problem
 
 

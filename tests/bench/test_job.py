@@ -72,6 +72,17 @@ def test_a_case_that_is_done_is_not_done_again(tmp_path, capsys):
     )
 
 
+def test_a_program_that_is_missing_is_a_case_that_failed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(REPO)
+    assert job.case(tmp_path, "one", ["true"]) == 0
+    assert job.case(tmp_path, "one", ["no-such-program"]) == 127
+    assert job.case(tmp_path, "two", ["true"], after=["one"]) == 0
+    assert [job.state_of(found, False) for found in job.cases(tmp_path)] == [
+        "failed with 127", "left out: needs one, which is not done"]  # fmt: skip
+    assert job.main(["start", str(tmp_path / "job"), "no-such-program"]) == job.FAILED
+    assert "could not be started" in capsys.readouterr().out
+
+
 def test_a_case_that_lacks_something_is_left_out_and_says_why(tmp_path, capsys):
     assert job.main(["case", "--needs", "no_such_package", str(tmp_path), "moco", "false"]) == 0
     assert job.main(["case", "--after", "moco", str(tmp_path), "cl", "false"]) == 0

@@ -68,6 +68,12 @@ for i in (*range(0, 700, 7), 3, 699, 0):
 """
 
 
+def test_a_manifest_without_samples_is_refused(tmp_path):
+    folder = write_shards(tmp_path / "shards", 0, shards=1)
+    with pytest.raises(ShardError, match="found no sample"):
+        open_shards(str(folder))
+
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """More shards than are opened at the start, or kept open."""

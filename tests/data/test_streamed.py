@@ -18,7 +18,7 @@ from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.data.storage.shard_set import open_shards, stream_shards
 from scemae.errors import ConfigError, ShardError
 from tests.object_server import serve
-from tests.support import small_disk, write_shards
+from tests.support import as_earlier_version, small_disk, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +220,18 @@ def test_an_index_that_is_not_the_manifests_is_refused(tmp_path):
     (folder / "train-000000.index").write_text("{}")
     with serve(tmp_path) as server, pytest.raises(ShardError, match="SHA-256 is not the manifest"):
         opened(server, tmp_path).jpeg(0)
+
+
+def test_a_cache_holds_for_the_same_tars_with_other_indexes(tmp_path):
+    folder = write_shards(tmp_path / "bucket" / "train", 6)
+    with serve(tmp_path) as server:
+        first = opened(server, tmp_path)
+        images = [first.jpeg(i) for i in range(6)]
+        blocks = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("block-*")}
+        as_earlier_version(folder)
+        again = opened(server, tmp_path)
+        assert [again.jpeg(i) for i in range(6)] == images and blocks
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("block-*")} == blocks
 
 
 def test_what_only_a_program_reads_is_copied_whole_or_refused(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scemae.data.storage.index import own_index, write_index
+from scemae.data.storage.index import own_index
+from scemae.data.storage.index_file import write_index
 from scemae.data.storage.manifest import Manifest, Shard, write_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ConfigError, ShardError
@@ -60,7 +61,7 @@ def write_split(
     (folder / "x-000000.tar").write_bytes(tar.getvalue())
     digest = hashlib.sha256(tar.getvalue()).hexdigest()
     shard = Shard("x-000000.tar", len(samples), len(tar.getvalue()), digest, "")
-    write_index(folder, shard, own_index(keys, *np.array(sizes).reshape(-1, 2).T))
+    write_index(folder, shard, own_index(keys, sizes))
     write_manifest(folder, Manifest("celeba", "x", len(samples), [shard], options=options or {}))
     return folder
 

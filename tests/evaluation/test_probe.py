@@ -10,7 +10,7 @@ import xxhash
 
 from scemae.data import tps_warps
 from scemae.data.geometry import CROP, UNIT
-from scemae.data.storage.index import read_index
+from scemae.data.storage.index_file import read_index
 from scemae.data.storage.manifest import read_manifest, write_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.launchers import NAMES

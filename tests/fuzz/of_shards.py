@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-import zlib
 from pathlib import Path
 from random import Random
 
@@ -96,13 +95,6 @@ def make_earlier(folder: Path) -> None:
     as_earlier_version(folder / "train")
 
 
-def mutate_packed(data: bytes, chance: Random) -> bytes:
-    """Change what is packed, or the packed bytes."""
-    if chance.random() < 0.15:
-        return mutate_bytes(data, chance)
-    return zlib.compress(mutate_bytes(zlib.decompress(data), chance))
-
-
 def make_roomy(folder: Path) -> None:
     """The same, with room for longer annotations."""
     from unittest import mock
@@ -121,7 +113,7 @@ TARGETS = (
     Target(
         "index",
         make,
-        {INDEX: mutate_packed},
+        {INDEX: mutate_bytes},
         (read_all, verify, train_on),
         6_000,
         repair,

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import zipfile
-import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ import xxhash
 
 from scemae.cluster import chain
 from scemae.config.load import configs_dir, load_config
-from scemae.data.storage.index import read_index
+from scemae.data.storage.index_file import read_index
 from scemae.data.storage.manifest import read_manifest, write_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import CheckpointError, ConfigError, RunFolderError, ScemaeError, ShardError
@@ -166,16 +165,15 @@ def test_an_invalid_json_index_is_refused_when_it_is_opened(tmp_path, place, new
         ({"suffixes": b"jpg\njpg\n"}, "do not hold 2 samples"),
         ({"xxh3": bytes(8)}, "do not hold 2 samples"),
         (b"no columns", "cannot be read"),
-        (zlib.compress(b"no columns"), "cannot be read"),
-        (zlib.compress(bytes(2**27)), "cannot be read"),  # far larger than it may become
+        (msgspec.msgpack.encode([b"no columns"]), "cannot be read"),
     ],
 )
 def test_an_invalid_index_is_refused_when_it_is_opened(tmp_path, change, words):
     folder = write_shards(tmp_path / "shards", 4)
     path = folder / "train-000000.index"
     if isinstance(change, dict):
-        columns = msgspec.msgpack.decode(zlib.decompress(path.read_bytes()))
-        change = zlib.compress(msgspec.msgpack.encode(columns | change))
+        columns = msgspec.msgpack.decode(path.read_bytes())
+        change = msgspec.msgpack.encode(columns | change)
     path.write_bytes(change)
     manifest = read_manifest(folder)
     manifest.shards[0].index_sha256 = digest(path)

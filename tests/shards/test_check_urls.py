@@ -1,13 +1,18 @@
 """`shards verify` and `shards info` of shards at a URL."""
 
 import json
+import os
+import tempfile
 
 import pytest
 
-from scemae.errors import ShardError
+from scemae.config.locations import Typed
+from scemae.data.storage.remote_folder import RemoteFolder
+from scemae.errors import ShardError, UnreachableError
+from scemae.shards import check
 from scemae.shards.check import describe, verify
 from tests.object_server import serve
-from tests.support import scemae, write_shards
+from tests.support import scemae, small_disk, write_shards
 
 
 @pytest.fixture
@@ -82,7 +87,50 @@ def test_a_manifest_of_ones_own_verifies_the_tars_elsewhere(bucket, tmp_path):
             verify(own)
 
 
-def test_a_bucket_that_there_is_not_and_a_program_are_refused(tmp_path):
-    for location in (f"file://{tmp_path}/none", "pipe:cat /etc/passwd"):
-        with pytest.raises(ShardError):
-            verify(location)
+def test_what_cannot_be_read_is_not_called_damaged(bucket, monkeypatch):
+    monkeypatch.setattr(check, "THREADS", 1)
+    flip(bucket / "train" / "train-000000.tar", at=700)
+    with serve(bucket) as server:
+        server.fault = lambda path, before: 403 if path.endswith("train-000001.tar") else None
+        with pytest.raises(UnreachableError) as error:
+            verify(f"{server.url}/train")
+    said = str(error.value)
+    assert "train-000001.tar: access was refused" in said and "run the same command again" in said
+    assert "Until then found: " in said and "train-000000.tar: its SHA-256" in said
+    assert "resume" not in said and "copy these files" not in said
+
+
+def test_who_may_read_need_not_list(bucket, monkeypatch):
+    def refused(self):
+        raise UnreachableError("may not be listed")
+
+    monkeypatch.setattr(RemoteFolder, "names", refused)
+    assert "whole" in verify(f"file://{bucket}/train")
+
+
+def test_a_full_folder_for_temporary_files_is_named(bucket, tmp_path, monkeypatch):
+    with small_disk(tmp_path / "small", "8k") as small:
+        monkeypatch.setattr(tempfile, "tempdir", str(small))
+        with pytest.raises(UnreachableError, match=f"{small}: cannot be written to .*set TMPDIR"):
+            verify(f"file://{bucket}/train")
+
+
+def test_a_file_that_is_far_too_large_is_not_downloaded_whole(bucket):
+    index = bucket / "train" / "train-000000.index"
+    os.truncate(index, 2**31)
+    os.truncate(bucket / "train" / "train-000001.tar", 2**31)
+    with serve(bucket) as server, pytest.raises(ShardError) as error:
+        verify(f"{server.url}/train")
+    assert "train-000000.index: found more than 67,108,864 bytes" in str(error.value)
+    assert "train-000001.tar: found at least " in str(error.value)
+
+
+@pytest.mark.parametrize("location", ["pipe:cat /etc/passwd", Typed("hf://datasets/x/y")])
+def test_a_program_is_not_started(location):
+    with pytest.raises(ShardError, match="copy these to a folder, and give that"):
+        verify(location)
+
+
+def test_a_bucket_that_there_is_not_is_named(tmp_path):
+    with pytest.raises(ShardError, match="none: cannot be opened .*check the address"):
+        verify(f"file://{tmp_path}/none")

@@ -2,11 +2,11 @@
 
 import io
 import json
+import os
 import pickle
 import re
 import shutil
 import tarfile
-import zlib
 
 import msgspec
 import numpy as np
@@ -154,6 +154,7 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(foreign, tmp_path, files, 
         {"offsets": (513).to_bytes(8, "little")},
         {"offsets": (2**40).to_bytes(8, "little")},
         {"offsets": (2**63 - 512).to_bytes(8, "little")},
+        {"offsets": (2**63).to_bytes(8, "little")},
         {"offsets": (2**64 - 512).to_bytes(8, "little")},
         {"suffixes": b"jpg/..\n"},
     ],
@@ -164,12 +165,38 @@ def test_an_altered_index_is_refused(tmp_path, change):
     scemae("shards", "index", tmp_path)
     manifest = read_manifest(tmp_path)
     path = tmp_path / manifest.shards[0].index_file
-    columns = msgspec.msgpack.decode(zlib.decompress(path.read_bytes()))
-    path.write_bytes(zlib.compress(msgspec.msgpack.encode(columns | change)))
+    columns = msgspec.msgpack.decode(path.read_bytes())
+    path.write_bytes(msgspec.msgpack.encode(columns | change))
     manifest.shards[0].index_sha256 = digest(path)
     write_manifest(tmp_path, manifest)
     with pytest.raises(ShardError, match="scemae shards index"):
         open_shards(str(tmp_path)).jpeg(0)
+
+
+def test_shards_of_ones_own_are_left_alone_at_a_url_too(tmp_path):
+    folder = write_shards(tmp_path / "train", 4)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for place in (folder, f"file://{folder}"):
+        done = scemae("shards", "index", place, check=False)
+        assert "found shards of `scemae shards build`, which need no other index" in done.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [
+        ("é" * 600, 4, "3,600 characters with those that are no letters"),
+        ("one", 2**28 + 1, "268,435,457 bytes, at most"),
+    ],
+)
+def test_what_could_not_be_read_later_is_refused(tmp_path, name, size, words):
+    info = tarfile.TarInfo(f"{name}.jpg")
+    info.size = size
+    head = info.tobuf(tarfile.PAX_FORMAT)
+    (tmp_path / "a.tar").write_bytes(head)
+    os.truncate(tmp_path / "a.tar", len(head) + -(-size // 512) * 512 + 1024)  # a hole
+    done = scemae("shards", "index", tmp_path, check=False)
+    assert words in done.stderr and not (tmp_path / "manifest.json").exists()
 
 
 def test_an_index_of_an_earlier_version_reads_the_same_and_is_packed_when_made_again(

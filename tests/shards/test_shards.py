@@ -25,7 +25,7 @@ from PIL import Image
 
 from scemae.cli import run_command
 from scemae.config.locations import Typed
-from scemae.data.storage.index import read_index
+from scemae.data.storage.index_file import read_index
 from scemae.data.storage.manifest import read_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ConfigError, DataError, ShardError

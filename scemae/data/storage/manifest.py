@@ -6,7 +6,7 @@ A folder of shards is
     train-000000.tar         WebDataset: for each sample KEY.jpg, with the original bytes, and
                              KEY.json, its annotation
     train-000000.index       where in the tar each member starts, so that one read gets any sample
-                             (index.py)
+                             (index.py, index_file.py)
 
 Tars that others wrote (`foreign`; `scemae shards index` makes the manifest) may hold more: of each
 sample the index has the image's place and suffix, and there are no annotations. The option `tars`
@@ -153,7 +153,7 @@ def parse_manifest(text: bytes, name: object) -> Manifest:
     if found not in READABLE:
         raise ShardError(
             f"{name}: found shard format {str(found)[:40]}, this version reads {READABLE[0]} to "
-            f"{FORMAT_VERSION}; rebuild the shards with `scemae shards build`"
+            f"{FORMAT_VERSION}; use the version of scemae that wrote it, or make the shards again"
         )
     manifest = documents.parse_json(text, Manifest, name, error=ShardError, remedy=REBUILD)
     documents.convert(

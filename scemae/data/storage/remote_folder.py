@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scemae.config.locations import masked, scheme_of, without_secrets
-from scemae.errors import ShardError
+from scemae.errors import ShardError, UnreachableError
+from scemae.files import documents
 
 SCHEMES = ("s3", "gs", "az", "http", "https", "file")
 WRITABLE = ("s3", "gs", "az", "file")
+RESUME = "start again: the run resumes"
+KEPT = "run the same command again (finished shards are kept)"
 ATTEMPTS, FIRST_PAUSE = 5, 0.5  # of a read that came short; seconds, doubled each time
 PIECE = 2**20
 # A file is put in pieces of so many bytes, so many at a time: that much memory.
@@ -39,9 +42,13 @@ class RemoteFolder:
     reached for so long.
     """
 
-    def __init__(self, location: str, *, to_write: bool = False) -> None:
-        """to_write: a folder of this machine (file:) is made, a web server is refused."""
+    def __init__(self, location: str, *, to_write: bool = False, again: str = RESUME) -> None:
+        """to_write: a folder of this machine (file:) is made, a web server is refused.
+
+        again: what to do once it can be reached, for messages.
+        """
         self.location, self._to_write = location.rstrip("/"), to_write
+        self._do_again = KEPT if to_write else again
         self._tags: dict[str, str | None] = {}  # the ETag that each file had when first read
         self._lock = threading.Lock()
         self._store = self._opened()
@@ -50,7 +57,7 @@ class RemoteFolder:
         return masked(self.location)
 
     def __reduce__(self) -> tuple:
-        return _again, (self.location, self._to_write)
+        return _opened_again, (self.location, self._to_write, self._do_again)
 
     def read(
         self, name: str, start: int, stop: int, size: int, note: Callable[[], None] = lambda: None
@@ -82,11 +89,7 @@ class RemoteFolder:
                 found = self._get(name, {"if_none_match": tag} if tag else {})
             except refused.NotModifiedError:
                 return None
-            if found.meta["size"] > most:
-                raise ShardError(
-                    f"{self.url(name)}: found more than {most:,} bytes; check the address"
-                )
-            return bytes(found.bytes()), found.meta.get("e_tag")
+            return self._bytes(name, found, most), found.meta.get("e_tag")
 
         return self._attempt(name, asked)
 
@@ -114,7 +117,7 @@ class RemoteFolder:
         return self._attempt("", listed)
 
     def load(self, name: str) -> tuple[bytes, str | None] | None:
-        """A small file and its ETag; None where it is not there."""
+        """A file of at most documents.MOST_JSON bytes and its ETag; None where it is not there."""
 
         def whole() -> tuple[bytes, str | None] | None:
             try:
@@ -123,9 +126,15 @@ class RemoteFolder:
                 if _is_no_bucket(error):
                     raise
                 return None
-            return bytes(found.bytes()), found.meta.get("e_tag")
+            return self._bytes(name, found, documents.MOST_JSON), found.meta.get("e_tag")
 
         return self._attempt(name, whole)
+
+    def _bytes(self, name: str, found: Any, most: int) -> bytes:
+        """The content of an answer. Raises ShardError where it has more than `most` bytes."""
+        if found.meta["size"] > most:
+            raise ShardError(f"{self.url(name)}: found more than {most:,} bytes; check the address")
+        return bytes(found.bytes())
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, in place of one of that name. Raises ShardError."""
@@ -236,13 +245,13 @@ class RemoteFolder:
         raise AssertionError("unreachable")
 
     def _failure(self, name: str, error: Exception, done: str = "read") -> ShardError:
-        again = "start again: the run resumes"
-        if self._to_write:
-            again = "run the same command again (finished shards are kept)"
+        again = self._do_again
         if _is_no_bucket(error) or done == "written" and isinstance(error, FileNotFoundError):
             found, do = "found no such bucket", f"make it, or check the address, and {again}"
         elif isinstance(error, FileNotFoundError):
-            found, do = "not found", "check the address, or copy the shards there again"
+            return ShardError(
+                f"{self.url(name)}: not found; check the address, or copy the shards there again"
+            )
         elif _is_refusal(error):
             found = "access was refused, also with credentials read anew"
             do = f"renew the credentials and {again}"
@@ -252,7 +261,7 @@ class RemoteFolder:
         else:
             found = f"cannot be {done} ({_why(error)})"
             do = f"check the network and your access, and {again}"
-        return ShardError(f"{self.url(name)}: {found}; {do}")
+        return UnreachableError(f"{self.url(name)}: {found}; {do}")
 
     def _changed(self, name: str) -> ShardError:
         return ShardError(
@@ -301,9 +310,9 @@ class RemoteFolder:
             ) from error
 
 
-def _again(location: str, to_write: bool) -> RemoteFolder:
+def _opened_again(location: str, to_write: bool, again: str) -> RemoteFolder:
     """The folder in another process."""
-    return RemoteFolder(location, to_write=to_write)
+    return RemoteFolder(location, to_write=to_write, again=again)
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -18,7 +18,8 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from scemae.data.storage.block_cache import BlockCache
-from scemae.data.storage.index import Index, most_kept, parse_index, read_index_bytes
+from scemae.data.storage.index import Index, most_kept
+from scemae.data.storage.index_file import parse_index, read_index_bytes
 from scemae.data.storage.manifest import Manifest
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.data.storage.tar_headers import BLOCK, in_blocks
@@ -208,13 +209,14 @@ class StreamedTars:
         indexes, file = self._source_of(shard).indexes, self._shards[shard].index_file
         if isinstance(indexes, Path):
             return read_index_bytes(indexes / file)
-        name = f"{INDEX}{shard:07d}"
+        # Other indexes of the same tars, of another version say, have another name.
+        name = f"{INDEX}{shard:07d}-{self._shards[shard].index_sha256[:12]}"
         while True:
             try:
                 path = self.cache.path(name)
                 return documents.read_bytes(path, error=ShardError, remedy="remove it")
             except FileNotFoundError:
-                data = b"".join(indexes.stream(file))
+                data, _ = indexes.newer(file, None, documents.MOST_JSON) or (b"", None)
                 self._note_arrival()
                 self.cache.ensure(
                     name,
@@ -232,7 +234,8 @@ class StreamedTars:
             return [self.now + 1 + age - min(ages) for age in ages]
         uses = np.empty(len(names), np.int64)
         uses[blocks >= 0] = self.next_windows(blocks[blocks >= 0], self.now)
-        shards = [int(name.removeprefix(INDEX)) for name in names if name.startswith(INDEX)]
+        found = [name.removeprefix(INDEX) for name in names if name.startswith(INDEX)]
+        shards = [int(name.partition("-")[0]) for name in found]
         uses[blocks < 0] = self._index_uses(np.array(shards, np.int64))
         return uses.tolist()
 

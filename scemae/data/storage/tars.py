@@ -7,7 +7,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from scemae.data.storage.index import Index, most_kept, read_index
+from scemae.data.storage.index import Index, most_kept
+from scemae.data.storage.index_file import read_index
 from scemae.data.storage.manifest import Manifest
 from scemae.errors import FileError, ShardError
 from scemae.files import disk
