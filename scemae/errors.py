@@ -63,7 +63,14 @@ class ShardError(DataError):
 
 
 class UnreachableError(ShardError):
-    """A bucket or a web server that does not answer, or refuses: the shards may be whole."""
+    """A bucket or a web server that does not answer, or refuses: the shards may be whole.
+
+    passes: the job script requeues, as for a lost rank; where a person is needed it does not.
+    """
+
+    def __init__(self, message: object, *, passes: bool = False) -> None:
+        super().__init__(message)
+        self.exit_status = 75 if passes else 1
 
 
 class FileError(ScemaeError):

@@ -1,7 +1,6 @@
 """`scemae shards build | index | verify | info`: shards made, adopted, checked and described."""
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from scemae.data.storage.manifest import Manifest
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import ConfigError, DataError, printable
 from scemae.files import disk
-from scemae.shards import check, index
+from scemae.process.cores import cores
+from scemae.shards import check, describe, index
 from scemae.shards.claim import Part
 from scemae.shards.finished import Place
 from scemae.shards.image import QUALITY
@@ -33,8 +33,11 @@ def main(arguments: argparse.Namespace) -> None:
         print(printable(index.index_tars(arguments.tars, arguments.workers, arguments.out)))
     elif arguments.command == "verify":
         print(printable(check.verify(arguments.folder, decode=arguments.decode)))
+    elif arguments.keys:
+        for key in describe.keys(arguments.folder):
+            print(key)
     else:
-        print(printable(check.describe(arguments.folder)))
+        print(printable(describe.describe(arguments.folder)))
 
 
 def build(arguments: argparse.Namespace) -> None:
@@ -52,7 +55,7 @@ def build(arguments: argparse.Namespace) -> None:
             part=part,
             samples_per_shard=arguments.samples_per_shard,
             max_bad_fraction=arguments.max_bad_fraction,
-            workers=arguments.workers or (1 if len(split.samples) < FEW else os.cpu_count() or 1),
+            workers=arguments.workers or (1 if len(split.samples) < FEW else cores()),
         )
         if manifest is None:
             print(

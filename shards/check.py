@@ -1,84 +1,28 @@
-"""Reading finished shards: `verify` compares all bytes with the manifest, `describe` lists them."""
+"""`shards verify`: all bytes of finished shards, compared with their manifests."""
 
 import hashlib
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import IO
 
-from scemae.config.locations import below, masked, scheme_of
-from scemae.data.picture import UnusablePicture, check_jpeg, decode_image
+from scemae.config.locations import masked, scheme_of
+from scemae.data.picture import decode_image
 from scemae.data.storage.index import Index
-from scemae.data.storage.index_file import parse_index, read_index
-from scemae.data.storage.manifest import (
-    MANIFEST,
-    Annotation,
-    Manifest,
-    Shard,
-    parse_manifest,
-    read_manifest,
-    url_of_tars,
-)
-from scemae.data.storage.remote_folder import SCHEMES, WRITABLE, RemoteFolder
-from scemae.data.storage.shard_set import open_shards
+from scemae.data.storage.manifest import Annotation, Shard
+from scemae.data.storage.remote_folder import WRITABLE
 from scemae.data.storage.tar_headers import BLOCK, is_header, member_name, wrong_header
 from scemae.errors import FileError, ShardError, UnreachableError
 from scemae.files import disk, documents
 from scemae.process.progress import progress_bar
-from scemae.shards.finished import BUILD_FOLDER, Place
+from scemae.shards.split_places import SplitAt, find_splits, open_split
 
 PIECE = 1 << 20
 THREADS = 8  # tars that are read at a time
 Arrived = Callable[[int], None]  # called with the number of bytes that were read
-
-
-@dataclass
-class _Split:
-    """A split: the place of its manifest and indexes, that of its tars, the manifest."""
-
-    place: Place
-    tars: Place
-    manifest: Manifest
-
-
-def find_splits(location: str | Path) -> list[Place]:
-    """The places of splits at `location`: the folder or bucket itself if it is one, else those in
-    it.
-
-    Raises ShardError for a file, and where a bucket cannot be read.
-    """
-    if isinstance(location, str) and scheme_of(location) is not None:
-        place = _remote(location)
-        if scheme_of(location) not in WRITABLE or place.load(MANIFEST) is not None:
-            return [place]
-        inside = [_remote(below(location, name)) for name in place.folders()]
-        return [one for one in inside if one.load(MANIFEST) is not None] or [place]
-    folder = Path(location)
-    if folder.exists() and not folder.is_dir():
-        raise ShardError(f"{folder}: is a file; give the folder of shards that it lies in")
-    if (folder / MANIFEST).exists() or not folder.is_dir():
-        return [folder]
-    found = [
-        inner
-        for inner in sorted(folder.iterdir())
-        if (inner / MANIFEST).exists() or (inner / BUILD_FOLDER).is_dir()
-    ]
-    return [*found] or [folder]  # read_manifest will say what is missing
-
-
-def _remote(location: str) -> RemoteFolder:
-    """What is at a URL. Raises ShardError."""
-    if scheme_of(location) not in SCHEMES:
-        raise ShardError(
-            f"{masked(location)}: found {scheme_of(location)}:, and shards at a URL of "
-            f"{', '.join(SCHEMES)} are read; copy these to a folder, and give that"
-        )
-    return RemoteFolder(location, again="run the same command again")
 
 
 def verify(location: str | Path, *, decode: bool = False) -> str:
@@ -93,13 +37,13 @@ def verify(location: str | Path, *, decode: bool = False) -> str:
     lines: list[str] = []
     for place in find_splits(location):
         try:
-            split = _open(place)
+            split = open_split(place)
         except ShardError as error:
             sentences.append(str(error))
             continue
         foreign += _unlisted(split)
         wrong += (found := _check_split(split, decode))
-        lines.append(f"{place}: {_amount(split.manifest)}, {'whole' if not found else 'NOT whole'}")
+        lines.append(f"{place}: {split.amount}, {'whole' if not found else 'NOT whole'}")
     if wrong:
         sentences.append(
             f"{len(wrong)} of its parts are wrong: {'; '.join(wrong)}; copy these files again, or "
@@ -116,26 +60,7 @@ def verify(location: str | Path, *, decode: bool = False) -> str:
     return "\n".join(lines)
 
 
-def describe(location: str | Path) -> str:
-    """Lines for people on what the shards at `location` hold. Raises ShardError."""
-    return "\n\n".join(_describe_split(_open(place)) for place in find_splits(location))
-
-
-def _open(place: Place) -> _Split:
-    """The split at a place. Raises ShardError."""
-    if isinstance(place, Path):
-        manifest = read_manifest(place)
-        tars = manifest.tars or str(place)
-    else:
-        text, _ = place.newer(MANIFEST, None, documents.MOST_JSON) or (b"", None)
-        manifest = parse_manifest(text, place.url(MANIFEST))
-        tars = url_of_tars(place.location, manifest)
-        if tars == place.location:
-            return _Split(place, place, manifest)
-    return _Split(place, Path(tars) if scheme_of(tars) is None else _remote(tars), manifest)
-
-
-def _unlisted(split: _Split) -> list[str]:
+def _unlisted(split: SplitAt) -> list[str]:
     """Tars beside the manifest that are not in it, where the place tells: web servers do not."""
     listed = {shard.file for shard in split.manifest.shards}
     if isinstance(split.place, Path):
@@ -150,7 +75,7 @@ def _unlisted(split: _Split) -> list[str]:
     return [split.place.url(name) for name in names if name not in listed]
 
 
-def _check_split(split: _Split, decode: bool) -> list[str]:
+def _check_split(split: SplitAt, decode: bool) -> list[str]:
     """What is wrong, a sentence each. Raises UnreachableError where that cannot be told."""
     with (
         progress_bar(
@@ -182,20 +107,16 @@ def _check_split(split: _Split, decode: bool) -> list[str]:
                 wrong += [found] if found else []
         except UnreachableError as error:
             before = f". Until then found: {'; '.join(wrong)}" if wrong else ""
-            raise UnreachableError(f"{error}{before}") from error
+            passes = error.exit_status != 1
+            raise UnreachableError(f"{error}{before}", passes=passes) from error
         finally:
             threads.shutdown(cancel_futures=True)
         return wrong
 
 
-def _check_shard(split: _Split, shard: Shard, arrived: Arrived, decode: bool) -> None:
+def _check_shard(split: SplitAt, shard: Shard, arrived: Arrived, decode: bool) -> None:
     """Raise ShardError unless a tar and its index are as the manifest says."""
-    if isinstance(split.place, Path):
-        index = read_index(split.place, shard, split.manifest.foreign)
-    else:
-        name = shard.index_file
-        data, _ = split.place.newer(name, None, documents.MOST_JSON) or (b"", None)
-        index = parse_index(data, split.place.url(name), shard, split.manifest.foreign)
+    index = split.index(shard)
     digest = hashlib.sha256()
     if isinstance(split.tars, Path):
         path = split.tars / shard.file
@@ -278,49 +199,3 @@ def _decode(data: bytes, path: str, key: str, is_annotation: int) -> None:
             decode_image(data, strict=True)
     except (ValueError, ShardError) as error:
         raise ShardError(f"{path}: sample {key} cannot be decoded ({error})") from error
-
-
-def _describe_split(split: _Split) -> str:
-    manifest = split.manifest
-    reasons = Counter(entry["reason"] for entry in manifest.left_out)
-    lines = [
-        f"{split.place}: split {manifest.split} of {manifest.dataset}",
-        f"  holds        {_amount(manifest)}",
-        *_first_sample(split),
-        *(f"  left out     {count:,}: {reason}" for reason, count in reasons.most_common()),
-        *(f"  excluded     {count:,}: {reason}" for reason, count in manifest.excluded.items()),
-        *(f"  option       {name}: {value}" for name, value in manifest.options.items()),
-        f"  digest       {manifest.digest()}, of the samples in their order",
-        f"  of its tars  {manifest.tars_digest()}",
-    ]
-    return "\n".join(lines)
-
-
-def _first_sample(split: _Split) -> list[str]:
-    if not isinstance(split.tars, Path):
-        return []
-    shards = open_shards(str(split.place))
-    try:
-        pixels = "{}x{} pixels".format(*check_jpeg(shards.jpeg(0)))
-    except UnusablePicture as error:
-        pixels = str(error)
-    first = shards.annotation(0)
-    return [
-        f"  first sample {first.get('file', shards.keys[0])}, {pixels}",
-        f"  annotations  {', '.join(_annotations(first)) or 'none'}",
-    ]
-
-
-def _annotations(first: Annotation) -> list[str]:
-    names = {
-        "landmarks": f"{len(first.get('landmarks') or [])} landmarks",
-        "identity": "identity",
-        "box": "face box",
-        "size": "size",
-    }
-    return [words for key, words in names.items() if key in first]
-
-
-def _amount(manifest: Manifest) -> str:
-    megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
-    return f"{manifest.samples:,} samples in {len(manifest.shards)} shards, {megabytes:,.1f} MB"

@@ -3,7 +3,6 @@
 They run in processes of their own: training takes over signals and the process group.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from scemae.api.model import Model, load
 from scemae.config import values
 from scemae.config.load import load_config
 from scemae.errors import ConfigError, DataError, Preempted, ScemaeError
+from scemae.process.cores import cores
 
 
 def pretrain(
@@ -43,7 +43,7 @@ def pretrain(
     words = [f"{key}={_text(value)}" for key, value in {**given, **settings}.items()]
     load_config("pretrain", words)  # refuses wrong settings before the shards are built
     places = [values.as_argument(source), values.as_argument(shards)]
-    _run("shards", "build", "folder", *places, f"--workers={workers or os.cpu_count()}")
+    _run("shards", "build", "folder", *places, f"--workers={workers or cores()}")
     _run("pretrain", *words)
     return load(run_dir, device=device)
 

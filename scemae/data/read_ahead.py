@@ -36,7 +36,11 @@ class Stream(NamedTuple):
     @property
     def ahead(self) -> int:
         """Windows that are downloaded before they are read: at least as many as LAG steps span."""
-        spans = [line.span for line in self.order.line.lines if isinstance(line, Lanes)]
+        return self.ahead_if(None)
+
+    def ahead_if(self, window: int | None) -> int:
+        """As `ahead`, if windows had so many blocks of a lane."""
+        spans = [_span(line, window) for line in self.order.line.lines if isinstance(line, Lanes)]
         return max(-(-LAG * self.order.global_batch_size // span) for span in spans or [2**62])
 
 
@@ -47,18 +51,24 @@ def streams_of(shards: ShardSet, order: Order) -> list[Stream]:
     return [Stream(tars, part, first) for tars, part, first in found if tars is not None]
 
 
-def cache_needed(stream: Stream, ranks: int, local: int) -> int:
+def _span(line: Lanes, window: int | None) -> int:
+    """Images of a window of a line, if it had so many blocks of a lane."""
+    return line.span if window is None else line.span // line.window * min(window, line.window)
+
+
+def cache_needed(stream: Stream, ranks: int, local: int, window: int | None = None) -> int:
     """Bytes that the cache of a node needs, with `local` of the `ranks` on each node.
 
     Order version 1 needs all tars. Version 2 needs one window and those ahead, of every lane that
     the ranks of the node read; where the lanes are no multiple of the nodes, two nodes read some.
+    window: another one than the order's, in blocks of a lane.
     """
     order, total = stream.order, stream.tars.total_bytes
-    images = [_images_of(line, stream, ranks, local) for line in order.line.lines]
+    images = [_images_of(line, stream, ranks, local, window) for line in order.line.lines]
     return min(max(images) * total // order.samples, total)
 
 
-def _images_of(line: Line, stream: Stream, ranks: int, local: int) -> int:
+def _images_of(line: Line, stream: Stream, ranks: int, local: int, window: int | None) -> int:
     """Images that a node keeps while it trains in this line."""
     if not isinstance(line, Lanes):
         return line.samples
@@ -69,7 +79,7 @@ def _images_of(line: Line, stream: Stream, ranks: int, local: int) -> int:
         -(-min(first + local, ranks) * together // ranks) - first * together // ranks
         for first in range(0, ranks, local)
     )
-    return (1 + stream.ahead) * line.span * most // together
+    return (1 + stream.ahead_if(window)) * _span(line, window) * most // together
 
 
 def check_cache(streams: list[Stream], ranks: int, local: int) -> None:
@@ -90,8 +100,8 @@ def check_cache(streams: list[Stream], ranks: int, local: int) -> None:
     if needed > limit:
         raise ConfigError(
             f"data.cache_gb={limit / 1e9:g}: {windows} windows of the order need "
-            f"{needed / 1e9:.3g} GB on a node of {local} of {ranks} ranks; give more, or a "
-            "smaller data.window or data.lanes"
+            f"{needed / 1e9:.3g} GB on a node of {local} of {ranks} ranks; give more, or "
+            f"{_smaller(streams, ranks, local)}"
         )
     if (room := min(stream.tars.cache.room() for stream in streams)) < needed:
         raise ConfigError(
@@ -100,6 +110,17 @@ def check_cache(streams: list[Stream], ranks: int, local: int) -> None:
         )
     for stream, need in zip(streams, needs):
         stream.tars.cache.limit = limit * need // needed
+
+
+def _smaller(streams: list[Stream], ranks: int, local: int) -> str:
+    """Settings that need no more cache than there is, as advice."""
+    lines = [line for stream in streams for line in stream.order.line.lines]
+    window = max(line.window for line in lines if isinstance(line, Lanes))
+    while (window := window // 2) >= 1:
+        needs = [cache_needed(stream, ranks, local, window) for stream in streams]
+        if sum(needs) <= streams[0].tars.cache.limit:
+            return f"data.window={window}"
+    return "a smaller data.lanes or data.block"
 
 
 class ReadAhead:

@@ -16,6 +16,7 @@ from torch import distributed
 from scemae.distributed import deepspeed_internals, tf32
 from scemae.distributed.launchers import Launch, number
 from scemae.errors import LaunchError, LostRankError
+from scemae.process.cores import cores
 
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 LOOPBACK = "lo"
@@ -223,7 +224,7 @@ def data_threads(asked: str | int) -> int:
     if asked != "auto":
         return int(asked)
     ranks_here = number(os.environ, "LOCAL_WORLD_SIZE", 1, None, default=1)
-    return max(min(len(os.sched_getaffinity(0)) // ranks_here, 16), 1)
+    return max(min(cores() // ranks_here, 16), 1)
 
 
 def keep_freed_memory() -> None:

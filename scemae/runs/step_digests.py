@@ -7,7 +7,6 @@ later stays in the cache if it has room. Threads read and decode. Memory is that
 numbers, about 150 bytes for each sample at most, and of PIECE frames in each thread.
 """
 
-import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from scemae.data.frame_sources import StreamedFrames, consumed_frames
 from scemae.data.order import Order, Slice
 from scemae.data.read_ahead import Stream, streams_of
 from scemae.data.storage.streamed_tars import StreamedTars
+from scemae.process.cores import cores
 from scemae.runs.ledger import LIMBS, sample_digest, to_text
 
 PIECE = 256  # samples that a thread takes at a time,
@@ -75,7 +75,7 @@ class StepDigests:
         self.order, self.source, self.views = order, source, views
         self.noisy_jpeg, self.hashes_jpeg, self.owner = noisy_jpeg, hashes_jpeg, owner
         self.streams = streams_of(source.shards, order)
-        workers = workers or len(os.sched_getaffinity(0))
+        workers = workers or cores()
         self._decoding = Semaphore(workers)
         threads = workers
         if self.streams:

@@ -24,6 +24,7 @@ from scemae.errors import ConfigError, LaunchError, Preempted, RunFolderError
 from scemae.files import disk, documents
 from scemae.files.documents import HostPort
 from scemae.files.ownership import refuse_known
+from scemae.process.cores import cores
 from scemae.process.stop_signals import StopRequest
 from scemae.runs import generations
 from scemae.runs.generations import Generation
@@ -268,4 +269,4 @@ def _token(folder: Path) -> Path:
 def processors() -> int:
     """Processors that this process may use: SCEMAE_CPUS, else those that the system allows."""
     given = os.environ.get("SCEMAE_CPUS", "")
-    return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
+    return int(given) if given.isdigit() and int(given) else cores()

@@ -14,9 +14,10 @@ from scemae.config.locations import Typed
 from scemae.data.lanes import Lanes
 from scemae.data.order import Order
 from scemae.data.read_ahead import Stream, cache_needed, check_cache
+from scemae.data.storage import remote_folder
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.data.storage.shard_set import open_shards, stream_shards
-from scemae.errors import ConfigError, ShardError
+from scemae.errors import ConfigError, ShardError, UnreachableError
 from tests.object_server import serve
 from tests.support import as_earlier_version, small_disk, write_shards
 
@@ -159,6 +160,25 @@ def test_of_a_cut_answer_only_the_rest_is_asked_for_again(tmp_path):
         assert server.bytes_sent < 1.15 * len(data) and notes
 
 
+def test_a_server_that_is_gone_is_a_passing_trouble_and_a_refusal_is_not(
+    local, tmp_path, monkeypatch
+):
+    """By the exit status: the job script starts a run again that ended with 75."""
+    monkeypatch.setattr(remote_folder, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(remote_folder, "RETRIES", 0)
+    with serve(local) as server:
+        shards = opened(server, tmp_path)
+        server.fault = lambda path, before: 403
+        with pytest.raises(UnreachableError, match="renew the credentials") as refused:
+            shards.jpeg(0)
+        server.fault = lambda path, before: 503
+        with pytest.raises(UnreachableError, match="the run resumes") as down:
+            shards.jpeg(0)
+    with pytest.raises(UnreachableError, match="check the network") as gone:
+        shards.jpeg(0)
+    assert [one.value.exit_status for one in (refused, down, gone)] == [1, 75, 75]
+
+
 def test_a_partial_block_of_a_killed_process_is_made_again(local, server, tmp_path):
     folder = opened(server, tmp_path).folder
     (folder / "block-000000000.part").write_bytes(bytes(5000))
@@ -268,6 +288,35 @@ def test_a_cache_needs_two_windows_of_the_lanes_of_the_largest_node(
     shorter = Order(90, 0, 8, Lanes(90, 0, lanes=8, block=1, window=1))  # four steps: 4 windows
     needed = cache_needed(Stream(tars, shorter, 0), ranks, near)
     assert needed == pytest.approx(5 * 8 * share * tars.total_bytes / 90, abs=1)
+
+
+@pytest.mark.parametrize("limit", [4e-4, 2e-4, 1.3e-4])
+def test_a_window_that_is_advised_fits(server, tmp_path, limit):
+    tars = opened(server, tmp_path, limit).streams[0]
+    order = Order(90, 0, 2, Lanes(90, 0, lanes=2, block=2, window=16))
+    with pytest.raises(ConfigError, match=r"give more, or data.window=\d") as error:
+        check_cache([Stream(tars, order, 0)], 1, 1)
+    window = int(str(error.value).rpartition("=")[2])
+    check_cache([Stream(tars, Order(90, 0, 2, Lanes(90, 0, 2, 2, window)), 0)], 1, 1)
+
+
+def test_the_cache_of_a_set_that_has_grown_takes_the_place_of_the_earlier_one(local, tmp_path):
+    shutil.copytree(local / "bucket", tmp_path / "bucket")
+    write_shards(tmp_path / "bucket" / "more", 9)
+    with serve(tmp_path) as server:
+        urls = [f"{server.url}/bucket/{name}" for name in ("train", "more")]
+        first = stream_shards(urls[:1], str(tmp_path / "cache"), 0.01)[0]
+        claim = first.streams[0].cache.claim("run")
+        first.jpeg(0)
+        grown = stream_shards(urls, str(tmp_path / "cache"), 0.01)[0].streams[0].cache
+        room = grown.room()
+        grown.claim("run").close()
+        assert [*first.folder.glob("block-*")]  # a run is at work on it
+        claim.close()
+        assert grown.room() > room
+        grown.claim("run").close()
+        assert not [*first.folder.glob("[!.]*")]
+        assert first.jpeg(0)  # downloaded again
 
 
 def test_a_disk_too_small_for_the_cache_is_found_at_the_start(server, tmp_path):

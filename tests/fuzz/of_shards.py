@@ -11,6 +11,7 @@ from scemae.data.frame_sources import StreamedFrames
 from scemae.data.storage import shard_set
 from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
 from scemae.shards import check
+from scemae.shards import describe as info
 from tests.fuzz.binary import mutate_bytes
 from tests.fuzz.containers import mutate_picture, mutate_tar
 from tests.fuzz.target import Target
@@ -73,7 +74,7 @@ def verify(folder: Path) -> None:
 
 def describe(folder: Path) -> None:
     """`scemae shards info`"""
-    check.describe(folder)
+    info.describe(folder)
 
 
 def mutate_member(suffix: str, mutate) -> object:

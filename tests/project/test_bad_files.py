@@ -32,7 +32,7 @@ from scemae.methods import mae, registry
 from scemae.runs import generations, goodput, lineage, verify
 from scemae.runs.checkpoints import checkpoint
 from scemae.runs.checkpoints.tensor_file import write_tensors
-from scemae.shards.check import describe
+from scemae.shards.describe import describe
 from scemae.sweep import sweep_folder, trials
 from scemae.sweep.coordinator import address_of
 from scemae.training import replay

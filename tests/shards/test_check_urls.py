@@ -8,9 +8,11 @@ import pytest
 
 from scemae.config.locations import Typed
 from scemae.data.storage.remote_folder import RemoteFolder
+from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ShardError, UnreachableError
 from scemae.shards import check
-from scemae.shards.check import describe, verify
+from scemae.shards.check import verify
+from scemae.shards.describe import describe
 from tests.object_server import serve
 from tests.support import scemae, small_disk, write_shards
 
@@ -42,6 +44,12 @@ def test_all_splits_of_a_bucket_are_verified_and_described(bucket, tmp_path):
     for line in remote.replace("file://", "").splitlines():
         assert line in local
     assert "digest" in remote and not [*(tmp_path / "temporary").iterdir()]
+
+
+def test_keys_are_printed_as_a_subset_takes_them(bucket):
+    expected = [*open_shards(str(bucket / "test")).keys, *open_shards(str(bucket / "train")).keys]
+    for place in (bucket, f"file://{bucket}"):
+        assert scemae("shards", "info", place, "--keys").stdout.splitlines() == expected
 
 
 @pytest.mark.parametrize("name", ["train-000001.tar", "train-000001.index", "manifest.json"])

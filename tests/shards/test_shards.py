@@ -29,7 +29,8 @@ from scemae.data.storage.index_file import read_index
 from scemae.data.storage.manifest import read_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ConfigError, DataError, ShardError
-from scemae.shards.check import describe, verify
+from scemae.shards.check import verify
+from scemae.shards.describe import describe
 from scemae.shards.sources import folder as folder_source
 from scemae.shards.splits import Split
 from scemae.shards.write import write_split

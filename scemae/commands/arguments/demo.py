@@ -1,10 +1,10 @@
 """The options of `scemae demo`, and its help text."""
 
 import argparse
-import os
 from pathlib import Path
 
 from scemae.config.values import given_path
+from scemae.process.cores import cores
 
 FEWEST = 400  # faces: a twentieth of their people is the validation split
 
@@ -21,10 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     faces = f"how many faces to generate (6000; at least {FEWEST})"
     parser.add_argument("--faces", type=int, default=6000, help=faces)
     parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count(),
-        help="processes that draw and write (all cores)",
+        "--workers", type=int, default=cores(), help="processes that draw and write (all cores)"
     )
     parser.add_argument(
         "--rivals",

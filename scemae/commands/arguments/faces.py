@@ -1,9 +1,9 @@
 """The options of `scemae faces`, and its help text."""
 
 import argparse
-import os
 
 from scemae.config.values import given_path
+from scemae.process.cores import cores
 
 LAYOUTS = ("celeba", "aflw_m", "aflw_r", "300w", "butterflies")
 HELP = """Draw faces with exact landmarks, in the layout of CelebA or of another benchmark.
@@ -46,5 +46,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="another seed, other people (default: %(default)s)"
     )
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)"
+        "--workers", type=int, default=cores(), help="processes (default: %(default)s)"
     )

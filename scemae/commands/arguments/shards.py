@@ -1,10 +1,10 @@
 """The options of `scemae shards`, and its help text."""
 
 import argparse
-import os
 
 from scemae.commands.docstrings import docstring_of
 from scemae.config.values import given_count, given_location, given_path
+from scemae.process.cores import cores
 
 EXAMPLES = """examples:
   scemae shards build celeba /datasets/CelebA /data/shards/celeba --workers 16
@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   scemae shards verify /data/shards/celeba --decode
   scemae shards verify s3://bucket/own
   scemae shards info /data/shards/celeba/train
+  scemae shards info s3://bucket/own/train --keys
 """
 BUILD = """Turn a raw data set into one folder of shards for each split, OUT/<split>.
 
@@ -86,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     indexer.add_argument(
         "--workers",
         type=given_count,
-        default=os.cpu_count(),
+        default=cores(),
         metavar="N",
         help="tars read at a time (default: all cores, here %(default)s)",
     )
@@ -100,6 +101,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "info",
         help="describe what a folder of shards holds",
         description="Describe what a folder of shards holds, and what was left out of it and why.",
+    )
+    info.add_argument(
+        "--keys",
+        action="store_true",
+        help="print the keys of all samples instead, a line each, as data.subset takes them",
     )
     for command in (verify, info):
         command.add_argument(
@@ -131,7 +137,7 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
         type=given_count,
         metavar="N",
         help="processes, each writing whole shards (default: all cores, here "
-        f"{os.cpu_count()}; 1 for a split of fewer than {FEW:,} images)",
+        f"{cores()}; 1 for a split of fewer than {FEW:,} images)",
     )
     parser.add_argument(
         "--max-bad-fraction",

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from scemae.errors import ConfigError, ShardError
 from scemae.files import disk
 
-PART = ".part"
+PART, BLOCKS_OF = ".part", "-blocks-of-"  # of a block that is not whole; in the name of the folder
 TURN = 0.01  # seconds between two looks at a lock
 # Of the blocks with these names, when each is needed next: a larger number is later.
 NextUse = Callable[[list[str]], list[int]]
@@ -61,8 +61,12 @@ class BlockCache:
         return self.folder / name
 
     def room(self) -> int:
-        """Bytes of the disk that the cache could take, with those that it has."""
-        used = sum(entry.stat().st_blocks * 512 for entry in os.scandir(self.folder))
+        """Bytes of the disk that the cache could take, with those that it has or will remove."""
+        used = sum(
+            entry.stat().st_blocks * 512
+            for folder in (self.folder, *self._others())
+            for entry in os.scandir(folder)
+        )
         return shutil.disk_usage(self.folder).free + used
 
     def made(self, name: str) -> int:
@@ -143,7 +147,29 @@ class BlockCache:
                         "data.cache_dir, or wait for its end"
                     ) from error
             fcntl.flock(file, fcntl.LOCK_SH)
+        self._clear_others()
         return file
+
+    def _clear_others(self) -> None:
+        """Remove the blocks of `_others`: else the disk would hold the limit once for each."""
+        for folder in self._others():
+            for name in os.listdir(folder):
+                if not name.startswith("."):
+                    disk.empty(folder / name)
+                    disk.remove(folder / name)
+
+    def _others(self) -> Iterator[Path]:
+        """Caches of other sets of the same URL that no run is at work on, each while it is locked.
+
+        A set that has grown, or is mixed otherwise, has a folder of its own.
+        """
+        for owner in self.folder.parent.glob(f"*{BLOCKS_OF}*/.owner"):
+            if owner.parent != self.folder:
+                try:
+                    with disk.locked(owner, wait=False), disk.locked(owner.parent / ".lock"):
+                        yield owner.parent
+                except BlockingIOError:
+                    pass
 
     def _reserve(
         self, part: Path, descriptor: int, size: int, next_use: NextUse, only_before: int

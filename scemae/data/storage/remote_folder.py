@@ -25,6 +25,7 @@ WRITABLE = ("s3", "gs", "az", "file")
 RESUME = "start again: the run resumes"
 KEPT = "run the same command again (finished shards are kept)"
 ATTEMPTS, FIRST_PAUSE = 5, 0.5  # of a read that came short; seconds, doubled each time
+RETRIES = 8  # of a request that failed, by obstore, for three minutes at most
 PIECE = 2**20
 # A file is put in pieces of so many bytes, so many at a time: that much memory.
 PUT_PIECE, PUTS = 8 * 2**20, 4
@@ -245,7 +246,7 @@ class RemoteFolder:
         raise AssertionError("unreachable")
 
     def _failure(self, name: str, error: Exception, done: str = "read") -> ShardError:
-        again = self._do_again
+        again, passes = self._do_again, False
         if _is_no_bucket(error) or done == "written" and isinstance(error, FileNotFoundError):
             found, do = "found no such bucket", f"make it, or check the address, and {again}"
         elif isinstance(error, FileNotFoundError):
@@ -259,9 +260,9 @@ class RemoteFolder:
                 found = f"cannot be {done}: {found}"
                 do = f"use credentials that may list, read, write and remove there, and {again}"
         else:
-            found = f"cannot be {done} ({_why(error)})"
+            found, passes = f"cannot be {done} ({_why(error)})", True
             do = f"check the network and your access, and {again}"
-        return UnreachableError(f"{self.url(name)}: {found}; {do}")
+        return UnreachableError(f"{self.url(name)}: {found}; {do}", passes=passes)
 
     def _changed(self, name: str) -> ShardError:
         return ShardError(
@@ -294,7 +295,7 @@ class RemoteFolder:
             )
         options: Any = {
             "client_options": {"allow_http": True, "connect_timeout": "10s", "timeout": "120s"},
-            "retry_config": {"max_retries": 8, "retry_timeout": timedelta(minutes=3)},
+            "retry_config": {"max_retries": RETRIES, "retry_timeout": timedelta(minutes=3)},
         }
         try:
             if scheme == "file":

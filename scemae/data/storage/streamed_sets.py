@@ -7,7 +7,7 @@ import numpy as np
 
 from scemae.config.locations import cache_name, masked, scheme_of
 from scemae.data.storage import url_program
-from scemae.data.storage.block_cache import BlockCache
+from scemae.data.storage.block_cache import BLOCKS_OF, BlockCache
 from scemae.data.storage.index import Index
 from scemae.data.storage.manifest import (
     MANIFEST,
@@ -73,7 +73,7 @@ def stream(
     digests = [source.manifest.tars_digest() for source in sources]
     name = digests[0] if len(digests) == 1 else disk.digest("\n".join(digests))
     place = Path(cache_dir) / cache_name(locations[0])
-    folder = disk.make_folders(place / f"{name[:16]}-blocks-of-{block}", Path(cache_dir))
+    folder = disk.make_folders(place / f"{name[:16]}{BLOCKS_OF}{block}", Path(cache_dir))
     tars = StreamedTars(sources, BlockCache(folder, limit), block, note)
     return [
         (source.manifest, TarsOfOne(tars, number, sources)) for number, source in enumerate(sources)

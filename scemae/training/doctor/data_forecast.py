@@ -8,7 +8,7 @@ from scemae.distributed.process_group import Place, ranks_of_node
 from scemae.files.disk import MOST_OPEN
 from scemae.training.run_plan import order_of
 
-INDEX_BYTES = 40  # of a sample in memory
+INDEX_BYTES = 50  # of a sample in memory, with a key of nine letters
 
 
 def forecast(config: PretrainConfig | CorrespondConfig, shards: ShardSet, place: Place) -> str:
