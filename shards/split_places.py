@@ -15,6 +15,7 @@ from scemae.data.storage.manifest import (
     url_of_tars,
 )
 from scemae.data.storage.remote_folder import SCHEMES, WRITABLE, RemoteFolder
+from scemae.data.storage.remote_manifest import newer_manifest
 from scemae.errors import ShardError
 from scemae.files import documents
 from scemae.shards.finished import BUILD_FOLDER, Place
@@ -75,7 +76,7 @@ def open_split(place: Place) -> SplitAt:
         manifest = read_manifest(place)
         tars = manifest.tars or str(place)
     else:
-        text, _ = place.newer(MANIFEST, None, documents.MOST_JSON) or (b"", None)
+        text, _ = newer_manifest(place) or (b"", None)
         manifest = parse_manifest(text, place.url(MANIFEST))
         tars = url_of_tars(place.location, manifest)
         if tars == place.location:

@@ -1,4 +1,4 @@
-"""The cores that this process may use: in a Slurm job those of the job, not those of the node."""
+"""The cores that this process may use: in a job those of the job, not those of the node."""
 
 import os
 

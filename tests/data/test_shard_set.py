@@ -48,7 +48,7 @@ def test_what_is_missing_or_altered_is_named(tmp_path, break_it, sentence):
 
 def test_the_parent_of_several_splits_is_explained(tmp_path):
     write_shards(tmp_path / "shards" / "train", 2)
-    with pytest.raises(ShardError, match=r"holds several splits \(train\), one was needed"):
+    with pytest.raises(ShardError, match=r"holds a split \(train\), one was needed"):
         open_shards(str(tmp_path / "shards"))
 
 

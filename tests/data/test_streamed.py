@@ -160,6 +160,19 @@ def test_of_a_cut_answer_only_the_rest_is_asked_for_again(tmp_path):
         assert server.bytes_sent < 1.15 * len(data) and notes
 
 
+def test_of_a_bucket_that_holds_splits_one_is_advised(tmp_path):
+    for name in ("train", "mafl-test"):
+        write_shards(tmp_path / "bucket" / name, 3)
+    (tmp_path / "bucket" / "other").mkdir()
+    (tmp_path / "bucket" / "other" / "notes.txt").write_text("none")
+    url = f"file://{tmp_path / 'bucket'}"
+    words = f"{url}: holds several splits \\(mafl-test, train\\), one was needed; give {url}/train"
+    with pytest.raises(ShardError, match=words):
+        stream_shards([url], str(tmp_path / "cache"), 0.01)
+    with pytest.raises(ShardError, match="manifest.json: not found; check the address"):
+        stream_shards([f"{url}/other"], str(tmp_path / "cache"), 0.01)
+
+
 def test_a_server_that_is_gone_is_a_passing_trouble_and_a_refusal_is_not(
     local, tmp_path, monkeypatch
 ):

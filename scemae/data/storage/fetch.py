@@ -35,6 +35,7 @@ from scemae.data.storage.manifest import (
     write_manifest,
 )
 from scemae.data.storage.remote_folder import RemoteFolder
+from scemae.data.storage.remote_manifest import newer_manifest
 from scemae.data.storage.url_program import OBJECT_STORES, SCHEMES
 from scemae.errors import FileError, ShardError
 from scemae.files import disk, documents
@@ -86,7 +87,10 @@ def fetch(
         )
     disk.make_folders(place, cache_dir)
     with _turn(place / ".lock", note):  # one rank of a node copies while the others wait
-        text = b"".join(_download(locations.below(location, MANIFEST), documents.MOST_JSON))
+        if scheme_of(location) in OBJECT_STORES:
+            text, _ = newer_manifest(RemoteFolder(location)) or (b"", None)
+        else:
+            text = b"".join(_download(locations.below(location, MANIFEST), documents.MOST_JSON))
         manifest = parse_manifest(text, masked(locations.below(location, MANIFEST)))
         tars = url_of_tars(location, manifest)
         folder = place / _digest(manifest)[:16]

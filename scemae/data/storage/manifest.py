@@ -203,21 +203,26 @@ def _no_manifest(folder: Path) -> str:
         return f"{folder}: no such folder; build the shards first with `scemae shards build`"
     inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
     if inside:
-        return (
-            f"{folder}: holds several splits ({', '.join(inside)}), one was needed; "
-            f"give {_advice(folder, inside)}"
-        )
+        return several_splits(str(folder), inside)
     return (
         f"{folder}: found no {MANIFEST}, so no finished shards; "
         "run `scemae shards build` to its end"
     )
 
 
-def _advice(folder: Path, splits: list[str]) -> str:
+def several_splits(place: str, splits: list[str]) -> str:
+    """The error message for a folder or a bucket that holds splits where one was needed."""
+    return (
+        f"{place}: holds {'several splits' if len(splits) > 1 else 'a split'} "
+        f"({', '.join(splits)}), one was needed; give {_advice(place, splits)}"
+    )
+
+
+def _advice(place: str, splits: list[str]) -> str:
     """Which splits to train and to test on: `train` rather than mafl-train, `test` likewise."""
     advice = []
     for end, use in (("train", "to train on"), ("test", "to test on")):
         fitting = [name for name in splits if name.endswith(end)]
         if fitting:
-            advice.append(f"{folder / (end if end in fitting else fitting[0])} {use}")
-    return ", or ".join(advice) or f"for example {folder / splits[0]}"
+            advice.append(f"{place}/{end if end in fitting else fitting[0]} {use}")
+    return ", or ".join(advice) or f"for example {place}/{splits[0]}"

@@ -108,6 +108,11 @@ class RemoteFolder:
 
         return self._attempt("", listed)
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether its files can be listed, as those of a web server cannot."""
+        return scheme_of(self.location) in WRITABLE
+
     def folders(self) -> list[str]:
         """The names of the folders in it, sorted. Raises ShardError."""
         import obstore

@@ -9,17 +9,12 @@ from scemae.config.locations import cache_name, masked, scheme_of
 from scemae.data.storage import url_program
 from scemae.data.storage.block_cache import BLOCKS_OF, BlockCache
 from scemae.data.storage.index import Index
-from scemae.data.storage.manifest import (
-    MANIFEST,
-    Manifest,
-    parse_manifest,
-    read_manifest,
-    url_of_tars,
-)
+from scemae.data.storage.manifest import Manifest, read_manifest, url_of_tars
 from scemae.data.storage.remote_folder import SCHEMES, RemoteFolder
+from scemae.data.storage.remote_manifest import remote_manifest
 from scemae.data.storage.streamed_tars import Source, StreamedTars
 from scemae.errors import ShardError
-from scemae.files import disk, documents
+from scemae.files import disk
 
 
 class TarsOfOne:
@@ -93,32 +88,8 @@ def _source(location: str, cache_dir: Path) -> Source:
     else:
         indexes = RemoteFolder(location)
         place = disk.make_folders(cache_dir / cache_name(location), cache_dir)
-        manifest = _remote_manifest(indexes, place)
+        manifest = remote_manifest(indexes, place)
     tars = url_of_tars(location, manifest)
     if isinstance(indexes, RemoteFolder) and tars == location:
         return Source(location, manifest, indexes, indexes)  # one set of credentials
     return Source(location, manifest, indexes, RemoteFolder(tars))
-
-
-def _remote_manifest(remote: RemoteFolder, place: Path) -> Manifest:
-    """The manifest at a URL. The processes of a node download it once: the copy in `place` is used
-    while the file at the URL has the ETag that it had.
-    """
-    path = place / f".{MANIFEST}.kept"
-    with disk.locked(place / f".{MANIFEST}.lock"):
-        text, tag = _kept_manifest(path)
-        if found := remote.newer(MANIFEST, tag, documents.MOST_JSON):
-            text, tag = found
-            head = f"{disk.digest(text)} {tag or ''}\n"
-            disk.write_bytes(path, head.encode() + text)
-    return parse_manifest(text, remote.url(MANIFEST))
-
-
-def _kept_manifest(path: Path) -> tuple[bytes, str | None]:
-    """The copy of a manifest and its ETag; None as ETag where there is no copy, or a damaged one.
-
-    Its first line is the SHA-256 of the rest and the ETag.
-    """
-    head, _, text = path.read_bytes().partition(b"\n") if path.exists() else (b"", b"", b"")
-    digest, _, tag = head.decode(errors="replace").partition(" ")
-    return text, (tag or None) if digest == disk.digest(text) else None
