@@ -17,11 +17,12 @@ import numpy as np
 from bench import machine, runs
 from scemae.commands import demo
 from scemae.data.storage.shard_set import open_shards
-from scemae.evaluation import scores, subjects
+from scemae.evaluation import scores
 from scemae.evaluation.landmarks import matching
 from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
 from scemae.evaluation.landmarks.matching import MatchingErrors
 from scemae.evaluation.landmarks.pairs import Pairs, build_pairs
+from scemae.evaluation.projection import load_trunk
 from scemae.files import disk
 
 ORDERS, STRIDE = ("whole", "lanes"), 4
@@ -77,7 +78,7 @@ def build(out: Path, faces: int) -> Path:
 
 def errors_of(run: Path, pairs: Pairs) -> MatchingErrors:
     """The matching errors of a run's features."""
-    trunk, _ = subjects.load_trunk(run)
+    trunk, _ = load_trunk(run)
     return matching.matching_errors(
         lambda crops: trunk.join(trunk.maps(crops, STRIDE), trunk.side(STRIDE)), pairs
     )["features"]

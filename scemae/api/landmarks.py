@@ -24,7 +24,7 @@ from scemae.evaluation.photographs import marked, photograph_features
 from scemae.evaluation.photographs.marked import Panel
 from scemae.evaluation.photographs.photograph import check_points
 from scemae.evaluation.photographs.photograph_features import BoxedPhotograph
-from scemae.evaluation.subjects import Line
+from scemae.evaluation.subject import Line
 from scemae.models.cover_and_stride import SHIFTS
 from scemae.process.progress import progress_bar
 from scemae.runs import usual_frames

@@ -22,7 +22,7 @@ from scemae.evaluation.photographs.marked import Panel
 from scemae.evaluation.photographs.photograph import check_points
 from scemae.evaluation.photographs.photograph_features import BoxedPhotograph, TrainedFeatures
 from scemae.evaluation.photographs.photograph_features import Detector as FoundDetector
-from scemae.evaluation.subjects import MATCHING, Line
+from scemae.evaluation.subject import MATCHING, Line
 from scemae.files import hub
 from scemae.interop import export, exported
 from scemae.interop.exported import Exported, WeightsSource

@@ -30,6 +30,7 @@ from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.distributed import tf32
 from scemae.distributed.process_group import Place, flush_denormals, process_group
 from scemae.evaluation import scores, subjects
+from scemae.evaluation.floors import floors
 from scemae.evaluation.landmarks import matching, regression
 from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
 from scemae.evaluation.landmarks.matching import ERROR_PARTS, MatchingErrors
@@ -39,7 +40,16 @@ from scemae.evaluation.measuring.measure import regression_settings
 from scemae.evaluation.measuring.plan import MeasuringPlan, read_measured
 from scemae.evaluation.measuring.testsets import TestSet
 from scemae.evaluation.measuring.units import Arrays, measure_units
-from scemae.evaluation.subjects import CONTENT, DETECTION, MATCHING, PLACES, Line, Subject
+from scemae.evaluation.subject import (
+    CONTENT,
+    DETECTION,
+    FLOOR,
+    MATCHING,
+    OURS,
+    PLACES,
+    Line,
+    Subject,
+)
 from scemae.files import disk
 from scemae.models.vit import Encoder
 from scemae.process.stop_signals import StopRequest
@@ -96,7 +106,7 @@ def choose_subjects(config: EvaluateConfig) -> tuple[list[Subject], dict]:
     facts: dict = {"seed": config.seed}
     places = [None if one is None else Path(one) for one in _locations(config)]
     if not any(places):
-        return subjects.floors(None, config.seed), facts
+        return floors(None, config.seed), facts
     chosen = given.of_options(*places, sign="")
     facts["backbone"] = str(chosen.backbone)
     own = subjects.of_given(chosen, [Path(one) for one in config.also])
@@ -106,7 +116,7 @@ def choose_subjects(config: EvaluateConfig) -> tuple[list[Subject], dict]:
         if found[0].carb is not None:
             facts["carb"] = asdict(found[0].carb)
     encoder = own.trunk.network if isinstance(own.trunk.network, Encoder) else None
-    return [*subjects.floors(encoder, config.seed), own], facts
+    return [*floors(encoder, config.seed), own], facts
 
 
 def _locations(config: EvaluateConfig) -> tuple[str | None, str | None, str | None]:
@@ -153,9 +163,9 @@ def as_tables(config: EvaluateConfig) -> TablesConfig:
 
 def name_of(subject: Subject, line: Line) -> str:
     """A method's name in the results."""
-    if subject.role == subjects.FLOOR:
+    if subject.role == FLOOR:
         return line.name
-    if subject.role == subjects.OURS:
+    if subject.role == OURS:
         return MAE if line.name == "raw" else f"{MAE} + {line.added}"
     return f"{subject.title} {line.name}"
 

@@ -10,7 +10,9 @@ from scemae.config.load import load_config
 from scemae.data.augment import normalise
 from scemae.evaluation import subjects
 from scemae.evaluation.landmarks import features
-from scemae.evaluation.subjects import DETECTION, EMBEDDING, FEW_SHOT, MATCHING, Projection
+from scemae.evaluation.projection import Projection
+from scemae.evaluation.subject import DETECTION, EMBEDDING, FEW_SHOT, MATCHING, Subject
+from scemae.evaluation.subject_lines import of_hypercolumn, of_tokens
 from scemae.models import hypercolumn
 from scemae.models.hypercolumn import HypercolumnProjector, ResNetTrunk
 from scemae.models.projector import Projector
@@ -37,7 +39,7 @@ def lines_by(lines):
 
 def test_sce_mae_matches_projected_and_detects_with_both_stages_joined(encoder):
     trunk, network = features.vit_trunk(encoder), Projector("linear", 24, 8).eval()
-    found = lines_by(subjects._of_tokens(trunk, [projection(network, "carb", 8)]))
+    found = lines_by(of_tokens(trunk, [projection(network, "carb", 8)]))
     maps = trunk.maps(FRAMES, 4)
     raw = maps[0]
     assert raw.shape == (2, 24, 24, 24)
@@ -60,7 +62,7 @@ def test_cl_and_lead_detect_with_the_raw_hypercolumn_and_match_projected(method,
     network = ResNetTrunk("resnet10t").eval()
     trunk = features.trunk_of(network)
     projector = HypercolumnProjector(network.widths, 8, "linear")
-    found = subjects._of_hypercolumn(trunk, [projection(projector, method, 8)])
+    found = of_hypercolumn(trunk, [projection(projector, method, 8)])
     maps = trunk.maps(FRAMES, 2)
     stages = network(normalise(FRAMES)[..., 20:116, 20:116])
     assert all(torch.allclose(mine, stage) for mine, stage in zip(maps, stages))
@@ -96,7 +98,7 @@ def test_a_projector_without_repellence_is_the_ablation_with_clusters_alone(
     settings = load_config("correspond", ["run_dir=-", "backbone=-", *values]).carb
     one = projection(Projector("linear", 24, 64), "carb", 64)
     one.carb = settings
-    found = subjects._of_tokens(features.vit_trunk(encoder), [one])
+    found = of_tokens(features.vit_trunk(encoder), [one])
     matched = [line for line in found if line.test == MATCHING and line.name != "raw"]
     assert [(line.test, line.table, line.cluster, line.lcr) for line in matched] == rows
     assert [line.test for line in found[2:]].count(DETECTION) == (coefficients == (5, 5, 2))
@@ -116,7 +118,7 @@ def test_a_vit_of_timm_sees_the_same_grid_at_any_patch_size():
 def test_two_runs_of_one_size_are_told_apart_by_their_folders(encoder):
     trunk = features.vit_trunk(encoder)
     one, two = (
-        subjects.Subject("SCE-MAE", "ours", trunk, name, name, runs=[f"runs/{name}"])
+        Subject("SCE-MAE", "ours", trunk, name, name, runs=[f"runs/{name}"])
         for name in ("long", "short")
     )
     subjects.tell_apart([one, two])
@@ -137,9 +139,9 @@ def test_rows_say_what_stage_2_adds_and_that_the_lda_is_ours(
     one = projection(Projector("linear", 24, 64), "carb", 64)
     one.carb = load_config("correspond", ["run_dir=-", "backbone=-", f"carb.init={init}"]).carb
     one.is_trained = is_trained
-    found = subjects._of_tokens(features.vit_trunk(encoder), [one])[2:]
+    found = of_tokens(features.vit_trunk(encoder), [one])[2:]
     assert {(line.variant, line.added) for line in found} == {(variant, added)}
     one.run = "again"
-    found = subjects._of_tokens(features.vit_trunk(encoder), [one])[2:]
+    found = of_tokens(features.vit_trunk(encoder), [one])[2:]
     assert {line.added for line in found} == {f"{added} (again)"}
     assert {line.variant for line in found} == {f"{variant}, again".removeprefix(", ")}

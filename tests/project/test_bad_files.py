@@ -25,6 +25,7 @@ from scemae.evaluation import subjects
 from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.landmarks.pairs import load_pairs
 from scemae.evaluation.landmarks.regressor_file import load_regressor
+from scemae.evaluation.projection import load_trunk
 from scemae.evaluation.report import report
 from scemae.files import arrays, disk, documents, mapped_arrays
 from scemae.methods import carb as carb_method
@@ -353,7 +354,7 @@ def test_an_invalid_checkpoint_of_a_rival_is_named_and_takes_no_memory(
     runs, tmp_path, place, new, words
 ):
     with pytest.raises(CheckpointError, match=words) as error:
-        subjects.load_trunk(forged(runs / "dve", tmp_path / "run", place, new))
+        load_trunk(forged(runs / "dve", tmp_path / "run", place, new))
     assert "step-00000001.g0001" in str(error.value)
 
 

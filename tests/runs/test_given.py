@@ -12,7 +12,7 @@ from scemae.cli import run_command
 from scemae.config.load import load_config
 from scemae.errors import CheckpointError, ConfigError, RunFolderError
 from scemae.evaluation import evaluate, subjects
-from scemae.evaluation.subjects import MATCHING
+from scemae.evaluation.subject import MATCHING
 from scemae.files import disk
 from scemae.runs import given
 from scemae.runs.checkpoints import checkpoint

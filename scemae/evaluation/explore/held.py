@@ -9,7 +9,7 @@ from scemae.config.schema.training import Carb
 from scemae.errors import ConfigError, RunFolderError, ScemaeError
 from scemae.evaluation import subjects
 from scemae.evaluation.evaluate import name_of
-from scemae.evaluation.subjects import MATCHING, Subject
+from scemae.evaluation.subject import MATCHING, Subject
 from scemae.interop import exported, onnx_networks
 from scemae.interop.exported import WeightsSource
 from scemae.models.carb import paper_eta

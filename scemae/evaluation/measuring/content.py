@@ -18,7 +18,7 @@ from scemae.evaluation.landmarks.position import PARTS, PlaceMeans, split_featur
 from scemae.evaluation.measuring.measure import Heads, Measure
 from scemae.evaluation.measuring.testsets import TestSet
 from scemae.evaluation.measuring.units import Advance, Arrays, Unit
-from scemae.evaluation.subjects import CONTENT, PLACES, Subject
+from scemae.evaluation.subject import CONTENT, PLACES, Subject
 from scemae.files import arrays
 
 

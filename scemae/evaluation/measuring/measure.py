@@ -31,7 +31,7 @@ from scemae.evaluation.landmarks.regressor_choice import fit_best, list_choices
 from scemae.evaluation.landmarks.regressor_file import save_regressor
 from scemae.evaluation.measuring.testsets import TestSet
 from scemae.evaluation.measuring.units import Advance, Arrays, Unit
-from scemae.evaluation.subjects import DETECTION, EMBEDDING, FEW_SHOT, MATCHING, Line, Subject
+from scemae.evaluation.subject import DETECTION, EMBEDDING, FEW_SHOT, MATCHING, Line, Subject
 from scemae.files import arrays, disk
 from scemae.process.progress import progress_bar
 

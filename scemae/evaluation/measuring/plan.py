@@ -21,7 +21,7 @@ from scemae.evaluation.measuring.content import content_units
 from scemae.evaluation.measuring.measure import Measure, NameRegressor
 from scemae.evaluation.measuring.testsets import TestSet
 from scemae.evaluation.measuring.units import Arrays, Unit, read_unit
-from scemae.evaluation.subjects import CONTENT, DETECTION, FEW_SHOT, MATCHING, PLACES, Line, Subject
+from scemae.evaluation.subject import CONTENT, DETECTION, FEW_SHOT, MATCHING, PLACES, Line, Subject
 
 
 def title_of_line(subject: Subject, line: Line, benchmark: str) -> str:

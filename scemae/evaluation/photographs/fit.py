@@ -17,7 +17,8 @@ import torch
 from scemae import __version__
 from scemae.distributed.process_group import choose_device, flush_denormals
 from scemae.errors import ConfigError
-from scemae.evaluation import scores, subjects
+from scemae.evaluation import scores
+from scemae.evaluation.floors import floors
 from scemae.evaluation.landmarks import local_evidence, local_model, regression
 from scemae.evaluation.landmarks.benchmarks import normalise_landmarks
 from scemae.evaluation.landmarks.cross_validation import make_folds, mean_shape_errors, mirrored
@@ -32,7 +33,7 @@ from scemae.evaluation.photographs.photograph_features import (
     few_shot_line,
     load_features,
 )
-from scemae.evaluation.subjects import Line, Subject
+from scemae.evaluation.subject import Line, Subject
 from scemae.files import disk
 from scemae.models.vit import Encoder
 from scemae.process.progress import progress_bar
@@ -164,7 +165,7 @@ def _kinds(trained: TrainedFeatures, seed: int) -> list[Kind]:
     subject = trained.subject
     kinds = [Kind(TRAINED, subject, few_shot_line(subject))]
     if isinstance(subject.trunk.network, Encoder):
-        random = subjects.floors(subject.trunk.network, seed)[-1]
+        random = floors(subject.trunk.network, seed)[-1]
         kinds.insert(0, Kind(RANDOM, random, few_shot_line(random)))
     return kinds
 

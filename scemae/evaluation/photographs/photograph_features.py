@@ -25,7 +25,7 @@ from scemae.evaluation.landmarks.regressor_file import (
     load_regressor,
 )
 from scemae.evaluation.photographs.boxes import Where, corners_of
-from scemae.evaluation.subjects import DETECTION, FEW_SHOT, MATCHING, Line, Subject
+from scemae.evaluation.subject import DETECTION, FEW_SHOT, MATCHING, Line, Subject
 from scemae.runs import given, usual_frames
 from scemae.runs.given import Given
 from scemae.runs.usual_frames import Framing, UsualFrames

@@ -22,7 +22,7 @@ from scemae.evaluation.evaluate import MAE, name_of
 from scemae.evaluation.landmarks.benchmarks import Frames, find_benchmark, load_frames
 from scemae.evaluation.landmarks.features import Head
 from scemae.evaluation.landmarks.pairs import Pairs, warp_views
-from scemae.evaluation.subjects import MATCHING
+from scemae.evaluation.subject import MATCHING
 from scemae.files import arrays, documents
 from scemae.methods.mae import load_autoencoder
 from scemae.models.carb import paper_eta

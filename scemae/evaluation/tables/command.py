@@ -13,11 +13,12 @@ from scemae.config.schema.evaluation import TablesConfig
 from scemae.distributed.process_group import Place, flush_denormals, process_group
 from scemae.errors import ConfigError
 from scemae.evaluation import subjects
+from scemae.evaluation.floors import floors, of_timm
 from scemae.evaluation.landmarks.pairs import Pairs, build_pairs, save_pairs
 from scemae.evaluation.measuring.plan import MeasuringPlan
 from scemae.evaluation.measuring.testsets import TestSet, find_testsets
 from scemae.evaluation.measuring.units import measure_units
-from scemae.evaluation.subjects import Subject
+from scemae.evaluation.subject import Subject
 from scemae.evaluation.tables import write
 from scemae.evaluation.tables.measured_rows import make_tables
 from scemae.models.vit import Encoder
@@ -72,8 +73,8 @@ def _subjects(config: TablesConfig) -> list[Subject]:
     """Floors first, then the runs in the order given, then backbones of timm."""
     trained = subjects.from_runs([Path(run) for run in config.runs])
     encoders = (one.trunk.network for one in trained if isinstance(one.trunk.network, Encoder))
-    floors = subjects.floors(next(encoders, None), config.seed) if config.floors else []
-    found = [*floors, *trained, *(subjects.of_timm(name, config.seed) for name in config.timm)]
+    untrained = floors(next(encoders, None), config.seed) if config.floors else []
+    found = [*untrained, *trained, *(of_timm(name, config.seed) for name in config.timm)]
     if not found:
         raise ConfigError(
             "found nothing to measure; give run folders of `scemae pretrain` or `scemae correspond`"

@@ -13,7 +13,7 @@ from scemae.evaluation.landmarks.embedding import Embeddings, similarity_maps
 from scemae.evaluation.landmarks.matching import MatchingErrors
 from scemae.evaluation.landmarks.pairs import DIFFERENT, SOURCE, Pairs
 from scemae.evaluation.measuring.plan import MeasuredLine, MeasuringPlan
-from scemae.evaluation.subjects import EMBEDDING, FLOOR, MATCHING, OURS
+from scemae.evaluation.subject import EMBEDDING, FLOOR, MATCHING, OURS
 from scemae.evaluation.tables import figures
 from scemae.evaluation.tables.cells import Tables
 

@@ -16,7 +16,7 @@ from scemae.evaluation.landmarks.benchmarks import benchmark_names, find_benchma
 from scemae.evaluation.landmarks.pairs import KINDS
 from scemae.evaluation.landmarks.position import PARTS
 from scemae.evaluation.measuring.plan import MeasuredLine, MeasuringPlan, read_measured
-from scemae.evaluation.subjects import (
+from scemae.evaluation.subject import (
     CONTENT,
     DETECTION,
     EMBEDDING,
