@@ -23,6 +23,12 @@ def check(sweep: Sweep) -> None:
             f"trial.gpus: found {share.gpus} with trial.ranks={share.ranks}; a rank needs a GPU of "
             "its own"
         )
+    for name in ("mix", "append", "subset", "cache_gb"):
+        if found := getattr(config.data, name):
+            raise ConfigError(
+                f"data.{name}: found {found}, and trials train on the whole set in data.shards, "
+                "which they share; leave it out, or build the shards that you want"
+            )
     _ = sweep.images, sweep.size  # opens the shards; makes the grid
     method = trunk = None
     if sweep.stage == "correspond":

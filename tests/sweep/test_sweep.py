@@ -61,6 +61,8 @@ def test_a_sweep_that_can_run_passes_and_nothing_is_written(made, tmp_path):
             ConfigError,
             "found no setting 'carb.etta', did you mean 'carb.eta'",
         ),
+        (["correspond.data.mix=[a:1]"], ConfigError, "data.mix: found ['a:1'], and trials train"),
+        (["correspond.data.subset=a"], ConfigError, "data.subset: found a, and trials train"),
         (["correspond.optim.lr=-1"], ConfigError, "optim.lr: found -1"),
         (["trial.ranks=2", "trial.gpus=1"], ConfigError, "a rank needs a GPU of its own"),
         (["search=grid"], ConfigError, "has no step, and search=grid needs one"),
