@@ -217,7 +217,7 @@ def test_without_webassembly_the_page_works_and_says_what_does_not(browser, clie
     opened.goto(client.address)
     opened.wait_for_selector("#webassembly:not([hidden])")
     assert "no WebAssembly, which the explorer" in opened.inner_text("#webassembly")
-    assert opened.inner_text("#status").startswith("Name the points first")
+    opened.wait_for_selector("#status:has-text('Name the points first')")
     opened.close()
 
 
