@@ -1,17 +1,12 @@
-"""Our batches in `bench streams`: the way of a training run, with a feed that only decodes.
+"""Our batches in `bench streams`: the way of a training run, with a feed that only decodes."""
 
-python -m bench.streamed read JOB        a Job of bench/peers/streams.py as JSON
-"""
-
-import json
-import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.peers.streams import Job, read, say
+from bench.peers.streams import Job
 from scemae.config.schema.training import Data
 from scemae.data.decode_processes import streamed_frames
 from scemae.data.order import Order, Slice
@@ -92,9 +87,3 @@ class Undecoded:
         """The samples (b,), and one pixel of each (b, 1, 1, 3)."""
         bytes_ = [self.shards.jpeg(sample)[0] for sample in samples.tolist()]
         return samples, np.repeat(np.array(bytes_, np.uint8), 3).reshape(-1, 1, 1, 3)
-
-
-if __name__ == "__main__":
-    say("imported")
-    job = Job(**json.loads(sys.argv[2]))
-    read(job, batches(job))

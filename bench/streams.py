@@ -145,7 +145,7 @@ class Bench:
         with tempfile.TemporaryDirectory(dir=self.scratch, prefix="cache-") as cache:
             job = replace(job, cache=cache)
             python = sys.executable if job.loader == OURS else self.options.peers_python
-            module = "bench.streamed" if job.loader == OURS else peers.__name__
+            module = "bench.start_streamed" if job.loader == OURS else peers.__name__
             words = [python, "-m", module, "read", json.dumps(asdict(job))]
             return watch(words, self.environment, self.store)
 

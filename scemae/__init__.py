@@ -40,7 +40,10 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 def __getattr__(name: str) -> object:
     if name in OFFERED:
-        from scemae import api
+        from scemae.process.collector import stopped
+
+        with stopped():
+            from scemae import api
 
         return getattr(api, name)
     raise AttributeError(f"module 'scemae' has no attribute {name!r}")

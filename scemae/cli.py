@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -14,7 +15,7 @@ from scemae.config.inputs import refuse_missing, refuse_missing_arguments
 from scemae.config.locations import without_secrets
 from scemae.distributed.launchers import Launch
 from scemae.errors import ScemaeError
-from scemae.process import library_caches, streams
+from scemae.process import collector, library_caches, streams
 from scemae.process.import_path import leave_out_current_folder
 from scemae.runs import faults
 
@@ -24,6 +25,7 @@ RESULT_WORDS = {"-h", "--help", "--cfg", "--explain", "--dry-run", "--status", "
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command; exit with 0 if done, 1 if failed, 75 if preempted."""
+    collector.stop()  # until the command and torch are imported
     if argv is None:
         leave_out_current_folder()
         argv = sys.argv[1:]
@@ -72,14 +74,21 @@ def run_command(words: list[str]) -> None:
         if name == "replay":
             # Read when deepspeed is imported: replay runs on one process without a GPU.
             os.environ["DS_ACCELERATOR"] = "cpu"
-        import_module(command.module).main(options)
+        _main_of(command.module)(options)
     elif name == "sweep" and options.array:
-        import_module("scemae.cluster.array").main(options)  # sweep/ cannot import cluster/
+        _main_of("scemae.cluster.array")(options)  # sweep/ cannot import cluster/
     elif name in ("submit", "sweep"):
-        import_module(command.module).main(options)
+        _main_of(command.module)(options)
     elif (config := _load(name, options)) is not None:
         arguments = (config, options) if name == "doctor" else (config,)
-        import_module(command.module).main(*arguments)
+        _main_of(command.module)(*arguments)
+
+
+def _main_of(module: str) -> Callable[..., None]:
+    """The function that runs a command, with all that it imports."""
+    found = import_module(module).main
+    collector.go_on()
+    return found
 
 
 def _load(name: str, options: argparse.Namespace) -> Any:

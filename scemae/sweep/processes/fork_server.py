@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scemae.process import streams
+from scemae.process import collector, streams
 from scemae.process.streams import log_descriptor
 
 PR_SET_PDEATHSIG = 1  # of prctl
@@ -90,11 +90,14 @@ def main() -> None:
     signal_at_parent_death(signal.SIGTERM)
     spawns = "--spawn" in sys.argv
     if not spawns:  # import what every rank needs
+        collector.stop()
         import deepspeed  # noqa: F401
         import hydra  # noqa: F401
         import torch.utils.tensorboard  # noqa: F401
 
         from scemae.training import correspond, pretrain  # noqa: F401
+
+        collector.go_on()
     ForkServer(spawns).serve()
 
 

@@ -1,0 +1,19 @@
+"""python -m bench.start_streamed read JOB: our batches in `bench streams` (streamed.py).
+
+Started as `scemae` starts its commands: without the garbage collector until all is imported.
+"""
+
+import json
+import sys
+
+from scemae.process import collector
+
+if __name__ == "__main__":
+    collector.stop()
+    from bench import streamed
+    from bench.peers.streams import Job, read, say
+
+    collector.go_on()
+    say("imported")
+    job = Job(**json.loads(sys.argv[2]))
+    read(job, streamed.batches(job))
