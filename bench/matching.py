@@ -20,7 +20,8 @@ from scemae.config.schema.training import Model
 from scemae.data.storage.shard_set import open_shards
 from scemae.distributed.process_group import choose_device, keep_freed_memory, precision
 from scemae.evaluation.landmarks import features
-from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
+from scemae.evaluation.landmarks.benchmark_frames import load_frames
+from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.landmarks.matching import matching_errors
 from scemae.evaluation.landmarks.pairs import build_pairs
 from scemae.models import flops

@@ -19,7 +19,8 @@ from scemae.commands import demo
 from scemae.data.storage.shard_set import open_shards
 from scemae.evaluation import scores
 from scemae.evaluation.landmarks import matching
-from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
+from scemae.evaluation.landmarks.benchmark_frames import load_frames
+from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.landmarks.matching import MatchingErrors
 from scemae.evaluation.landmarks.pairs import Pairs, build_pairs
 from scemae.evaluation.projection import load_trunk

@@ -13,8 +13,8 @@ from scemae.config.locations import masked, scheme_of
 from scemae.data.picture import decode_image
 from scemae.data.storage.index import Index
 from scemae.data.storage.manifest import Annotation, Shard
-from scemae.data.storage.remote_folder import WRITABLE
 from scemae.data.storage.tar_headers import BLOCK, is_header, member_name, wrong_header
+from scemae.data.storage.url_store import WRITABLE
 from scemae.errors import FileError, ShardError, UnreachableError
 from scemae.files import disk, documents
 from scemae.process.progress import progress_bar

@@ -14,8 +14,9 @@ from scemae.data.storage.manifest import (
     read_manifest,
     url_of_tars,
 )
-from scemae.data.storage.remote_folder import SCHEMES, WRITABLE, RemoteFolder
+from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.data.storage.remote_manifest import newer_manifest
+from scemae.data.storage.url_store import SCHEMES, WRITABLE
 from scemae.errors import ShardError
 from scemae.files import documents
 from scemae.shards.finished import BUILD_FOLDER, Place

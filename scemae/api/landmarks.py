@@ -17,7 +17,7 @@ from scemae.data.framing import frame_of
 from scemae.data.geometry import CROP
 from scemae.errors import ConfigError, DataError
 from scemae.evaluation.landmarks import local_evidence, local_model
-from scemae.evaluation.landmarks.benchmarks import Frames
+from scemae.evaluation.landmarks.benchmark_frames import Frames
 from scemae.evaluation.landmarks.local_model import LocalModel
 from scemae.evaluation.landmarks.regressor_file import Origin, save_regressor
 from scemae.evaluation.photographs import marked, photograph_features

@@ -32,7 +32,8 @@ from scemae.distributed.process_group import Place, flush_denormals, process_gro
 from scemae.evaluation import scores, subjects
 from scemae.evaluation.floors import floors
 from scemae.evaluation.landmarks import matching, regression
-from scemae.evaluation.landmarks.benchmarks import find_benchmark, load_frames
+from scemae.evaluation.landmarks.benchmark_frames import load_frames
+from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.landmarks.matching import ERROR_PARTS, MatchingErrors
 from scemae.evaluation.landmarks.pairs import Pairs, build_pairs, save_pairs
 from scemae.evaluation.landmarks.position import PARTS

@@ -14,7 +14,7 @@ from scemae.config.locations import Typed
 from scemae.data.lanes import Lanes
 from scemae.data.order import Order
 from scemae.data.read_ahead import Stream, cache_needed, check_cache
-from scemae.data.storage import remote_folder
+from scemae.data.storage import remote_folder, url_store
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.data.storage.shard_set import open_shards, stream_shards
 from scemae.errors import ConfigError, ShardError, UnreachableError
@@ -178,7 +178,7 @@ def test_a_server_that_is_gone_is_a_passing_trouble_and_a_refusal_is_not(
 ):
     """By the exit status: the job script starts a run again that ended with 75."""
     monkeypatch.setattr(remote_folder, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(remote_folder, "RETRIES", 0)
+    monkeypatch.setattr(url_store, "RETRIES", 0)
     with serve(local) as server:
         shards = opened(server, tmp_path)
         server.fault = lambda path, before: 403

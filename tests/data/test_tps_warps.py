@@ -8,7 +8,7 @@ import torch
 
 from scemae.data import tps_warps
 from scemae.errors import ConfigError, DataError
-from scemae.evaluation.landmarks.benchmarks import Frames
+from scemae.evaluation.landmarks.benchmark_frames import Frames
 from scemae.evaluation.landmarks.pairs import build_pairs, load_pairs, save_pairs, warp_views
 
 

@@ -17,15 +17,13 @@ from scemae.data.storage.index_file import write_index
 from scemae.data.storage.manifest import Manifest, Shard, write_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ConfigError, ShardError
-from scemae.evaluation.landmarks.benchmarks import (
-    benchmark_names,
-    check_counts,
+from scemae.evaluation.landmarks.benchmark_frames import (
     denormalise_landmarks,
-    find_benchmark,
     load_frames,
     normalise_landmarks,
     to_frame,
 )
+from scemae.evaluation.landmarks.benchmarks import benchmark_names, check_counts, find_benchmark
 from scemae.evaluation.landmarks.regression import iod_errors
 from scemae.evaluation.scores import bootstrap, compare, score_detection
 from scemae.shards.sources import aflw, celeba, w300

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scemae.data import tps_warps
 from scemae.errors import CheckpointError, ConfigError, DataError
 from scemae.evaluation.landmarks import few_shot, few_shot_views
-from scemae.evaluation.landmarks.benchmarks import (
+from scemae.evaluation.landmarks.benchmark_frames import (
     Frames,
     denormalise_landmarks,
     normalise_landmarks,

@@ -10,7 +10,8 @@ import torch
 
 from scemae.cli import run_command
 from scemae.errors import ConfigError, DataError
-from scemae.evaluation.landmarks.benchmarks import Frames, find_benchmark
+from scemae.evaluation.landmarks.benchmark_frames import Frames
+from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.landmarks.cross_validation import make_folds, mean_shape_errors, mirrored
 from scemae.evaluation.landmarks.local_model import LocalModel
 from scemae.evaluation.landmarks.regressor_file import load_regressor

@@ -8,7 +8,7 @@ from torch.nn import functional
 from scemae.data.geometry import FRAME
 from scemae.errors import CheckpointError
 from scemae.evaluation.landmarks import local_evidence, local_model
-from scemae.evaluation.landmarks.benchmarks import Frames, normalise_landmarks
+from scemae.evaluation.landmarks.benchmark_frames import Frames, normalise_landmarks
 from scemae.evaluation.landmarks.cross_validation import mean_shape_errors
 from scemae.evaluation.landmarks.local_model import LocalModel, expected, respond
 from scemae.evaluation.landmarks.regression import image_means, iod_errors

@@ -13,7 +13,8 @@ from scemae.data.framing import Box, frame_of, square_box
 from scemae.data.picture import read_picture
 from scemae.errors import CheckpointError, ConfigError, DataError
 from scemae.evaluation.landmarks import matching
-from scemae.evaluation.landmarks.benchmarks import find_benchmark, to_frame
+from scemae.evaluation.landmarks.benchmark_frames import to_frame
+from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.landmarks.regression import LandmarkRegressor, RegressionConfig
 from scemae.evaluation.landmarks.regressor_file import load_regressor, save_regressor
 from scemae.evaluation.photographs import marked, photograph_features

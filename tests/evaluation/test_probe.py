@@ -18,7 +18,8 @@ from scemae.distributed.process_group import process_group
 from scemae.errors import ConfigError
 from scemae.evaluation.landmarks import probe as probe_module
 from scemae.evaluation.landmarks import probe_errors
-from scemae.evaluation.landmarks.benchmarks import Frames, find_benchmark, load_frames
+from scemae.evaluation.landmarks.benchmark_frames import Frames, load_frames
+from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.landmarks.features import vit_trunk
 from scemae.evaluation.landmarks.matching import match, matching_errors
 from scemae.evaluation.landmarks.pairs import DIFFERENT, SAME, SOURCE, build_pairs, render_pairs

@@ -11,7 +11,8 @@ import pytest
 from scemae.cli import run_command
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ConfigError, DataError
-from scemae.evaluation.landmarks.benchmarks import Frames, check_counts, find_benchmark, load_frames
+from scemae.evaluation.landmarks.benchmark_frames import Frames, load_frames
+from scemae.evaluation.landmarks.benchmarks import check_counts, find_benchmark
 from scemae.faces.draw import draw_face
 from scemae.faces.geometry import MEAN_FIVE, pose_face
 from scemae.faces.layouts import FOLDERS, WORLDS, Window, name_pictures

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from scemae.data.storage import remote_folder
+from scemae.data.storage import url_store
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.data.storage.shard_set import open_shards, stream_shards
 from scemae.errors import ShardError
@@ -260,6 +260,6 @@ def test_a_server_that_refuses_and_one_that_cannot_be_written_to(
 
 
 def test_without_obstore_there_is_a_sentence(monkeypatch):
-    monkeypatch.setattr(remote_folder, "find_spec", lambda name: None)
+    monkeypatch.setattr(url_store, "find_spec", lambda name: None)
     with pytest.raises(ShardError, match="s3://own/x/train: found no obstore, .*pip install"):
         place_of("s3://own/x", "train")

@@ -11,7 +11,8 @@ from scemae.data.picture import ORIENTATION
 from scemae.data.storage.manifest import read_manifest
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import ConfigError, DataError
-from scemae.evaluation.landmarks.benchmarks import check_counts, find_benchmark, load_frames
+from scemae.evaluation.landmarks.benchmark_frames import load_frames
+from scemae.evaluation.landmarks.benchmarks import check_counts, find_benchmark
 from tests.support import picture
 
 POINTS = ["nose", "left ear", "right ear"]

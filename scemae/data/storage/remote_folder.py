@@ -1,38 +1,27 @@
 """Files below a URL of an object store or a web server, read or written through obstore.
 
-Credentials come from where the user of that store keeps them (environment variables, a machine's
-role; for s3:// also ~/.aws where boto3 is installed), never from a setting. obstore repeats what
-failed for a while (5xx, connections, timeouts); here a read that came short is repeated too, and
-one that was refused is tried once more with credentials read anew.
+obstore repeats what failed for a while (5xx, connections, timeouts); here a read that came short is
+repeated too, and one that was refused is tried once more with credentials read anew.
 """
 
-import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from scemae.config.locations import masked, scheme_of, without_secrets
-from scemae.errors import ShardError, UnreachableError
+from scemae.config.locations import masked, scheme_of
+from scemae.data.storage.store_errors import failure, is_no_bucket, is_refusal
+from scemae.data.storage.url_store import WRITABLE, open_store
+from scemae.errors import ShardError
 from scemae.files import documents
 
-SCHEMES = ("s3", "gs", "az", "http", "https", "file")
-WRITABLE = ("s3", "gs", "az", "file")
 RESUME = "start again: the run resumes"
 KEPT = "run the same command again (finished shards are kept)"
 ATTEMPTS, FIRST_PAUSE = 5, 0.5  # of a read that came short; seconds, doubled each time
-RETRIES = 8  # of a request that failed, by obstore, for three minutes at most
 PIECE = 2**20
 # A file is put in pieces of so many bytes, so many at a time: that much memory.
 PUT_PIECE, PUTS = 8 * 2**20, 4
-# What stores answer for a bucket that there is not, also where they only list.
-NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "specified bucket does not exist")
-# S3 answers 400, not 403, to a session token that has expired.
-EXPIRED = re.compile(r"<Code>(Expired\w*|InvalidToken\w*|TokenRefreshRequired)</Code>")
 T = TypeVar("T")
 
 
@@ -52,7 +41,7 @@ class RemoteFolder:
         self._do_again = KEPT if to_write else again
         self._tags: dict[str, str | None] = {}  # the ETag that each file had when first read
         self._lock = threading.Lock()
-        self._store = self._opened()
+        self._store = open_store(self.location, to_write=self._to_write)
 
     def __str__(self) -> str:
         return masked(self.location)
@@ -129,7 +118,7 @@ class RemoteFolder:
             try:
                 found = self._get(name, {})
             except FileNotFoundError as error:
-                if _is_no_bucket(error):
+                if is_no_bucket(error):
                     raise
                 return None
             return self._bytes(name, found, documents.MOST_JSON), found.meta.get("e_tag")
@@ -178,7 +167,7 @@ class RemoteFolder:
             try:
                 obstore.delete(self._store, name)
             except FileNotFoundError as error:
-                if _is_no_bucket(error):
+                if is_no_bucket(error):
                     raise
 
         self._attempt(name, removed, "written")
@@ -242,32 +231,16 @@ class RemoteFolder:
             except refused.PreconditionError as error:
                 raise self._changed(name) from error
             except Exception as error:
-                if _is_refusal(error) and not renewed:
-                    self._store, renewed = self._opened(), True
+                if is_refusal(error) and not renewed:
+                    self._store, renewed = open_store(self.location, to_write=self._to_write), True
                     continue
-                if _is_refusal(error) or attempt == ATTEMPTS - 1 or _is_no_bucket(error):
+                if is_refusal(error) or attempt == ATTEMPTS - 1 or is_no_bucket(error):
                     raise self._failure(name, error, done) from error
                 time.sleep(FIRST_PAUSE * 2**attempt)
         raise AssertionError("unreachable")
 
     def _failure(self, name: str, error: Exception, done: str = "read") -> ShardError:
-        again, passes = self._do_again, False
-        if _is_no_bucket(error) or done == "written" and isinstance(error, FileNotFoundError):
-            found, do = "found no such bucket", f"make it, or check the address, and {again}"
-        elif isinstance(error, FileNotFoundError):
-            return ShardError(
-                f"{self.url(name)}: not found; check the address, or copy the shards there again"
-            )
-        elif _is_refusal(error):
-            found = "access was refused, also with credentials read anew"
-            do = f"renew the credentials and {again}"
-            if self._to_write:
-                found = f"cannot be {done}: {found}"
-                do = f"use credentials that may list, read, write and remove there, and {again}"
-        else:
-            found, passes = f"cannot be {done} ({_why(error)})", True
-            do = f"check the network and your access, and {again}"
-        return UnreachableError(f"{self.url(name)}: {found}; {do}", passes=passes)
+        return failure(self.url(name), error, done, again=self._do_again, to_write=self._to_write)
 
     def _changed(self, name: str) -> ShardError:
         return ShardError(
@@ -279,79 +252,7 @@ class RemoteFolder:
         """The URL of a file, for messages."""
         return masked(f"{self.location}/{name}")
 
-    def _opened(self) -> Any:
-        if find_spec("obstore") is None:
-            raise ShardError(
-                f"{masked(self.location)}: found no obstore, which reads and writes it; run "
-                "`pip install 'scemae[remote]'`, or use a folder"
-            )
-        from obstore.store import HTTPStore, LocalStore, from_url
-
-        scheme = scheme_of(self.location)
-        if self._to_write and scheme not in WRITABLE:
-            raise ShardError(
-                f"{masked(self.location)}: found {scheme}:, which cannot be written to; give a "
-                f"folder, or a URL of {', '.join(WRITABLE)}"
-            )
-        if scheme in ("http", "https") and ("?" in self.location or "@" in self.location):
-            raise ShardError(
-                f"{masked(self.location)}: a URL with a password or a query can only be copied "
-                "whole; leave data.cache_gb out, or use s3://, gs:// or az://"
-            )
-        options: Any = {
-            "client_options": {"allow_http": True, "connect_timeout": "10s", "timeout": "120s"},
-            "retry_config": {"max_retries": RETRIES, "retry_timeout": timedelta(minutes=3)},
-        }
-        try:
-            if scheme == "file":
-                return LocalStore.from_url(self.location, mkdir=self._to_write)
-            if scheme in ("http", "https"):
-                return HTTPStore.from_url(self.location, **options)
-            if scheme == "s3" and "AWS_ACCESS_KEY_ID" not in os.environ:
-                options |= _boto3_credentials()
-            return from_url(self.location, **options)
-        except Exception as error:
-            raise ShardError(
-                f"{masked(self.location)}: cannot be opened ({_why(error)}); check the address"
-            ) from error
-
 
 def _opened_again(location: str, to_write: bool, again: str) -> RemoteFolder:
     """The folder in another process."""
     return RemoteFolder(location, to_write=to_write, again=again)
-
-
-def _is_refusal(error: Exception) -> bool:
-    from obstore import exceptions as refused
-
-    kinds = (refused.PermissionDeniedError, refused.UnauthenticatedError)
-    # Listing raises no error of its own kind.
-    is_status = any(f"status code: {code}" in str(error) for code in (401, 403))
-    return isinstance(error, kinds) or is_status or bool(EXPIRED.search(str(error)))
-
-
-def _is_no_bucket(error: Exception) -> bool:
-    return any(words in str(error) for words in NO_BUCKET)
-
-
-def _why(error: Exception) -> str:
-    """The first words of an error, without the server's answer: that of S3 repeats the token."""
-    words = " ".join(str(error).split("\n\nDebug source:")[0].split())
-    code = re.search(r"<Code>(\w+)</Code>", words)
-    words = re.sub(r":? *<.*", "", words)
-    return without_secrets(words)[:200] + (f": {code[1]}" if code else "")
-
-
-def _boto3_credentials() -> dict[str, Any]:
-    """Those of ~/.aws, of AWS_PROFILE or of a machine's role, where boto3 is installed."""
-    if find_spec("boto3") is None:
-        return {}
-    import boto3
-    from obstore.auth.boto3 import Boto3CredentialProvider
-
-    session = boto3.Session()
-    return {"credential_provider": Boto3CredentialProvider(session)} if _has_any(session) else {}
-
-
-def _has_any(session: Any) -> bool:
-    return session.get_credentials() is not None

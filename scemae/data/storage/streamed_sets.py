@@ -10,9 +10,10 @@ from scemae.data.storage import url_program
 from scemae.data.storage.block_cache import BLOCKS_OF, BlockCache
 from scemae.data.storage.index import Index
 from scemae.data.storage.manifest import Manifest, read_manifest, url_of_tars
-from scemae.data.storage.remote_folder import SCHEMES, RemoteFolder
+from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.data.storage.remote_manifest import remote_manifest
 from scemae.data.storage.streamed_tars import Source, StreamedTars
+from scemae.data.storage.url_store import SCHEMES
 from scemae.errors import ShardError
 from scemae.files import disk
 

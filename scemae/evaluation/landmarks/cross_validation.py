@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scemae.errors import ConfigError
-from scemae.evaluation.landmarks.benchmarks import Frames, normalise_landmarks
+from scemae.evaluation.landmarks.benchmark_frames import Frames, normalise_landmarks
 from scemae.evaluation.landmarks.regression import image_means, iod_errors, mean_shape
 
 SINGLY = 30  # up to so many pictures, each is left out alone

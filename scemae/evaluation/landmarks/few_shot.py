@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from scemae.distributed import host_memory
 from scemae.errors import CheckpointError, ConfigError
-from scemae.evaluation.landmarks.benchmarks import Frames, normalise_landmarks
+from scemae.evaluation.landmarks.benchmark_frames import Frames, normalise_landmarks
 from scemae.evaluation.landmarks.feature_cache import Features
 from scemae.evaluation.landmarks.few_shot_views import (
     Extract,

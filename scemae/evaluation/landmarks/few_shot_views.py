@@ -19,7 +19,7 @@ from scemae.data.tps_warps import (
     warp_landmarks,
 )
 from scemae.errors import CheckpointError, ConfigError
-from scemae.evaluation.landmarks.benchmarks import Frames, normalise_landmarks
+from scemae.evaluation.landmarks.benchmark_frames import Frames, normalise_landmarks
 from scemae.evaluation.landmarks.regression import RegressionConfig
 
 DRAW, WARP, ORDER = 1, 2, 3  # streams of random numbers of one seed

@@ -19,7 +19,7 @@ from scemae.data.tps_warps import (
     warp_landmarks,
 )
 from scemae.errors import CheckpointError
-from scemae.evaluation.landmarks.benchmarks import Frames, normalise_landmarks
+from scemae.evaluation.landmarks.benchmark_frames import Frames, normalise_landmarks
 
 BATCH = 16  # views at a time
 # Frames (b, 3, 136, 136) in [0, 1] to features (b, d, h, w).

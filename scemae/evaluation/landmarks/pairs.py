@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scemae.data import tps_warps
 from scemae.errors import ConfigError, DataError
-from scemae.evaluation.landmarks.benchmarks import Frames
+from scemae.evaluation.landmarks.benchmark_frames import Frames
 from scemae.files import arrays, disk
 
 SOURCE, SAME, DIFFERENT = 0, 1, 2  # the views of a couple: v1(A), v2(A), v2(B)

@@ -36,7 +36,8 @@ from scemae.distributed import tf32
 from scemae.distributed.process_group import Place
 from scemae.errors import ConfigError, FileError
 from scemae.evaluation.landmarks import matching
-from scemae.evaluation.landmarks.benchmarks import Benchmark, Frames, find_benchmark, load_frames
+from scemae.evaluation.landmarks.benchmark_frames import Frames, load_frames
+from scemae.evaluation.landmarks.benchmarks import Benchmark, find_benchmark
 from scemae.evaluation.landmarks.feature_cache import cache_maps
 from scemae.evaluation.landmarks.features import Head, Trunk
 from scemae.evaluation.landmarks.pairs import SOURCE, Pairs, render_pairs

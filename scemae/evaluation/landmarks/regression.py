@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scemae.errors import ConfigError, DataError
-from scemae.evaluation.landmarks.benchmarks import normalise_landmarks
+from scemae.evaluation.landmarks.benchmark_frames import normalise_landmarks
 from scemae.evaluation.landmarks.feature_cache import Features
 
 

@@ -18,7 +18,7 @@ from scemae.config.schema.evaluation import TablesConfig, TablesDetection
 from scemae.distributed.process_group import data_threads
 from scemae.errors import RunFolderError
 from scemae.evaluation.landmarks import regression
-from scemae.evaluation.landmarks.benchmarks import normalise_landmarks
+from scemae.evaluation.landmarks.benchmark_frames import normalise_landmarks
 from scemae.evaluation.landmarks.embedding import sample_landmarks, tsne_silhouettes
 from scemae.evaluation.landmarks.feature_cache import Cached, cache_maps
 from scemae.evaluation.landmarks.features import Head

@@ -16,14 +16,13 @@ from scemae.config.locations import below, masked, scheme_of
 from scemae.data.storage.manifest import MANIFEST
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.errors import ConfigError
+from scemae.evaluation.landmarks.benchmark_frames import Frames, load_frames
 from scemae.evaluation.landmarks.benchmarks import (
     BENCHMARK,
     Benchmark,
-    Frames,
     benchmark_names,
     check_counts,
     find_benchmark,
-    load_frames,
 )
 
 

@@ -5,13 +5,8 @@ from pathlib import Path
 
 from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.errors import ConfigError, DataError
-from scemae.evaluation.landmarks.benchmarks import (
-    BENCHMARK,
-    Benchmark,
-    Frames,
-    find_benchmark,
-    load_frames,
-)
+from scemae.evaluation.landmarks.benchmark_frames import Frames, load_frames
+from scemae.evaluation.landmarks.benchmarks import BENCHMARK, Benchmark, find_benchmark
 
 
 @dataclass

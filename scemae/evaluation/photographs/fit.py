@@ -20,7 +20,7 @@ from scemae.errors import ConfigError
 from scemae.evaluation import scores
 from scemae.evaluation.floors import floors
 from scemae.evaluation.landmarks import local_evidence, local_model, regression
-from scemae.evaluation.landmarks.benchmarks import normalise_landmarks
+from scemae.evaluation.landmarks.benchmark_frames import normalise_landmarks
 from scemae.evaluation.landmarks.cross_validation import make_folds, mean_shape_errors, mirrored
 from scemae.evaluation.landmarks.local_evidence import Evidence, Extractor
 from scemae.evaluation.landmarks.local_model import LocalModel

@@ -16,7 +16,8 @@ from scemae.data.picture import read_picture
 from scemae.errors import CheckpointError, ConfigError, DataError, ScemaeError
 from scemae.evaluation import subjects
 from scemae.evaluation.landmarks import matching, regression
-from scemae.evaluation.landmarks.benchmarks import denormalise_landmarks, find_benchmark
+from scemae.evaluation.landmarks.benchmark_frames import denormalise_landmarks
+from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.landmarks.local_evidence import Extractor
 from scemae.evaluation.landmarks.regressor_file import (
     Origin,

@@ -20,11 +20,8 @@ from scemae.data.geometry import CROP, INPUT
 from scemae.errors import DataError, RunFolderError
 from scemae.evaluation import drawing
 from scemae.evaluation.landmarks import features
-from scemae.evaluation.landmarks.benchmarks import (
-    denormalise_landmarks,
-    find_benchmark,
-    normalise_landmarks,
-)
+from scemae.evaluation.landmarks.benchmark_frames import denormalise_landmarks, normalise_landmarks
+from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.landmarks.embedding import spread
 from scemae.evaluation.landmarks.pairs import DIFFERENT, SOURCE, Pairs
 from scemae.evaluation.landmarks.position import PARTS, split_features

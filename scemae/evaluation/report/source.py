@@ -19,7 +19,8 @@ from scemae.data.storage.shard_set import ShardSet, open_shards
 from scemae.errors import DataError, RunFolderError
 from scemae.evaluation import subjects
 from scemae.evaluation.evaluate import MAE, name_of
-from scemae.evaluation.landmarks.benchmarks import Frames, find_benchmark, load_frames
+from scemae.evaluation.landmarks.benchmark_frames import Frames, load_frames
+from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.evaluation.landmarks.features import Head
 from scemae.evaluation.landmarks.pairs import Pairs, warp_views
 from scemae.evaluation.subject import MATCHING

@@ -1,11 +1,14 @@
 """The findings of `scemae doctor`: verdict, subject and sentence; printed at once, and counted."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import distributed
 
 from scemae.distributed.process_group import Place, agree
+from scemae.errors import ScemaeError
 
 OK, WARNING, REFUSED = "ok", "warning", "refused"
 
@@ -74,3 +77,11 @@ class Report:
             print(f"rank {self.rank}: {text}", flush=True)
         elif self.rank == "0":
             print(text, flush=True)
+
+
+def attempt(find: Callable[[], Any]) -> tuple[Any, str | None]:
+    """The result of `find` and None, or None and the message of its error."""
+    try:
+        return find(), None
+    except (ScemaeError, OSError, ValueError, RuntimeError) as error:
+        return None, str(error)

@@ -1,4 +1,4 @@
-"""A dry run of a few steps in a temporary folder, and the forecast for the real run.
+"""The few steps of the dry run, in a temporary folder, and the forecast for the real run.
 
 It uses the real run's parts, loop and saves, on the real file system; times are read from the
 metrics that it wrote. The factors 1.5 and 3 below are choices of ours.

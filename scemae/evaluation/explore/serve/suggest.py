@@ -12,7 +12,7 @@ from scemae.data.framing import frame_of
 from scemae.data.geometry import CROP
 from scemae.evaluation.explore.serve.annotation import Notebook
 from scemae.evaluation.landmarks import local_evidence, local_model
-from scemae.evaluation.landmarks.benchmarks import denormalise_landmarks
+from scemae.evaluation.landmarks.benchmark_frames import denormalise_landmarks
 from scemae.evaluation.landmarks.local_evidence import Seen
 from scemae.evaluation.photographs.photograph_features import (
     BoxedPhotograph,
