@@ -135,7 +135,7 @@ def words(tmp_path, run):
     settings = [*TINY, "optim.global_batch_size=8", "optim.epochs=2", "loop.log_every=1"]
     settings += ["loop.save_every=5", "runtime.device=cpu", "runtime.tier=streaming"]
     settings += ["data.order=lanes", "data.lanes=2", "data.block=6", "data.window=2"]
-    settings += ["data.cache_gb=0.0005", f"data.cache_dir={tmp_path / 'cache'}"]
+    settings += ["data.cache_gb=0.0007", f"data.cache_dir={tmp_path / 'cache'}"]
     return ["pretrain", *settings, "data.shards=s3://bucket/train", f"run_dir={run}"]
 
 
