@@ -1,7 +1,8 @@
 """Python's garbage collector, left out while modules are imported.
 
 Imports make hundreds of thousands of objects, none of them garbage, and the collector looks at all
-of them again and again: a fifth of the time that torch takes to be there (docs/results/speed.md).
+of them again and again, a fifth of the time that torch takes to be there; and once more at the end
+of the process (docs/results/speed.md, The start of a command).
 """
 
 import gc
