@@ -122,6 +122,9 @@ def test_a_real_bucket_is_built_trained_from_and_refused_in_a_sentence(
         there = stream_shards(["s3://own/faces/train"], str(tmp_path / "cache"), 0.1)[0]
         here = open_shards(str(tmp_path / "here" / "train"))
         assert [there.jpeg(i) for i in range(30)] == [here.jpeg(i) for i in range(30)]
+        assert "30 samples in 8 shards" in scemae("shards", "verify", "s3://own/faces").stdout
+        keys = scemae("shards", "info", "s3://own/faces/train", "--keys").stdout.split()
+        assert keys == [*here.keys]
         other = build(photographs, "s3://own/faces", "--shuffle", 1, check=False).stderr
         assert "s3://own/faces/train: holds shards of another build (source_digest" in other
         none = build(photographs, "s3://nowhere/faces", check=False)
