@@ -1,6 +1,6 @@
-"""python -m bench.start_streamed read JOB: our batches in `bench streams` (streamed.py).
+"""python -m bench.start_streamed read JOB: read our batches, for `bench streams`.
 
-Started as `scemae` starts its commands: without the garbage collector until all is imported.
+streamed.py makes them. As in a command of scemae, no garbage is collected until all is imported.
 """
 
 import json

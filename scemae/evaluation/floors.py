@@ -1,4 +1,4 @@
-"""Subjects that nothing was trained for: raw pixels, a random encoder; and backbones of timm."""
+"""Subjects without training of ours: raw pixels, a random encoder, and backbones of timm."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""From run folders to subjects.
+"""The subjects of run folders: what is measured of each.
 
 Runs that share a trunk make one subject, so that the trunk's maps of an image are computed once for
 all of its lines.

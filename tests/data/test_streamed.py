@@ -140,8 +140,8 @@ def test_who_waits_for_the_download_of_another_process_is_alive(server, tmp_path
     server.fault = lambda path, before: 1.0
     downloads = threading.Thread(target=first.jpeg, args=(0,))
     downloads.start()
-    while not [*first.folder.glob("*.part")]:
-        time.sleep(0.01)
+    while not any(part.stat().st_size for part in first.folder.glob("*.part")):
+        time.sleep(0.01)  # it has a size once the download has the lock
     notes.clear()
     second.jpeg(0)
     downloads.join()

@@ -100,12 +100,12 @@ def test_what_cannot_be_read_is_not_called_damaged(bucket, monkeypatch):
     flip(bucket / "train" / "train-000000.tar", at=700)
     with serve(bucket) as server:
         server.fault = lambda path, before: 403 if path.endswith("train-000001.tar") else None
-        with pytest.raises(UnreachableError) as error:
+        with pytest.raises(ShardError) as error:
             verify(f"{server.url}/train")
-    said = str(error.value)
+    said, _, wrong = str(error.value).partition("1 of its parts are wrong: ")
     assert "train-000001.tar: access was refused" in said and "run the same command again" in said
-    assert "Until then found: " in said and "train-000000.tar: its SHA-256" in said
-    assert "resume" not in said and "copy these files" not in said
+    assert "resume" not in said and "train-000001" not in wrong
+    assert "train-000000.tar: its SHA-256" in wrong
 
 
 def test_who_may_read_need_not_list(bucket, monkeypatch):
@@ -119,7 +119,7 @@ def test_who_may_read_need_not_list(bucket, monkeypatch):
 def test_a_full_folder_for_temporary_files_is_named(bucket, tmp_path, monkeypatch):
     with small_disk(tmp_path / "small", "8k") as small:
         monkeypatch.setattr(tempfile, "tempdir", str(small))
-        with pytest.raises(UnreachableError, match=f"{small}: cannot be written to .*set TMPDIR"):
+        with pytest.raises(ShardError, match=f"{small}: cannot be written to .*set TMPDIR"):
             verify(f"file://{bucket}/train")
 
 

@@ -62,11 +62,7 @@ class BlockCache:
 
     def room(self) -> int:
         """Bytes of the disk that the cache could take, with those that it has or will remove."""
-        used = sum(
-            entry.stat().st_blocks * 512
-            for folder in (self.folder, *self._others())
-            for entry in os.scandir(folder)
-        )
+        used = _taken(self.folder) + sum(_taken(other) for other in self._others())
         return shutil.disk_usage(self.folder).free + used
 
     def made(self, name: str) -> int:
@@ -151,7 +147,7 @@ class BlockCache:
         return file
 
     def _clear_others(self) -> None:
-        """Remove the blocks of `_others`: else the disk would hold the limit once for each."""
+        """Remove the blocks of `_others`: else each would take as much of the disk as this one."""
         for folder in self._others():
             for name in os.listdir(folder):
                 if not name.startswith("."):
@@ -159,17 +155,17 @@ class BlockCache:
                     disk.remove(folder / name)
 
     def _others(self) -> Iterator[Path]:
-        """Caches of other sets of the same URL that no run is at work on, each while it is locked.
+        """Cache folders of the same URL that no run uses, locked one after the other.
 
-        A set that has grown, or is mixed otherwise, has a folder of its own.
+        Each set of samples has its own: one that has grown is another set.
         """
         for owner in self.folder.parent.glob(f"*{BLOCKS_OF}*/.owner"):
             if owner.parent != self.folder:
                 try:
                     with disk.locked(owner, wait=False), disk.locked(owner.parent / ".lock"):
                         yield owner.parent
-                except BlockingIOError:
-                    pass
+                except (BlockingIOError, FileNotFoundError):
+                    pass  # in use, or just removed
 
     def _reserve(
         self, part: Path, descriptor: int, size: int, next_use: NextUse, only_before: int
@@ -208,6 +204,17 @@ class BlockCache:
                     f"data.cache_gb allows {self.limit / 1e9:g} GB; make room, or lower it"
                 ) from error
             return True
+
+
+def _taken(folder: Path) -> int:
+    """Bytes of the disk that the files in a folder take."""
+    total = 0
+    for entry in os.scandir(folder):
+        try:
+            total += entry.stat().st_blocks * 512
+        except FileNotFoundError:  # another rank made room
+            pass
+    return total
 
 
 @contextmanager

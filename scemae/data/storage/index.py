@@ -1,8 +1,9 @@
 """The index of a tar: which samples it holds and where, so that one read gets any of them.
 
-An own tar holds nothing but the JPEG and the JSON of the first sample, then those of the second,
-and so on, in the order of its index. So the sizes alone determine where each member starts. Of a
-foreign tar, which may hold more, the index has the place and the suffix of each image.
+An own tar (`scemae shards build` wrote it) holds nothing but the JPEG and the JSON of the first
+sample, then those of the second, and so on, in the order of its index. So the sizes alone determine
+where each member starts. A foreign tar (others wrote it) may hold more; its index has the place and
+the suffix of each image.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -89,7 +90,7 @@ def foreign_index(
 
 
 def most_kept(shards: Sequence[Shard]) -> int:
-    """For how many of these shards the index is kept in memory: 8, or as MOST_INDEXED allows."""
+    """How many indexes are kept in memory: those of MOST_INDEXED samples, but at least 8."""
     return max(MOST_INDEXED // max([1, *(shard.samples for shard in shards)]), 8)
 
 
@@ -110,7 +111,7 @@ def check_places(path: object, index: Index, shard: Shard) -> None:
 
 
 def check_layout(path: object, index: Index, shard: Shard) -> None:
-    """Raise ShardError unless the members in the index fill an own tar, one after the other."""
+    """Raise ShardError unless the members of the index, one behind the other, fill an own tar."""
     # Offset and size of each member, in the tar's order.
     members = np.stack([index.jpg, index.json], axis=1).reshape(-1, 2)
     if len(members) and members[:, 1].max() > LARGEST:

@@ -142,7 +142,7 @@ def _refuse_repeated(keys: list[bytes], path: object, remedy: str) -> None:
 
 @dataclass
 class _Json:
-    """The index of an own tar in earlier versions."""
+    """The JSON in which earlier versions wrote the index of an own tar."""
 
     keys: list[Key] = field(default_factory=list)
     jpg: list[Extent] = field(default_factory=list)
@@ -152,7 +152,7 @@ class _Json:
 
 @dataclass
 class _ForeignJson:
-    """The index of a foreign tar in earlier versions."""
+    """The JSON in which earlier versions wrote the index of a foreign tar."""
 
     keys: list[QuotedKey] = field(default_factory=list)
     jpg: list[Extent] = field(default_factory=list)
@@ -161,7 +161,7 @@ class _ForeignJson:
 
 
 def _of_json(data: bytes, path: object, shard: Shard, foreign: bool, remedy: str) -> Index:
-    """As _of_columns, of shards of earlier versions."""
+    """The index in a JSON file of an earlier version. Raises ShardError."""
     found: _Json | _ForeignJson = (
         documents.parse_json(data, _ForeignJson, path, error=ShardError, remedy=remedy)
         if foreign

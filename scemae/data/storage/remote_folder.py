@@ -112,7 +112,7 @@ class RemoteFolder:
         return self._attempt("", listed)
 
     def load(self, name: str) -> tuple[bytes, str | None] | None:
-        """A file of at most documents.MOST_JSON bytes and its ETag; None where it is not there."""
+        """A file of at most documents.MOST_JSON bytes, and its ETag; None if there is none."""
 
         def whole() -> tuple[bytes, str | None] | None:
             try:

@@ -209,7 +209,7 @@ class StreamedTars:
         indexes, file = self._source_of(shard).indexes, self._shards[shard].index_file
         if isinstance(indexes, Path):
             return read_index_bytes(indexes / file)
-        # Other indexes of the same tars, of another version say, have another name.
+        # The digest is in the name: the same tars may get another index, from another version say.
         name = f"{INDEX}{shard:07d}-{self._shards[shard].index_sha256[:12]}"
         while True:
             try:
