@@ -55,6 +55,7 @@ def build(arguments: argparse.Namespace) -> None:
             part=part,
             samples_per_shard=arguments.samples_per_shard,
             max_bad_fraction=arguments.max_bad_fraction,
+            gzip=arguments.gzip,
             workers=arguments.workers or (1 if len(split.samples) < FEW else cores()),
         )
         if manifest is None:

@@ -11,8 +11,9 @@ from typing import IO
 
 from scemae.config.locations import masked, scheme_of
 from scemae.data.picture import decode_image
+from scemae.data.storage.gzipped_tars import pieces_of
 from scemae.data.storage.index import Index
-from scemae.data.storage.manifest import Annotation, Shard
+from scemae.data.storage.manifest import TARS, Annotation, Shard
 from scemae.data.storage.tar_headers import BLOCK, is_header, member_name, wrong_header
 from scemae.data.storage.url_store import WRITABLE
 from scemae.errors import FileError, ShardError, UnreachableError
@@ -66,12 +67,12 @@ def _unlisted(split: SplitAt) -> list[str]:
     """Tars beside the manifest that are not in it, where the place tells: web servers do not."""
     listed = {shard.file for shard in split.manifest.shards}
     if isinstance(split.place, Path):
-        names = [path.name for path in split.place.glob("*.tar")]
+        names = [path.name for path in split.place.iterdir() if path.name.endswith(TARS)]
         return [str(split.place / name) for name in sorted(names) if name not in listed]
     if scheme_of(split.place.location) not in WRITABLE:
         return []
     try:
-        names = [name for name in split.place.names() if name.endswith(".tar")]
+        names = [name for name in split.place.names() if name.endswith(TARS)]
     except UnreachableError:  # who may read need not be permitted to list
         return []
     return [split.place.url(name) for name in names if name not in listed]
@@ -157,7 +158,7 @@ def _write(copy: IO[bytes], piece: bytes, shard: Shard) -> None:
     except OSError as error:
         raise UnreachableError(
             f"{tempfile.gettempdir()}: cannot be written to ({error.strerror}), and {THREADS} tars "
-            f"of {shard.bytes:,} bytes pass through it; set TMPDIR to a folder with more room"
+            f"of {shard.tar_bytes:,} bytes pass through it; set TMPDIR to a folder with more room"
         ) from error
 
 
@@ -167,7 +168,13 @@ def _check_tar(
     """As _check_shard, of an open tar with this digest; messages call it `path`."""
     if digest != shard.sha256:
         raise ShardError(f"{path}: its SHA-256 is not the manifest's, so it was altered")
-    _check_members(file, path, index, decode)
+    if index.pieces is None:
+        _check_members(file, path, index, decode)
+        return
+    with tempfile.TemporaryFile() as inside:
+        for piece in pieces_of(file, index.pieces, shard, path):
+            _write(inside, piece, shard)
+        _check_members(inside, path, index, decode)
 
 
 def _check_members(file: IO[bytes], path: str, index: Index, decode: bool) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scemae.data.storage.manifest import MANIFEST
+from scemae.data.storage.manifest import MANIFEST, TARS
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import FileError, ShardError
 from scemae.files import disk, documents
@@ -93,7 +93,7 @@ def claimed(folder: Place, plan: dict, part: Part | None = None) -> Iterator[Non
 
 def _remove_partial_files(folder: Path, split: str, part: Part | None) -> None:
     """Remove what a killed run left; of a part, only of its shards, since others are at work."""
-    shard = rf"{re.escape(split)}-(\d+)(\.tar|\.index|(?:\.index)?\.json)"
+    shard = rf"{re.escape(split)}-(\d+)(\.tar(?:\.gz)?|\.index|(?:\.index)?\.json)"
     partial = re.compile(rf"(?:manifest\.json|{shard}|plan\.json)\.partial-[0-9a-f]+")
     for path in [*folder.iterdir(), *(folder / BUILD_FOLDER).iterdir()]:
         found = partial.fullmatch(path.name)
@@ -120,7 +120,7 @@ def _match_plan(folder: Path, plan: dict) -> None:
     if path.exists():
         found = documents.read_json(path, dict[str, Any], error=ShardError, remedy=ANOTHER)
         _compare(folder, found, plan)
-    elif any(folder.glob("*.tar")) or (folder / MANIFEST).exists():
+    elif any(_is_shard(one.name) for one in folder.iterdir()):
         raise ShardError(f"{folder}: holds shards of unknown origin; give another folder")
     else:
         with errors_named(path):
@@ -131,7 +131,7 @@ def _match_remote_plan(folder: RemoteFolder, plan: dict) -> None:
     """As _match_plan; of builders that start at once, the plan of one is that of all."""
     name = f"{BUILD_FOLDER}/{PLAN}"
     if folder.load(name) is None:
-        if any(one == MANIFEST or one.endswith(".tar") for one in folder.names()):
+        if any(map(_is_shard, folder.names())):
             raise ShardError(f"{folder}: holds shards of unknown origin; give another folder")
         if folder.create(name, disk.json_bytes(plan)):
             return
@@ -140,6 +140,10 @@ def _match_remote_plan(folder: RemoteFolder, plan: dict) -> None:
         text, dict[str, Any], folder.url(name), error=ShardError, remedy=ANOTHER
     )
     _compare(folder, found, plan)
+
+
+def _is_shard(name: str) -> bool:
+    return name == MANIFEST or name.endswith(TARS)
 
 
 def _compare(folder: Place, found: dict, plan: dict) -> None:

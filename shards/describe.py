@@ -43,7 +43,7 @@ def _describe_split(split: SplitAt) -> str:
 
 
 def _first_sample(split: SplitAt) -> list[str]:
-    if not isinstance(split.tars, Path):
+    if not isinstance(split.tars, Path) or split.manifest.is_compressed:
         return []
     shards = open_shards(str(split.place))
     try:

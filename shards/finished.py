@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scemae.data.picture import UnusablePicture
-from scemae.data.storage.manifest import LeftOut, Shard
+from scemae.data.storage.manifest import GZ, LeftOut, Shard
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import DataError, ShardError
 from scemae.files import disk, documents
@@ -50,6 +50,12 @@ class ShardTask:
     frame: Frame | None
     accept_other_formats: bool
     upright: bool
+    gzip: bool = False
+
+    @property
+    def file(self) -> str:
+        """The name of the tar."""
+        return f"{self.name}.tar{GZ if self.gzip else ''}"
 
 
 def find_finished(tasks: Sequence[ShardTask]) -> dict[int, FinishedShard]:
@@ -78,7 +84,7 @@ def _read_remote(
     except DataError:
         return None
     shard = written.shard
-    is_whole = shard.file == f"{task.name}.tar" and sizes.get(shard.file) == shard.bytes
+    is_whole = shard.file == task.file and sizes.get(shard.file) == shard.bytes
     return written if is_whole and shard.index_file in sizes else None
 
 
@@ -93,7 +99,7 @@ def read_finished(task: ShardTask) -> FinishedShard | None:
         written = documents.read_json(
             task.folder / BUILD_FOLDER / _record_name(task), FinishedShard
         )
-        if written.shard.file != f"{task.name}.tar":
+        if written.shard.file != task.file:
             return None
         index = documents.read_bytes(task.folder / written.shard.index_file)
         size = (task.folder / written.shard.file).stat().st_size

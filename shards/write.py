@@ -17,18 +17,20 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import xxhash
 
 from scemae.data.picture import UnusablePicture
 from scemae.data.storage import content
+from scemae.data.storage.gzipped_tars import pack
 from scemae.data.storage.index import Index, check_layout, own_index
 from scemae.data.storage.index_file import write_index
-from scemae.data.storage.manifest import MANIFEST, LeftOut, Manifest, Shard, write_manifest
+from scemae.data.storage.manifest import GZIP, MANIFEST, LeftOut, Manifest, Shard, write_manifest
 from scemae.data.storage.remote_folder import RemoteFolder
+from scemae.data.storage.tar_headers import BLOCK
 from scemae.errors import ConfigError, DataError, ShardError
 from scemae.files import disk
 from scemae.process.progress import progress_bar
@@ -62,15 +64,17 @@ def write_split(
     max_bad_fraction: float = 0.01,
     workers: int = 1,
     part: Part | None = None,
+    gzip: bool = False,
 ) -> tuple[Manifest | None, int]:
     """Write the shards of `split` into `folder`.
 
     Returns the manifest, and how many shards an earlier run had finished. part: writes only the
     shards of that part, beside others that write theirs, and no manifest: a call without it writes
-    that, and what is missing. The same source and options give the same bytes, whatever the number
-    of workers, parts and interruptions. Raises DataError
-    if the split is empty or more than `max_bad_fraction` of its images are unusable, ShardError if
-    `folder` holds another build, is in use, or cannot be written.
+    that, and what is missing. gzip: compresses the tars (gzipped_tars.py). The same source and
+    options give the same bytes, whatever the number of workers, parts and interruptions; compressed
+    ones with the same zlib. Raises DataError if the split is empty or more than `max_bad_fraction`
+    of its images are unusable, ShardError if `folder` holds another build, is in use, or cannot be
+    written.
     """
     if not split.samples:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in split.excluded.items())
@@ -79,6 +83,8 @@ def write_split(
             f"{split.name}: no image is left for this split ({reasons}); "
             "check the source's lists, or name the splits to build with --split"
         )
+    if gzip:
+        split = replace(split, options=split.options | {GZIP: True})
     tasks = _tasks(split, folder, samples_per_shard)
     if part is not None:
         tasks = tasks[part.index :: part.count]
@@ -128,6 +134,7 @@ def _tasks(split: Split, folder: Place, samples_per_shard: int) -> list[ShardTas
             split.frame,
             split.accept_other_formats,
             split.upright,
+            GZIP in split.options,
         )
         for number, start in enumerate(range(0, len(split.samples), samples_per_shard))
     ]
@@ -225,23 +232,53 @@ def write_shard(task: ShardTask) -> FinishedShard:
 
 
 def _write_files(task: ShardTask, folder: Path) -> FinishedShard:
-    tar = folder / f"{task.name}.tar"
-    with errors_named(tar):
-        with disk.replacing(tar) as file:
-            index, annotations, left_out, encoded, sources = _fill_tar(file, task)
-        shard = Shard(tar.name, len(index), tar.stat().st_size, disk.file_digest(tar), "")
-        check_layout(tar, index, shard)
-        shard.content = content.of_shard(index.samples(annotations))
+    path = folder / task.file
+    with errors_named(path):
+        with disk.replacing(path) as file:
+            filled = _fill_gzip(file, task, folder) if task.gzip else _fill_tar(file, task)
+        index = filled.index
+        shard = Shard(
+            path.name,
+            len(index),
+            path.stat().st_size,
+            disk.file_digest(path),
+            "",
+            inside_bytes=filled.bytes,
+            inside_sha256=filled.sha256,
+        )
+        check_layout(path, index, shard)
+        shard.content = content.of_shard(index.samples(filled.annotations))
         write_index(folder, shard, index)
-    written = FinishedShard(shard, left_out, encoded, stamp_of(task.samples), sources)
+    stamp = stamp_of(task.samples)
+    written = FinishedShard(shard, filled.left_out, filled.encoded, stamp, filled.sources)
     write_record(task, folder, written)
     return written
 
 
-def _fill_tar(
-    file: BinaryIO, task: ShardTask
-) -> tuple[Index, list[bytes], list[LeftOut], int, str]:
-    """Index, annotations, what was left out, how many encoded anew, digest of the sources."""
+@dataclass
+class Filled:
+    """A tar: its index and annotations, what was left out, how many images were encoded anew, a
+    digest of the sources; if it was compressed, its bytes and SHA-256 inside.
+    """
+
+    index: Index
+    annotations: list[bytes]
+    left_out: list[LeftOut]
+    encoded: int
+    sources: str
+    bytes: int = 0
+    sha256: str = ""
+
+
+def _fill_gzip(file: BinaryIO, task: ShardTask, folder: Path) -> Filled:
+    with tempfile.TemporaryFile(dir=folder) as tar:
+        filled = _fill_tar(cast(BinaryIO, tar), task)
+        starts = filled.index.jpg[:, 0] - BLOCK
+        filled.index.pieces, filled.bytes, filled.sha256 = pack(cast(BinaryIO, tar), file, starts)
+    return filled
+
+
+def _fill_tar(file: BinaryIO, task: ShardTask) -> Filled:
     encoded, sources, annotations = 0, hashlib.sha256(), list[bytes]()
     keys, sizes, hashes = list[str](), list[tuple[int, int]](), list[int]()
     left_out: list[LeftOut] = []
@@ -265,7 +302,8 @@ def _fill_tar(
             keys.append(sample.key)
             hashes.append(xxhash.xxh3_64_intdigest(stored.jpeg))
             sizes.append((len(stored.jpeg), len(annotation)))
-    return own_index(keys, sizes, hashes), annotations, left_out, encoded, sources.hexdigest()
+    index = own_index(keys, sizes, hashes)
+    return Filled(index, annotations, left_out, encoded, sources.hexdigest())
 
 
 def _open_tar(file: BinaryIO) -> "TarWriter":

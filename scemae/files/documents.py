@@ -34,6 +34,7 @@ HostPort = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:\[\]-]{1,255}:[0-
 # A scheduler's number of a job, or nothing.
 Job = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,15}(_[0-9]{1,9})?)?$")]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256
+OptionalDigest = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")]
 # The key of a sample: the names of its members fit the header of a tar.
 KEY = r"[A-Za-z0-9_.-]{1,95}"
 Key = Annotated[str, msgspec.Meta(pattern=f"^{KEY}$")]

@@ -284,7 +284,7 @@ def test_a_chain_and_a_sweep_contain_no_secret(tmp_path, capsys):
 def test_an_error_shows_no_password(capsys, tmp_path):
     assert cli._status_of(["pretrain", f"run_dir={tmp_path}", WORDS[0]]) == 1
     shown = capsys.readouterr().err
-    assert "https://***@h/a?sig=***: a URL needs a folder" in shown and "s3cret" not in shown
+    assert "https://***@h/a?sig=***: shards at a URL, or compressed, need a folder" in shown and "s3cret" not in shown
 
 
 @pytest.fixture

@@ -140,6 +140,7 @@ def test_they_end_when_nobody_needs_them(folder):
 def test_one_that_is_killed_gives_a_sentence(folder):
     before = children()
     decoded = ProcessFrames(open_shards(str(folder)), SIZE, 1)
+    decoded.frames(np.arange(3))  # its command line is there now
     (process,) = set(children()) - set(before)
     os.kill(process, signal.SIGKILL)
     with pytest.raises(ShardError, match="process that decodes images was killed.*start again"):

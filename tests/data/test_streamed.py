@@ -155,7 +155,9 @@ def test_of_a_cut_answer_only_the_rest_is_asked_for_again(tmp_path):
     with serve(tmp_path) as server:
         server.fault = lambda path, before: "cut" if before < 2 else None
         remote = RemoteFolder(f"{server.url}/bucket")
-        found = remote.read("one.tar", 1000, len(data), len(data), lambda: notes.append(1))
+        found = remote.read(
+            "one.tar", 1000, len(data), len(data), b"".join, lambda: notes.append(1)
+        )
         assert found == data[1000:] and server.gets["/bucket/one.tar"] == 3
         assert server.bytes_sent < 1.15 * len(data) and notes
 

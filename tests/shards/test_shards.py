@@ -373,7 +373,7 @@ def test_shards_open_by_url_through_a_cache(photographs, tmp_path):
     with pytest.raises(ShardError, match="nowhere/manifest.json: cannot be read"):
         open_shards(f"{address}/nowhere", str(tmp_path / "cache"))
     server.shutdown()
-    with pytest.raises(ShardError, match="a URL needs a folder"):
+    with pytest.raises(ShardError, match="need a folder to copy them into"):
         open_shards(f"{address}/out")
 
 

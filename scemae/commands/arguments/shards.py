@@ -133,6 +133,12 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
         help="images of the source per tar (default 1000)",
     )
     parser.add_argument(
+        "--gzip",
+        action="store_true",
+        help="compress the tars, which saves most where images are small; they are read through "
+        "data.cache_dir",
+    )
+    parser.add_argument(
         "--workers",
         type=given_count,
         metavar="N",

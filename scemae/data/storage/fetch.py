@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Lock
 from typing import cast
@@ -27,9 +27,12 @@ from urllib.request import url2pathname
 from scemae.config import locations
 from scemae.config.locations import masked
 from scemae.data.storage import url_program
+from scemae.data.storage.gzipped_tars import whole_of
 from scemae.data.storage.manifest import (
+    GZIP,
     MANIFEST,
     Manifest,
+    Shard,
     parse_manifest,
     url_of_tars,
     write_manifest,
@@ -96,13 +99,14 @@ def fetch(
         folder = place / _digest(manifest)[:16]
         disk.make_folders(folder, cache_dir)
         missing = _missing(folder, manifest)
-        _check_room(folder, sum(size or 0 for _, size, _ in missing))
+        _check_room(folder, sum(one.size or 0 for one in missing))
         _copy_all(location, tars, missing, note)
-        if manifest.tars is None:
+        if manifest.tars is None and not manifest.is_compressed:
             disk.write_bytes(folder / MANIFEST, text)
-        else:  # they are beside it now
-            options = {key: value for key, value in manifest.options.items() if key != "tars"}
-            write_manifest(folder, replace(manifest, options=options))
+        else:  # they are beside it now, and as they are inside
+            options = {k: value for k, value in manifest.options.items() if k not in ("tars", GZIP)}
+            shards = [shard.plain() for shard in manifest.shards]
+            write_manifest(folder, replace(manifest, shards=shards, options=options))
     return folder
 
 
@@ -123,13 +127,11 @@ def _turn(lock: Path, note: Callable[[], None]) -> Iterator[None]:
 def _copy_all(location: str, tars: str, missing: "list[Wanted]", note: Callable[[], None]) -> None:
     """Copy files, COPIES at a time. `note` is called while bytes arrive; it may end the copying."""
     arrived, stop = Arrived(), Event()
-    total = sum(size or 0 for _, size, _ in missing)
+    total = sum(one.bytes for one in missing)
     bar = progress_bar(total=total, unit="B", unit_scale=True, desc="copying shards")
     with bar, ThreadPoolExecutor(COPIES, "copy") as threads:
         waiting = {
-            threads.submit(
-                _copy_one, tars if one[0].suffix == ".tar" else location, one, arrived, stop
-            )
+            threads.submit(_copy_one, location if one.is_index else tars, one, arrived, stop)
             for one in missing
         }
         try:
@@ -165,25 +167,49 @@ class Arrived:
 
 
 def _copy_one(location: str, wanted: "Wanted", arrived: Arrived, stop: Event) -> None:
-    path, size, digest = wanted
-    if not _link_copy(path, size, digest):
-        _copy(locations.below(location, path.name), path, size, digest, arrived, stop)
+    if not _link_copy(wanted.path, wanted.size, wanted.digest):
+        _copy(locations.below(location, wanted.source), wanted, arrived, stop)
 
 
-Wanted = tuple[Path, int | None, str]  # a file, its size where the manifest has it, its SHA-256
+@dataclass(frozen=True)
+class Wanted:
+    """A file of the cache: its size where the manifest has it, its SHA-256; the tar's shard."""
+
+    path: Path
+    size: int | None
+    digest: str
+    shard: Shard | None = None
+
+    @property
+    def is_index(self) -> bool:
+        """Whether it is no tar."""
+        return self.shard is None
+
+    @property
+    def source(self) -> str:
+        """The name of the file to copy, which may be compressed."""
+        return self.shard.file if self.shard else self.path.name
+
+    @property
+    def bytes(self) -> int:
+        """That come, as far as is known."""
+        return self.shard.bytes if self.shard else 0
 
 
 def _missing(folder: Path, manifest: Manifest) -> list[Wanted]:
     """The indexes and tars of the manifest that are not in `folder`, or not as it says."""
     wanted: list[Wanted] = []
     for shard in manifest.shards:
-        wanted.append((folder / shard.index_file, None, shard.index_sha256))
-        wanted.append((folder / shard.file, shard.bytes, shard.sha256))
+        wanted.append(Wanted(folder / shard.index_file, None, shard.index_sha256))
+        plain = shard.plain()
+        wanted.append(Wanted(folder / plain.file, plain.bytes, plain.sha256, shard))
     trusted = is_private(folder)  # where others can write, name and size prove nothing
     return [
-        (path, size, digest)
-        for path, size, digest in wanted
-        if not (_is_there(path, size) and (trusted or disk.file_digest(path) == digest))
+        one
+        for one in wanted
+        if not (
+            _is_there(one.path, one.size) and (trusted or disk.file_digest(one.path) == one.digest)
+        )
     ]
 
 
@@ -218,26 +244,53 @@ def _link_copy(path: Path, size: int | None, digest: str) -> bool:
     return False
 
 
-def _copy(
-    url: str, path: Path, size: int | None, digest: str, arrived: Arrived, stop: Event
-) -> None:
-    hashed, count = hashlib.sha256(), 0
-    with disk.replacing(path) as target:
-        for block in _download(url, documents.MOST_JSON if size is None else size):
+def _copy(url: str, wanted: Wanted, arrived: Arrived, stop: Event) -> None:
+    """Write a file of the cache; a compressed tar as it is inside. Raises ShardError."""
+    shard, came, name = wanted.shard, Came(), masked(url)
+
+    def blocks() -> Iterator[bytes]:
+        for block in _download(url, shard.bytes if shard else documents.MOST_JSON):
             if stop.is_set():
-                raise ShardError(f"{masked(url)}: stopped while it was copied; start again")
-            target.write(block)
+                raise ShardError(f"{name}: stopped while it was copied; start again")
+            came.add(block)
             arrived.add(len(block))
-            hashed.update(block)
-            count += len(block)
-        if size not in (None, count):
+            yield block
+
+    with disk.replacing(wanted.path) as target:
+        if shard and shard.is_compressed:
+            written = Came()
+            for piece in whole_of(blocks(), shard.inside_bytes, name):
+                target.write(piece)
+                written.add(piece)
+            came.check(name, shard.bytes, shard.sha256)
+            written.check(f"{name}, inside", shard.inside_bytes, shard.inside_sha256)
+        else:
+            for block in blocks():
+                target.write(block)
+            came.check(name, wanted.size, wanted.digest)
+
+
+class Came:
+    """Length and SHA-256 of bytes that came."""
+
+    def __init__(self) -> None:
+        self._hash, self._count = hashlib.sha256(), 0
+
+    def add(self, block: bytes) -> None:
+        """More bytes."""
+        self._hash.update(block)
+        self._count += len(block)
+
+    def check(self, name: str, size: int | None, digest: str) -> None:
+        """Raise ShardError unless these are all, and the right ones."""
+        if size not in (None, self._count):
             raise ShardError(
-                f"{masked(url)}: found {count:,} bytes, the manifest says {size:,}; copy the "
+                f"{name}: found {self._count:,} bytes, the manifest says {size:,}; copy the "
                 "shards there again"
             )
-        if hashed.hexdigest() != digest:
+        if self._hash.hexdigest() != digest:
             raise ShardError(
-                f"{masked(url)}: its SHA-256 is not the manifest's, so it was altered or belongs "
+                f"{name}: its SHA-256 is not the manifest's, so it was altered or belongs "
                 "to another manifest; copy the shards there again"
             )
 

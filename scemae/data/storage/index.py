@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scemae.data.storage.gzipped_tars import Pieces
 from scemae.data.storage.manifest import INDEX_AGAIN, REBUILD, Shard
 from scemae.data.storage.tar_headers import BLOCK, RECORD, foreign_name, in_blocks, member_name
 from scemae.errors import ShardError
@@ -26,7 +27,7 @@ class Index:
 
     json: of the annotations; of a foreign tar, which has none, (0, 2). suffixes: of the images of a
     foreign tar, (n,) bytes; else None. xxh3: XXH3-64 of the images' bytes, (n,) uint64; None in
-    indexes of earlier versions.
+    indexes of earlier versions. pieces: of a tar that was compressed.
     """
 
     keys: np.ndarray
@@ -34,6 +35,7 @@ class Index:
     json: np.ndarray
     suffixes: np.ndarray | None = None
     xxh3: np.ndarray | None = None
+    pieces: Pieces | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -129,9 +131,32 @@ def check_layout(path: object, index: Index, shard: Shard) -> None:
             f"{REBUILD}"
         )
     length = int(ends[-1]) if len(ends) else 0
-    if -(-(length + 2 * BLOCK) // RECORD) * RECORD != shard.bytes:
+    if -(-(length + 2 * BLOCK) // RECORD) * RECORD != shard.tar_bytes:
         raise ShardError(
-            f"{path}: lists members that end at byte {length:,} of a tar of {shard.bytes:,}; "
+            f"{path}: lists members that end at byte {length:,} of a tar of {shard.tar_bytes:,}; "
+            f"{REBUILD}"
+        )
+
+
+def check_pieces(path: object, index: Index, shard: Shard) -> None:
+    """Raise ShardError unless pieces follow each other in the file, each begins with a sample, and
+    a compressed tar has some.
+    """
+    pieces = index.pieces
+    if pieces is None:
+        is_right = not shard.is_compressed
+    else:
+        begins = np.concatenate([[0], index.jpg[:, 0] - BLOCK])
+        is_right = len(pieces.tar) == len(pieces.file) > 0 and bool(
+            pieces.tar[0] == 0
+            and (np.diff(pieces.tar) > 0).all()
+            and np.isin(pieces.tar, begins).all()
+            and (np.diff(pieces.file) > 0).all()
+            and (pieces.file[-1] < shard.bytes or not shard.is_compressed)
+        )
+    if not is_right:
+        raise ShardError(
+            f"{path}: its pieces are not those of a compressed tar of {shard.bytes:,} bytes; "
             f"{REBUILD}"
         )
 

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from scemae.data.storage.index import Index, check_layout, check_places, foreign_index, own_index
+from scemae.data.storage.gzipped_tars import Pieces
+from scemae.data.storage.index import (
+    Index,
+    check_layout,
+    check_pieces,
+    check_places,
+    foreign_index,
+    own_index,
+)
 from scemae.data.storage.manifest import INDEX_AGAIN, REBUILD, Shard, repeated_in
 from scemae.errors import ShardError
 from scemae.files import disk, documents
@@ -26,16 +34,19 @@ MOST_KEYS = 2**28
 def write_index(folder: Path, shard: Shard, index: Index) -> None:
     """Write the index of a shard, atomically, and note it in `shard`. Raises ShardError."""
     is_foreign = index.suffixes is not None
-    data = documents.msgpack_bytes(
-        _Columns(
-            _joined(index.keys),
-            index.jpg[:, 1].astype("<u4").tobytes(),
-            index.json[:, 1].astype("<u4").tobytes(),
-            index.jpg[:, 0].astype("<u8").tobytes() if is_foreign else b"",
-            b"" if index.suffixes is None else _joined(index.suffixes),
-            b"" if index.xxh3 is None else index.xxh3.astype("<u8").tobytes(),
-        )
+    columns = (
+        _joined(index.keys),
+        index.jpg[:, 1].astype("<u4").tobytes(),
+        index.json[:, 1].astype("<u4").tobytes(),
+        index.jpg[:, 0].astype("<u8").tobytes() if is_foreign else b"",
+        b"" if index.suffixes is None else _joined(index.suffixes),
+        b"" if index.xxh3 is None else index.xxh3.astype("<u8").tobytes(),
     )
+    if index.pieces is None:
+        data = documents.msgpack_bytes(_Columns(*columns))
+    else:
+        places = (one.astype("<u8").tobytes() for one in (index.pieces.tar, index.pieces.file))
+        data = documents.msgpack_bytes(_PieceColumns(*columns, *places))
     shard.packed, shard.index_sha256 = True, disk.digest(data)
     path = folder / shard.index_file
     if len(data) > documents.MOST_JSON:
@@ -76,6 +87,7 @@ def parse_index(data: bytes, path: object, shard: Shard, foreign: bool = False) 
         check_places(path, index, shard)
     else:
         check_layout(path, index, shard)
+        check_pieces(path, index, shard)
     return index
 
 
@@ -94,9 +106,17 @@ class _Columns:
     xxh3: bytes = b""
 
 
+@dataclass
+class _PieceColumns(_Columns):
+    """Of a compressed tar: where its pieces begin, in the tar and in the file, uint64."""
+
+    tar: bytes = b""
+    file: bytes = b""
+
+
 def _of_columns(data: bytes, path: object, shard: Shard, foreign: bool, remedy: str) -> Index:
     """The index in a file of columns. Raises ShardError."""
-    found = documents.parse_msgpack(data, _Columns, path, error=ShardError, remedy=remedy)
+    found = documents.parse_msgpack(data, _PieceColumns, path, error=ShardError, remedy=remedy)
     count = shard.samples
     of_foreign = count if foreign else 0
     if (
@@ -106,6 +126,8 @@ def _of_columns(data: bytes, path: object, shard: Shard, foreign: bool, remedy: 
         or len(found.offsets) != 8 * of_foreign
         or found.suffixes.count(b"\n") != of_foreign
         or len(found.xxh3) not in (0, 8 * count)
+        or len(found.tar) % 8
+        or len(found.tar) != len(found.file)
     ):
         raise ShardError(
             f"{path}: its columns do not hold {count:,} samples, as the manifest says; {remedy}"
@@ -115,11 +137,19 @@ def _of_columns(data: bytes, path: object, shard: Shard, foreign: bool, remedy: 
     jpg, json = (np.frombuffer(sizes, "<u4") for sizes in (found.jpg, found.json))
     xxh3 = np.frombuffer(found.xxh3, "<u8") if found.xxh3 else None
     if not foreign:
-        return own_index(keys, np.stack([jpg, json], axis=1), xxh3)
+        index = own_index(keys, np.stack([jpg, json], axis=1), xxh3)
+        if found.tar:
+            index.pieces = Pieces(_places(found.tar), _places(found.file))
+        return index
     suffixes = _checked(found.suffixes, SUFFIX, f"{path}: found a suffix", remedy)
     # One that is too large for int64 would become negative, and another one by later sums.
     offsets = np.minimum(np.frombuffer(found.offsets, "<u8"), shard.bytes + 1)
     return foreign_index(keys, np.stack([offsets, jpg], axis=1), suffixes, xxh3)
+
+
+def _places(column: bytes) -> np.ndarray:
+    """A column of places; one that is too large for int64 as the largest that is not."""
+    return np.minimum(np.frombuffer(column, "<u8"), 2**62).astype(np.int64)
 
 
 def _checked(texts: bytes, pattern: str, found: str, remedy: str) -> list[bytes]:

@@ -8,6 +8,8 @@ A folder of shards is
     train-000000.index       where in the tar each member starts, so that one read gets any sample
                              (index.py, index_file.py)
 
+Tars may be compressed, train-000000.tar.gz (gzipped_tars.py); these are read through a cache.
+
 Tars that others wrote (`foreign`; `scemae shards index` makes the manifest) may hold more: of each
 sample the index has the image's place and suffix, and there are no annotations. The option `tars`
 of a manifest names the folder or URL of tars that do not lie beside it.
@@ -15,7 +17,7 @@ of a manifest names the folder or URL of tars that do not lie beside it.
 
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -23,7 +25,7 @@ from scemae.config.locations import FROM_FILES, masked, may_open, scheme_of
 from scemae.data.storage import content
 from scemae.errors import ShardError
 from scemae.files import disk, documents
-from scemae.files.documents import Content, Count, Digest, Finite, Point, Whole
+from scemae.files.documents import Content, Count, Digest, Finite, OptionalDigest, Point, Whole
 
 T = TypeVar("T", str, bytes)
 FORMAT_VERSION = 3
@@ -31,16 +33,19 @@ READABLE = (1, 2, 3)  # 1 and 2 (foreign tars): indexes are JSON
 MANIFEST = "manifest.json"
 INDEX_AGAIN = "make it again with `scemae shards index`"
 REBUILD = "rebuild it with `scemae shards build`"
-TAR = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.tar")  # a shard's name: no path
+TAR = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.tar(?:\.gz)?")  # a shard's name: no path
+GZ = ".gz"
+TARS = (".tar", ".tar" + GZ)
+GZIP = "gzip"  # an option: the tars are compressed
 
 
 @dataclass
 class Shard:
-    """One tar: file name, number of samples, size in bytes, digests of the tar and of its index.
+    """One tar: file name, number of samples, size in bytes, digests of the file and of its index.
 
     content: of its samples (content.py); shards of earlier versions have none. packed: its index is
     not the JSON of earlier versions. imageless: samples of a foreign tar that have no image, and
-    are left out.
+    are left out. inside_bytes, inside_sha256: of the tar in a compressed file; of another 0 and "".
     """
 
     file: str
@@ -51,11 +56,37 @@ class Shard:
     content: Content = ""
     packed: bool = False
     imageless: Count = 0
+    inside_bytes: Count = 0
+    inside_sha256: OptionalDigest = ""
 
     @property
     def index_file(self) -> str:
         """The name of its index."""
-        return self.file.removesuffix(".tar") + (".index" if self.packed else ".index.json")
+        name = self.file.removesuffix(GZ).removesuffix(".tar")
+        return name + (".index" if self.packed else ".index.json")
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the file is a .tar.gz."""
+        return self.file.endswith(GZ)
+
+    @property
+    def tar_bytes(self) -> int:
+        """Of the tar, compressed or not."""
+        return self.inside_bytes if self.is_compressed else self.bytes
+
+    def plain(self) -> "Shard":
+        """The same shard with its tar as it is inside of the compressed file."""
+        if not self.is_compressed:
+            return self
+        return replace(
+            self,
+            file=self.file.removesuffix(GZ),
+            bytes=self.inside_bytes,
+            sha256=self.inside_sha256,
+            inside_bytes=0,
+            inside_sha256="",
+        )
 
 
 class LeftOut(TypedDict):
@@ -101,6 +132,11 @@ class Manifest:
     def tars(self) -> str | None:
         """The folder or URL of the tars; None: that of the manifest."""
         return self.options.get("tars")
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether some of the tars are .tar.gz."""
+        return any(shard.is_compressed for shard in self.shards)
 
     def digest(self) -> str:
         """Equal if and only if the samples and their order are, however tars cut them up.
@@ -167,10 +203,16 @@ def parse_manifest(text: bytes, name: object) -> Manifest:
     files = [shard.file for shard in manifest.shards]
     if bad := next((file for file in files if not TAR.fullmatch(file)), None):
         raise ShardError(
-            f"{name}: found the shard {bad[:80]!r}, a plain file name that ends in .tar was "
-            f"needed; {REBUILD}"
+            f"{name}: found the shard {bad[:80]!r}, a plain file name that ends in .tar or "
+            f".tar.gz was needed; {REBUILD}"
         )
-    if repeated := repeated_in(files):
+    compressed = [shard for shard in manifest.shards if shard.is_compressed]
+    if any(manifest.foreign or not shard.inside_sha256 for shard in compressed):
+        raise ShardError(
+            f"{name}: does not say what is inside of {compressed[0].file}, as that of "
+            f"`scemae shards build --gzip` does; {REBUILD}"
+        )
+    if repeated := repeated_in([shard.plain().file for shard in manifest.shards]):
         raise ShardError(f"{name}: found the shard {repeated} more than once; {REBUILD}")
     if manifest.samples != (total := sum(shard.samples for shard in manifest.shards)):
         raise ShardError(

@@ -50,14 +50,21 @@ class RemoteFolder:
         return _opened_again, (self.location, self._to_write, self._do_again)
 
     def read(
-        self, name: str, start: int, stop: int, size: int, note: Callable[[], None] = lambda: None
-    ) -> bytearray:
-        """Bytes start..stop-1 of a file of `size` bytes, which must stay the same file.
+        self,
+        name: str,
+        start: int,
+        stop: int,
+        size: int,
+        use: Callable[[Iterator[bytes]], T],
+        note: Callable[[], None] = lambda: None,
+    ) -> T:
+        """What `use` makes of the bytes start..stop-1 of a file of `size` bytes, which must stay
+        the same file.
 
-        Of an answer that is cut, the client asks for the rest. note: called whenever bytes have
-        come.
+        use: takes all that comes, in pieces; called again after a failure, of which obstore repairs
+        most. note: called whenever bytes have come.
         """
-        return self._attempt(name, lambda: self._range(name, start, stop, size, note))
+        return self._attempt(name, lambda: use(self._pieces(name, start, stop, size, note)))
 
     def stream(self, name: str) -> Iterator[bytes]:
         """A whole file, in pieces."""
@@ -186,9 +193,9 @@ class RemoteFolder:
 
         return self._attempt(name, put, "written")
 
-    def _range(
+    def _pieces(
         self, name: str, start: int, stop: int, size: int, note: Callable[[], None]
-    ) -> bytearray:
+    ) -> Iterator[bytes]:
         options: dict[str, Any] = {"range": (start, stop)}
         if tag := self._tags.get(name):
             options["if_match"] = tag
@@ -202,14 +209,13 @@ class RemoteFolder:
             first = self._tags.setdefault(name, answer.meta.get("e_tag"))
         if first != answer.meta.get("e_tag"):
             raise self._changed(name)
-        found, have = bytearray(stop - start), 0
+        have = 0
         for piece in answer.stream(min_chunk_size=PIECE):
-            found[have : have + len(piece)] = piece
             have += len(piece)
             note()
+            yield piece
         if have != stop - start:
             raise OSError(f"{have:,} bytes came of {stop - start:,}")
-        return found
 
     def _get(self, name: str, options: Any) -> Any:
         import obstore

@@ -197,11 +197,14 @@ def open_shards(
 
 
 def is_remote(location: str) -> bool:
-    """Whether tars are at a URL: that of the location, or one that the manifest there names."""
+    """Whether tars are read through a cache: they are at a URL, which may be one that the manifest
+    in a folder names, or compressed.
+    """
     if scheme_of(location) is not None:
         return True
-    tars = read_manifest(Path(location)).tars
-    return tars is not None and scheme_of(tars) is not None
+    manifest = read_manifest(Path(location))
+    is_at_url = manifest.tars is not None and scheme_of(manifest.tars) is not None
+    return is_at_url or manifest.is_compressed
 
 
 def stream_shards(
@@ -225,7 +228,8 @@ def _cache_of(location: str, cache_dir: str | None) -> Path:
         if not may_open(location) and not is_masked(location):
             url_program.refuse(location)  # a cache would not help
         raise ShardError(
-            f"{masked(location)}: a URL needs a folder to copy the shards into; set data.cache_dir"
+            f"{masked(location)}: shards at a URL, or compressed, need a folder to copy them into; "
+            "set data.cache_dir"
         )
     return Path(cache_dir)
 

@@ -93,4 +93,6 @@ def _source(location: str, cache_dir: Path) -> Source:
     tars = url_of_tars(location, manifest)
     if isinstance(indexes, RemoteFolder) and tars == location:
         return Source(location, manifest, indexes, indexes)  # one set of credentials
+    if scheme_of(tars) is None:  # compressed, in a folder
+        tars = Path(tars).resolve().as_uri()
     return Source(location, manifest, indexes, RemoteFolder(tars))

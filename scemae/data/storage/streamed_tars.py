@@ -9,15 +9,16 @@ Sets that are appended to each other are one set here, whose blocks go on from o
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 
 from scemae.data.storage.block_cache import BlockCache
+from scemae.data.storage.gzipped_tars import part_of
 from scemae.data.storage.index import Index, most_kept
 from scemae.data.storage.index_file import parse_index, read_index_bytes
 from scemae.data.storage.manifest import Manifest
@@ -31,6 +32,7 @@ GAP = 32 * 1024  # bytes that nobody needs and that are read, to save a request
 BLOCKS, INDEX = "block-", "index-"  # the names of files in the cache begin with these
 MOST_LOADS = 100  # downloads of a block that was removed each time before it could be read
 MEASURED = 16  # blocks of a subset whose size is looked up, to know that of all
+T = TypeVar("T")
 NextWindows = Callable[[np.ndarray, int], np.ndarray]
 
 
@@ -155,7 +157,7 @@ class StreamedTars:
 
         def download(file: BinaryIO) -> None:
             for part in block.parts:
-                file.write(self._range(part.shard, part.start, part.stop))
+                self._copy(part, file)
 
         try:
             there = self.cache.ensure(
@@ -167,10 +169,7 @@ class StreamedTars:
                 waiting=self._note_arrival,
             )
         except OSError as error:
-            raise ShardError(
-                f"{self.cache.folder}: a block cannot be written there ({error.strerror}); make "
-                "room, or make the folder writable"
-            ) from error
+            raise self._unwritable(error) from error
         if not there and only_before <= self.now:
             raise ShardError(
                 f"{self.cache.folder}: found room for data.cache_gb={self.cache.limit / 1e9:g} GB, "
@@ -180,13 +179,13 @@ class StreamedTars:
 
     def check(self, shard: int = 0) -> None:
         """Raise ShardError where a tar cannot be read, or has another size."""
-        self._range(shard, 0, BLOCK)
+        self._read(shard, 0, min(BLOCK, self._shards[shard].bytes), b"".join)
 
     @property
     def total_bytes(self) -> int:
         """Of all blocks."""
         if self._chosen is None:
-            return sum(shard.bytes for shard in self._shards)
+            return sum(shard.tar_bytes for shard in self._shards)
         count = -(-len(self._chosen) // self.block)
         some = np.unique(np.linspace(0, count - 1, MEASURED).astype(int)).tolist()
         return sum(self._block(block).bytes for block in some) * count // len(some)
@@ -263,9 +262,36 @@ class StreamedTars:
         """Where tar number `shard` is, for messages."""
         return self._source_of(shard).remote.url(self._shards[shard].file)
 
-    def _range(self, shard: int, start: int, stop: int) -> bytearray:
+    def _copy(self, part: _Part, file: BinaryIO) -> None:
+        """Write a part of a tar, which may be compressed, into the file of its block."""
+        start, stop, pieces = part.start, part.stop, self._index(part.shard).pieces
+        begin = start
+        if pieces is not None:
+            start, stop, begin = pieces.range(start, stop, self._shards[part.shard].bytes)
+
+        def use(came: Iterator[bytes]) -> None:
+            if pieces is not None:
+                size = part.stop - part.start
+                came = part_of(came, part.start - begin, size, self.path(part.shard))
+            file.seek(part.at)
+            for piece in came:
+                try:
+                    file.write(piece)
+                except OSError as error:  # else it would be taken for one of the network
+                    raise self._unwritable(error) from error
+
+        self._read(part.shard, start, stop, use)
+
+    def _unwritable(self, error: OSError) -> ShardError:
+        return ShardError(
+            f"{self.cache.folder}: a block cannot be written there ({error.strerror}); make room, "
+            "or make the folder writable"
+        )
+
+    def _read(self, shard: int, start: int, stop: int, use: Callable[[Iterator[bytes]], T]) -> T:
+        """What `use` makes of bytes of a shard's file, which come in pieces."""
         found, remote = self._shards[shard], self._source_of(shard).remote
-        return remote.read(found.file, start, stop, found.bytes, self._note_arrival)
+        return remote.read(found.file, start, stop, found.bytes, use, self._note_arrival)
 
     def _note_arrival(self) -> None:
         """Tell the watchdog that bytes came, or are coming to another process of the node, but only

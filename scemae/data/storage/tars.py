@@ -23,6 +23,11 @@ class LocalTars:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self._shards, self._foreign = folder, manifest.shards, manifest.foreign
         self._tars = Path(manifest.tars or folder)
+        if manifest.is_compressed:
+            raise ShardError(
+                f"{folder}: its tars are compressed, so they are read through a cache; set "
+                "data.cache_dir"
+            )
         # A file that is dropped while another thread reads it closes after that read.
         self._open = lru_cache(disk.MOST_OPEN)(self._opened)
         self._index = lru_cache(most_kept(self._shards))(self._read_index)
