@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.peers import streams as peers
-from bench.store import small_jpegs, write_shard
+from bench.small_tars import small_jpegs, write_shard
 from scemae.data.storage.manifest import Manifest, write_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,13 +36,15 @@ def image_bytes(jpegs: list[bytes], of_shard: int) -> float:
     return sum(len(jpegs[i % len(jpegs)]) for i in range(of_shard)) / of_shard
 
 
-def write_tars(folder: Path, jpegs: list[bytes], samples: int, of_shard: int) -> None:
+def write_tars(
+    folder: Path, jpegs: list[bytes], samples: int, of_shard: int, gzip: bool = False
+) -> None:
     """Shards of ours, which webdataset reads too."""
     folder.mkdir(parents=True)
-    one = write_shard(folder / "one.tar", range(of_shard), jpegs)
+    one = write_shard(folder / "one.tar", range(of_shard), jpegs, gzip)
     shards = []
     for number in range(samples // of_shard):
-        shard = replace(one, file=f"train-{number:06d}.tar")
+        shard = replace(one, file=one.file.replace("one", f"train-{number:06d}"))
         os.link(folder / one.file, folder / shard.file)
         os.link(folder / one.index_file, folder / shard.index_file)
         shards.append(shard)

@@ -13,14 +13,12 @@ rank.
 """
 
 import argparse
-import io
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
@@ -29,15 +27,12 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import xxhash
-from PIL import Image
 
 from bench import machine, runs
+from bench.small_tars import write_shards
 from scemae.data.lanes import Lanes
 from scemae.data.order import Order
-from scemae.data.storage.index import own_index
-from scemae.data.storage.index_file import write_index
-from scemae.data.storage.manifest import MANIFEST, Manifest, Shard, write_manifest
+from scemae.data.storage.manifest import MANIFEST
 from scemae.files import disk
 from scemae.runs import generations
 from scemae.runs.generation_files import LEDGER, rows_of
@@ -66,7 +61,7 @@ def main(argv: list[str]) -> int:
 def measure(scratch: Path, samples: int, images: int) -> list[dict]:
     """The rows of the table."""
     folder = scratch / "bucket" / "train"
-    write_shards(folder, samples)
+    write_shards(folder, samples, IMAGES_OF_TAR)
     whole = sum(path.stat().st_size for path in folder.glob("*.tar"))
     window = LANES * WINDOW * IMAGES_OF_TAR
     # Two windows of a node with two of three ranks: six of the eight lanes, one of them shared.
@@ -206,45 +201,6 @@ CREDENTIALS = {
     "AWS_SECRET_ACCESS_KEY": "something",
     "AWS_REGION": "us-east-1",
 }
-
-
-def write_shards(folder: Path, samples: int) -> None:
-    """`samples` members of 64 different small JPEGs."""
-    folder.mkdir(parents=True)
-    pictures, shards = small_jpegs(), []
-    for first in range(0, samples, IMAGES_OF_TAR):
-        path = folder / f"train-{first // IMAGES_OF_TAR:06d}.tar"
-        shards.append(write_shard(path, range(first, first + IMAGES_OF_TAR), pictures))
-    write_manifest(folder, Manifest("small", "train", samples, shards))
-
-
-def small_jpegs() -> list[bytes]:
-    """64 different JPEGs of 96x96 pixels."""
-    pictures = []
-    for seed in range(64):
-        noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(noise).resize((96, 96), Image.Resampling.BICUBIC).save(buffer, "JPEG")
-        pictures.append(buffer.getvalue())
-    return pictures
-
-
-def write_shard(path: Path, samples: range, pictures: list[bytes]) -> Shard:
-    """A tar of samples with these numbers, and its index; `pictures` take turns."""
-    hashes = [xxhash.xxh3_64_intdigest(data) for data in pictures]
-    numbers = [i % len(pictures) for i in samples]
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for i, number in zip(samples, numbers):
-            for suffix, data in (("jpg", pictures[number]), ("json", b"{}")):
-                info = tarfile.TarInfo(f"{i:09d}.{suffix}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    digest, size = disk.file_digest(path), path.stat().st_size
-    shard = Shard(path.name, len(samples), size, digest, "")
-    sizes = [(len(pictures[number]), 2) for number in numbers]
-    index = own_index([f"{i:09d}" for i in samples], sizes, [hashes[one] for one in numbers])
-    write_index(path.parent, shard, index)
-    return shard
 
 
 class endpoint:

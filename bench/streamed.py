@@ -29,9 +29,9 @@ def batches(job: Job) -> Iterator[Tensor]:
     order = make_order(shards, 0, job.batch, data)
     streams = streams_of(shards, order)
     check_cache(streams, 1, 1)
-    images = job.samples - job.first
+    images = job.epochs * job.samples - job.first
     source = streamed_frames(shards, 96, images, job.workers) if job.decoded else Undecoded(shards)
-    steps = range(job.first // job.batch, -(-job.samples // job.batch))
+    steps = range(job.first // job.batch, -(-job.epochs * job.samples // job.batch))
 
     def coming() -> Iterator[tuple[int, np.ndarray]]:
         for part in slices(order, steps, lambda step: None):
@@ -53,7 +53,7 @@ def batches(job: Job) -> Iterator[Tensor]:
 def settings(job: Job) -> Data:
     """The section `data` of a run."""
     return Data(
-        shards="s3://tars",
+        shards=f"s3://{job.tars}",
         cache_dir=job.cache,
         frame=96,
         scale=[1.0, 1.0],

@@ -16,6 +16,10 @@ one, batches of 256 and the same decoder.
            after it, peak memory of the process and its children (their shares of shared pages)
   resume   a process that starts in the middle of an epoch, with an empty cache
   epoch    all images once, without decoding: bytes that came by those of the images, requests
+  epochs   the same three times: what the cache saves (with --samples 200000 it has a fifth of the
+           tars); webdataset has none, because it would keep to no limit that is reached within 30 s
+
+`NAME, gzip` are the same loaders on the same tars, compressed (`scemae shards build --gzip`).
 
 What is not equal is how far the loaders shuffle: ours and mosaicml-streaming mix 16 shards (the
 latter is told so: its default mixes 262 of them, more than this cache has; --block 0 shows that),
@@ -40,8 +44,11 @@ from bench.peers.streams import Job
 from bench.streamed import TOGETHER
 from bench.watched import Found, watch
 
-PARTS = ("start", "resume", "epoch")
+PARTS = ("start", "resume", "epoch", "epochs")
 OURS = "scemae"
+ON_TARS = (OURS, "webdataset")
+GZIP = ", gzip"  # of a case: its tars are compressed
+EPOCHS = 3  # of the part epochs
 CACHED = 40  # shards that fit into a cache: tars with indexes, the largest format
 
 
@@ -51,12 +58,18 @@ def main(argv: list[str]) -> int:
     python = options.peers_python
     found = json.loads(_python(python, "versions"))
     cases = [OURS, *(name for name in peers.PEERS if found[name])]
-    cases = [case for case in cases if options.only is None or case in options.only]
+    cases = [
+        case
+        for name in cases
+        for case in ((name, name + GZIP) if name in ON_TARS else (name,))
+        if options.only is None or case in options.only
+    ]
     with tempfile.TemporaryDirectory(prefix="bench-streams-") as scratch:
         folder = Path(scratch) / "buckets"
         jpegs = linked_sets.pictures(options.image_bytes)
         linked_sets.write_tars(folder / "tars", jpegs, options.samples, options.shard)
-        if cases != [OURS]:
+        linked_sets.write_tars(folder / "gzips", jpegs, options.samples, options.shard, gzip=True)
+        if {*cases} - {OURS, OURS + GZIP}:
             linked_sets.write_peers(folder, jpegs, options.samples, options.shard, python)
         size = linked_sets.image_bytes(jpegs, options.shard)
         facts = {
@@ -111,9 +124,9 @@ class Bench:
     def rounds(self, part: str, cases: list[str]) -> dict[str, list[Found]]:
         """What each case did, in turns whose order is reversed each time."""
         found: dict[str, list[Found]] = {case: [] for case in cases}
-        for turn in range(1 if part == "epoch" else self.options.repeats):
+        for turn in range(self.options.repeats if part in ("start", "resume") else 1):
             for case in cases if turn % 2 == 0 else cases[::-1]:
-                if part == "resume" and case == "webdataset":
+                if part == "resume" and case.startswith("webdataset"):
                     continue  # it has no state: it would read and drop the first half
                 found[case].append(self.one(self.job(part, case)))
                 print(part, case, found[case][-1], flush=True)
@@ -123,7 +136,8 @@ class Bench:
         """What a case does in a part."""
         options = self.options
         job = Job(
-            loader=case,
+            loader=case.removesuffix(GZIP),
+            gzip=case.endswith(GZIP),
             url=self.store.url,
             cache="",
             limit=self.limit,
@@ -138,6 +152,9 @@ class Bench:
             return replace(job, first=half, images=job.batch)
         if part == "epoch":
             return replace(job, images=options.samples, decoded=False)
+        if part == "epochs":
+            images = EPOCHS * options.samples
+            return replace(job, images=images, epochs=EPOCHS, decoded=False)
         return job
 
     def one(self, job: Job) -> Found:
@@ -164,22 +181,24 @@ class Bench:
 
 
 def table(part: str, found: dict[str, list[Found]], image_bytes: float) -> list[dict]:
-    """A line for each loader, with ours by it: above 1 is better for ours."""
-    rows, ours = [], found.get(OURS)
+    """A line for each loader, with ours on compressed tars by it: above 1 is better for ours."""
+    rows, reference = [], OURS + GZIP if OURS + GZIP in found else OURS
+    ours = found.get(reference)
     for case, runs in found.items():
         row: dict[str, Any] = {"loader": case}
         for name, (value, is_better_large) in columns(part, image_bytes).items():
             values = [value(run) for run in runs]
             row[name] = statistics.median(values)
             row[f"{name}, repeats"] = values
-            if ours and case != OURS:
+            if ours and case != reference:
                 ratios = [
                     value(mine) / value(run) if is_better_large else value(run) / value(mine)
                     for mine, run in zip(ours, runs)
                 ]
                 row[f"ours better in {name}, times"] = statistics.median(ratios)
         rows.append(row)
-    return [{key: row.get(key) for key in rows[-1]} for row in rows]
+    names = dict.fromkeys(key for row in rows for key in row)
+    return [{key: row.get(key) for key in names} for row in rows]
 
 
 def columns(part: str, image_bytes: float) -> dict[str, tuple[Any, bool]]:

@@ -30,7 +30,7 @@ class Job:
     """What a loader reads, and how."""
 
     loader: str
-    url: str  # of the store, which has the buckets tars, mds and litdata
+    url: str  # of the store, which has the buckets tars, gzips, mds and litdata
     cache: str  # a folder, empty
     limit: int  # bytes of it that may be used
     samples: int
@@ -41,6 +41,13 @@ class Job:
     first: int = 0  # the images of the epoch before this one were read before
     decoded: bool = True
     together: int = 0  # samples that are shuffled together, where a loader can be told
+    epochs: int = 1
+    gzip: bool = False  # the tars are compressed
+
+    @property
+    def tars(self) -> str:
+        """The bucket of the tars."""
+        return "gzips" if self.gzip else "tars"
 
 
 def say(event: str, **values: Any) -> None:
@@ -101,7 +108,8 @@ def mosaicml_streaming(job: Job) -> Iterator[Any]:
     loader = StreamingDataLoader(dataset, batch_size=job.batch, num_workers=job.workers)
     if job.first:
         loader.load_state_dict(dataset.state_dict(job.first, True) | {"epoch": 0})
-    yield from loader
+    for _ in range(job.epochs):
+        yield from loader
 
 
 def litdata(job: Job) -> Iterator[Any]:
@@ -135,7 +143,8 @@ def litdata(job: Job) -> Iterator[Any]:
         state = loader.state_dict() | {"num_samples_yielded": job.first, "current_epoch": 1}
         state["dataset"] = dataset.state_dict(job.first, job.workers, job.batch)
         loader.load_state_dict(state)
-    yield from loader
+    for _ in range(job.epochs):
+        yield from loader
 
 
 def webdataset(job: Job) -> Iterator[Any]:
@@ -143,15 +152,17 @@ def webdataset(job: Job) -> Iterator[Any]:
     import webdataset as wds
     from torch.utils.data import DataLoader
 
-    names = [f"train-{i:06d}.tar" for i in range(job.samples // job.of_shard)]
+    end = ".tar.gz" if job.gzip else ".tar"
+    names = [f"train-{i:06d}{end}" for i in range(job.samples // job.of_shard)]
     dataset = (
-        wds.WebDataset([f"{job.url}/tars/{name}" for name in names], shardshuffle=len(names))
+        wds.WebDataset([f"{job.url}/{job.tars}/{name}" for name in names], shardshuffle=len(names))
         .shuffle(5000)
         .to_tuple("jpg")
         .map_tuple(tensor(job.decoded))
     )
-    for (found,) in DataLoader(dataset, batch_size=job.batch, num_workers=job.workers):
-        yield found
+    for _ in range(job.epochs):
+        for (found,) in DataLoader(dataset, batch_size=job.batch, num_workers=job.workers):
+            yield found
 
 
 def write_mds(jpegs: list[bytes], folder: Path) -> None:

@@ -25,6 +25,7 @@ from scemae.errors import ShardError
 MANY = 50_000  # images from which on processes are worth the half second that they take to start
 # Not by multiprocessing, which would import the user's own script again.
 START = "import sys; sys.path[:] = {path!r}; from {module} import serve; serve{arguments}"
+ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # of a library: no threads of its own
 
 
 def streamed_frames(shards: ShardSet, size: int, images: int, workers: int) -> StreamedFrames:
@@ -39,9 +40,10 @@ class ProcessFrames(StreamedFrames):
         super().__init__(shards, size)
         self._free: SimpleQueue[_Decoder] = SimpleQueue()
         decoders = [_Decoder(size) for _ in range(workers)]
+        process = _start(decoders, size)
         for one in decoders:
             self._free.put(one)
-        weakref.finalize(self, _close, decoders)
+        weakref.finalize(self, _end, process, decoders)
 
     def frames(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As StreamedFrames.frames. Raises ShardError."""
@@ -69,32 +71,38 @@ class ProcessFrames(StreamedFrames):
 
 
 class _Decoder:
-    """A process, and the memory (ROWS, size, size, 3) that is shared with it."""
+    """The pipe to a process, and the memory (ROWS, size, size, 3) that is shared with it."""
 
     def __init__(self, size: int) -> None:
-        memory = os.memfd_create("scemae-decoded")
-        os.ftruncate(memory, ROWS * size * size * 3)
-        self._frames = mapped(memory, size)
-        self._connection, theirs = Pipe()
-        files = theirs.fileno(), memory
-        code = START.format(path=sys.path, module=decoder.__name__, arguments=(*files, size))
-        self._process = subprocess.Popen([sys.executable, "-c", code], pass_fds=files)
-        theirs.close()
-        os.close(memory)
+        self.memory = os.memfd_create("scemae-decoded")
+        os.ftruncate(self.memory, ROWS * size * size * 3)
+        self._frames = mapped(self.memory, size)
+        self.connection, self.theirs = Pipe()
 
     def decode(self, members: Members, frames: np.ndarray) -> np.ndarray:
         """Fill frames (b, s, s, 3) with b images; returns which succeeded, (b,) bool."""
-        self._connection.send(members)
-        good = np.frombuffer(self._connection.recv_bytes(), bool)
+        self.connection.send(members)
+        good = np.frombuffer(self.connection.recv_bytes(), bool)
         frames[:] = self._frames[: len(frames)]
         return good
 
-    def close(self) -> None:
-        """End the process."""
-        self._connection.close()
-        self._process.wait()
 
-
-def _close(decoders: list[_Decoder]) -> None:
+def _start(decoders: list[_Decoder], size: int) -> subprocess.Popen:
+    """Start the processes at the other ends; returns the first, whose children the others are."""
+    files = [(one.theirs.fileno(), one.memory) for one in decoders]
+    code = START.format(path=sys.path, module=decoder.__name__, arguments=(files, size))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        pass_fds=[number for pair in files for number in pair],
+        env=os.environ | ALONE,
+    )
     for one in decoders:
-        one.close()
+        one.theirs.close()
+        os.close(one.memory)
+    return process
+
+
+def _end(process: subprocess.Popen, decoders: list[_Decoder]) -> None:
+    for one in decoders:
+        one.connection.close()
+    process.wait()

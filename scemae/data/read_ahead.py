@@ -22,7 +22,7 @@ from scemae.data.storage.shard_set import ShardSet
 from scemae.data.storage.streamed_tars import StreamedTars
 from scemae.errors import ConfigError, ShardError
 
-DOWNLOADS = 8  # at a time, of each rank
+DOWNLOADS = 16  # at a time, of each rank
 LAG = 4  # steps by which a rank may train behind the slices that are taken
 
 

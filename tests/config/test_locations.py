@@ -284,7 +284,11 @@ def test_a_chain_and_a_sweep_contain_no_secret(tmp_path, capsys):
 def test_an_error_shows_no_password(capsys, tmp_path):
     assert cli._status_of(["pretrain", f"run_dir={tmp_path}", WORDS[0]]) == 1
     shown = capsys.readouterr().err
-    assert "https://***@h/a?sig=***: shards at a URL, or compressed, need a folder" in shown and "s3cret" not in shown
+    words = "https://***@h/a?sig=***: shards at a URL, or compressed, need a folder"
+    assert words in shown and "s3cret" not in shown
+        "https://***@h/a?sig=***: shards at a URL, or compressed, need a folder" in shown
+        and "s3cret" not in shown
+    )
 
 
 @pytest.fixture

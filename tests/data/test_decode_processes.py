@@ -115,16 +115,17 @@ def test_a_hash_that_is_not_the_indexs_is_named(folder, tmp_path):
 
 
 def children():
-    """The processes that decode for this one."""
-    found = []
+    """The processes that decode for this one: its children, and theirs."""
+    parents = {}
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             words, text = (status.parent / "cmdline").read_bytes(), status.read_text()
         except OSError:
             continue
-        if b"scemae.data.decoder" in words and f"PPid:\t{os.getpid()}\n" in text:
-            found.append(int(status.parent.name))
-    return found
+        if b"scemae.data.decoder" in words:
+            parents[int(status.parent.name)] = int(text.partition("PPid:\t")[2].split()[0])
+    first = {one for one, parent in parents.items() if parent == os.getpid()}
+    return [one for one, parent in parents.items() if one in first or parent in first]
 
 
 def test_they_end_when_nobody_needs_them(folder):
@@ -137,39 +138,50 @@ def test_they_end_when_nobody_needs_them(folder):
     assert sorted(children()) == sorted(before)
 
 
-def test_one_that_is_killed_gives_a_sentence(folder):
+@pytest.mark.parametrize("is_fork", [False, True])
+def test_one_that_is_killed_gives_a_sentence(folder, is_fork):
     before = children()
-    decoded = ProcessFrames(open_shards(str(folder)), SIZE, 1)
-    decoded.frames(np.arange(3))  # its command line is there now
-    (process,) = set(children()) - set(before)
-    os.kill(process, signal.SIGKILL)
+    decoded = ProcessFrames(open_shards(str(folder)), SIZE, 2)
+    for _ in range(2):
+        decoded.frames(np.arange(3))  # their command line is there now
+    first, second = sorted(set(children()) - set(before))
+    os.kill(second if is_fork else first, signal.SIGKILL)
     with pytest.raises(ShardError, match="process that decodes images was killed.*start again"):
-        decoded.frames(np.arange(3))
+        for _ in range(2):
+            decoded.frames(np.arange(3))
+    del decoded
+    wait_for_the_end_of([first, second])
 
 
 def test_a_signal_to_stop_leaves_them_and_their_parents_death_ends_them(folder, tmp_path):
     code = f"""
-import os, time, numpy as np
+import time, numpy as np, psutil
 from scemae.data.decode_processes import ProcessFrames
 from scemae.data.storage.shard_set import open_shards
-decoded = ProcessFrames(open_shards({str(folder)!r}), 40, 1)
-decoded.frames(np.arange(3))
-print(decoded._free.get()._process.pid, flush=True)
+decoded = ProcessFrames(open_shards({str(folder)!r}), 40, 3)
+for _ in range(3):
+    decoded.frames(np.arange(3))
+print(*(one.pid for one in psutil.Process().children(recursive=True)), flush=True)
 time.sleep(60)
 """
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    process = int(parent.stdout.readline())
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        os.kill(process, number)
+    processes = [int(word) for word in parent.stdout.readline().split()]
+    for process in processes:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            os.kill(process, number)
     time.sleep(0.2)
-    assert _state(process) != "Z"
+    assert len(processes) == 3 and all(_state(process) != "Z" for process in processes)
     parent.kill()
     parent.wait()
+    wait_for_the_end_of(processes)
+
+
+def wait_for_the_end_of(processes):
     for _ in range(100):
-        if not Path(f"/proc/{process}").exists() or "Z" in _state(process):
+        if all(_state(process) == "Z" for process in processes):
             return
         time.sleep(0.05)
-    pytest.fail("it outlives its parent")
+    pytest.fail("they outlive their parent")
 
 
 def _state(process):
