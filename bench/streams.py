@@ -20,6 +20,8 @@ one, batches of 256 and the same decoder.
            tars); webdataset has none, because it would keep to no limit that is reached within 30 s
 
 `NAME, gzip` are the same loaders on the same tars, compressed (`scemae shards build --gzip`).
+`webdataset, full buffer` fills its buffer before the first batch, which by default comes from one
+shard of each worker.
 
 What is not equal is how far the loaders shuffle: ours and mosaicml-streaming mix 16 shards (the
 latter is told so: its default mixes 262 of them, more than this cache has; --block 0 shows that),
@@ -46,8 +48,9 @@ from bench.watched import Found, watch
 
 PARTS = ("start", "resume", "epoch", "epochs")
 OURS = "scemae"
-ON_TARS = (OURS, "webdataset")
 GZIP = ", gzip"  # of a case: its tars are compressed
+FULL = ", full buffer"  # of a case: the first batch is as mixed as the others
+VARIANTS = {OURS: (OURS + GZIP,), "webdataset": ("webdataset" + GZIP, "webdataset" + FULL)}
 EPOCHS = 3  # of the part epochs
 CACHED = 40  # shards that fit into a cache: tars with indexes, the largest format
 
@@ -61,7 +64,7 @@ def main(argv: list[str]) -> int:
     cases = [
         case
         for name in cases
-        for case in ((name, name + GZIP) if name in ON_TARS else (name,))
+        for case in (name, *VARIANTS.get(name, ()))
         if options.only is None or case in options.only
     ]
     with tempfile.TemporaryDirectory(prefix="bench-streams-") as scratch:
@@ -128,6 +131,8 @@ class Bench:
             for case in cases if turn % 2 == 0 else cases[::-1]:
                 if part == "resume" and case.startswith("webdataset"):
                     continue  # it has no state: it would read and drop the first half
+                if part != "start" and case.endswith(FULL):
+                    continue  # the same but for the first batch
                 found[case].append(self.one(self.job(part, case)))
                 print(part, case, found[case][-1], flush=True)
         return {case: each for case, each in found.items() if each}
@@ -136,8 +141,9 @@ class Bench:
         """What a case does in a part."""
         options = self.options
         job = Job(
-            loader=case.removesuffix(GZIP),
+            loader=case.partition(",")[0],
             gzip=case.endswith(GZIP),
+            full=case.endswith(FULL),
             url=self.store.url,
             cache="",
             limit=self.limit,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = "@event "
+BUFFER = 5000  # images of webdataset's shuffle buffer; its default for the first image is 100
 PEERS = ("mosaicml-streaming", "litdata", "webdataset")
 OTHERS = ("torch", "simplejpeg", "boto3", "obstore")
 KEYS = {"access": "someone", "secret": "something"}  # the store looks at none
@@ -43,6 +44,7 @@ class Job:
     together: int = 0  # samples that are shuffled together, where a loader can be told
     epochs: int = 1
     gzip: bool = False  # the tars are compressed
+    full: bool = False  # webdataset's buffer is filled before the first image leaves it
 
     @property
     def tars(self) -> str:
@@ -148,7 +150,7 @@ def litdata(job: Job) -> Iterator[Any]:
 
 
 def webdataset(job: Job) -> Iterator[Any]:
-    """Shards in random order, a shuffle buffer of 5,000 images, a DataLoader; it has no cache."""
+    """Shards in random order, a shuffle buffer in each worker, a DataLoader; no cache."""
     import webdataset as wds
     from torch.utils.data import DataLoader
 
@@ -156,7 +158,7 @@ def webdataset(job: Job) -> Iterator[Any]:
     names = [f"train-{i:06d}{end}" for i in range(job.samples // job.of_shard)]
     dataset = (
         wds.WebDataset([f"{job.url}/{job.tars}/{name}" for name in names], shardshuffle=len(names))
-        .shuffle(5000)
+        .shuffle(BUFFER, initial=BUFFER if job.full else 100)
         .to_tuple("jpg")
         .map_tuple(tensor(job.decoded))
     )
