@@ -27,9 +27,11 @@ import pytest
 import torch
 from PIL import Image
 
+from scemae.data.storage.gzipped_tars import pack
 from scemae.data.storage.index import own_index
 from scemae.data.storage.index_file import read_index, write_index
 from scemae.data.storage.manifest import Manifest, Shard, read_manifest, write_manifest
+from scemae.data.storage.tar_headers import BLOCK
 from scemae.distributed.launchers import NAMES
 
 REPO = Path(__file__).resolve().parent.parent
@@ -119,6 +121,21 @@ def flipped(folder: Path, sample: int) -> Path:
                 tar.seek(offset)
                 tar.write(b"no picture".ljust(size, b"-"))
             shard.sha256 = digest(folder / shard.file)
+    write_manifest(folder, manifest)
+    return folder
+
+
+def compressed(folder: Path) -> Path:
+    """Compress the tars of `folder`, as `scemae shards build --gzip` does."""
+    manifest = read_manifest(folder)
+    for shard in manifest.shards:
+        index, path = read_index(folder, shard), folder / f"{shard.file}.gz"
+        with open(folder / shard.file, "rb") as tar, open(path, "wb") as out:
+            found = pack(tar, out, index.jpg[:, 0] - BLOCK)
+        index.pieces, shard.inside_bytes, shard.inside_sha256 = found
+        (folder / shard.file).unlink()
+        shard.file, shard.bytes, shard.sha256 = path.name, path.stat().st_size, digest(path)
+        write_index(folder, shard, index)
     write_manifest(folder, manifest)
     return folder
 

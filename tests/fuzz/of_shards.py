@@ -4,12 +4,14 @@ import io
 import tarfile
 from pathlib import Path
 from random import Random
+from unittest import mock
 
 import numpy as np
 
 from scemae.data.frame_sources import StreamedFrames
 from scemae.data.storage import shard_set
 from scemae.evaluation.landmarks.benchmark_frames import load_frames
+from scemae.errors import ShardError
 from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.shards import check
 from scemae.shards import describe as info
@@ -17,7 +19,7 @@ from tests.fuzz.binary import mutate_bytes
 from tests.fuzz.containers import mutate_picture, mutate_tar
 from tests.fuzz.target import Target
 from tests.fuzz.trees import mutate_json
-from tests.support import as_earlier_version, digest, write_shards
+from tests.support import as_earlier_version, compressed, digest, write_shards
 
 SHARD, INDEX, JSON = "train/train-000000.tar", "train/train-000000.index", "manifest.json"
 
@@ -33,10 +35,11 @@ def repair(folder: Path) -> None:
 
     path = folder / "train" / JSON
     raw = json.loads(path.read_text())
+    tar = folder / "train" / raw["shards"][0]["file"]
     index = folder / (INDEX if raw["shards"][0]["packed"] else f"{INDEX}.json")
     raw["shards"][0] |= {
-        "bytes": (folder / SHARD).stat().st_size,
-        "sha256": digest(folder / SHARD),
+        "bytes": tar.stat().st_size,
+        "sha256": digest(tar),
         "index_sha256": digest(index),
     }
     path.write_text(json.dumps(raw))
@@ -68,9 +71,39 @@ def fetch(folder: Path) -> None:
     shard_set.open_shards(f"file://{folder / 'train'}", str(folder.parent / "out"))
 
 
+class Ranges:
+    """Files of a folder in place of a RemoteFolder, whose client cannot be used across a fork."""
+
+    def __init__(self, location: str) -> None:
+        self.folder = Path(location.removeprefix("file://"))
+
+    def read(self, name, start, stop, size, use, note):
+        """As RemoteFolder.read."""
+        data = (self.folder / name).read_bytes()
+        if len(data) != size:
+            raise ShardError(f"{name}: found {len(data)} bytes, {size} were needed")
+        return use(iter([data[start:stop]]))
+
+    def url(self, name: str) -> str:
+        """As RemoteFolder.url."""
+        return str(self.folder / name)
+
+
+def stream(folder: Path) -> None:
+    """Read every sample by ranges."""
+    out = str(folder.parent / "out" / "blocks")
+    with mock.patch("scemae.data.storage.streamed_sets.RemoteFolder", Ranges):
+        (shards,) = shard_set.stream_shards([str(folder / "train")], out, 0.01, 2)
+    for sample in range(min(len(shards), 50)):
+        shards.jpeg(sample)
+        shards.annotation(sample)
+
+
 def verify(folder: Path) -> None:
     """`scemae shards verify --decode`"""
-    check.verify(folder, decode=True)
+    (out := folder.parent / "out").mkdir(exist_ok=True)
+    with mock.patch("tempfile.tempdir", str(out)):
+        check.verify(folder, decode=True)
 
 
 def describe(folder: Path) -> None:
@@ -97,10 +130,14 @@ def make_earlier(folder: Path) -> None:
     as_earlier_version(folder / "train")
 
 
+def make_compressed(folder: Path) -> None:
+    """The same, compressed."""
+    make(folder)
+    compressed(folder / "train")
+
+
 def make_roomy(folder: Path) -> None:
     """The same, with room for longer annotations."""
-    from unittest import mock
-
     with mock.patch(
         "tests.support.json.dumps",
         lambda value, **_: __import__("json").JSONEncoder().encode(value).ljust(600),
@@ -136,6 +173,24 @@ TARGETS = (
         {SHARD: mutate_tar},
         (verify, train_on, evaluate),
         5_000,
+        repair,
+        f"train/{JSON}",
+    ),
+    Target(
+        "gzip-index",
+        make_compressed,
+        {INDEX: mutate_bytes},
+        (stream, verify, fetch),
+        6_000,
+        repair,
+        f"train/{JSON}",
+    ),
+    Target(
+        "gzip-tar",
+        make_compressed,
+        {f"{SHARD}.gz": mutate_bytes},
+        (stream, verify, fetch),
+        6_000,
         repair,
         f"train/{JSON}",
     ),

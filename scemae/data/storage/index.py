@@ -139,22 +139,20 @@ def check_layout(path: object, index: Index, shard: Shard) -> None:
 
 
 def check_pieces(path: object, index: Index, shard: Shard) -> None:
-    """Raise ShardError unless pieces follow each other in the file, each begins with a sample, and
-    a compressed tar has some.
+    """Raise ShardError unless the pieces of a compressed tar follow each other, and each begins
+    with a sample.
     """
-    pieces = index.pieces
-    if pieces is None:
-        is_right = not shard.is_compressed
-    else:
-        begins = np.concatenate([[0], index.jpg[:, 0] - BLOCK])
-        is_right = len(pieces.tar) == len(pieces.file) > 0 and bool(
-            pieces.tar[0] == 0
-            and (np.diff(pieces.tar) > 0).all()
-            and np.isin(pieces.tar, begins).all()
-            and (np.diff(pieces.file) > 0).all()
-            and (pieces.file[-1] < shard.bytes or not shard.is_compressed)
-        )
-    if not is_right:
+    if (pieces := index.pieces) is None:
+        return
+    begins = np.concatenate([[0], index.jpg[:, 0] - BLOCK])
+    if not (
+        len(pieces.tar)
+        and pieces.tar[0] == 0
+        and (np.diff(pieces.tar) > 0).all()
+        and np.isin(pieces.tar, begins).all()
+        and (np.diff(pieces.file) > 0).all()
+        and pieces.file[-1] < shard.bytes
+    ):
         raise ShardError(
             f"{path}: its pieces are not those of a compressed tar of {shard.bytes:,} bytes; "
             f"{REBUILD}"

@@ -138,7 +138,7 @@ def _of_columns(data: bytes, path: object, shard: Shard, foreign: bool, remedy: 
     xxh3 = np.frombuffer(found.xxh3, "<u8") if found.xxh3 else None
     if not foreign:
         index = own_index(keys, np.stack([jpg, json], axis=1), xxh3)
-        if found.tar:
+        if shard.is_compressed:  # the index of a plain copy has them still
             index.pieces = Pieces(_places(found.tar), _places(found.file))
         return index
     suffixes = _checked(found.suffixes, SUFFIX, f"{path}: found a suffix", remedy)

@@ -190,6 +190,12 @@ class StreamedTars:
         some = np.unique(np.linspace(0, count - 1, MEASURED).astype(int)).tolist()
         return sum(self._block(block).bytes for block in some) * count // len(some)
 
+    @property
+    def fetched_bytes(self) -> int:
+        """That come for all blocks, of compressed tars fewer than they have."""
+        files = sum(shard.bytes for shard in self._shards)
+        return self.total_bytes * files // sum(shard.tar_bytes for shard in self._shards)
+
     def index(self, shard: int) -> Index:
         """The index of a shard, checked, for a reader. Raises ShardError."""
         with self._waiting:

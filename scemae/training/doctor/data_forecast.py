@@ -21,7 +21,7 @@ def forecast(config: PretrainConfig | CorrespondConfig, shards: ShardSet, place:
     if not streams:
         parts.append(f"at most {min(len(shards.manifest.shards), MOST_OPEN)} open tars a rank")
         return ", ".join(parts)
-    total = sum(stream.tars.total_bytes for stream in streams)
+    total = sum(stream.tars.fetched_bytes for stream in streams)
     size = total / count
     local = ranks_of_node(place)
     limit = sum(stream.tars.cache.limit for stream in streams)
