@@ -10,8 +10,8 @@ import numpy as np
 
 from scemae.data.frame_sources import StreamedFrames
 from scemae.data.storage import shard_set
-from scemae.evaluation.landmarks.benchmark_frames import load_frames
 from scemae.errors import ShardError
+from scemae.evaluation.landmarks.benchmark_frames import load_frames
 from scemae.evaluation.landmarks.benchmarks import find_benchmark
 from scemae.shards import check
 from scemae.shards import describe as info
