@@ -30,7 +30,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.command == "build":
         build(arguments)
     elif arguments.command == "index":
-        print(printable(index.index_tars(arguments.tars, arguments.workers, arguments.out)))
+        given = arguments.tars, arguments.workers, arguments.out, _part(arguments)
+        print(printable(index.index_tars(*given)))
     elif arguments.command == "verify":
         print(printable(check.verify(arguments.folder, decode=arguments.decode)))
     elif arguments.keys:
@@ -44,7 +45,7 @@ def build(arguments: argparse.Namespace) -> None:
     """Build all splits asked for, and print a line for each. Raises DataError, ShardError."""
     if scheme_of(arguments.out) is not None:
         RemoteFolder(arguments.out, to_write=True).names()  # before minutes go into a listing
-    part = Part(*arguments.part) if arguments.part else None
+    part = _part(arguments)
     for split in _chosen(_splits(arguments), arguments.split):
         target = place_of(arguments.out, split.name)
         if arguments.shuffle is not None and split.name == "train":
@@ -65,6 +66,10 @@ def build(arguments: argparse.Namespace) -> None:
             )
         else:
             print(_summary(target, manifest, kept))
+
+
+def _part(arguments: argparse.Namespace) -> Part | None:
+    return Part(*arguments.part) if arguments.part else None
 
 
 def place_of(out: str, split: str) -> Place:

@@ -9,9 +9,12 @@ Writes manifest.json and one index per tar beside the tars, which are read whole
 parallel, and never written. A sample is what webdataset takes for one: members that follow each
 other and share the name up to its first dot. Its image is the member .jpg, .jpeg, .png or .webp;
 other members (captions, numbers) stay unread, and a sample without an image is counted and left
-out. When tars were added to a folder, run the same command again: of a tar that the last manifest
-describes, only the digest is computed again. Tars of a bucket are all downloaded, through a folder
-for temporary files (TMPDIR), as many at a time as there are workers. The manifest comes last and
+out. Tars of a bucket are downloaded, through a folder for temporary files (TMPDIR), as many at a
+time as there are workers.
+
+Run the same command again after an interruption, or when tars were added: one whose size and time
+(in a bucket: whose ETag) are those of an earlier call is not read again. Several machines share the
+work by --part 1/8, 2/8, and so on; the same command without --part then writes the manifest. It
 replaces one that is there: of tars that came later, --out makes a set of their own, which a run
 adds by data.append.
 
@@ -20,22 +23,15 @@ manifest names the place of the tars, which stay where they are and are only rea
 needs it (https://HOST/{000..099}.tar). Tars of a folder need a folder.
 """
 
-import itertools
-import re
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import quote
-
-import xxhash
+from typing import TypeVar, cast
 
 from scemae.config.locations import masked, scheme_of
-from scemae.data.storage import content, url_program
-from scemae.data.storage.index import LARGEST, foreign_index
-from scemae.data.storage.index_file import read_index, write_index
+from scemae.data.storage import url_program
 from scemae.data.storage.manifest import (
     MANIFEST,
     TAR,
@@ -43,32 +39,29 @@ from scemae.data.storage.manifest import (
     Shard,
     parse_manifest,
     read_manifest,
-    repeated_in,
     write_manifest,
 )
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import DataError, FileError, ShardError
 from scemae.files import disk
-from scemae.files.documents import QUOTED_KEY
 from scemae.process.progress import progress_bar
-from scemae.shards.archive import Member, tar_members
-from scemae.shards.finished import Place
+from scemae.shards.claim import PLAN, Part
+from scemae.shards.finished import BUILD_FOLDER, Place
+from scemae.shards.index_records import Indexed, Records
+from scemae.shards.index_tar import index_tar
 
-IMAGES = ("jpg", "jpeg", "png", "webp")  # the first of these that a sample has is its image
+T = TypeVar("T")
 IMAGELESS = "samples without .jpg, .jpeg, .png or .webp"  # the reason in the manifest
-# webdataset's: the name up to the first dot of its last part, and the rest.
-NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
-SKIPPED = re.compile(r"__[^/]*__($|/)")  # members that webdataset passes over
 
 
-def index_tars(pattern: str, workers: int, out: str | None = None) -> str:
+def index_tars(pattern: str, workers: int, out: str | None = None, part: Part | None = None) -> str:
     """Index the tars of a folder or a brace pattern; returns a line on what was found.
 
-    out: the folder or URL for manifest and indexes, if not that of the tars. Raises DataError,
-    ShardError.
+    out: the folder or URL for manifest and indexes, if not that of the tars. part: indexes only the
+    tars of that part, and writes no manifest. Raises DataError, ShardError.
     """
     if scheme_of(pattern) is not None:
-        return _index_remote(pattern, workers, out)
+        return _index_remote(pattern, workers, out, part)
     if out is not None and scheme_of(out) is not None:
         raise DataError(
             f"{masked(out)}: found a URL, and the tars are in a folder, which others cannot read; "
@@ -77,12 +70,36 @@ def index_tars(pattern: str, workers: int, out: str | None = None) -> str:
     folder, tars = find_tars(pattern)
     target = folder if out is None else _made(out)
     _refuse_own(target)
-    known = _known(target)
-    manifest = _manifest(str(folder), tars, lambda tar: _index_tar(tar, known, target), workers)
+    records = Records(target)
+
+    def index(tar: Path) -> Shard:
+        found, before = tar.stat(), records.find(tar.name)
+        stamp = f"{found.st_size} {found.st_mtime_ns}"
+        if before and before.stamp == stamp:
+            return before.shard
+        shard = index_tar(tar, target)
+        records.write(Indexed(shard, stamp))
+        return shard
+
+    shards = _index_all(_of_part(tars, part), index, workers)
+    if part is not None:
+        return _part_done(str(target), part, shards)
+    manifest = _manifest(str(folder), shards)
     if target != folder:
         manifest.options["tars"] = str(folder.absolute())
     write_manifest(target, manifest)
     return _summary(str(target), manifest)
+
+
+def _of_part(tars: list[T], part: Part | None) -> list[T]:
+    return tars if part is None else tars[part.index :: part.count]
+
+
+def _part_done(target: str, part: Part, shards: list[Shard]) -> str:
+    return (
+        f"{target}: part {part}, {len(shards):,} tars, is indexed; when all parts are, the same "
+        "command without --part writes the manifest"
+    )
 
 
 def _made(out: str) -> Path:
@@ -103,28 +120,40 @@ def _refuse_own(target: Place) -> None:
     else:
         name = str(target / MANIFEST)
         manifest = read_manifest(target) if (target / MANIFEST).exists() else None
-    if manifest and not manifest.foreign:
+    if (manifest and not manifest.foreign) or _has_plan(target):
         raise DataError(f"{name}: found shards of `scemae shards build`, which need no other index")
 
 
-T = TypeVar("T")
+def _has_plan(target: Place) -> bool:
+    name = f"{BUILD_FOLDER}/{PLAN}"
+    if isinstance(target, RemoteFolder):
+        return target.load(name) is not None
+    return (target / name).exists()
 
 
-def _manifest(folder: str, tars: list[T], index: Callable[[T], Shard], workers: int) -> Manifest:
-    """Index all tars, `workers` at a time. Raises ShardError where none holds an image."""
+def _index_all(tars: list[T], index: Callable[[T], Shard], workers: int) -> list[Shard]:
+    """Index tars, `workers` at a time."""
     with (
         ThreadPoolExecutor(workers) as threads,
         progress_bar(total=len(tars), unit="tar", desc="index") as bar,
     ):
         shards = []
-        for shard in threads.map(index, tars):
-            shards.append(shard)
-            bar.update()
+        try:
+            for shard in threads.map(index, tars):
+                shards.append(shard)
+                bar.update()
+        finally:
+            threads.shutdown(cancel_futures=True)  # after an error none is begun
+    return shards
+
+
+def _manifest(folder: str, shards: list[Shard]) -> Manifest:
+    """The manifest of tars. Raises ShardError where none holds an image."""
     imageless = sum(shard.imageless for shard in shards)
     kept = [shard for shard in shards if shard.samples]
     if not kept:
         raise ShardError(
-            f"{folder}: found no image in {len(tars):,} tars; members named KEY.jpg, .jpeg, .png "
+            f"{folder}: found no image in {len(shards):,} tars; members named KEY.jpg, .jpeg, .png "
             "or .webp were needed"
         )
     return Manifest(
@@ -142,7 +171,7 @@ def _summary(folder: str, manifest: Manifest) -> str:
     return f"{folder}: {manifest.samples:,} images in {len(manifest.shards):,} tars{left}"
 
 
-def _index_remote(pattern: str, workers: int, out: str | None) -> str:
+def _index_remote(pattern: str, workers: int, out: str | None, part: Part | None) -> str:
     """Index tars below a URL; each is downloaded for that, and deleted."""
     location, names = pattern, None
     if pattern.endswith(".tar"):
@@ -157,22 +186,31 @@ def _index_remote(pattern: str, workers: int, out: str | None) -> str:
     tars = [name for name in names or remote.names() if TAR.fullmatch(name)]
     if not tars:
         raise DataError(f"{remote.url('')}: found no *.tar in it; give the folder of the tars")
+    records = Records(target)
     with tempfile.TemporaryDirectory() as scratch:
 
         def index(name: str) -> Shard:
-            tar = Path(scratch) / name
+            before = records.find(name)
+            found = remote.newer_pieces(name, before.stamp if before else None)
+            if found is None:
+                return cast(Indexed, before).shard
+            tar, (pieces, tag) = Path(scratch) / name, found
             with disk.create(tar) as file:
-                for piece in remote.stream(name):
+                for piece in pieces:
                     file.write(piece)
-            shard = _index_tar(tar, {}, Path(scratch))
+            shard = index_tar(tar, Path(scratch))
             disk.remove(tar)
             _put(target, shard.index_file, (Path(scratch) / shard.index_file).read_bytes())
+            records.write(Indexed(shard, tag or ""))
             return shard
 
-        manifest = _manifest(remote.url(""), tars, index, workers)
-        if out is not None:
-            manifest.options["tars"] = remote.location
-        _put(target, MANIFEST, disk.json_bytes(asdict(manifest)))
+        shards = _index_all(_of_part(tars, part), index, workers)
+    if part is not None:
+        return _part_done(str(target), part, shards)
+    manifest = _manifest(remote.url(""), shards)
+    if out is not None:
+        manifest.options["tars"] = remote.location
+    _put(target, MANIFEST, disk.json_bytes(asdict(manifest)))
     return _summary(str(target), manifest)
 
 
@@ -219,71 +257,3 @@ def find_tars(pattern: str) -> tuple[Path, list[Path]]:
                 "with letters, digits, dots, - and _"
             )
     return folder, tars
-
-
-def _known(folder: Path) -> dict[str, Shard]:
-    """The shards of an earlier call, by name."""
-    if not (folder / MANIFEST).exists():
-        return {}
-    return {shard.file: shard for shard in read_manifest(folder).shards}
-
-
-def _index_tar(tar: Path, known: dict[str, Shard], target: Path) -> Shard:
-    """The shard of one tar, whose index is written."""
-    before = known.get(tar.name)
-    # One of an earlier version does not say how many samples have no image.
-    if before and before.packed and before.bytes == tar.stat().st_size:
-        try:
-            read_index(target, before, foreign=True)
-            if disk.file_digest(tar) == before.sha256:
-                return before
-        except ShardError:
-            pass  # made again
-    keys, places, suffixes = list[str](), list[tuple[int, int]](), list[str]()
-    hashes, imageless = list[int](), 0
-    with disk.open_regular(tar) as file:
-        for key, members in _samples(tar_members(tar)):
-            image = next((members[kind] for kind in IMAGES if kind in members), None)
-            if image is None:
-                imageless += 1
-                continue
-            if image.size > LARGEST:
-                raise DataError(
-                    f"{tar}: found the image {image.name[:80]} of {image.size:,} bytes, at most "
-                    f"{LARGEST:,} were expected; leave it out of the tar"
-                )
-            keys.append(quote(key, safe="", errors="surrogateescape"))
-            if not re.fullmatch(QUOTED_KEY, keys[-1]):
-                raise DataError(
-                    f"{tar}: found a sample named {key[:80]}..., {len(keys[-1]):,} characters with "
-                    "those that are no letters as %XX, at most 3,000 were expected; give it a "
-                    "shorter name"
-                )
-            places.append((image.offset, image.size))
-            suffixes.append(image.name.rpartition(".")[2])
-            file.seek(image.offset)
-            hashes.append(xxhash.xxh3_64_intdigest(file.read(image.size)))
-    if repeated := repeated_in(keys):
-        raise DataError(
-            f"{tar}: found the sample {repeated[:80]} twice, not one after the other; sort the "
-            "members by name when writing the tar"
-        )
-    shard = Shard(tar.name, len(keys), tar.stat().st_size, disk.file_digest(tar), "")
-    index = foreign_index(keys, places, suffixes, hashes)
-    shard.content = content.of_shard(index.samples(itertools.repeat(b"")))
-    shard.imageless = imageless
-    write_index(target, shard, index)
-    return shard
-
-
-def _samples(members: list[Member]) -> list[tuple[str, dict[str, Member]]]:
-    """The samples of a tar: key, and its members by lower-case suffix."""
-    samples: list[tuple[str, dict[str, Member]]] = []
-    for member in members:
-        parts = NAME.fullmatch(member.name)
-        if parts is None or SKIPPED.match(member.name):
-            continue
-        if not samples or samples[-1][0] != parts[1]:
-            samples.append((parts[1], {}))
-        samples[-1][1].setdefault(parts[2].lower(), member)
-    return samples

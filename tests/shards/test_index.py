@@ -17,6 +17,7 @@ from scemae.data.frame_sources import StreamedFrames
 from scemae.data.storage.manifest import read_manifest, write_manifest
 from scemae.data.storage.shard_set import open_shards, stream_shards
 from scemae.errors import ShardError
+from scemae.shards.check import verify
 from tests.object_server import serve
 from tests.support import TINY, as_earlier_version, digest, picture, scemae, write_shards
 
@@ -107,6 +108,85 @@ def test_a_brace_pattern_takes_some_and_an_added_tar_comes_in_later(foreign, tmp
     first = (tmp_path / "00000.index").stat().st_mtime_ns
     assert "20 images in 2 tars" in scemae("shards", "index", tmp_path).stdout
     assert (tmp_path / "00000.index").stat().st_mtime_ns == first
+
+
+@pytest.fixture(params=["folder", "url"])
+def place(request, foreign, tmp_path):
+    """The tars, and what is given to `shards index`; where the indexes go."""
+    tars, out = copied(foreign, tmp_path / "tars"), tmp_path / "out"
+    yield tars, str(tars) if request.param == "folder" else tars.as_uri(), out
+
+
+def index(place, *words, **options):
+    tars, given, out = place
+    return scemae("shards", "index", given, "--out", out, "--workers", 1, *words, **options)
+
+
+def times(out):
+    return {path.name: path.stat().st_mtime_ns for path in sorted(out.glob("*.index"))}
+
+
+def test_an_interrupted_call_goes_on_where_it_was(place, foreign, tmp_path):
+    tars, _, out = place
+    whole = (tars / "00001.tar").read_bytes()
+    (tars / "00001.tar").write_bytes(whole[:-9000])
+    assert index(place, check=False).returncode == 1
+    before = times(out)
+    assert "00000.index" in before and "00001.index" not in before
+    assert not (out / "manifest.json").exists()
+    (tars / "00001.tar").write_bytes(whole)
+    assert "22 images in 3 tars" in index(place).stdout
+    assert times(out)["00000.index"] == before["00000.index"]
+    scemae("shards", "index", foreign, "--out", tmp_path / "at once")
+    here, there = read_manifest(out), read_manifest(tmp_path / "at once")
+    assert here.shards == there.shards and here.excluded == there.excluded
+
+
+def test_parts_share_the_tars(place, foreign, tmp_path):
+    out = place[2]
+    said = index(place, "--part", "1/2").stdout
+    assert "part 1/2, 2 tars, is indexed" in said and not (out / "manifest.json").exists()
+    assert [*times(out)] == ["00000.index", "other.index"]
+    index(place, "--part", "2/2")
+    before = times(out)
+    assert "22 images in 3 tars" in index(place).stdout and times(out) == before
+    scemae("shards", "index", foreign, "--out", tmp_path / "at once")
+    assert read_manifest(out).shards == read_manifest(tmp_path / "at once").shards
+    assert "whole" in verify(out)
+
+
+def test_a_tar_that_changed_is_indexed_again(place):
+    tars, _, out = place
+    index(place)
+    before = times(out)
+    data = (tars / "00001.tar").read_bytes()
+    (tars / "00001.tar").write_bytes(data.replace(b"face 11", b"face 99"))
+    index(place)
+    changed = [name for name, time in times(out).items() if time != before[name]]
+    assert changed == ["00001.index"]
+
+
+@pytest.mark.parametrize("damage", ["record", "index", "no index"])
+def test_a_record_that_is_damaged_or_alone_counts_for_nothing(place, damage):
+    out = place[2]
+    index(place)
+    manifest = read_manifest(out)
+    if damage == "record":
+        (out / ".build" / "00001.tar.json").write_text('{"shard": 3}')
+    elif damage == "index":
+        (out / "00001.index").write_bytes(b"none")
+    else:
+        (out / "00001.index").unlink()
+    index(place)
+    assert read_manifest(out) == manifest and "whole" in verify(out)
+
+
+def test_an_unfinished_build_of_ones_own_is_left_alone(place):
+    out = place[2]
+    (out / ".build").mkdir(parents=True)
+    (out / ".build" / "plan.json").write_text("{}")
+    done = index(place, check=False)
+    assert "found shards of `scemae shards build`" in done.stderr and not [*out.glob("*.index")]
 
 
 def test_a_tar_that_is_replaced_is_found(foreign, tmp_path):
@@ -227,7 +307,7 @@ def test_a_flipped_byte_inside_an_image_is_found_when_it_is_read(tmp_path):
 
 
 def tree(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def jpegs(shards):

@@ -91,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tars read at a time (default: all cores, here %(default)s)",
     )
+    _add_part(indexer, "index")
     verify = commands.add_parser(
         "verify",
         help="compare every byte with the manifest",
@@ -159,13 +160,7 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
         help="store the split train in a random order, which an order in lanes profits from; the "
         "order of the others belongs to the protocols",
     )
-    parser.add_argument(
-        "--part",
-        type=_part,
-        metavar="I/N",
-        help="write every N-th shard from the I-th on, beside other machines that write other "
-        "parts; then run the same command without --part once",
-    )
+    _add_part(parser, "write")
     if name == "celeba":
         _add_celeba(parser)
     if name == "folder":
@@ -184,6 +179,16 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
             default="official",
             help="face boxes: 300-W's bounding_boxes_*.mat, or the extent of the 68 points",
         )
+
+
+def _add_part(parser: argparse.ArgumentParser, verb: str) -> None:
+    parser.add_argument(
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help=f"{verb} every N-th tar from the I-th on, beside other machines that have other "
+        "parts; then run the same command without --part once",
+    )
 
 
 def _add_landmarks(parser: argparse.ArgumentParser) -> None:

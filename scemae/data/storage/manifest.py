@@ -33,7 +33,7 @@ READABLE = (1, 2, 3)  # 1 and 2 (foreign tars): indexes are JSON
 MANIFEST = "manifest.json"
 INDEX_AGAIN = "make it again with `scemae shards index`"
 REBUILD = "rebuild it with `scemae shards build`"
-TAR = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.tar(?:\.gz)?")  # a shard's name: no path
+TAR = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.tar")  # a shard's name: no path
 GZ = ".gz"
 TARS = (".tar", ".tar" + GZ)
 GZIP = "gzip"  # an option: the tars are compressed
@@ -201,7 +201,7 @@ def parse_manifest(text: bytes, name: object) -> Manifest:
             f"folders and {', '.join(FROM_FILES)}; {INDEX_AGAIN}"
         )
     files = [shard.file for shard in manifest.shards]
-    if bad := next((file for file in files if not TAR.fullmatch(file)), None):
+    if bad := next((file for file in files if not TAR.fullmatch(file.removesuffix(GZ))), None):
         raise ShardError(
             f"{name}: found the shard {bad[:80]!r}, a plain file name that ends in .tar or "
             f".tar.gz was needed; {REBUILD}"

@@ -68,27 +68,39 @@ class RemoteFolder:
 
     def stream(self, name: str) -> Iterator[bytes]:
         """A whole file, in pieces."""
-        found = self._attempt(name, lambda: self._get(name, {}))
-        try:
-            yield from map(bytes, found.stream(min_chunk_size=PIECE))
-        except Exception as error:
-            raise self._failure(name, error) from error
+        return self._all_of(name, self._attempt(name, lambda: self._get(name, {})))
+
+    def newer_pieces(self, name: str, tag: str | None) -> tuple[Iterator[bytes], str | None] | None:
+        """A whole file, in pieces, and its ETag; None where that is `tag` still."""
+        found = self._attempt(name, lambda: self._newer(name, tag))
+        return found and (self._all_of(name, found), found.meta.get("e_tag"))
 
     def newer(self, name: str, tag: str | None, most: int) -> tuple[bytes, str | None] | None:
         """A whole file of at most `most` bytes and its ETag; None where that is `tag` still.
 
         Raises ShardError, also for a longer file.
         """
-        from obstore import exceptions as refused
 
         def asked() -> tuple[bytes, str | None] | None:
-            try:
-                found = self._get(name, {"if_none_match": tag} if tag else {})
-            except refused.NotModifiedError:
-                return None
-            return self._bytes(name, found, most), found.meta.get("e_tag")
+            found = self._newer(name, tag)
+            return found and (self._bytes(name, found, most), found.meta.get("e_tag"))
 
         return self._attempt(name, asked)
+
+    def _newer(self, name: str, tag: str | None) -> Any:
+        """The answer with a file; None where its ETag is `tag` still."""
+        from obstore import exceptions as refused
+
+        try:
+            return self._get(name, {"if_none_match": tag} if tag else {})
+        except refused.NotModifiedError:
+            return None
+
+    def _all_of(self, name: str, answer: Any) -> Iterator[bytes]:
+        try:
+            yield from map(bytes, answer.stream(min_chunk_size=PIECE))
+        except Exception as error:
+            raise self._failure(name, error) from error
 
     def names(self) -> list[str]:
         """The names of the files in the folder itself, sorted. Raises ShardError."""
