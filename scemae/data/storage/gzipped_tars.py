@@ -20,7 +20,7 @@ from scemae.errors import ShardError
 
 PIECE = 2**16  # bytes of the tar; a shorter one loses what its samples share with those before
 LEVEL = 6
-MOST = 2**20  # bytes that are unpacked at a time
+MOST = 2**18  # bytes that are unpacked at a time
 GZIP, RAW = 16 + zlib.MAX_WBITS, -zlib.MAX_WBITS  # how zlib is told of a stream with, without head
 AGAIN = "copy the shards there again"
 

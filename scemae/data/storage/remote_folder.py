@@ -19,7 +19,7 @@ from scemae.files import documents
 RESUME = "start again: the run resumes"
 KEPT = "run the same command again (finished shards are kept)"
 ATTEMPTS, FIRST_PAUSE = 5, 0.5  # of a read that came short; seconds, doubled each time
-PIECE = 2**20
+PIECE = 2**18
 # A file is put in pieces of so many bytes, so many at a time: that much memory.
 PUT_PIECE, PUTS = 8 * 2**20, 4
 T = TypeVar("T")
