@@ -9,33 +9,27 @@ In a bucket it is the same, each shard written in a folder for temporary files (
 there: tar, index, record.
 """
 
-import hashlib
 import itertools
-import json
 import multiprocessing
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING
 
-import xxhash
-
-from scemae.data.picture import UnusablePicture
 from scemae.data.storage import content
-from scemae.data.storage.gzipped_tars import pack
-from scemae.data.storage.index import Index, check_layout, own_index
+from scemae.data.storage.index import check_layout
 from scemae.data.storage.index_file import write_index
 from scemae.data.storage.manifest import GZIP, MANIFEST, LeftOut, Manifest, Shard, write_manifest
 from scemae.data.storage.remote_folder import RemoteFolder
-from scemae.data.storage.tar_headers import BLOCK
-from scemae.errors import ConfigError, DataError, ShardError
+from scemae.errors import DataError, ShardError
 from scemae.files import disk
 from scemae.process.progress import progress_bar
 from scemae.process.workers import follow_parent
 from scemae.shards.claim import Part, claimed, make_plan
+from scemae.shards.fill import fill_gzip, fill_tar
 from scemae.shards.finished import (
     BUILD_FOLDER,
     FinishedShard,
@@ -43,15 +37,13 @@ from scemae.shards.finished import (
     ShardTask,
     errors_named,
     find_finished,
-    read_image,
     stamp_of,
     write_record,
 )
-from scemae.shards.image import check_annotation, to_jpeg
 from scemae.shards.splits import Split
 
 if TYPE_CHECKING:
-    from webdataset import TarWriter
+    pass
 
 FEW = 2000  # images of a split that are written sooner than processes have started
 
@@ -235,7 +227,7 @@ def _write_files(task: ShardTask, folder: Path) -> FinishedShard:
     path = folder / task.file
     with errors_named(path):
         with disk.replacing(path) as file:
-            filled = _fill_gzip(file, task, folder) if task.gzip else _fill_tar(file, task)
+            filled = fill_gzip(file, task, folder) if task.gzip else fill_tar(file, task)
         index = filled.index
         shard = Shard(
             path.name,
@@ -253,69 +245,3 @@ def _write_files(task: ShardTask, folder: Path) -> FinishedShard:
     written = FinishedShard(shard, filled.left_out, filled.encoded, stamp, filled.sources)
     write_record(task, folder, written)
     return written
-
-
-@dataclass
-class Filled:
-    """A tar: its index and annotations, what was left out, how many images were encoded anew, a
-    digest of the sources; if it was compressed, its bytes and SHA-256 inside.
-    """
-
-    index: Index
-    annotations: list[bytes]
-    left_out: list[LeftOut]
-    encoded: int
-    sources: str
-    bytes: int = 0
-    sha256: str = ""
-
-
-def _fill_gzip(file: BinaryIO, task: ShardTask, folder: Path) -> Filled:
-    with tempfile.TemporaryFile(dir=folder) as tar:
-        filled = _fill_tar(cast(BinaryIO, tar), task)
-        starts = filled.index.jpg[:, 0] - BLOCK
-        filled.index.pieces, filled.bytes, filled.sha256 = pack(cast(BinaryIO, tar), file, starts)
-    return filled
-
-
-def _fill_tar(file: BinaryIO, task: ShardTask) -> Filled:
-    encoded, sources, annotations = 0, hashlib.sha256(), list[bytes]()
-    keys, sizes, hashes = list[str](), list[tuple[int, int]](), list[int]()
-    left_out: list[LeftOut] = []
-    with _open_tar(file) as tar:
-        for sample in task.samples:
-            try:
-                stored = to_jpeg(
-                    read_image(sample, sources),
-                    task.frame,
-                    upright=task.upright,
-                    accept_other_formats=task.accept_other_formats,
-                )
-                check_annotation(sample.annotation, stored.size)
-            except UnusablePicture as reason:
-                left_out.append({"file": sample.annotation["file"], "reason": str(reason)})
-                continue
-            encoded += stored.anew
-            annotation = json.dumps(sample.annotation).encode()
-            tar.write({"__key__": sample.key, "jpg": stored.jpeg, "json": annotation})
-            annotations.append(annotation)
-            keys.append(sample.key)
-            hashes.append(xxhash.xxh3_64_intdigest(stored.jpeg))
-            sizes.append((len(stored.jpeg), len(annotation)))
-    index = own_index(keys, sizes, hashes)
-    return Filled(index, annotations, left_out, encoded, sources.hexdigest())
-
-
-def _open_tar(file: BinaryIO) -> "TarWriter":
-    """webdataset's writer without dates or owners, so that the same samples give the same bytes.
-
-    Imported here, because reading shards must work without webdataset. Raises ConfigError.
-    """
-    try:
-        from webdataset import TarWriter
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "shards build: found no package webdataset, which writes the tars; "
-            "`pip install webdataset`"
-        ) from error
-    return TarWriter(file, user="", group="", mode=0o444, mtime=0, encoder=False)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from scemae.config.locations import Typed
-from scemae.data.storage import fetch
+from scemae.data.storage import download, fetch
 from scemae.data.storage.shard_set import open_shards
 from scemae.errors import FileError, ShardError
 from tests.support import write_shards
@@ -112,7 +112,7 @@ def test_the_known_schemes_are_those_of_webdataset():
         "webdataset.gopen"
     ].gopen_schemes  # the package hides its module behind a function of that name
     without = {"__default__", "htgs"}  # which it hands to curl, and curl knows no gs:
-    assert set(fetch.SCHEMES) == {*known, "file", "s3", "az"} - without  # these two it lacks
+    assert set(download.SCHEMES) == {*known, "file", "s3", "az"} - without  # these two it lacks
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_the_known_schemes_are_those_of_webdataset():
     ],
 )
 def test_an_endless_manifest_is_given_up(command, words, monkeypatch):
-    monkeypatch.setattr(fetch, "SILENT_SECONDS", 0.3)
-    monkeypatch.setattr(fetch, "PATIENCE", 0.6)
+    monkeypatch.setattr(download, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(download, "PATIENCE", 0.6)
     with pytest.raises(ShardError, match=words):
-        list(fetch._download(Typed(f"pipe:{command}"), 5000))
+        list(download.download(Typed(f"pipe:{command}"), 5000))
 
 
 @pytest.mark.parametrize("lead", ["/dev/zero", "pipe"])

@@ -14,7 +14,8 @@ import xxhash
 
 from scemae.config.locations import is_masked, masked, may_open
 from scemae.data.storage import url_program
-from scemae.data.storage.fetch import fetch, scheme_of
+from scemae.data.storage.download import scheme_of
+from scemae.data.storage.fetch import fetch
 from scemae.data.storage.manifest import Annotation, Manifest, read_manifest
 from scemae.data.storage.members import Members, together
 from scemae.data.storage.streamed_sets import TarsOfOne, stream

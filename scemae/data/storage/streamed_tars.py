@@ -18,7 +18,7 @@ from typing import BinaryIO, TypeVar, cast
 import numpy as np
 
 from scemae.data.storage.block_cache import BlockCache
-from scemae.data.storage.gzipped_tars import part_of
+from scemae.data.storage.gzipped_tars import PIECE, part_of
 from scemae.data.storage.index import Index, most_kept
 from scemae.data.storage.index_file import parse_index, read_index_bytes
 from scemae.data.storage.manifest import Manifest
@@ -326,7 +326,8 @@ class StreamedTars:
             ends = index.json if len(index.json) else index.jpg
             offset, size = ends[samples[run[-1]] - begin].tolist()
             stop, last = offset + in_blocks(size), parts[-1] if parts else None
-            if last and last.shard == shard and start - last.stop <= GAP:
+            gap = GAP if index.pieces is None else PIECE  # a piece comes as a whole
+            if last and last.shard == shard and start - last.stop <= gap:
                 parts[-1] = replace(last, stop=stop)
             else:
                 at = last.at + last.stop - last.start if last else 0
