@@ -11,6 +11,8 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from bench.peers import streams as peers
 from bench.small_tars import small_jpegs, write_shard
 from scemae.data.storage.manifest import Manifest, write_manifest
@@ -21,12 +23,12 @@ SEGMENT = 65_533  # bytes of the longest comment in a JPEG, with the two that sa
 
 def pictures(least: int) -> list[bytes]:
     """64 small JPEGs of at least `least` bytes: comments, which decoders skip, fill them."""
-    found = []
+    found, noise = [], np.random.default_rng(0)  # zeros would vanish in a compressed tar
     for data in small_jpegs():
         comments = b""
         while (lacking := least - len(data) - len(comments)) > 0:
             size = min(max(lacking, 4), SEGMENT + 2) - 2
-            comments += b"\xff\xfe" + size.to_bytes(2, "big") + bytes(size - 2)
+            comments += b"\xff\xfe" + size.to_bytes(2, "big") + noise.bytes(size - 2)
         found.append(data[:2] + comments + data[2:])
     return found
 

@@ -17,7 +17,7 @@ one, batches of 256 and the same decoder.
   resume   a process that starts in the middle of an epoch, with an empty cache
   epoch    all images once, without decoding: bytes that came by those of the images, requests
   epochs   the same three times: what the cache saves (with --samples 200000 it has a fifth of the
-           tars); webdataset has none, because it would keep to no limit that is reached within 30 s
+           tars); webdataset has none: it looks at the size of its own only every 30 s
 
 `NAME, gzip` are the same loaders on the same tars, compressed (`scemae shards build --gzip`).
 `webdataset, full buffer` fills its buffer before the first batch, which by default comes from one

@@ -139,6 +139,11 @@ def _annotated(arguments: argparse.Namespace) -> list[Split]:
             f"{arguments.out}: shards with --landmarks come with a benchmark.yaml in a folder; "
             "give a folder, and copy it to the bucket"
         )
+    if arguments.gzip:
+        raise ConfigError(
+            "--gzip: found --landmarks too, and `scemae fit` reads annotated shards without the "
+            "cache that compressed ones need; leave --gzip out"
+        )
     wishes = annotated.Wishes(
         arguments.landmarks,
         arguments.category,

@@ -11,7 +11,7 @@ from typing import IO
 
 from scemae.config.locations import masked, scheme_of
 from scemae.data.picture import decode_image
-from scemae.data.storage.gzipped_tars import pieces_of
+from scemae.data.storage.gzipped_tars import check_pieces_of, whole_of
 from scemae.data.storage.index import Index
 from scemae.data.storage.manifest import TARS, Annotation, Shard
 from scemae.data.storage.tar_headers import BLOCK, is_header, member_name, wrong_header
@@ -29,8 +29,9 @@ Arrived = Callable[[int], None]  # called with the number of bytes that were rea
 def verify(location: str | Path, *, decode: bool = False) -> str:
     """Read all shards at `location`, compare sizes and digests with the manifests; summarise.
 
-    Tars at a URL pass through a folder for temporary files, THREADS at a time. decode: each image
-    is also decoded and each annotation parsed. Raises ShardError that names every wrong file.
+    Tars at a URL, or compressed, pass through a folder for temporary files, THREADS at a time.
+    decode: each image is also decoded and each annotation parsed. Raises ShardError that names
+    every wrong file.
     """
     wrong: list[str] = []
     foreign: list[str] = []
@@ -171,8 +172,10 @@ def _check_tar(
     if index.pieces is None:
         _check_members(file, path, index, decode)
         return
+    check_pieces_of(file, index.pieces, shard, path)
+    file.seek(0)
     with tempfile.TemporaryFile() as inside:
-        for piece in pieces_of(file, index.pieces, shard, path):
+        for piece in whole_of(iter(lambda: file.read(PIECE), b""), shard, path):
             _write(inside, piece, shard)
         _check_members(inside, path, index, decode)
 

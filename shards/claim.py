@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scemae.data.storage.manifest import MANIFEST, TARS
+from scemae.data.storage.manifest import GZIP, MANIFEST, TARS
 from scemae.data.storage.remote_folder import RemoteFolder
 from scemae.errors import FileError, ShardError
 from scemae.files import disk, documents
@@ -45,7 +45,7 @@ def make_plan(split: Split, samples_per_shard: int) -> dict:
     digest = hashlib.sha256(json.dumps(settings).encode())
     for sample in split.samples:
         digest.update(json.dumps([sample.key, sample.annotation, sample.place.size]).encode())
-    return {
+    plan = {
         "format_version": PLAN_VERSION,
         "dataset": split.dataset,
         "split": split.name,
@@ -53,6 +53,7 @@ def make_plan(split: Split, samples_per_shard: int) -> dict:
         "samples_per_shard": samples_per_shard,
         "source_digest": digest.hexdigest(),
     }
+    return plan | ({GZIP: True} if GZIP in split.options else {})
 
 
 @contextmanager
@@ -147,6 +148,7 @@ def _is_shard(name: str) -> bool:
 
 
 def _compare(folder: Place, found: dict, plan: dict) -> None:
-    if differing := [key for key in plan if found.get(key) != plan[key]]:
-        words = "; ".join(f"{key} {found.get(key)}, not {plan[key]}" for key in differing)
+    keys = dict.fromkeys([*plan, *found])
+    if differing := [key for key in keys if found.get(key) != plan.get(key)]:
+        words = "; ".join(f"{key} {found.get(key)}, not {plan.get(key)}" for key in differing)
         raise ShardError(f"{folder}: holds shards of another build ({words}); {ANOTHER}")

@@ -35,6 +35,7 @@ from scemae.data.storage import url_program
 from scemae.data.storage.manifest import (
     MANIFEST,
     TAR,
+    TARS,
     Manifest,
     Shard,
     parse_manifest,
@@ -177,7 +178,7 @@ def _index_remote(pattern: str, workers: int, out: str | None, part: Part | None
     if pattern.endswith(".tar"):
         from braceexpand import braceexpand  # webdataset's
 
-        expanded = [*braceexpand(pattern)]
+        expanded = [*dict.fromkeys(braceexpand(pattern))]
         location = expanded[0].rpartition("/")[0]
         names = [url.rpartition("/")[2] for url in expanded]
     url_program.refuse(location)
@@ -185,7 +186,7 @@ def _index_remote(pattern: str, workers: int, out: str | None, part: Part | None
     _refuse_own(target)
     tars = [name for name in names or remote.names() if TAR.fullmatch(name)]
     if not tars:
-        raise DataError(f"{remote.url('')}: found no *.tar in it; give the folder of the tars")
+        raise DataError(_no_tar(remote.url(""), names or remote.names()))
     records = Records(target)
     with tempfile.TemporaryDirectory() as scratch:
 
@@ -235,6 +236,16 @@ def _put(target: Place, name: str, data: bytes) -> None:
         disk.write_bytes(target / name, data)
 
 
+def _no_tar(place: str, names: list[str]) -> str:
+    """The error message for a place without tars."""
+    if compressed := next((name for name in names if name.endswith(TARS[1])), None):
+        return (
+            f"{place}: found {compressed} and no *.tar, and of a compressed one no range can be "
+            "read; unpack them with gunzip"
+        )
+    return f"{place}: found no *.tar in it; give the folder of WebDataset tars"
+
+
 def find_tars(pattern: str) -> tuple[Path, list[Path]]:
     """The folder, and its tars by name. Raises DataError."""
     if Path(pattern).is_dir():
@@ -242,10 +253,10 @@ def find_tars(pattern: str) -> tuple[Path, list[Path]]:
     else:
         from braceexpand import braceexpand  # webdataset's
 
-        tars = [Path(name) for name in braceexpand(pattern)]
+        tars = [Path(name) for name in dict.fromkeys(braceexpand(pattern))]
         folder = tars[0].parent
     if not tars:
-        raise DataError(f"{folder}: found no *.tar in it; give the folder of WebDataset tars")
+        raise DataError(_no_tar(str(folder), [path.name for path in folder.iterdir()]))
     for tar in tars:
         if not tar.is_file():
             raise DataError(

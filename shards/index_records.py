@@ -43,10 +43,13 @@ class Records:
             if name not in self._records:
                 return None
             text, _ = self._place.load(f"{BUILD_FOLDER}/{name}") or (b"", None)
-            found = documents.parse_json(text, Indexed, name)
+            shard = (found := documents.parse_json(text, Indexed, name)).shard
+            if shard.file != tar or shard.index_file not in self._files:
+                return None
+            index, _ = self._place.load(shard.index_file) or (b"", None)
+            return found if disk.digest(index) == shard.index_sha256 else None
         except (FileNotFoundError, DataError, ShardError):  # it is made again
             return None
-        return found if found.shard.file == tar and found.shard.index_file in self._files else None
 
     def write(self, found: Indexed) -> None:
         """Keep a record; its index is there."""

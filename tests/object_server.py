@@ -22,7 +22,7 @@ from urllib.parse import unquote
 from tests.s3_signature import Credentials, refusal
 
 # Called with the path of a GET and how many came before it: a status to answer, "cut" to send half
-# of the bytes, the body of a 400, seconds to wait, or None.
+# of the bytes, "long" to send a million more, the body of a 400, seconds to wait, or None.
 Fault = Callable[[str, int], int | str | bytes | float | None]
 
 
@@ -100,6 +100,8 @@ def answer(request: BaseHTTPRequestHandler, state: ObjectServer, lock: threading
             status = 206
         else:
             data, status = opened.read(), 200
+    if fault == "long":
+        data += bytes(1_000_000)
     with lock:
         state.bytes_sent += len(data) // 2 if fault == "cut" else len(data)
     reply(request, status, data, headers, cut=fault == "cut")

@@ -35,8 +35,9 @@ The same command resumes at the newest checkpoint of the run folder. The setting
   data.shards          a folder of shards made by `scemae shards build`; its URL (s3:, gs:, az:,
                        http:, https:, file:, ...); or pipe:COMMAND, typed on the command line: a
                        command that prints the file whose name is appended to it after a slash
-  data.cache_dir       where shards at a URL are copied; with data.cache_gb=200 they are streamed
-                       through a cache of that size there (data.order=lanes reads it in blocks)
+  data.cache_dir       where shards at a URL, or compressed, are copied; with data.cache_gb=200
+                       they are streamed through a cache of that size there (data.order=lanes
+                       reads it in blocks)
   model, decoder       deit_tiny, deit_small or deit_base; mae (the paper's) or light
   method               mae (the paper's), moco, byol or dve
   optim.epochs, optim.global_batch_size, optim.lr, mask_ratio, norm_pix

@@ -5,6 +5,7 @@ which somebody else may have written: it never runs a command. A location is `ma
 written or printed, because a URL or a command may contain secrets.
 """
 
+import os
 import re
 from typing import Any
 from urllib.parse import quote
@@ -94,8 +95,12 @@ def is_masked(location: str) -> bool:
 
 
 def cache_name(location: str) -> str:
-    """The name of the folder that a URL is copied into: the same for it and for its masked form."""
-    name = quote(masked(location.rstrip("/")), safe="", errors="surrogateescape")
+    """The name of the folder that a URL is copied into: the same for it and for its masked form.
+
+    location: may be a folder, of which the whole path counts.
+    """
+    whole = location.rstrip("/") if scheme_of(location) else os.path.abspath(location)
+    name = quote(masked(whole), safe="", errors="surrogateescape")
     if len(name) <= 200:
         return name
     return f"{name[:180]}-{disk.digest(name)[:16]}"

@@ -11,7 +11,7 @@ from scemae.data.lanes import Lanes
 from scemae.data.mixture import SEEDS, MixedOrder, parse_mixture
 from scemae.data.order import MOST_WHOLE, Order
 from scemae.data.storage.joined import Grown, Joined
-from scemae.data.storage.shard_set import ShardSet, is_remote, open_shards, stream_shards
+from scemae.data.storage.shard_set import ShardSet, needs_cache, open_shards, stream_shards
 from scemae.data.storage.subset import Subset
 from scemae.errors import ConfigError
 
@@ -49,12 +49,12 @@ def open_set(
     cache_dir = cache_dir or data.cache_dir
 
     def opened(locations: list[str]) -> list[ShardSet]:
-        if data.cache_gb is None or not may_copy or not any(map(is_remote, locations)):
+        if data.cache_gb is None or not may_copy or not any(map(needs_cache, locations)):
             return [open_shards(one, cache_dir, may_copy=may_copy, note=note) for one in locations]
-        if local := [one for one in locations if not is_remote(one)]:
+        if local := [one for one in locations if not needs_cache(one)]:
             raise ConfigError(
-                f"data.append: found the folder {local[0]} beside a URL that data.cache_gb "
-                "streams; give all of them as URLs, or leave data.cache_gb out"
+                f"data.append: found the folder {local[0]}, which is read as it is, beside shards "
+                "that data.cache_gb streams; give all of them as URLs, or leave data.cache_gb out"
             )
         return stream_shards(locations, cache_dir, data.cache_gb, data.block, note)
 

@@ -284,7 +284,7 @@ def test_a_chain_and_a_sweep_contain_no_secret(tmp_path, capsys):
 def test_an_error_shows_no_password(capsys, tmp_path):
     assert cli._status_of(["pretrain", f"run_dir={tmp_path}", WORDS[0]]) == 1
     shown = capsys.readouterr().err
-    words = "https://***@h/a?sig=***: shards at a URL, or compressed, need a folder"
+    words = "https://***@h/a?sig=***: its tars are at a URL"
     assert words in shown and "s3cret" not in shown
 
 
@@ -346,7 +346,7 @@ def test_a_url_in_another_users_run_is_not_fetched(stranger):
     run = lineage.RecordedRun(
         "pretrain", stranger / "run", {"data.cache_dir": str(stranger / "run")}, {}
     )
-    with pytest.raises(ShardError, match="another user's"):
+    with pytest.raises(ShardError, match="none is made where a file names both"):
         run.open(f"file://{shards}")
     assert [path.name for path in (stranger / "run").iterdir()] == ["config.yaml"]
     open_shards(f"file://{shards}", str(stranger / "run"))

@@ -133,6 +133,13 @@ def test_what_fails_once_is_read_again(local, server, tmp_path, fault):
     assert all(shards.jpeg(i) == plain.jpeg(i) for i in range(90))
 
 
+def test_an_answer_that_is_longer_than_its_range_stays_out_of_the_cache(local, server, tmp_path):
+    server.fault = lambda path, before: "long" if path.endswith(".tar") and before == 1 else None
+    shards, plain = opened(server, tmp_path), open_shards(str(local / "bucket" / "train"))
+    assert shards.jpeg(0) == plain.jpeg(0) and server.gets["/bucket/train/train-000000.tar"] == 3
+    assert cached(tmp_path) < 200_000
+
+
 def test_who_waits_for_the_download_of_another_process_is_alive(server, tmp_path):
     notes, first = [], opened(server, tmp_path)
     second = opened(server, tmp_path, note=lambda: notes.append(1))

@@ -14,9 +14,9 @@ from scemae.config.schema.training import Data
 from scemae.data.storage.gzipped_tars import PIECE
 from scemae.data.storage.index_file import read_index, write_index
 from scemae.data.storage.manifest import read_manifest, write_manifest
-from scemae.data.storage.shard_set import ShardSet, is_remote, open_shards, stream_shards
+from scemae.data.storage.shard_set import ShardSet, needs_cache, open_shards, stream_shards
 from scemae.data.training_set import open_set
-from scemae.errors import ShardError
+from scemae.errors import ConfigError, DataError, ShardError
 from scemae.files import disk
 from scemae.shards.check import verify
 from scemae.shards.describe import describe, keys
@@ -95,7 +95,7 @@ def test_the_same_pictures_give_the_same_bytes_after_an_interruption_too(root, t
     build(tmp_path, "again", "--gzip")
     assert lost.read_bytes() == (root / "packed" / "train" / NAMES[1]).read_bytes()
     assert (tmp_path / "again" / "train" / NAMES[0]).stat().st_mtime_ns == before
-    with pytest.raises(ShardError, match="another build"):
+    with pytest.raises(ShardError, match="another build.*gzip True, not None"):
         build(tmp_path, "again")
 
 
@@ -111,7 +111,7 @@ def test_pieces_begin_with_samples(root):
 @pytest.mark.parametrize("block", [1, 8, 1000])
 def test_every_sample_is_read_by_ranges(root, tmp_path, block):
     plain = ShardSet(root / "plain" / "train")
-    assert is_remote(str(root / "packed" / "train"))
+    assert needs_cache(str(root / "packed" / "train"))
     shards = streamed(root / "packed" / "train", tmp_path, block)
     assert_same(shards, plain, [*range(COUNT)][::-1])
 
@@ -156,7 +156,8 @@ def test_a_copy_holds_the_tars_as_they_are_inside(root, tmp_path, how):
         assert_same(shards, ShardSet(root / "plain" / "train"))
         sent = server.bytes_sent
         again = open_shards(url[how], str(tmp_path / "cache"))
-        assert_same(again, shards, [0]) and server.bytes_sent - sent < 5000
+        assert_same(again, shards, [0])
+        assert server.bytes_sent - sent < 5000
     plain = root / "plain" / "train"
     for name in NAMES:
         tar = name.removesuffix(".gz")
@@ -240,6 +241,53 @@ def test_what_is_inside_must_be_what_the_manifest_says(copy, tmp_path, change, w
         verify(copy)
     with pytest.raises(ShardError, match="train-000000"):
         read_all(streamed(copy, tmp_path))
+
+
+@pytest.mark.parametrize("place", [0, 1, -5, -1])
+def test_a_file_that_gunzip_would_refuse_is_not_whole(copy, tmp_path, place):
+    """Its head and end are not needed to read ranges, but other programs need them."""
+
+    def change(data):
+        data[place] ^= 255
+        return data
+
+    damage(copy, change)
+    with pytest.raises(ShardError, match="train-000000.tar.gz: (is damaged|the SHA-256)"):
+        verify(copy)
+    with pytest.raises(ShardError, match="train-000000.tar.gz"):
+        open_shards(str(copy), str(tmp_path / "whole"))
+
+
+def test_a_set_may_hold_plain_and_compressed_tars(root, copy, tmp_path):
+    manifest, plain = read_manifest(copy), root / "plain" / "train"
+    manifest.shards[1] = read_manifest(plain).shards[1]
+    (copy / NAMES[1]).unlink()
+    for name in ("train-000001.tar", "train-000001.index"):
+        shutil.copy(plain / name, copy / name)
+    write_manifest(copy, manifest)
+    for shards in (open_shards(str(copy), str(tmp_path / "whole")), streamed(copy, tmp_path)):
+        assert_same(shards, ShardSet(plain))
+    assert "NOT" not in verify(copy)
+
+
+def test_folders_of_one_name_have_caches_of_their_own(root, tmp_path, monkeypatch):
+    """A location may be relative: the whole path counts, and none leads out of the cache."""
+    shutil.copytree(root / "packed", tmp_path / "a")
+    shutil.copytree(root / "packed", tmp_path / "b")
+    cache = tmp_path / "cache"
+    for folder, location in (("a", "train"), ("b", "train"), ("b/train", ".")):
+        monkeypatch.chdir(tmp_path / folder)
+        assert_same(open_shards(location, str(cache)), ShardSet(root / "plain" / "train"), [0])
+    assert len([*cache.iterdir()]) == 2
+
+
+def test_shards_with_landmarks_stay_as_they_are(root, tmp_path):
+    with pytest.raises(ConfigError, match="--gzip: found --landmarks too"):
+        build(root, "other", "--gzip", "--landmarks", str(tmp_path / "points.json"))
+    (tmp_path / "tars").mkdir()
+    shutil.copy(root / "packed" / "train" / NAMES[0], tmp_path / "tars")
+    with pytest.raises(DataError, match="found train-000000.tar.gz and no .*unpack"):
+        run_command(["shards", "index", str(tmp_path / "tars")])
 
 
 @pytest.mark.parametrize(

@@ -373,7 +373,7 @@ def test_shards_open_by_url_through_a_cache(photographs, tmp_path):
     with pytest.raises(ShardError, match="nowhere/manifest.json: cannot be read"):
         open_shards(f"{address}/nowhere", str(tmp_path / "cache"))
     server.shutdown()
-    with pytest.raises(ShardError, match="need a folder to copy them into"):
+    with pytest.raises(ShardError, match="are read through a folder; set data.cache_dir"):
         open_shards(f"{address}/out")
 
 

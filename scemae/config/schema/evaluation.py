@@ -76,7 +76,7 @@ class EvaluateConfig:
     also: list[str]  # more of them on the same backbone, each a row of its own
     seed: int  # of the random encoder and the regressor
     stride: int  # of cover-and-stride, in pixels, for matching
-    cache_dir: str | None  # where shards named by a URL are copied
+    cache_dir: str | None  # where shards at a URL, or compressed, are copied
     matching: EvaluateMatching
     detection: EvaluateDetection
     runtime: EvaluationRuntime
@@ -135,7 +135,7 @@ class TablesConfig:
     floors: bool  # rows for raw pixels, a random encoder, no motion and the mean face
     pictures: bool  # false: no face is shown, for photographs that must not be published
     shards: list[str]  # folders of splits, as `scemae shards build` makes them
-    cache_dir: str | None  # where shards named by a URL are copied
+    cache_dir: str | None  # where shards at a URL, or compressed, are copied
     seed: int  # of the random encoder, the regressors and the t-SNE
     stride: int  # of cover-and-stride, in pixels, for matching
     matching: TablesMatching

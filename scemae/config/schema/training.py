@@ -31,7 +31,7 @@ class Data:
     """Shards to train on, and the image augmentation."""
 
     shards: str  # a folder of shards, its URL, or pipe:COMMAND typed on the command line
-    cache_dir: str | None  # where shards named by a URL are copied
+    cache_dir: str | None  # where shards at a URL, or compressed, are copied
     frame: int  # side of the square frame that crops are taken from, in pixels
     scale: list[float]  # RandomResizedCrop's share of the frame's area, low and high
     jpeg_noise: bool  # resize and compress each image at random (PROTOCOL 3.1)
@@ -46,7 +46,7 @@ class Data:
     mix: list[str] = field(default_factory=list)
     # a file of keys or patterns, one a line: only these samples are trained on; null: all
     subset: str | None = None
-    # GB of each node's cache_dir that shards at a URL may take: they are streamed through it block
+    # GB of each node's cache_dir that shards there may take: they are streamed through it block
     # by block; null: they are copied there whole before the first step
     cache_gb: float | None = None
     # the order of an epoch (data/order.py): whole, a permutation of all images, which needs every

@@ -63,8 +63,8 @@ def fetch(
             return kept[-1].parent
         url_program.refuse(location)
         raise ShardError(
-            f"{masked(location)}: found no copy of it in {cache_dir}, and the run that names both "
-            "is another user's; copy the shards yourself (verify-resume takes --shards and "
+            f"{masked(location)}: found no copy of it in {cache_dir}, and none is made where "
+            "a file names both; copy the shards yourself (verify-resume takes --shards and "
             "--cache-dir)"
         )
     disk.make_folders(place, cache_dir)
@@ -237,12 +237,9 @@ def _copy(url: str, wanted: Wanted, arrived: Arrived, stop: Event) -> None:
 
     with disk.replacing(wanted.path) as target:
         if shard and shard.is_compressed:
-            written = Came()
-            for piece in whole_of(blocks(), shard.inside_bytes, name):
+            for piece in whole_of(blocks(), shard, name):
                 target.write(piece)
-                written.add(piece)
             came.check(name, shard.bytes, shard.sha256)
-            written.check(f"{name}, inside", shard.inside_bytes, shard.inside_sha256)
         else:
             for block in blocks():
                 target.write(block)

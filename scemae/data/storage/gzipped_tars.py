@@ -77,34 +77,47 @@ def part_of(blocks: Iterable[bytes], skip: int, size: int, path: object) -> Iter
         )
 
 
-def whole_of(blocks: Iterable[bytes], size: int, path: object) -> Iterator[bytes]:
-    """The tar of `size` bytes in a gzip that comes in blocks.
+def whole_of(blocks: Iterable[bytes], shard: Shard, path: object) -> Iterator[bytes]:
+    """The tar in a gzip that comes in blocks.
 
-    Raises ShardError where it is longer or shorter, or damaged.
+    Raises ShardError where it is not the one that the manifest means, or the gzip is damaged.
     """
-    count = 0
-    for piece in _inflated(blocks, zlib.decompressobj(GZIP), size + 1, path):
+    count, digest, stream = 0, hashlib.sha256(), zlib.decompressobj(GZIP)
+    size = shard.inside_bytes
+    for piece in _inflated(blocks, stream, size + 1, path):
         count += len(piece)
+        digest.update(piece)
         yield piece
     if count != size:
         found = "more" if count > size else f"{count:,} bytes"
         raise ShardError(f"{path}: found {found} in it, the manifest says {size:,}; {AGAIN}")
+    if not stream.eof or stream.unused_data:
+        raise ShardError(f"{path}: is damaged (it has no end, or more behind it); {AGAIN}")
+    _check(digest.hexdigest(), shard, path)
 
 
-def pieces_of(file: IO[bytes], pieces: Pieces, shard: Shard, path: object) -> Iterator[bytes]:
-    """The tar in an open gzip, each piece read from its own place on.
-
-    Raises ShardError where a piece, or all of them together, are not what the manifest says.
+def check_pieces_of(file: IO[bytes], pieces: Pieces, shard: Shard, path: object) -> None:
+    """Raise ShardError where the pieces of an open gzip, each read from its own place on, are not
+    the tar that the manifest means.
     """
     digest = hashlib.sha256()
     files, tars = [*pieces.file.tolist(), shard.bytes], [*pieces.tar.tolist(), shard.inside_bytes]
     for row in range(len(pieces.tar)):
-        file.seek(files[row])
-        data = file.read(files[row + 1] - files[row])
-        for piece in part_of([data], 0, tars[row + 1] - tars[row], path):
+        blocks = _blocks(file, files[row], files[row + 1])
+        for piece in part_of(blocks, 0, tars[row + 1] - tars[row], path):
             digest.update(piece)
-            yield piece
-    if digest.hexdigest() != shard.inside_sha256:
+    _check(digest.hexdigest(), shard, path)
+
+
+def _blocks(file: IO[bytes], start: int, stop: int) -> Iterator[bytes]:
+    file.seek(start)
+    while start < stop and (block := file.read(min(MOST, stop - start))):
+        start += len(block)
+        yield block
+
+
+def _check(digest: str, shard: Shard, path: object) -> None:
+    if digest != shard.inside_sha256:
         raise ShardError(f"{path}: the SHA-256 of the tar in it is not the manifest's; {AGAIN}")
 
 

@@ -206,12 +206,13 @@ def parse_manifest(text: bytes, name: object) -> Manifest:
             f"{name}: found the shard {bad[:80]!r}, a plain file name that ends in .tar or "
             f".tar.gz was needed; {REBUILD}"
         )
-    compressed = [shard for shard in manifest.shards if shard.is_compressed]
-    if any(manifest.foreign or not shard.inside_sha256 for shard in compressed):
-        raise ShardError(
-            f"{name}: does not say what is inside of {compressed[0].file}, as that of "
-            f"`scemae shards build --gzip` does; {REBUILD}"
-        )
+    for shard in manifest.shards:
+        said = shard.inside_sha256 and shard.inside_bytes and shard.packed
+        if shard.is_compressed and (manifest.foreign or not said):
+            raise ShardError(
+                f"{name}: does not say what is inside of {shard.file}, as that of "
+                f"`scemae shards build --gzip` does; {REBUILD}"
+            )
     if repeated := repeated_in([shard.plain().file for shard in manifest.shards]):
         raise ShardError(f"{name}: found the shard {repeated} more than once; {REBUILD}")
     if manifest.samples != (total := sum(shard.samples for shard in manifest.shards)):
@@ -222,10 +223,13 @@ def parse_manifest(text: bytes, name: object) -> Manifest:
 
 
 def url_of_tars(location: str, manifest: Manifest) -> str:
-    """Where the tars of the manifest at `location` are. Raises ShardError for a folder."""
+    """Where the tars of the manifest at `location` are.
+
+    Raises ShardError where one behind a URL names a folder.
+    """
     if manifest.tars is None:
         return location
-    if scheme_of(manifest.tars) is None:
+    if scheme_of(manifest.tars) is None and scheme_of(location) is not None:
         raise ShardError(
             f"{masked(location)}: its manifest names tars in the folder {manifest.tars}, and one "
             "behind a URL may name only URLs; copy it to a folder, and give that"
@@ -248,7 +252,7 @@ def _no_manifest(folder: Path) -> str:
         return several_splits(str(folder), inside)
     return (
         f"{folder}: found no {MANIFEST}, so no finished shards; "
-        "run `scemae shards build` to its end"
+        "run `scemae shards build` (or `index`) to its end"
     )
 
 

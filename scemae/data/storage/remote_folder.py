@@ -225,9 +225,12 @@ class RemoteFolder:
         for piece in answer.stream(min_chunk_size=PIECE):
             have += len(piece)
             note()
+            if have > stop - start:
+                break
             yield piece
         if have != stop - start:
-            raise OSError(f"{have:,} bytes came of {stop - start:,}")
+            more = "more than " if have > stop - start else f"{have:,} bytes of "
+            raise OSError(f"{more}{stop - start:,} came")
 
     def _get(self, name: str, options: Any) -> Any:
         import obstore

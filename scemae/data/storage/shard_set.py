@@ -191,13 +191,13 @@ def open_shards(
     read from there. may_copy: False uses only an earlier copy, where `cache_dir` comes from a file
     of another user. note: called while bytes arrive. Raises ShardError.
     """
-    if not is_remote(location):
+    if not needs_cache(location):
         return ShardSet(Path(location))
     folder = _cache_of(location, cache_dir)
     return ShardSet(fetch(location, folder, may_copy=may_copy, note=note))
 
 
-def is_remote(location: str) -> bool:
+def needs_cache(location: str) -> bool:
     """Whether tars are read through a cache: they are at a URL, which may be one that the manifest
     in a folder names, or compressed.
     """
@@ -229,8 +229,9 @@ def _cache_of(location: str, cache_dir: str | None) -> Path:
         if not may_open(location) and not is_masked(location):
             url_program.refuse(location)  # a cache would not help
         raise ShardError(
-            f"{masked(location)}: shards at a URL, or compressed, need a folder to copy them into; "
-            "set data.cache_dir"
+            f"{masked(location)}: its tars are at a URL, or compressed, and so are read through a "
+            "folder; set data.cache_dir (of evaluate and tables: cache_dir; of verify-resume: "
+            "--cache-dir)"
         )
     return Path(cache_dir)
 

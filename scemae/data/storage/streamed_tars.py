@@ -18,7 +18,7 @@ from typing import BinaryIO, TypeVar, cast
 import numpy as np
 
 from scemae.data.storage.block_cache import BlockCache
-from scemae.data.storage.gzipped_tars import PIECE, part_of
+from scemae.data.storage.gzipped_tars import PIECE, Pieces, part_of
 from scemae.data.storage.index import Index, most_kept
 from scemae.data.storage.index_file import parse_index, read_index_bytes
 from scemae.data.storage.manifest import Manifest
@@ -270,21 +270,27 @@ class StreamedTars:
 
     def _copy(self, part: _Part, file: BinaryIO) -> None:
         """Write a part of a tar, which may be compressed, into the file of its block."""
-        start, stop, pieces = part.start, part.stop, self._index(part.shard).pieces
+        start, stop, shard = part.start, part.stop, self._shards[part.shard]
         begin = start
-        if pieces is not None:
-            start, stop, begin = pieces.range(start, stop, self._shards[part.shard].bytes)
+        if shard.is_compressed:
+            pieces = cast(Pieces, self._index(part.shard).pieces)
+            start, stop, begin = pieces.range(start, stop, shard.bytes)
+
+        def write(piece: bytes, at: int) -> None:
+            try:
+                file.seek(at)
+                file.write(piece)
+            except OSError as error:  # else it would be taken for one of the network
+                raise self._unwritable(error) from error
 
         def use(came: Iterator[bytes]) -> None:
-            if pieces is not None:
+            if shard.is_compressed:
                 size = part.stop - part.start
                 came = part_of(came, part.start - begin, size, self.path(part.shard))
-            file.seek(part.at)
+            at = part.at
             for piece in came:
-                try:
-                    file.write(piece)
-                except OSError as error:  # else it would be taken for one of the network
-                    raise self._unwritable(error) from error
+                write(piece, at)
+                at += len(piece)
 
         self._read(part.shard, start, stop, use)
 
