@@ -1,5 +1,6 @@
 """Shards of others: manifest, index, tar and annotations, read as the commands read them."""
 
+import gzip
 import io
 import tarfile
 from pathlib import Path
@@ -124,6 +125,13 @@ def mutate_member(suffix: str, mutate) -> object:
     return change
 
 
+def mutate_inside(data: bytes, chance: Random) -> bytes:
+    """Change what is inside of a gzip, or one time in five the gzip itself."""
+    if chance.random() < 0.2:
+        return mutate_bytes(data, chance)
+    return gzip.compress(mutate_bytes(gzip.decompress(data), chance), mtime=0)
+
+
 def make_earlier(folder: Path) -> None:
     """The same, as an earlier version wrote them."""
     make(folder)
@@ -180,7 +188,7 @@ TARGETS = (
     Target(
         "gzip-index",
         make_compressed,
-        {INDEX: mutate_bytes},
+        {INDEX: mutate_inside},
         (stream, verify, fetch),
         6_000,
         repair,

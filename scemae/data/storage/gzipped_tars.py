@@ -121,6 +121,11 @@ def _check(digest: str, shard: Shard, path: object) -> None:
         raise ShardError(f"{path}: the SHA-256 of the tar in it is not the manifest's; {AGAIN}")
 
 
+def inflated(blocks: Iterable[bytes], most: int, path: object) -> Iterator[bytes]:
+    """What is inside of a gzip that comes in blocks, `most` bytes of it. Raises ShardError."""
+    return _inflated(blocks, zlib.decompressobj(GZIP), most, path)
+
+
 def _inflated(
     blocks: Iterable[bytes], stream: "zlib._Decompress", most: int, path: object
 ) -> Iterator[bytes]:

@@ -1,19 +1,20 @@
 """Files of indexes, beside the tar or where its manifest is.
 
 train-000000.index is a MessagePack map of columns, 26 bytes a sample where keys have nine letters;
-the same samples give the same bytes. Shards of earlier versions have JSON instead,
-train-000000.index.json, which is read, and no longer written.
+that of a compressed tar is compressed too. The same samples give the same bytes. Shards of earlier
+versions have JSON instead, train-000000.index.json, which is read, and no longer written.
 
 An index that skips, repeats or moves a member is refused.
 """
 
+import gzip
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from scemae.data.storage.gzipped_tars import Pieces
+from scemae.data.storage.gzipped_tars import Pieces, inflated
 from scemae.data.storage.index import (
     Index,
     check_layout,
@@ -29,6 +30,7 @@ from scemae.files.documents import KEY, QUOTED_KEY, SUFFIX, Extent, Hash64, Key,
 
 # Bytes that the keys of one index may take as an array, in which each is as long as the longest.
 MOST_KEYS = 2**28
+GZIPPED = b"\x1f\x8b"  # an index that is compressed begins with this
 
 
 def write_index(folder: Path, shard: Shard, index: Index) -> None:
@@ -47,6 +49,7 @@ def write_index(folder: Path, shard: Shard, index: Index) -> None:
     else:
         places = (one.astype("<u8").tobytes() for one in (index.pieces.tar, index.pieces.file))
         data = documents.msgpack_bytes(_PieceColumns(*columns, *places))
+        data = gzip.compress(data, mtime=0)
     shard.packed, shard.index_sha256 = True, disk.digest(data)
     path = folder / shard.index_file
     if len(data) > documents.MOST_JSON:
@@ -81,6 +84,8 @@ def parse_index(data: bytes, path: object, shard: Shard, foreign: bool = False) 
             f"{path}: its SHA-256 is not the manifest's; re-copy it or run `scemae shards verify`"
         )
     remedy = INDEX_AGAIN if foreign else REBUILD
+    if data.startswith(GZIPPED):
+        data = b"".join(inflated([data], documents.MOST_JSON, path))
     read = _of_columns if shard.packed else _of_json
     index = read(data, path, shard, foreign, remedy)
     if foreign:
