@@ -150,5 +150,7 @@ def _is_shard(name: str) -> bool:
 def _compare(folder: Place, found: dict, plan: dict) -> None:
     keys = dict.fromkeys([*plan, *found])
     if differing := [key for key in keys if found.get(key) != plan.get(key)]:
+        # a digest tells least
+        differing = [key for key in differing if key != "source_digest"] or differing
         words = "; ".join(f"{key} {found.get(key)}, not {plan.get(key)}" for key in differing)
         raise ShardError(f"{folder}: holds shards of another build ({words}); {ANOTHER}")

@@ -68,6 +68,8 @@ def index_tars(pattern: str, workers: int, out: str | None = None, part: Part | 
             f"{masked(out)}: found a URL, and the tars are in a folder, which others cannot read; "
             "give a folder as --out, or copy the tars there"
         )
+    if out is None and Path(pattern).is_dir():
+        _refuse_own(Path(pattern))
     folder, tars = find_tars(pattern)
     target = folder if out is None else _made(out)
     _refuse_own(target)
