@@ -1,6 +1,7 @@
 """Compressed tars: what is in them, and reading them by ranges, whole and in a run."""
 
 import gzip
+import io
 import json
 import shutil
 import warnings
@@ -11,7 +12,7 @@ import pytest
 
 from scemae.cli import run_command
 from scemae.config.schema.training import Data
-from scemae.data.storage.gzipped_tars import PIECE
+from scemae.data.storage.gzipped_tars import PIECE, pack, part_of
 from scemae.data.storage.index_file import read_index, write_index
 from scemae.data.storage.manifest import read_manifest, write_manifest
 from scemae.data.storage.shard_set import ShardSet, needs_cache, open_shards, stream_shards
@@ -106,6 +107,24 @@ def test_pieces_begin_with_samples(root):
     assert len(index.pieces.tar) > 2 and (np.diff(index.pieces.tar) >= PIECE).all()
     names = [tar[start : start + 100].split(b"\0")[0] for start in index.pieces.tar]
     assert all(name.endswith(b".jpg") for name in names)
+
+
+def test_a_range_takes_the_pieces_that_it_touches_and_no_other():
+    tar, out = io.BytesIO(bytes(range(256)) * 4000), io.BytesIO()
+    pieces, size, _ = pack(tar, out, np.arange(0, 1_024_000, 1000))
+    data, starts = out.getvalue(), pieces.tar.tolist()
+    assert size == 1_024_000 and len(starts) > 10
+    for first, last in ((0, 1), (0, 5), (3, 4), (7, len(starts))):
+        begin, end = starts[first], [*starts, size][last]
+        for start, stop in ((begin, end), (begin + 1, end - 1), (end - 1, end)):
+            low, high, at = pieces.range(start, stop, len(data))
+            touched = first if start < starts[first] + PIECE else last - 1
+            assert at == starts[touched] and low == pieces.file[touched]
+            assert high == [*pieces.file.tolist(), len(data)][last]
+            found = b"".join(part_of([data[low:high]], start - at, stop - start, "x"))
+            assert found == tar.getvalue()[start:stop]
+            with pytest.raises(ShardError, match="x: found [0-9,]+ bytes in a piece of it"):
+                list(part_of([data[low : high - 20]], start - at, end - start, "x"))
 
 
 @pytest.mark.parametrize("block", [1, 8, 1000])
@@ -243,14 +262,20 @@ def test_what_is_inside_must_be_what_the_manifest_says(copy, tmp_path, change, w
         read_all(streamed(copy, tmp_path))
 
 
-@pytest.mark.parametrize("place", [0, 1, -5, -1])
-def test_a_file_that_gunzip_would_refuse_is_not_whole(copy, tmp_path, place):
-    """Its head and end are not needed to read ranges, but other programs need them."""
-
+def altered_at(place):
     def change(data):
         data[place] ^= 255
         return data
 
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [*map(altered_at, (0, 1, -5, -1)), lambda data: data[:-4], lambda data: data + b"more"],
+)
+def test_a_file_that_gunzip_would_refuse_is_not_whole(copy, tmp_path, change):
+    """Its head and end are not needed to read ranges, but other programs need them."""
     damage(copy, change)
     with pytest.raises(ShardError, match="train-000000.tar.gz: (is damaged|the SHA-256)"):
         verify(copy)
@@ -298,6 +323,7 @@ def test_shards_with_landmarks_stay_as_they_are(root, tmp_path):
         lambda found: None,
         lambda found: replace(found, tar=found.tar[1:], file=found.file[1:]),
         lambda found: replace(found, tar=found.tar + 1),
+        lambda found: replace(found, tar=found.tar + 512 * np.arange(len(found.tar))),
         lambda found: replace(found, tar=found.tar[::-1].copy()),
         lambda found: replace(found, file=found.file[::-1].copy()),
         lambda found: replace(found, file=found.file + 10**9),
