@@ -151,4 +151,4 @@ def test_a_folder_beside_a_streamed_url_is_refused(root, tmp_path):
         words += [f"data.cache_dir={tmp_path / 'cache'}", "data.cache_gb=0.001"]
         words += [f"run_dir={tmp_path / 'run'}", f"data.append=[{root}/bucket/two/train]"]
         refused = scemae(*words, check=False)
-        assert "beside a URL that data.cache_gb streams; give all of them" in refused.stderr
+        assert "beside shards that data.cache_gb streams; give all of them" in refused.stderr
