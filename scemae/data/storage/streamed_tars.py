@@ -1,66 +1,37 @@
 """Tars below a URL, read block by block through a cache on a local disk that may be smaller.
 
-A block is the V = data.block samples kV .. (k+1)V - 1: neighbours in a tar, or at the end of one
-and the start of the next. It is one range request for each tar, made ahead of training
-(data/read_ahead.py), and one file of the cache. An index is a file of the cache too.
+A block (blocks.py) is one range request for each tar, made ahead of training (data/read_ahead.py),
+and one file of the cache; of a subset as many requests as there are gaps of more than GAP. An index
+is a file of the cache too.
 
-Of a subset a block is V of its samples, and as many requests as there are gaps of more than GAP.
 Sets that are appended to each other are one set here, whose blocks go on from one to the next.
 """
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 
 from scemae.data.storage.block_cache import BlockCache
-from scemae.data.storage.gzipped_tars import PIECE, Pieces, part_of
+from scemae.data.storage.blocks import BLOCKS, Blocks, Part
+from scemae.data.storage.gzipped_tars import Pieces, part_of
 from scemae.data.storage.index import Index, most_kept
 from scemae.data.storage.index_file import parse_index, read_index_bytes
 from scemae.data.storage.manifest import Manifest
 from scemae.data.storage.remote_folder import RemoteFolder
-from scemae.data.storage.tar_headers import BLOCK, in_blocks
+from scemae.data.storage.tar_headers import BLOCK
 from scemae.errors import ShardError
 from scemae.files import documents
 
 BLOCK_SAMPLES = 256  # samples of a block where no order says it
-GAP = 32 * 1024  # bytes that nobody needs and that are read, to save a request
-BLOCKS, INDEX = "block-", "index-"  # the names of files in the cache begin with these
+INDEX = "index-"  # the names of indexes in the cache begin with this
 MOST_LOADS = 100  # downloads of a block that was removed each time before it could be read
-MEASURED = 16  # blocks of a subset whose size is looked up, to know that of all
 T = TypeVar("T")
 NextWindows = Callable[[np.ndarray, int], np.ndarray]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A range of bytes of a tar, and where it lies in the file of its block."""
-
-    shard: int
-    start: int
-    stop: int
-    at: int
-
-    def has(self, shard: int, offset: int) -> bool:
-        """Whether a byte of a tar is in it."""
-        return self.shard == shard and self.start <= offset < self.stop
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A block: the name of its file, and the parts that it has, one after the other."""
-
-    name: str
-    parts: tuple[_Part, ...]
-
-    @cached_property
-    def bytes(self) -> int:
-        """Of its file."""
-        return sum(part.stop - part.start for part in self.parts)
 
 
 class _Waiting(set[int]):
@@ -102,32 +73,29 @@ class StreamedTars:
         self._shards = [shard for source in sources for shard in source.manifest.shards]
         counts = [len(source.manifest.shards) for source in sources]
         self._source = np.repeat(np.arange(len(sources)), counts)  # of each shard
-        self._first = np.cumsum([0, *(shard.samples for shard in self._shards)])
-        self._chosen: np.ndarray | None = None  # the samples (n,) of a subset, ascending
         # The window that is trained on, and when blocks are needed next (Line.next_windows);
         # None: in no known order.
         self.now, self.next_windows = 0, cast(NextWindows | None, None)
         self.ahead = 1  # windows that are downloaded before they are read
         self._waiting = _Waiting()
         self._index = lru_cache(most_kept(self._shards))(self._read_index)
-        self._block = lru_cache(4096)(self._block_of)
+        self._blocks = Blocks(self._shards, block, lambda shard: self._index(shard))
 
     def only(self, chosen: np.ndarray) -> None:
         """From now on only these samples (n,) are read; blocks are counted over them."""
-        self._chosen = chosen
-        self._block.cache_clear()
+        self._blocks.only(chosen)
 
     def read(self, sample: int, shard: int, offset: int, size: int) -> bytes:
         """`size` bytes of a tar, which belong to `sample`. Raises ShardError."""
-        number = sample if self._chosen is None else int(np.searchsorted(self._chosen, sample))
+        number = self._blocks.number(sample)
         with self._waiting:
-            block = self._block(number // self.block)
+            block = self._blocks.of(number)
             part = next(part for part in block.parts if part.has(shard, offset))
             for _ in range(MOST_LOADS):
                 data = self.cache.read(block.name, size, part.at + offset - part.start)
                 if len(data) == size:
                     return data
-                self.load(number // self.block, only_before=self.now)
+                self.load(number, only_before=self.now)
         raise ShardError(
             f"{self.cache.folder}: {block.name} is removed again and again before it is read; "
             "stop whatever else uses this folder, or raise data.cache_gb"
@@ -137,12 +105,11 @@ class StreamedTars:
         self, samples: np.ndarray, shard: int, offsets: np.ndarray
     ) -> tuple[list[str], np.ndarray, np.ndarray]:
         """As LocalTars.files, in files of blocks, which are downloaded first. Raises ShardError."""
-        numbers = samples if self._chosen is None else np.searchsorted(self._chosen, samples)
-        blocks, file = np.unique(numbers // self.block, return_inverse=True)
+        blocks, file = np.unique(self._blocks.numbers(samples), return_inverse=True)
         files, at = [], np.zeros(len(samples), np.int64)
         for number in blocks.tolist():
             with self._waiting:
-                block = self._block(number)  # may download the index of the next tar
+                block = self._blocks.of(number)  # may download the index of the next tar
                 self.load(number, only_before=self.now)
             files.append(str(self.cache.path(block.name)))
             for part in block.parts:
@@ -153,7 +120,7 @@ class StreamedTars:
 
     def load(self, number: int, *, only_before: int) -> bool:
         """Download a block unless it is there; see BlockCache.ensure. Raises ShardError."""
-        block = self._block(number)
+        block = self._blocks.of(number)
 
         def download(file: BinaryIO) -> None:
             for part in block.parts:
@@ -184,11 +151,7 @@ class StreamedTars:
     @property
     def total_bytes(self) -> int:
         """Of all blocks."""
-        if self._chosen is None:
-            return sum(shard.tar_bytes for shard in self._shards)
-        count = -(-len(self._chosen) // self.block)
-        some = np.unique(np.linspace(0, count - 1, MEASURED).astype(int)).tolist()
-        return sum(self._block(block).bytes for block in some) * count // len(some)
+        return self._blocks.total_bytes
 
     @property
     def fetched_bytes(self) -> int:
@@ -250,14 +213,11 @@ class StreamedTars:
         But after all blocks that are downloaded now: an index is small, and soon there again. That
         of a shard without a sample of the subset is never needed.
         """
-        first, last = self._first[shards], self._first[shards + 1]
-        if self._chosen is not None:
-            first, last = np.searchsorted(self._chosen, [first, last])
-        uses, read = np.full(len(shards), np.iinfo(np.int64).max), first < last
+        begin, count = self._blocks.of_shards(shards)
+        uses, read = np.full(len(shards), np.iinfo(np.int64).max), count > 0
         if not read.any():
             return uses
-        first, last = first[read], last[read]
-        begin, count = first // self.block, 1 + (last - 1) // self.block - first // self.block
+        begin, count = begin[read], count[read]
         starts = np.cumsum(count) - count
         blocks = np.arange(count.sum()) + np.repeat(begin - starts, count)
         windows = cast(NextWindows, self.next_windows)(blocks, self.now)
@@ -268,7 +228,7 @@ class StreamedTars:
         """Where tar number `shard` is, for messages."""
         return self._source_of(shard).remote.url(self._shards[shard].file)
 
-    def _copy(self, part: _Part, file: BinaryIO) -> None:
+    def _copy(self, part: Part, file: BinaryIO) -> None:
         """Write a part of a tar, which may be compressed, into the file of its block."""
         start, stop, shard = part.start, part.stop, self._shards[part.shard]
         begin = start
@@ -313,32 +273,6 @@ class StreamedTars:
         """
         if self._waiting:
             self.note()
-
-    def _samples_of(self, block: int) -> np.ndarray:
-        first, last = block * self.block, (block + 1) * self.block
-        if self._chosen is not None:
-            return self._chosen[first:last]
-        return np.arange(first, min(last, int(self._first[-1])))
-
-    def _block_of(self, number: int) -> _Block:
-        samples = self._samples_of(number)
-        shards = np.searchsorted(self._first, samples, side="right") - 1
-        cuts = np.flatnonzero((np.diff(samples) != 1) | (np.diff(shards) != 0)) + 1
-        parts: list[_Part] = []
-        for run in np.split(np.arange(len(samples)), cuts):
-            shard = int(shards[run[0]])
-            index, begin = self._index(shard), int(self._first[shard])
-            start = int(index.jpg[samples[run[0]] - begin, 0]) - BLOCK
-            ends = index.json if len(index.json) else index.jpg
-            offset, size = ends[samples[run[-1]] - begin].tolist()
-            stop, last = offset + in_blocks(size), parts[-1] if parts else None
-            gap = GAP if index.pieces is None else PIECE  # a piece comes as a whole
-            if last and last.shard == shard and start - last.stop <= gap:
-                parts[-1] = replace(last, stop=stop)
-            else:
-                at = last.at + last.stop - last.start if last else 0
-                parts.append(_Part(shard, start, stop, at))
-        return _Block(f"{BLOCKS}{number:09d}", tuple(parts))
 
 
 def _number(name: str) -> int:
