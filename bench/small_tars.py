@@ -17,7 +17,7 @@ from scemae.files import disk
 
 
 def write_shards(folder: Path, samples: int, of_tar: int) -> None:
-    """`samples` images, 64 different ones in turn, and the manifest."""
+    """Tars of `samples` images, of which 64 are different, and their manifest."""
     folder.mkdir(parents=True)
     pictures, shards = small_jpegs(), []
     for first in range(0, samples, of_tar):

@@ -132,7 +132,7 @@ class Bench:
                 if part == "resume" and case.startswith("webdataset"):
                     continue  # it has no state: it would read and drop the first half
                 if part != "start" and case.endswith(FULL):
-                    continue  # the same but for the first batch
+                    continue  # only its first batch differs from webdataset's
                 found[case].append(self.one(self.job(part, case)))
                 print(part, case, found[case][-1], flush=True)
         return {case: each for case, each in found.items() if each}

@@ -48,7 +48,7 @@ class Job:
 
     @property
     def tars(self) -> str:
-        """The bucket of the tars."""
+        """The name of the bucket that holds the tars."""
         return "gzips" if self.gzip else "tars"
 
 

@@ -25,7 +25,8 @@ from scemae.errors import ShardError
 MANY = 50_000  # images from which on processes are worth the half second that they take to start
 # Not by multiprocessing, which would import the user's own script again.
 START = "import sys; sys.path[:] = {path!r}; from {module} import serve; serve{arguments}"
-ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # of a library: no threads of its own
+# numpy would start threads for each core, which decoders do not need
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def streamed_frames(shards: ShardSet, size: int, images: int, workers: int) -> StreamedFrames:
@@ -88,13 +89,13 @@ class _Decoder:
 
 
 def _start(decoders: list[_Decoder], size: int) -> subprocess.Popen:
-    """Start the processes at the other ends; returns the first, whose children the others are."""
+    """Start the processes at the other ends; returns the first, the parent of the others."""
     files = [(one.theirs.fileno(), one.memory) for one in decoders]
     code = START.format(path=sys.path, module=decoder.__name__, arguments=(files, size))
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         pass_fds=[number for pair in files for number in pair],
-        env=os.environ | ALONE,
+        env=os.environ | ONE_THREAD,
     )
     for one in decoders:
         one.theirs.close()
@@ -103,6 +104,7 @@ def _start(decoders: list[_Decoder], size: int) -> subprocess.Popen:
 
 
 def _end(process: subprocess.Popen, decoders: list[_Decoder]) -> None:
+    """Close the pipes, at which all processes end."""
     for one in decoders:
         one.connection.close()
     process.wait()

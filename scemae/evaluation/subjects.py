@@ -1,4 +1,4 @@
-"""The subjects of run folders: what is measured of each.
+"""Makes subjects, which an evaluation measures, from run folders.
 
 Runs that share a trunk make one subject, so that the trunk's maps of an image are computed once for
 all of its lines.

@@ -296,7 +296,7 @@ def test_a_set_may_hold_plain_and_compressed_tars(root, copy, tmp_path):
 
 
 def test_folders_of_one_name_have_caches_of_their_own(root, tmp_path, monkeypatch):
-    """A location may be relative: the whole path counts, and none leads out of the cache."""
+    """The absolute path names the cache, so that a relative location cannot lead out of it."""
     shutil.copytree(root / "packed", tmp_path / "a")
     shutil.copytree(root / "packed", tmp_path / "b")
     cache = tmp_path / "cache"

@@ -69,29 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text = docstring_of(f"scemae.shards.sources.{file}")
         source = sources.add_parser(name, help=words, description=text, formatter_class=raw)
         _add_source(source, name)
-    indexer = commands.add_parser(
-        "index",
-        help="use WebDataset tars that others wrote",
-        description=docstring_of("scemae.shards.index"),
-        formatter_class=raw,
-    )
-    indexer.add_argument(
-        "tars", type=given_location, help="folder of tars, FOLDER/{000..099}.tar, or a bucket's URL"
-    )
-    indexer.add_argument(
-        "--out",
-        type=given_location,
-        metavar="PLACE",
-        help="folder or URL of a bucket for manifest and indexes (default: beside the tars)",
-    )
-    indexer.add_argument(
-        "--workers",
-        type=given_count,
-        default=cores(),
-        metavar="N",
-        help="tars read at a time (default: all cores, here %(default)s)",
-    )
-    _add_part(indexer, "index")
+    _add_index(commands)
     verify = commands.add_parser(
         "verify",
         help="compare every byte with the manifest",
@@ -114,6 +92,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=given_location,
             help="folder or URL (s3, gs, az, http) of one split, or the one that holds several",
         )
+
+
+def _add_index(commands: "argparse._SubParsersAction") -> None:
+    indexer = commands.add_parser(
+        "index",
+        help="use WebDataset tars that others wrote",
+        description=docstring_of("scemae.shards.index"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    indexer.add_argument(
+        "tars", type=given_location, help="folder of tars, FOLDER/{000..099}.tar, or a bucket's URL"
+    )
+    indexer.add_argument(
+        "--out",
+        type=given_location,
+        metavar="PLACE",
+        help="folder or URL of a bucket for manifest and indexes (default: beside the tars)",
+    )
+    indexer.add_argument(
+        "--workers",
+        type=given_count,
+        default=cores(),
+        metavar="N",
+        help="tars read at a time (default: all cores, here %(default)s)",
+    )
+    _add_part(indexer, "index")
 
 
 def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
@@ -161,6 +165,11 @@ def _add_source(parser: argparse.ArgumentParser, name: str) -> None:
         "order of the others belongs to the protocols",
     )
     _add_part(parser, "write")
+    _add_own(parser, name)
+
+
+def _add_own(parser: argparse.ArgumentParser, name: str) -> None:
+    """The options of one source alone."""
     if name == "celeba":
         _add_celeba(parser)
     if name == "folder":

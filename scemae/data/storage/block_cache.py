@@ -147,7 +147,7 @@ class BlockCache:
         return file
 
     def _clear_others(self) -> None:
-        """Remove the blocks of `_others`: else each would take as much of the disk as this one."""
+        """Empty the caches of `_others`: with them the disk would hold more than the limit."""
         for folder in self._others():
             for name in os.listdir(folder):
                 if not name.startswith("."):

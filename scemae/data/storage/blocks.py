@@ -71,9 +71,9 @@ class Blocks:
 
     def number(self, sample: int) -> int:
         """As `numbers`, of one."""
-        return (
-            sample if self._chosen is None else int(np.searchsorted(self._chosen, sample))
-        ) // self.size
+        if self._chosen is not None:
+            sample = int(np.searchsorted(self._chosen, sample))
+        return sample // self.size
 
     def of_shards(self, shards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of each of some shards (n,) its first block, and how many it has or shares, (n,) each.

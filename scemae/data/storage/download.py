@@ -96,7 +96,7 @@ def _piped(
 
     Raises ShardError where none comes for SILENT_SECONDS, or `clock` passes `until`.
     """
-    assert source.stdout is not None  # it is a pipe: url_program.start
+    assert source.stdout is not None  # url_program.start opens it as a pipe
     descriptor, ready = source.stdout.fileno(), select.poll()
     ready.register(descriptor, select.POLLIN | select.POLLHUP)
     while True:

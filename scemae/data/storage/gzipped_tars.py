@@ -18,10 +18,11 @@ import numpy as np
 from scemae.data.storage.manifest import Shard
 from scemae.errors import ShardError
 
-PIECE = 2**16  # bytes of the tar; a shorter one loses what its samples share with those before
+PIECE = 2**16  # bytes of the tar in a piece, at least; shorter pieces compress less
 LEVEL = 6
 MOST = 2**18  # bytes that are unpacked at a time
-GZIP, RAW = 16 + zlib.MAX_WBITS, -zlib.MAX_WBITS  # how zlib is told of a stream with, without head
+# What zlib is told of a stream: it has the head and end of a gzip, or it has neither.
+GZIP, RAW = 16 + zlib.MAX_WBITS, -zlib.MAX_WBITS
 AGAIN = "copy the shards there again"
 
 
@@ -141,7 +142,9 @@ def _inflated(
 
 
 def _piece_starts(samples: np.ndarray) -> list[int]:
-    """Where pieces begin in the tar: at its start, then at each sample PIECE or more behind."""
+    """Where pieces begin in the tar: at its start, then at the first sample that begins PIECE bytes
+    or more after the last piece.
+    """
     starts, at = [0], PIECE
     while (row := int(np.searchsorted(samples, at))) < len(samples):
         starts.append(int(samples[row]))

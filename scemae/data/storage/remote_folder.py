@@ -58,11 +58,11 @@ class RemoteFolder:
         use: Callable[[Iterator[bytes]], T],
         note: Callable[[], None] = lambda: None,
     ) -> T:
-        """What `use` makes of the bytes start..stop-1 of a file of `size` bytes, which must stay
-        the same file.
+        """Pass bytes start..stop-1 of a file to `use`, in pieces; returns its result.
 
-        use: takes all that comes, in pieces; called again after a failure, of which obstore repairs
-        most. note: called whenever bytes have come.
+        size: of the whole file, which must not change meanwhile. use: has to take all pieces; it is
+        called again, from the first on, after a failure that obstore could not repair. note: called
+        whenever bytes have come. Raises ShardError.
         """
         return self._attempt(name, lambda: use(self._pieces(name, start, stop, size, note)))
 

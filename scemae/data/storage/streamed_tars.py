@@ -79,7 +79,7 @@ class StreamedTars:
         self.ahead = 1  # windows that are downloaded before they are read
         self._waiting = _Waiting()
         self._index = lru_cache(most_kept(self._shards))(self._read_index)
-        self._blocks = Blocks(self._shards, block, lambda shard: self._index(shard))
+        self._blocks = Blocks(self._shards, block, self._index)
 
     def only(self, chosen: np.ndarray) -> None:
         """From now on only these samples (n,) are read; blocks are counted over them."""
@@ -261,7 +261,7 @@ class StreamedTars:
         )
 
     def _read(self, shard: int, start: int, stop: int, use: Callable[[Iterator[bytes]], T]) -> T:
-        """What `use` makes of bytes of a shard's file, which come in pieces."""
+        """Pass bytes start..stop-1 of a shard's file to `use`, in pieces; returns its result."""
         found, remote = self._shards[shard], self._source_of(shard).remote
         return remote.read(found.file, start, stop, found.bytes, use, self._note_arrival)
 
